@@ -1,0 +1,135 @@
+"""One trial's config: frozen, typed, strict.
+
+It says all that a trained model depends on beside its data; it is composed from the YAML groups in
+``sweeps/configs``.
+"""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator
+
+from mtl.encoders import ENCODERS
+from mtl.errors import InputError
+from mtl.frameworks import FRAMEWORKS
+from mtl.heads import HEADS
+from mtl.losses import LOSSES
+from mtl.strict import (
+    AboveZero,
+    Component,
+    NonNegative,
+    Positive,
+    Strict,
+    component_of,
+    did_you_mean,
+    validate_as,
+)
+from mtl.tasks import TASKS
+from mtl.weighting import BALANCINGS
+
+OPERATIONAL = {"training": {"device"}}
+"""Keys that change where a trial runs, not what it is: no part of its signature."""
+
+
+class SequenceConfig(Strict):
+    """Which frames of a video a model walks over, and in what windows.
+
+    Attributes:
+        frames: ``listed`` (those in the annotation and release files) or ``all`` with features.
+        frame_stride: Every n-th of them.
+        window_frames: Frames of a window; the batch is ``optim.batch_videos`` windows.
+    """
+
+    frames: Literal["listed", "all"]
+    frame_stride: Positive
+    window_frames: Annotated[int, Field(ge=2)]
+
+
+class LossConfig(Strict):
+    """The loss of each task, by its name in ``LOSSES``."""
+
+    valence: str
+    arousal: str
+    expression: str
+    action_units: str
+
+    @field_validator("*")
+    @classmethod
+    def _known(cls, value: str, info: Any) -> str:
+        known = LOSSES[TASKS[info.field_name].kind]
+        if value not in known:
+            raise InputError(
+                f"loss.{info.field_name} = {value!r} is unknown{did_you_mean(value, known)}"
+            )
+        return value
+
+
+class OptimConfig(Strict):
+    """Optimizer and schedule; the schedule is taken per step.
+
+    Attributes:
+        batch_videos: Windows, of as many videos, in a step over all workers together.
+        warmup_epochs: Epochs (may be broken) of linear warm-up from lr / steps to lr.
+        decay: ``cosine`` to 0, or ``constant``.
+        gradient_clip: Largest norm of the gradient; 0 for none.
+    """
+
+    name: Literal["adam", "adamw"]
+    lr: AboveZero
+    weight_decay: NonNegative
+    batch_videos: Positive
+    warmup_epochs: NonNegative
+    decay: Literal["cosine", "constant"]
+    gradient_clip: NonNegative
+
+
+class TrainingConfig(Strict):
+    """How long, from which seed, where.
+
+    Attributes:
+        device: ``auto`` (CUDA where there is one), ``cpu`` or ``cuda``.
+        precision: ``auto`` is bfloat16 autocast on CUDA devices that have it, else float32.
+    """
+
+    epochs: Positive
+    seed: Annotated[int, Field(ge=0)]
+    device: Literal["auto", "cpu", "cuda"]
+    precision: Literal["auto", "float32", "bfloat16", "float16"]
+
+
+class TrialConfig(Strict):
+    """Everything one trial is; see the classes of its parts."""
+
+    features: Annotated[tuple[str, ...], Field(min_length=1)]
+    tasks: Annotated[tuple[str, ...], Field(min_length=1)]
+    sequence: SequenceConfig
+    encoder: Annotated[Component, component_of("encoder", ENCODERS)]
+    head: Annotated[Component, component_of("head", HEADS)]
+    framework: Annotated[Component, component_of("framework", FRAMEWORKS)]
+    loss: LossConfig
+    balancing: Annotated[Component, component_of("balancing", BALANCINGS)]
+    optim: OptimConfig
+    training: TrainingConfig
+
+    @field_validator("features", "tasks")
+    @classmethod
+    def _once(cls, values: tuple[str, ...], info: Any) -> tuple[str, ...]:
+        if len(set(values)) < len(values):
+            raise InputError(f"{info.field_name} = {list(values)} names one twice: name each once")
+        for value in values:
+            if info.field_name == "tasks" and value not in TASKS:
+                raise InputError(f"tasks: {value!r} is unknown{did_you_mean(value, TASKS)}")
+        return values
+
+    def plain(self) -> dict[str, Any]:
+        """As mappings, lists, numbers and strings; ``read_config`` takes it back."""
+        return self.model_dump(mode="json", serialize_as_any=True)
+
+
+def read_config(plain: Mapping[str, Any]) -> TrialConfig:
+    """The typed config of plain data.
+
+    Raises:
+        InputError: One sentence on the first unknown key or refused value, with its dotted path.
+    """
+    return validate_as(TrialConfig, plain)

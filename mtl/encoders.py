@@ -1,0 +1,143 @@
+"""Temporal encoders: features of a window in, one hidden vector per frame out.
+
+A new encoder is one class here, one line in ``ENCODERS`` and one YAML in
+``sweeps/configs/encoder``: its keyword-only constructor parameters are its config keys.
+
+Shapes: B windows, T frames, F features, H hidden.
+"""
+
+import math
+from typing import ClassVar
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from mtl.errors import InputError
+from mtl.strict import Positive, Probability
+
+State = tuple[Tensor, ...] | None
+
+
+class Encoder(nn.Module):
+    """One hidden vector for each frame of a window.
+
+    Attributes:
+        hidden: Width H of the output.
+        carries: Whether the encoder walks a video in order and carries its state from window to
+            window; one that does not is given overlapping windows, averaged when stitched.
+    """
+
+    carries: ClassVar[bool]
+    hidden: int
+
+    def forward(
+        self, x: Float[Tensor, "B T F"], real: Bool[Tensor, "B T"], state: State
+    ) -> tuple[Float[Tensor, "B T H"], State]:
+        """Encode windows.
+
+        Args:
+            x: Features, z-scored; padding stands at the end of a window.
+            real: Which frames are no padding. Padding never changes a real frame's output.
+            state: What the previous window of each lane left behind, batch first and detached, or
+                None at the start; lanes in which a video begins are 0.
+        """
+        raise NotImplementedError
+
+
+class Recurrent(Encoder):
+    """A stack of recurrent layers, dropout between and after them (DOMAIN: GRU 2, LSTM 1)."""
+
+    carries = True
+    layer: ClassVar[type[nn.GRU] | type[nn.LSTM]]
+
+    def __init__(
+        self, features: int, *, hidden: Positive, layers: Positive, dropout: Probability
+    ) -> None:
+        super().__init__()
+        self.hidden = hidden
+        between = dropout if layers > 1 else 0.0
+        self.stack = self.layer(features, hidden, layers, batch_first=True, dropout=between)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(
+        self, x: Float[Tensor, "B T F"], real: Bool[Tensor, "B T"], state: State
+    ) -> tuple[Float[Tensor, "B T H"], State]:
+        """Encode windows, each lane going on from its state."""
+        y, last = self.stack(x, self._to_torch(state))
+        return self.dropout(y), self._from_torch(last)
+
+    @staticmethod
+    def _from_torch(last: Tensor | tuple[Tensor, ...]) -> State:
+        parts = last if isinstance(last, tuple) else (last,)
+        return tuple(part.detach().transpose(0, 1) for part in parts)
+
+    def _to_torch(self, state: State) -> Tensor | tuple[Tensor, ...] | None:
+        if state is None:
+            return None
+        parts = tuple(part.transpose(0, 1).contiguous() for part in state)
+        return parts if len(parts) > 1 else parts[0]
+
+
+class GRU(Recurrent):
+    """Gated recurrent units (Cho et al. 2014)."""
+
+    layer = nn.GRU
+
+
+class LSTM(Recurrent):
+    """Long short-term memory (Hochreiter and Schmidhuber 1997)."""
+
+    layer = nn.LSTM
+
+
+class Transformer(Encoder):
+    """Linear to H, sinusoidal positions, post-norm ReLU layers (Vaswani et al. 2017)."""
+
+    carries = False
+
+    def __init__(
+        self,
+        features: int,
+        *,
+        hidden: Positive,
+        layers: Positive,
+        heads: Positive,
+        feedforward: Positive,
+        dropout: Probability,
+    ) -> None:
+        super().__init__()
+        if hidden % heads or hidden % 2:
+            raise InputError(
+                f"encoder.hidden = {hidden} must be even and a multiple of encoder.heads = {heads}:"
+                f" set encoder.hidden={math.lcm(2, heads) * max(1, hidden // math.lcm(2, heads))}"
+            )
+        self.hidden = hidden
+        self.project = nn.Linear(features, hidden)
+        self.dropout = nn.Dropout(dropout)
+        layer = nn.TransformerEncoderLayer(hidden, heads, feedforward, dropout, batch_first=True)
+        # Nested tensors would cut the output to the longest real window.
+        self.stack = nn.TransformerEncoder(layer, layers, enable_nested_tensor=False)
+
+    def forward(
+        self, x: Float[Tensor, "B T F"], real: Bool[Tensor, "B T"], state: State
+    ) -> tuple[Float[Tensor, "B T H"], State]:
+        """Encode windows; no frame attends to padding."""
+        x = self.project(x)
+        x = self.dropout(x + sinusoidal_positions(x.shape[1], self.hidden).to(x))
+        # An idle lane has no real frame: it may look at itself, or its softmax is 0/0.
+        idle = ~real.any(dim=1, keepdim=True)
+        return self.stack(x, src_key_padding_mask=~(real | idle)), None
+
+
+def sinusoidal_positions(frames: int, hidden: int) -> Float[Tensor, "T H"]:
+    """sin and cos of position x 10000^(-2i/H), interleaved (Vaswani et al. 2017, 3.5)."""
+    position = torch.arange(frames).unsqueeze(1)
+    rate = torch.exp(torch.arange(0, hidden, 2) * (-math.log(10_000.0) / hidden))
+    table = torch.zeros(frames, hidden)
+    table[:, 0::2] = torch.sin(position * rate)
+    table[:, 1::2] = torch.cos(position * rate)
+    return table
+
+
+ENCODERS: dict[str, type[Encoder]] = {"gru": GRU, "lstm": LSTM, "transformer": Transformer}

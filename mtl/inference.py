@@ -1,0 +1,120 @@
+"""What a model says of listed frames: windows in, one output row for each frame out.
+
+Shapes: N listed frames, B windows, T frames of a window, F features of all sets together.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from mtl.config import TrialConfig
+from mtl.encoders import State
+from mtl.frameworks import Framework
+from mtl.model import build_model, choose_device, choose_precision
+from mtl.sequences import Part, VideoSequence
+from mtl.tasks import OUTPUT_COLUMNS, TASKS
+from mtl.windows import Batch, Batches, Stitch, carried_schedule, free_schedule
+
+EVALUATION_LANES = 16
+
+Weights = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class TrialData:
+    """What a trial is trained and evaluated on.
+
+    Attributes:
+        tasks: The tasks to train: those of the config that have a training label.
+        train: Training sequences.
+        parts: The listed frames of ``select``, ``confirm`` and ``test``; training sees ``select``.
+        mean: Of each feature of the joined sets; ``std`` beside it.
+        prior: Output row for videos without features.
+    """
+
+    tasks: tuple[str, ...]
+    train: tuple[VideoSequence, ...]
+    parts: Mapping[str, Part]
+    mean: Float[np.ndarray, " F"]
+    std: Float[np.ndarray, " F"]
+    prior: Float[np.ndarray, "22"]
+
+
+def restart(state: State, batch: Batch) -> State:
+    """The carried state, 0 in lanes where a sequence begins."""
+    if state is None:
+        return None
+    goes_on = ~batch.begins
+    return tuple(part * goes_on.view(-1, *[1] * (part.dim() - 1)) for part in state)
+
+
+@torch.inference_mode()
+def predict(
+    model: Framework, config: TrialConfig, data: TrialData, part: Part, device: torch.device
+) -> Float[np.ndarray, "N 22"]:
+    """Outputs of a part's listed frames: values and probabilities, NaN for untrained tasks.
+
+    They do not depend on the batch: a recurrent encoder walks each sequence from its start, the
+    windows of one that does not carry a state follow from the sequence's own length.
+    """
+    outputs = np.full((len(part.rows), len(OUTPUT_COLUMNS)), np.nan, np.float32)
+    model.eval()
+    if part.sequences:
+        lengths = [len(sequence) for sequence in part.sequences]
+        make = carried_schedule if model.carries else free_schedule
+        schedule = make(lengths, EVALUATION_LANES, config.sequence.window_frames, None)
+        stitch = Stitch(lengths)
+        state: State = None
+        precision = choose_precision(config.training.precision, device)
+        batches = Batches(part.sequences, data.mean, data.std, device)
+        for windows, batch in zip(schedule, batches(schedule), strict=True):
+            with torch.autocast(device.type, precision, precision is not torch.float32):
+                raw, state = model(batch.x, batch.real, restart(state, batch))
+            stitch.add(windows, _output_rows(raw, batch))
+        has = part.source >= 0
+        outputs[has] = stitch.rows()[part.source[has]]
+    outputs[part.source < 0] = data.prior
+    for task in TASKS.values():
+        if task.name not in data.tasks:
+            outputs[:, task.outputs] = np.nan
+    return outputs
+
+
+def _output_rows(raw: Mapping[str, Tensor], batch: Batch) -> Float[np.ndarray, "B T 22"]:
+    rows = np.zeros((*batch.real.shape, len(OUTPUT_COLUMNS)), np.float32)
+    for name, values in raw.items():
+        rows[:, :, TASKS[name].outputs] = _activate(name, values.float()).cpu().numpy()
+    return rows
+
+
+def _activate(task: str, raw: Tensor) -> Tensor:
+    kind = TASKS[task].kind
+    if kind == "regression":
+        return raw.clamp(-1, 1)
+    return raw.softmax(dim=-1) if kind == "multiclass" else raw.sigmoid()
+
+
+def predict_best(
+    config: TrialConfig,
+    data: TrialData,
+    weights: Mapping[int, Weights],
+    best_epochs: Mapping[str, int],
+) -> dict[str, Float[np.ndarray, "N 22"]]:
+    """Outputs of each part, every task from the weights of its own best epoch."""
+    device = choose_device(config.training.device)
+    model = build_model(config, len(data.mean), data.tasks).to(device)
+    outputs = {
+        name: np.full((len(part.rows), len(OUTPUT_COLUMNS)), np.nan, np.float32)
+        for name, part in data.parts.items()
+    }
+    for epoch in sorted(set(best_epochs.values())):
+        model.load_state_dict(weights[epoch])
+        for name, part in data.parts.items():
+            rows = predict(model, config, data, part, device)
+            for task in (task for task, best in best_epochs.items() if best == epoch):
+                outputs[name][:, TASKS[task].outputs] = rows[:, TASKS[task].outputs]
+    return outputs

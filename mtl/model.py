@@ -1,0 +1,39 @@
+"""A trial's model, and where and in what precision it runs."""
+
+from collections.abc import Sequence
+
+import torch
+
+from mtl.config import TrialConfig
+from mtl.encoders import ENCODERS, Encoder
+from mtl.frameworks import FRAMEWORKS, Framework
+from mtl.heads import HEADS, Head
+
+
+def build_model(config: TrialConfig, features: int, tasks: Sequence[str]) -> Framework:
+    """The untrained model over ``features`` joined features."""
+
+    def make_encoder(width: int) -> Encoder:
+        return ENCODERS[config.encoder.name](width, **config.encoder.parameters)
+
+    def make_head(hidden: int, outputs: int) -> Head:
+        return HEADS[config.head.name](hidden, outputs, **config.head.parameters)
+
+    framework = FRAMEWORKS[config.framework.name]
+    return framework(features, tasks, make_encoder, make_head, **config.framework.parameters)
+
+
+def choose_device(device: str) -> torch.device:
+    """``auto``: CUDA where there is one."""
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(device)
+
+
+def choose_precision(precision: str, device: torch.device) -> torch.dtype:
+    """``auto``: bfloat16 autocast on CUDA devices that have it, else float32."""
+    if precision == "auto":
+        fast = device.type == "cuda" and torch.cuda.is_bf16_supported()
+        return torch.bfloat16 if fast else torch.float32
+    dtype: torch.dtype = getattr(torch, precision)
+    return dtype

@@ -1,0 +1,111 @@
+"""Strict typed settings: unknown keys, wrong types and values out of range are refused by name."""
+
+import difflib
+import inspect
+import json
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, TypeVar, get_type_hints
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, create_model
+
+from mtl.errors import InputError
+
+Positive = Annotated[int, Field(ge=1)]
+Probability = Annotated[float, Field(ge=0, lt=1)]
+NonNegative = Annotated[float, Field(ge=0)]
+AboveZero = Annotated[float, Field(gt=0)]
+
+
+class Strict(BaseModel):
+    """Frozen settings: no unknown key, no silent conversion, no NaN."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+Model = TypeVar("Model", bound=Strict)
+
+
+class Component(Strict):
+    """A name from a registry, beside the keyword parameters of the class that stands under it."""
+
+    name: str
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """The constructor's keyword parameters."""
+        return {key: value for key, value in self if key != "name"}
+
+
+def component_of(group: str, registry: Mapping[str, type]) -> BeforeValidator:
+    """A validator that turns ``{name: ..., parameters ...}`` into a ``Component``.
+
+    The parameters are the keyword-only parameters of the registered class, with their types.
+    """
+    models = {name: _model_of(cls) for name, cls in registry.items()}
+
+    def validate(value: Any) -> Component:
+        if isinstance(value, Component):
+            return value
+        if not isinstance(value, Mapping) or not isinstance(value.get("name"), str):
+            raise InputError(f"{group} must be a mapping with a name, but got {value!r}")
+        name = value["name"]
+        if name not in models:
+            raise InputError(f"{group} = {name!r} is unknown{did_you_mean(name, models)}")
+        return validate_as(models[name], value, group)
+
+    return BeforeValidator(validate)
+
+
+def _model_of(cls: type) -> type[Component]:
+    hints = get_type_hints(cls.__init__, include_extras=True)  # type: ignore[misc]
+    fields: dict[str, Any] = {
+        p.name: (hints[p.name], ... if p.default is p.empty else p.default)
+        for p in inspect.signature(cls).parameters.values()
+        if p.kind is p.KEYWORD_ONLY
+    }
+    return create_model(cls.__name__, __base__=Component, **fields)
+
+
+def validate_as(model: type[Model], value: Mapping[str, Any], where: str = "") -> Model:
+    """Check plain data (mappings, lists, numbers, strings) against a model.
+
+    Raises:
+        InputError: One sentence on the first fault: dotted path, rule, value found.
+    """
+    try:
+        # JSON mode lets a list be a tuple and stays strict in everything else.
+        return model.model_validate_json(json.dumps(value))
+    except ValidationError as error:
+        raise InputError(_sentence(error, model, where)) from None
+
+
+def _sentence(error: ValidationError, model: type[BaseModel], where: str) -> str:
+    first = error.errors(include_url=False)[0]
+    if first["type"] == "value_error":
+        return str(first["ctx"]["error"])
+    path = ".".join([*([where] if where else []), *(str(part) for part in first["loc"])])
+    if first["type"] == "extra_forbidden":
+        known = _keys_at(model, first["loc"][:-1])
+        return f"{path} is no known key{did_you_mean(str(first['loc'][-1]), known)}"
+    if first["type"] == "missing":
+        return f"{path} is missing"
+    rule = first["msg"][0].lower() + first["msg"][1:]
+    return f"{path} = {first['input']!r} is refused: {rule}"
+
+
+def _keys_at(model: type[BaseModel], path: Iterable[int | str]) -> list[str]:
+    for part in path:
+        field = model.model_fields.get(str(part))
+        if field is None or not isinstance(field.annotation, type):
+            return []
+        model = field.annotation
+    return list(model.model_fields)
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """``: did you mean 'gru'?`` where something is near, else the list of what is known."""
+    known = list(known)
+    near = difflib.get_close_matches(name, known, n=1)
+    if near:
+        return f": did you mean {near[0]!r}?"
+    return f"; known are {', '.join(known)}" if known else ""

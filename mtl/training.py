@@ -1,0 +1,254 @@
+"""Training one trial: a generator that yields one result an epoch."""
+
+import io
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mtl import metrics
+from mtl.config import OptimConfig, TrialConfig
+from mtl.encoders import State
+from mtl.inference import TrialData, Weights, predict, restart
+from mtl.losses import LOSSES, Loss
+from mtl.model import build_model, choose_device, choose_precision
+from mtl.tasks import TASKS
+from mtl.weighting import BALANCINGS
+from mtl.windows import Batch, Batches, Schedule, carried_schedule, free_schedule
+
+STOP_CHECK_STEPS = 4
+"""Steps between two looks at the stop flag."""
+
+
+class TrainingError(RuntimeError):
+    """A trial that cannot go on, and where it broke."""
+
+
+@dataclass(frozen=True)
+class EpochResult:
+    """One epoch.
+
+    Attributes:
+        epoch: Counted from 1.
+        losses: Mean training loss of each task.
+        scores: Each task's score on ``select``; None where it has no label there.
+        best_scores: Each task's best score so far, and in ``best_epochs`` its epoch.
+        objective: The sum of the best scores, valence and arousal as their mean.
+        learning_rate: At the last step.
+        frames: Training frames seen, in ``seconds``; ``data_seconds`` of these waited for data.
+    """
+
+    epoch: int
+    losses: dict[str, float]
+    scores: dict[str, float | None]
+    best_scores: dict[str, float | None]
+    best_epochs: dict[str, int]
+    objective: float
+    learning_rate: float
+    frames: int
+    seconds: float
+    data_seconds: float
+
+
+class Trainer:
+    """A model in training, one epoch after the other, resumable between two."""
+
+    def __init__(self, config: TrialConfig, data: TrialData, checkpoint: bytes | None = None):
+        self.config, self.data = config, data
+        self.device = choose_device(config.training.device)
+        self.precision = choose_precision(config.training.precision, self.device)
+        torch.manual_seed(_seed(config.training.seed, 0))
+        self.model = build_model(config, len(data.mean), data.tasks).to(self.device)
+        self.balancing = BALANCINGS[config.balancing.name](**config.balancing.parameters)
+        self.losses: dict[str, Loss] = {
+            task: LOSSES[TASKS[task].kind][getattr(config.loss, task)]() for task in data.tasks
+        }
+        optimizer = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[config.optim.name]
+        self.optimizer = optimizer(
+            [*self.model.parameters(), *self.balancing.parameters()],
+            lr=config.optim.lr,
+            weight_decay=config.optim.weight_decay,
+        )
+        self.scaler = torch.amp.GradScaler(enabled=self.precision is torch.float16)
+        self.batches = Batches(data.train, data.mean, data.std, self.device)
+        self.history: list[EpochResult] = []
+        if checkpoint is not None:
+            self._restore(checkpoint)
+
+    def checkpoint(self) -> bytes:
+        """All that a later process needs to go on after the last epoch."""
+        buffer = io.BytesIO()
+        state = {
+            "model": self.model.state_dict(),
+            "balancing": self.balancing.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "history": [asdict(result) for result in self.history],
+        }
+        torch.save(state, buffer)
+        return buffer.getvalue()
+
+    def _restore(self, checkpoint: bytes) -> None:
+        state = torch.load(io.BytesIO(checkpoint), map_location=self.device, weights_only=True)
+        self.model.load_state_dict(state["model"])
+        self.balancing.load_state_dict(state["balancing"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+        self.history = [EpochResult(**result) for result in state["history"]]
+
+    def weights(self) -> Weights:
+        """A copy of the model's parameters, on the CPU."""
+        return {name: value.cpu().clone() for name, value in self.model.state_dict().items()}
+
+    def epochs(self, should_stop: Callable[[], bool] = lambda: False) -> Iterator[EpochResult]:
+        """Train to ``training.epochs``, yielding each epoch; ends early, between two yields, once
+        ``should_stop`` says so.
+
+        Raises:
+            TrainingError: If a loss is not finite.
+        """
+        for epoch in range(len(self.history) + 1, self.config.training.epochs + 1):
+            trained = self._train_epoch(epoch, should_stop)
+            if trained is None:
+                return
+            scores = self._score_select()
+            self.history.append(self._result(epoch, scores, **trained))
+            yield self.history[-1]
+
+    def _result(self, epoch: int, scores: dict[str, float | None], **trained: Any) -> EpochResult:
+        before = self.history[-1] if self.history else None
+        best_scores = dict(before.best_scores) if before else dict.fromkeys(scores)
+        best_epochs = dict(before.best_epochs) if before else dict.fromkeys(scores, epoch)
+        for task, score in scores.items():
+            # A task without a label on select keeps its last epoch.
+            best = best_scores[task]
+            if score is None or best is None or score > best:
+                best_scores[task], best_epochs[task] = score, epoch
+        objective = metrics.combine(best_scores)
+        if objective is None:
+            raise TrainingError(f"no frame of select has a label of {', '.join(scores)}")
+        return EpochResult(
+            epoch=epoch,
+            scores=scores,
+            best_scores=best_scores,
+            best_epochs=best_epochs,
+            objective=objective,
+            learning_rate=self.optimizer.param_groups[0]["lr"],
+            **trained,
+        )
+
+    def _schedule(self, epoch: int) -> Schedule:
+        make = carried_schedule if self.model.carries else free_schedule
+        lengths = [len(sequence) for sequence in self.data.train]
+        random = np.random.default_rng([self.config.training.seed, epoch])
+        window = self.config.sequence.window_frames
+        return make(lengths, self.config.optim.batch_videos, window, random)
+
+    def _train_epoch(self, epoch: int, should_stop: Callable[[], bool]) -> dict[str, Any] | None:
+        torch.manual_seed(_seed(self.config.training.seed, epoch))
+        self.model.train()
+        schedule = self._schedule(epoch)
+        started, waited = time.perf_counter(), 0.0
+        totals = torch.zeros(len(self.data.tasks), device=self.device)
+        state: State = None
+        for step, windows in enumerate(schedule):
+            if step % STOP_CHECK_STEPS == 0 and should_stop():
+                return None
+            asked = time.perf_counter()
+            batch = self.batches.cut(windows)
+            waited += time.perf_counter() - asked
+            set_learning_rate(
+                self.optimizer, self.config, epoch - 1 + step / len(schedule), 1 / len(schedule)
+            )
+            losses, state = self._step(batch, state)
+            totals += torch.stack([losses[task] for task in self.data.tasks])
+            self._check_finite(totals, epoch, step)
+        self._check_finite(totals, epoch, len(schedule) - 1, last=True)
+        means = (totals / len(schedule)).tolist()
+        return {
+            "losses": dict(zip(self.data.tasks, means, strict=True)),
+            "frames": int(schedule[:, :, 2].sum()),
+            "seconds": time.perf_counter() - started,
+            "data_seconds": waited,
+        }
+
+    def _check_finite(self, totals: Tensor, epoch: int, step: int, last: bool = False) -> None:
+        # On a GPU the look would wait for the step: there it is taken once an epoch.
+        if (self.device.type == "cpu" or last) and not totals.isfinite().all():
+            bad = [t for t, v in zip(self.data.tasks, totals.tolist(), strict=True) if v - v != 0]
+            raise TrainingError(
+                f"the loss of {', '.join(bad)} is not finite at epoch {epoch}, step {step + 1}: "
+                f"lower optim.lr = {self.config.optim.lr:g} or set optim.gradient_clip"
+            )
+
+    def _step(self, batch: Batch, state: State) -> tuple[dict[str, Tensor], State]:
+        state = restart(state, batch)
+        with torch.autocast(self.device.type, self.precision, self.precision is not torch.float32):
+            outputs, state = self.model(batch.x, batch.real, state)
+        losses = {task: self._loss(task, outputs[task].float(), batch) for task in self.data.tasks}
+        total = self.balancing(losses)
+        self.optimizer.zero_grad(set_to_none=True)
+        self.scaler.scale(total).backward()
+        self.scaler.unscale_(self.optimizer)
+        if self.config.optim.gradient_clip:
+            torch.nn.utils.clip_grad_norm_(
+                self.model.parameters(), self.config.optim.gradient_clip, foreach=True
+            )
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        return {task: loss.detach() for task, loss in losses.items()}, state
+
+    def _loss(self, task: str, outputs: Tensor, batch: Batch) -> Tensor:
+        loss, columns = self.losses[task], TASKS[task].labels
+        sums = loss.sums(
+            outputs.flatten(0, 1),
+            batch.labels[:, :, columns].flatten(0, 1),
+            batch.mask[:, :, columns].flatten(0, 1),
+        )
+        return loss.value(sums)
+
+    def _score_select(self) -> dict[str, float | None]:
+        part = self.data.parts["select"]
+        outputs = predict(self.model, self.config, self.data, part, self.device)
+        scores = {}
+        for name in self.data.tasks:
+            task = TASKS[name]
+            labels, mask = part.labels[:, task.labels], part.mask[:, task.labels]
+            sums = metrics.task_sums(task, outputs[:, task.outputs], labels, mask)
+            scores[name] = metrics.task_score(task, sums)
+        return scores
+
+
+def set_learning_rate(
+    optimizer: torch.optim.Optimizer, config: TrialConfig, progress: float, step: float
+) -> None:
+    """Warm-up from lr x step / warm-up, then decay.
+
+    Args:
+        optimizer: Takes the rate.
+        config: The trial.
+        progress: Epochs done before this step (fractional).
+        step: This step's share of an epoch.
+    """
+    rate = config.optim.lr * lr_factor(config.optim, config.training.epochs, progress, step)
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+
+
+def lr_factor(optim: OptimConfig, epochs: int, progress: float, step: float) -> float:
+    """The learning rate as a share of ``optim.lr``: never 0, also not in the first step."""
+    if progress < optim.warmup_epochs:
+        return min(1.0, (progress + step) / optim.warmup_epochs)
+    if optim.decay == "constant":
+        return 1.0
+    done = (progress - optim.warmup_epochs) / max(epochs - optim.warmup_epochs, step)
+    return 0.5 * (1 + math.cos(math.pi * done))
+
+
+def _seed(seed: int, epoch: int) -> int:
+    return int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0])

@@ -1,0 +1,1 @@
+"""The cluster side: Ray, Optuna, Hydra and the command line."""
