@@ -138,7 +138,8 @@ def write_submission(
     if not np.isfinite(labels[mask]).all():
         raise ValueError("predictions hold a NaN where the mask says there is a value")
     values = np.where(mask, labels, MISSING)
-    affect = np.where(mask[:, :2], values[:, :2].clip(-1, 1), MISSING[:2])
+    # Adding 0 turns -0.0 into 0.0.
+    affect = np.where(mask[:, :2], values[:, :2].clip(-1, 1).round(4) + 0.0, MISSING[:2])
     lines = [HEADER]
     for image, pair, known, others in zip(
         image_names, affect, mask[:, :2], values[:, 2:].round().astype(int), strict=True
@@ -227,13 +228,15 @@ def _numbers(rows: list[_Row], texts: list[str]) -> np.ndarray:
 
 
 def _floats(row: _Row, text: str) -> list[float]:
-    values = []
-    for column, field in zip(LABEL_COLUMNS, text.split(","), strict=True):
-        try:
-            values.append(float(field))
-        except ValueError:
-            raise InputError(f"{row.place}: {column} is {field!r}; it must be a number") from None
-    return values
+    pairs = zip(LABEL_COLUMNS, text.split(","), strict=True)
+    return [_float(row, column, field) for column, field in pairs]
+
+
+def _float(row: _Row, column: str, field: str) -> float:
+    try:
+        return float(field)
+    except ValueError:
+        raise InputError(f"{row.place}: {column} is {field!r}; it must be a number") from None
 
 
 def _check_values(rows: list[_Row], values: np.ndarray) -> None:

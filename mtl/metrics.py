@@ -76,7 +76,7 @@ def task_scores(task: Task, sums: Float[np.ndarray, "*S"]) -> Float[np.ndarray, 
 
 def task_score(task: Task, sums: Float[np.ndarray, " S"]) -> float | None:
     """Score of one vector of sums; None where nothing is labelled or predicted."""
-    return _or_none(task_scores(task, sums))
+    return _or_none(float(task_scores(task, sums)))
 
 
 def class_scores(task: Task, sums: Float[np.ndarray, "*S"]) -> Float[np.ndarray, "*C"]:
@@ -188,8 +188,8 @@ def _concordance(sums: np.ndarray) -> np.ndarray:
 
 
 def _by_name(names: tuple[str, ...], values: np.ndarray) -> dict[str, float | None]:
-    return {name: _or_none(value) for name, value in zip(names, values, strict=True)}
+    return {name: _or_none(value) for name, value in zip(names, values.tolist(), strict=True)}
 
 
-def _or_none(value: np.ndarray) -> float | None:
-    return None if np.isnan(value) else float(value)
+def _or_none(value: float) -> float | None:
+    return None if np.isnan(value) else value

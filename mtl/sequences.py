@@ -196,12 +196,22 @@ def nearest_index(
     return np.where(earlier, left, right)
 
 
+def trained_tasks(tasks: Iterable[str], listing: Listing) -> tuple[str, ...]:
+    """Those of ``tasks`` that have a label on some training frame: the others get no head."""
+    known = listing.mask[_training(listing)].any(axis=0)
+    return tuple(name for name in tasks if known[TASKS[name].labels].any())
+
+
+def _training(listing: Listing) -> Bool[np.ndarray, " N"]:
+    return np.isin(np.asarray(listing.splits)[listing.video], "train")
+
+
 def training_prior(listing: Listing) -> Float[np.ndarray, "22"]:
     """What is predicted for a video without features: the mean of the training labels.
 
     NaN for a task that has none.
     """
-    train = np.isin(np.asarray(listing.splits)[listing.video], "train")
+    train = _training(listing)
     values, mask = listing.values[train], listing.mask[train]
     prior = np.full(max(task.outputs.stop for task in TASKS.values()), np.nan, np.float32)
     for task in TASKS.values():

@@ -1,0 +1,265 @@
+"""Parquet files of ``video, frame, feature``: their footers, keys and matrices, with every check.
+
+Rows are counted from 1 in messages. The values' types are float16, float32 and uint8; float64 is
+accepted in a source and read as float32.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.fs as pafs
+import pyarrow.parquet as pq
+
+from mtl.dataset.listing import pack
+from mtl.dataset.storage import brief
+from mtl.errors import InputError
+
+VALUE_TYPES: dict[pa.DataType, np.dtype] = {
+    pa.uint8(): np.dtype(np.uint8),
+    pa.float16(): np.dtype(np.float16),
+    pa.float32(): np.dtype(np.float32),
+    pa.float64(): np.dtype(np.float32),
+}
+BATCH_ROWS = 8192
+
+
+@dataclass(frozen=True)
+class FeatureFile:
+    """One checked Parquet file of features.
+
+    Attributes:
+        filesystem: Where it lies.
+        path: Its path there.
+        shown: Its name in messages.
+        dtype: Type in which its values are read.
+        width: Features per row (F); 0 in an empty file whose schema does not say.
+        group_rows: Rows of each row group.
+    """
+
+    filesystem: pafs.FileSystem
+    path: str
+    shown: str
+    dtype: np.dtype
+    width: int
+    group_rows: tuple[int, ...]
+
+    @property
+    def rows(self) -> int:
+        """Number of rows."""
+        return sum(self.group_rows)
+
+
+class Batch(NamedTuple):
+    """Some rows of a file: ``row`` is the first one's place in it, counted from 0."""
+
+    row: int
+    video: pa.Array
+    frame: np.ndarray
+    values: np.ndarray
+
+
+@contextmanager
+def parquet_file(filesystem: pafs.FileSystem, path: str, shown: str) -> Iterator[pq.ParquetFile]:
+    """An open Parquet file; what Arrow says of broken bytes becomes an InputError."""
+    try:
+        # Without pre_buffer one row group is held at a time, with it the whole file is.
+        with (
+            filesystem.open_input_file(path) as stream,
+            pq.ParquetFile(stream, pre_buffer=False) as file,
+        ):
+            yield file
+    except InputError:
+        raise
+    except (OSError, pa.ArrowException) as error:
+        raise InputError(f"{shown} {_fault(filesystem, path)} ({brief(error)})") from None
+
+
+def _fault(filesystem: pafs.FileSystem, path: str) -> str:
+    try:
+        with filesystem.open_input_stream(path) as stream:
+            starts_well = stream.read(4) == b"PAR1"
+    except OSError:
+        return "cannot be read: check that it is there and readable"
+    if starts_well:
+        return "is cut short or damaged: copy or make it again"
+    return "is no Parquet file: give a file with the columns video, frame, feature"
+
+
+def open_feature_file(filesystem: pafs.FileSystem, path: str, shown: str) -> FeatureFile:
+    """Read the footer and check the columns; InputError names the file and the column."""
+    with parquet_file(filesystem, path, shown) as file:
+        schema = file.schema_arrow
+        for column in ("video", "frame", "feature"):
+            if schema.names.count(column) != 1:
+                raise InputError(
+                    f"{shown} must have one column {column!r} but has the columns "
+                    f"{', '.join(schema.names)}"
+                )
+        _check_types(schema, shown)
+        feature = schema.field("feature").type
+        groups = tuple(file.metadata.row_group(i).num_rows for i in range(file.num_row_groups))
+        width = feature.list_size if pa.types.is_fixed_size_list(feature) else _first_width(file)
+        dtype = VALUE_TYPES[feature.value_type]
+    if not width and sum(groups):
+        raise InputError(f"{shown} row 1: the feature is empty; every row needs its features")
+    return FeatureFile(filesystem, path, shown, dtype, width, groups)
+
+
+def _first_width(file: pq.ParquetFile) -> int:
+    for batch in file.iter_batches(batch_size=1, columns=["feature"]):
+        return len(batch.column(0)[0].as_py() or [])
+    return 0
+
+
+def _check_types(schema: pa.Schema, shown: str) -> None:
+    video, frame, feature = (schema.field(c).type for c in ("video", "frame", "feature"))
+    text = video.value_type if pa.types.is_dictionary(video) else video
+    if not any(t(text) for t in (pa.types.is_string, pa.types.is_large_string, _is_string_view)):
+        raise InputError(f"{shown}: column 'video' is {video}; it must be string")
+    if not pa.types.is_integer(frame):
+        raise InputError(f"{shown}: column 'frame' is {frame}; it must be int32")
+    lists = (pa.types.is_fixed_size_list, pa.types.is_list, pa.types.is_large_list)
+    if not any(t(feature) for t in lists) or feature.value_type not in VALUE_TYPES:
+        raise InputError(
+            f"{shown}: column 'feature' is {feature}; it must be a fixed-size list of float16, "
+            "float32 or uint8"
+        )
+
+
+def _is_string_view(dtype: pa.DataType) -> bool:
+    return bool(pa.types.is_string_view(dtype))
+
+
+def batches(file: FeatureFile) -> Iterator[Batch]:
+    """The file's rows in order, checked: no null, equal widths, every value finite."""
+    row = 0
+    columns = ["video", "frame", "feature"]
+    with parquet_file(file.filesystem, file.path, file.shown) as reader:
+        for batch in reader.iter_batches(batch_size=BATCH_ROWS, columns=columns):
+            video = _videos(batch.column("video"), file.shown, row)
+            frame = _frames(batch.column("frame"), file.shown, row)
+            yield Batch(row, video, frame, matrix(batch.column("feature"), file, row))
+            row += batch.num_rows
+
+
+def matrix(feature: pa.Array, file: FeatureFile, row: int) -> np.ndarray:
+    """A ``feature`` column as (n, F); InputError names the file and the row that breaks a rule."""
+    _refuse_null(feature, file.shown, row, "feature")
+    if not pa.types.is_fixed_size_list(feature.type):
+        widths = pc.list_value_length(feature).to_numpy(zero_copy_only=False)
+        _refuse(widths != file.width, widths, file, row, "the feature has length")
+    elif feature.type.list_size != file.width:
+        raise InputError(
+            f"{file.shown}: its features have length {feature.type.list_size}; the others of the "
+            f"set have {file.width}"
+        )
+    flat = feature.flatten()
+    if flat.null_count:
+        at = row + flat.is_null().index(True).as_py() // file.width + 1
+        raise InputError(f"{file.shown} row {at}: the feature holds a null; give a number")
+    values = flat.to_numpy(zero_copy_only=False).reshape(-1, file.width)
+    with np.errstate(over="ignore"):  # a float64 beyond float32 turns inf, refused below
+        values = values.astype(file.dtype, copy=False)
+    bad = not_finite(values)
+    if bad is not None:
+        raise InputError(
+            f"{file.shown} row {row + bad[0] + 1}: feature {bad[1] + 1} of {file.width} is "
+            f"{values[bad]}; every feature must be finite, extract this frame again or leave it out"
+        )
+    return np.asarray(values)
+
+
+def not_finite(values: np.ndarray) -> tuple[int, int] | None:
+    """Row and column of the first NaN or infinity in (n, F), or None."""
+    if values.dtype == np.uint8 or np.isfinite(values).all():
+        return None
+    row, column = np.argwhere(~np.isfinite(values))[0]
+    return int(row), int(column)
+
+
+def _refuse(bad: np.ndarray, found: np.ndarray, file: FeatureFile, row: int, what: str) -> None:
+    if bad.any():
+        at = int(np.argmax(bad))
+        raise InputError(
+            f"{file.shown} row {row + at + 1}: {what} {found[at]}, but the rows before have "
+            f"{file.width}; all rows of a feature set must be equally long"
+        )
+
+
+def _refuse_null(column: pa.Array, shown: str, row: int, name: str) -> None:
+    if column.null_count:
+        at = row + column.is_null().index(True).as_py() + 1
+        raise InputError(f"{shown} row {at}: {name} is null; every row needs one")
+
+
+def _videos(column: pa.Array, shown: str, row: int) -> pa.Array:
+    # Decoded first: a writer's dictionary may hold a name twice or names that no row uses.
+    text = column.cast(pa.string())
+    _refuse_null(text, shown, row, "video")
+    return text.dictionary_encode()
+
+
+def _frames(column: pa.Array, shown: str, row: int) -> np.ndarray:
+    _refuse_null(column, shown, row, "frame")
+    frames = column.to_numpy(zero_copy_only=False)
+    bad = (frames < 0) | (frames > np.iinfo(np.int32).max)
+    if bad.any():
+        at = int(np.argmax(bad))
+        raise InputError(
+            f"{shown} row {row + at + 1}: frame is {frames[at]}; it must be between 0 and 2^31 - 1"
+        )
+    return np.asarray(frames.astype(np.int32))
+
+
+@dataclass(frozen=True, eq=False)
+class Keys:
+    """Which frame each row of a feature set is.
+
+    Attributes:
+        names: The videos in name order.
+        video: Index into ``names``, int32, shape (R,).
+        frame: Frame number, int32, shape (R,).
+    """
+
+    names: tuple[str, ...]
+    video: np.ndarray
+    frame: np.ndarray
+
+    @property
+    def packed(self) -> np.ndarray:
+        """One int64 per row that sorts by video name, then by frame, shape (R,)."""
+        return pack(self.video, self.frame)
+
+
+def read_keys(files: Sequence[FeatureFile]) -> Keys:
+    """The keys of all rows, in the files' order; InputError on a null or a frame out of range."""
+    code_of: dict[str, int] = {}
+    videos, frames = [np.empty(0, np.int32)], [np.empty(0, np.int32)]
+    for file in files:
+        row = 0
+        with parquet_file(file.filesystem, file.path, file.shown) as reader:
+            for batch in reader.iter_batches(batch_size=1 << 16, columns=["video", "frame"]):
+                video = _videos(batch.column("video"), file.shown, row)
+                names = video.dictionary.to_pylist()
+                codes = np.array([code_of.setdefault(n, len(code_of)) for n in names], np.int32)
+                videos.append(codes[video.indices.to_numpy()])
+                frames.append(_frames(batch.column("frame"), file.shown, row))
+                row += batch.num_rows
+    names = sorted(code_of)
+    rank = np.empty(len(names), np.int32)
+    rank[[code_of[n] for n in names]] = np.arange(len(names), dtype=np.int32)
+    return Keys(tuple(names), rank[np.concatenate(videos)], np.concatenate(frames))
+
+
+def place(files: Sequence[FeatureFile], row: int) -> str:
+    """``file row n`` of a row counted over all files from 0."""
+    for file in files:
+        if row < file.rows:
+            return f"{file.shown} row {row + 1}"
+        row -= file.rows
+    raise IndexError(row)

@@ -1,0 +1,216 @@
+"""Reading a dataset directory: its labels, the index of each feature set, and any span of rows."""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from mtl.dataset import parquet, storage
+from mtl.dataset.listing import Listing, check_listing, from_tables
+from mtl.dataset.parquet import FeatureFile
+from mtl.errors import InputError
+
+FORMAT = 1
+
+
+@dataclass(frozen=True, eq=False)
+class FeatureIndex:
+    """Where the rows of one feature set are: sorted by video name, then by frame.
+
+    Attributes:
+        names: The videos that have features, in name order.
+        starts: First row of each video, and the number of rows last, int64, shape (V + 1,).
+        frames: Frame number of each row, int32, shape (R,).
+    """
+
+    names: tuple[str, ...]
+    starts: np.ndarray
+    frames: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """An opened dataset directory; ``open_dataset`` makes it. Cheap to pickle.
+
+    Attributes:
+        address: The directory, a local path or ``s3://``.
+        info: ``dataset.json``.
+    """
+
+    address: str
+    info: dict[str, Any] = field(repr=False)
+
+    @property
+    def hash(self) -> str:
+        """The hash of the content: listing, labels and features."""
+        return str(self.info["hash"])
+
+    def feature_sets(self) -> tuple[str, ...]:
+        """The names of the feature sets."""
+        return tuple(self.info["features"])
+
+    def width(self, name: str) -> int:
+        """Features per frame (F) of a set."""
+        return int(self._set(name)["width"])
+
+    def statistics(self, name: str) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and std over the listed training frames, float32 (F,); std is 1 where constant."""
+        entry = self._set(name)
+        return np.array(entry["mean"], np.float32), np.array(entry["std"], np.float32)
+
+    def listing(self) -> Listing:
+        """The listed frames in the order of the challenge's files; InputError names a bad row."""
+        listing = from_tables(self._table("labels.parquet"), self._table("videos.parquet"))
+        check_listing(listing)
+        return listing
+
+    def index(self, name: str) -> FeatureIndex:
+        """The rows of a set, from the video and frame columns alone.
+
+        Raises InputError, naming file and row, where rows are out of order or a frame is double.
+        """
+        files = self._files(name)
+        keys = parquet.read_keys(files)
+        disorder = np.flatnonzero(np.diff(keys.packed) <= 0)
+        if len(disorder):
+            raise InputError(
+                f"{parquet.place(files, int(disorder[0]) + 1)}: rows must be sorted by video and "
+                "frame, each once; prepare the dataset again"
+            )
+        starts = np.searchsorted(keys.video, np.arange(len(keys.names) + 1))
+        return FeatureIndex(keys.names, starts.astype(np.int64), keys.frame)
+
+    def read(self, name: str, start: int, stop: int) -> np.ndarray:
+        """Rows [start, stop) of a set in stored precision (float16, float32 or uint8), (n, F).
+
+        Raises InputError, naming file and row, where a value is NaN or infinite.
+        """
+        files = self._files(name)
+        rows = sum(file.rows for file in files)
+        if not 0 <= start <= stop <= rows:
+            raise IndexError(f"rows [{start}, {stop}) of a set of {rows}")
+        values = np.empty((stop - start, self.width(name)), self._set(name)["dtype"])
+        first = 0
+        for file in files:
+            if first < stop and start < first + file.rows:
+                _read_file(file, first - start, values)
+            first += file.rows
+        return values
+
+    def _set(self, name: str) -> dict[str, Any]:
+        if name not in self.info["features"]:
+            raise InputError(
+                f"the dataset {self.address} has no feature set {name!r}: it has "
+                f"{', '.join(self.feature_sets())}"
+            )
+        entry: dict[str, Any] = self.info["features"][name]
+        return entry
+
+    def _files(self, name: str) -> list[FeatureFile]:
+        entry = self._set(name)
+        filesystem, root = storage.resolve(self.address)
+        dtype = np.dtype(entry["dtype"])
+        return [
+            FeatureFile(
+                filesystem,
+                f"{root}/{part['file']}",
+                f"{self.address}/{part['file']}",
+                dtype,
+                entry["width"],
+                tuple(part["group_rows"]),
+            )
+            for part in entry["parts"]
+        ]
+
+    def _table(self, file: str) -> pa.Table:
+        filesystem, root = storage.resolve(self.address)
+        shown = f"{self.address}/{file}"
+        with parquet.parquet_file(filesystem, f"{root}/{file}", shown) as reader:
+            return reader.read()
+
+
+def _read_file(file: FeatureFile, offset: int, out: np.ndarray) -> None:
+    """Fill ``out`` (n, F) with the file's rows; the first belongs at ``offset`` (may be < 0)."""
+    with parquet.parquet_file(file.filesystem, file.path, file.shown) as reader:
+        row = 0
+        for group, rows in enumerate(file.group_rows):
+            if offset + row < len(out) and offset + row + rows > 0:
+                _read_group(reader, group, file, row, out, offset + row)
+            row += rows
+
+
+def _read_group(
+    reader: pq.ParquetFile, group: int, file: FeatureFile, row: int, out: np.ndarray, at: int
+) -> None:
+    for chunk in reader.read_row_group(group, columns=["feature"])["feature"].chunks:
+        values = parquet.matrix(chunk, file, row)
+        low, high = max(at, 0), min(at + len(values), len(out))
+        if low < high:
+            out[low:high] = values[low - at : high - at]
+        at += len(values)
+        row += len(values)
+
+
+def open_dataset(address: str | Path) -> Dataset:
+    """Open a dataset directory, local or ``s3://``.
+
+    Checks that every file named in ``dataset.json`` is there, has the size it had when it was
+    written and has a readable footer of the right type. Raises InputError naming the file.
+    """
+    address = str(address).rstrip("/") if "://" in str(address) else str(Path(address).expanduser())
+    dataset = Dataset(address, _read_info(address))
+    for entry in dataset.info["files"]:
+        _check_size(address, entry)
+    for name in dataset.feature_sets():
+        for file in dataset._files(name):
+            _check_footer(file)
+    return dataset
+
+
+def _read_info(address: str) -> dict[str, Any]:
+    filesystem, root = storage.resolve(address)
+    shown = f"{address}/dataset.json"
+    if not storage.info(filesystem, f"{root}/dataset.json", shown).is_file:
+        raise InputError(
+            f"{address} is no dataset: it has no dataset.json; make one with sweeps/prepare.py"
+        )
+    try:
+        with filesystem.open_input_stream(f"{root}/dataset.json") as stream:
+            info: dict[str, Any] = json.loads(stream.read())
+    except (OSError, pa.ArrowException, ValueError) as error:
+        raise InputError(
+            f"cannot read {shown} ({storage.brief(error)}): prepare the dataset again"
+        ) from None
+    if not isinstance(info, dict) or info.get("format") != FORMAT:
+        found = info.get("format") if isinstance(info, dict) else type(info).__name__
+        raise InputError(
+            f"{shown} has format {found!r}, this program reads {FORMAT}: prepare the dataset again"
+        )
+    return info
+
+
+def _check_size(address: str, entry: dict[str, Any]) -> None:
+    filesystem, root = storage.resolve(address)
+    shown = f"{address}/{entry['file']}"
+    found = storage.info(filesystem, f"{root}/{entry['file']}", shown)
+    if not found.is_file:
+        raise InputError(f"{shown} is missing: copy it again or prepare the dataset again")
+    if found.size != entry["bytes"]:
+        raise InputError(
+            f"{shown} has {found.size} bytes, but dataset.json says {entry['bytes']} (it is cut "
+            "short or changed): copy it again or prepare the dataset again"
+        )
+
+
+def _check_footer(file: FeatureFile) -> None:
+    found = parquet.open_feature_file(file.filesystem, file.path, file.shown)
+    said = (file.dtype, file.width, file.group_rows)
+    if (found.dtype, found.width, found.group_rows) != said:
+        raise InputError(
+            f"{file.shown} holds {found.rows} rows of {found.width} x {found.dtype}, but "
+            f"dataset.json says {file.rows} of {file.width} x {file.dtype}: prepare it again"
+        )

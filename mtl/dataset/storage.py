@@ -1,0 +1,51 @@
+"""Addresses: a local path, ``file://`` or ``s3://``, read through one file system interface."""
+
+from pathlib import Path, PurePosixPath
+
+import pyarrow as pa
+import pyarrow.fs as pafs
+
+from mtl.errors import InputError
+
+
+def resolve(address: str | Path) -> tuple[pafs.FileSystem, str]:
+    """The file system of an address and the path on it.
+
+    S3 takes its credentials, region and ``AWS_ENDPOINT_URL`` from the environment.
+    Raises InputError where the address cannot be understood or reached.
+    """
+    text = str(address)
+    if "://" not in text:
+        return pafs.LocalFileSystem(), str(Path(text).expanduser().absolute())
+    try:
+        filesystem, path = pafs.FileSystem.from_uri(text)
+    except (OSError, pa.ArrowException) as error:
+        raise InputError(f"cannot reach {text} ({brief(error)}): check the address") from None
+    return filesystem, path
+
+
+def local_path(address: str | Path) -> Path:
+    """The local path of an address; InputError where it is remote, as only reading is remote."""
+    text = str(address)
+    if "://" in text and not text.startswith("file://"):
+        raise InputError(f"cannot write to {text}: write to a local folder, then copy it there")
+    return Path(resolve(text)[1])
+
+
+def info(filesystem: pafs.FileSystem, path: str, shown: str) -> pafs.FileInfo:
+    """Type and size of a path; InputError where it cannot be reached."""
+    try:
+        return filesystem.get_file_info(path)
+    except (OSError, pa.ArrowException) as error:
+        raise InputError(f"cannot reach {shown} ({brief(error)}): check the address") from None
+
+
+def files_under(filesystem: pafs.FileSystem, path: str) -> list[str]:
+    """The Parquet files directly in a folder, in name order."""
+    found = filesystem.get_file_info(pafs.FileSelector(path))
+    return sorted(f.path for f in found if f.is_file and PurePosixPath(f.path).suffix == ".parquet")
+
+
+def brief(error: BaseException) -> str:
+    """The first line of a library's error, without its full stop."""
+    return str(error).strip().splitlines()[0].rstrip(".") if str(error).strip() else repr(error)

@@ -1,0 +1,60 @@
+"""What goes between a trial and its slot: a job there, events back (plain data, no torch)."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+from jaxtyping import Float, Int
+
+EndState = Literal["complete", "pruned", "interrupted"]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One trial for a slot.
+
+    Attributes:
+        name: ``<sweep>/<number> <encoder> <head> <framework>``, as the dashboard lists it.
+        config: The trial's config as plain data.
+        rungs: Epochs after which the slot waits for the study's decision.
+        reported: The last epoch that the study knows; a resumed job yields what comes after it.
+        checkpoint: Where an earlier process left off; ``weights`` are those of its best epochs.
+    """
+
+    name: str
+    config: dict[str, Any]
+    rungs: frozenset[int] = frozenset()
+    reported: int = 0
+    checkpoint: bytes | None = None
+    weights: Mapping[int, bytes] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """An epoch has ended.
+
+    Attributes:
+        result: ``mtl.training.EpochResult`` as plain data.
+        checkpoint: What a later process needs to go on; None if it was written before.
+        weights: Safetensors, if this epoch is some task's best so far.
+    """
+
+    result: dict[str, Any]
+    checkpoint: bytes | None
+    weights: bytes | None
+
+
+@dataclass(frozen=True)
+class End:
+    """A trial has ended; an interrupted one has no outputs.
+
+    Attributes:
+        state: How.
+        rows: Listed frames of ``select``, ``confirm`` and ``test``: their place in the listing.
+        outputs: Of those frames, each task's from its best epoch.
+    """
+
+    state: EndState
+    rows: Int[np.ndarray, " N"]
+    outputs: Float[np.ndarray, "N 22"]

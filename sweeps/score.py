@@ -1,0 +1,66 @@
+"""Score a file of predictions against a file of labels, both in the challenge's format.
+
+    python sweeps/score.py --truth FILE --predictions FILE
+
+Prints one JSON object: p_mtl, ccc_valence, ccc_arousal, f1_expression, f1_action_units, per_class,
+per_unit, p_labelled, frames. What has no label is null; so is p_mtl unless all four tasks have
+some, while p_labelled is the sum over those that do. Frames that only the predictions list are
+left out.
+"""
+
+import argparse
+import json
+from collections.abc import Sequence
+
+import numpy as np
+
+from mtl.affwild2 import Annotations, read_file
+from mtl.errors import InputError
+from mtl.metrics import scores
+from mtl.predictions import outputs_of
+from mtl.tasks import LABEL_COLUMNS
+from sweeps.cli import run_program
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print the scores; raises InputError if a labelled frame or value is not predicted."""
+    parser = argparse.ArgumentParser(
+        description="Score predictions against labels, both files in the challenge's format."
+    )
+    parser.add_argument("--truth", required=True, metavar="FILE", help="labels")
+    parser.add_argument("--predictions", required=True, metavar="FILE", help="a submission")
+    arguments = parser.parse_args(argv)
+    truth, predicted = read_file(arguments.truth), read_file(arguments.predictions)
+    rows = _rows_of(truth, predicted, arguments.predictions)
+    values, known = predicted.values[rows], predicted.mask[rows]
+    _check_labels_are_predicted(truth, known, arguments.predictions)
+    found = scores(outputs_of(values, known), truth.values, truth.mask)
+    print(json.dumps(found, indent=2))
+    return 0
+
+
+def _rows_of(truth: Annotations, predicted: Annotations, path: str) -> np.ndarray:
+    """Where each frame of the truth stands among the predictions."""
+    row = {image: index for index, image in enumerate(predicted.images)}
+    absent = [image for image in truth.images if image not in row]
+    if absent:
+        raise InputError(
+            f"{path} lacks {len(absent)} of the truth's {len(truth.images)} frames, "
+            f"the first is {absent[0]}: predict every frame of the truth"
+        )
+    return np.array([row[image] for image in truth.images], np.int64)
+
+
+def _check_labels_are_predicted(truth: Annotations, known: np.ndarray, path: str) -> None:
+    unanswered = truth.mask & ~known
+    if unanswered.any():
+        frame, column = np.argwhere(unanswered)[0]
+        raise InputError(
+            f"{path} holds the missing value for {unanswered.sum()} of the truth's "
+            f"{truth.mask.sum()} labels, the first is {LABEL_COLUMNS[column]} of "
+            f"{truth.images[frame]}: predict every labelled value"
+        )
+
+
+if __name__ == "__main__":
+    run_program(main)

@@ -1,0 +1,229 @@
+"""Ray Tune over the study: who trains next, in which slot, and who is stopped.
+
+The study (``sweeps.study``) decides everything and remembers everything. Tune runs the trials: this
+Searcher hands it what the study proposes, as many at a time as there are slots. A trial that the
+study prunes is told so in its slot and ends by itself with its predictions, so no TrialScheduler
+that kills from outside is needed, and Tune's own files are temporary and never read back.
+"""
+
+import json
+import os
+import signal
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any, Protocol
+
+from optuna.trial import TrialState
+from ray import tune
+from ray.actor import ActorHandle
+from ray.tune.search import Searcher
+
+from mtl.config import TrialConfig
+from mtl.dataset import Listing
+from sweeps.job import Job
+from sweeps.study import Proposal, SweepStudy
+from sweeps.trial import RUNNING, TrialFolder, run_trial
+
+THIN = {"CPU": 0, "node:__internal_head__": 0.001}
+"""What Tune's side of a trial holds: nothing, on the driver's node."""
+
+ENDS = {
+    "complete": TrialState.COMPLETE,
+    "pruned": TrialState.PRUNED,
+    "failed": TrialState.FAIL,
+}
+
+
+class Watcher(Protocol):
+    """What wants to know how the sweep goes."""
+
+    def started(self, proposal: Proposal, job: Job) -> None:
+        """A trial was handed to a slot."""
+
+    def epoch(self, proposal: Proposal, result: Mapping[str, Any]) -> None:
+        """An epoch of it has ended."""
+
+    def ended(self, proposal: Proposal, state: str, reason: str | None) -> None:
+        """It has ended: complete, pruned, failed or interrupted."""
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What the search needs to know of the sweep's settings.
+
+    Attributes:
+        sweep: Its name.
+        folder: ``runs/<name>``.
+        rungs: Epochs at which a trial may be pruned.
+        compose: Overrides -> config.
+        describe: The YAML that goes into a trial's folder.
+        halt: Why the sweep should take up no more trials, or None; asked before each.
+    """
+
+    sweep: str
+    folder: Path
+    rungs: Callable[[int], frozenset[int]]
+    compose: Callable[[Sequence[str]], TrialConfig]
+    describe: Callable[[Proposal, TrialConfig], str]
+    halt: Callable[[], str | None]
+
+
+class StudySearcher(Searcher):
+    """Tune's view of the study."""
+
+    def __init__(
+        self,
+        study: SweepStudy,
+        slots: Sequence[ActorHandle[Any]],
+        rules: Rules,
+        watcher: Watcher,
+    ) -> None:
+        super().__init__(metric="objective", mode="max")
+        self.study, self.slots, self.rules, self.watcher = study, slots, rules, watcher
+        self.halted: str | None = None
+        self._free = list(range(len(slots)))
+        self._running: dict[str, tuple[Proposal, int]] = {}
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        """The next trial for a free slot; None while there is none, FINISHED when all are out."""
+        self.halted = self.halted or self.rules.halt()
+        if self.halted:
+            return str(Searcher.FINISHED)
+        if not self._free:
+            return None
+        proposal = self.study.ask()
+        if proposal is None:
+            return str(Searcher.FINISHED)
+        slot = self._free.pop(0)
+        self._running[trial_id] = (proposal, slot)
+        return self._start(proposal, slot)
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        """Record an epoch, and answer a slot that waits for a decision."""
+        if result["state"] != RUNNING:
+            return
+        proposal, slot = self._running[trial_id]
+        epoch = result["epoch"]
+        prune = self.study.report(proposal.study, proposal.number, epoch, result["objective"])
+        self.slots[slot].decide.remote(epoch, prune)
+        self.watcher.epoch(proposal, json.loads(result["result"]))
+
+    def on_trial_complete(
+        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
+    ) -> None:
+        """Record a trial's end; an interrupted one stays as it is, to be taken up again."""
+        proposal, slot = self._running.pop(trial_id)
+        self._free.append(slot)
+        state = "failed" if error or result is None else result["state"]
+        reason = (result or {}).get("reason", "Tune's side of the trial died" if error else None)
+        if state in ENDS:
+            self.study.tell(proposal.study, proposal.number, ENDS[state], reason)
+        self.watcher.ended(proposal, state, reason)
+
+    def stop(self, why: str) -> None:
+        """Take up nothing more and end what runs, resumably."""
+        if self.halted is None:
+            self.halted = why
+            for slot in self.slots:
+                slot.stop.remote()
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: the journal is the record."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing: the journal is the record."""
+
+    def _start(self, proposal: Proposal, slot: int) -> dict[str, Any]:
+        config = self.rules.compose(proposal.overrides)
+        folder = TrialFolder(self.rules.folder / "trials" / proposal.signature)
+        folder.begin(self.rules.describe(proposal, config))
+        job = Job(
+            name=trial_name(self.rules.sweep, proposal, config),
+            config=config.plain(),
+            rungs=self.rules.rungs(config.training.epochs),
+            reported=max(proposal.reported, default=0),
+        )
+        self.watcher.started(proposal, job)
+        fields = {k: v for k, v in asdict(job).items() if k not in ("checkpoint", "weights")}
+        return {"slot": slot, "folder": str(folder.path), "job": fields}
+
+
+def trial_name(sweep: str, proposal: Proposal, config: TrialConfig) -> str:
+    """``demo/0003 gru mlp share_encoder``, as Ray's dashboard lists it."""
+    study = proposal.study if proposal.study.startswith(sweep) else sweep
+    parts = (config.encoder.name, config.head.name, config.framework.name)
+    return f"{study}/{proposal.number:04d} {' '.join(parts)}"
+
+
+class _Interrupts(tune.Callback):
+    """Ctrl-C ends the sweep between two steps of Tune; a second one at once."""
+
+    def __init__(self, searcher: StudySearcher) -> None:
+        self.searcher = searcher
+        self.pressed = False
+
+    def press(self, number: int, frame: FrameType | None) -> None:
+        if self.pressed:
+            raise KeyboardInterrupt
+        self.pressed = True
+
+    def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        if self.pressed:
+            self.searcher.stop("interrupted")
+
+
+def search(searcher: StudySearcher, listing: Listing) -> str | None:
+    """Run the search to its end.
+
+    Returns:
+        Why it ended early, or None.
+    """
+    interrupts = _Interrupts(searcher)
+    trainable = tune.with_parameters(run_trial, slots=list(searcher.slots), listing=listing)
+    previous = signal.signal(signal.SIGINT, interrupts.press)
+    with tempfile.TemporaryDirectory() as temporary:
+        try:
+            tuner = tune.Tuner(
+                tune.with_resources(trainable, THIN),
+                tune_config=tune.TuneConfig(
+                    search_alg=searcher,
+                    num_samples=-1,
+                    metric="objective",
+                    mode="max",
+                    reuse_actors=True,
+                ),
+                run_config=tune.RunConfig(
+                    name=searcher.rules.sweep,
+                    storage_path=temporary,
+                    callbacks=[interrupts],
+                    verbose=0,
+                ),
+            )
+            tuner.fit()
+        finally:
+            signal.signal(signal.SIGINT, previous)
+    return searcher.halted
+
+
+def tune_environment() -> dict[str, str]:
+    """Settings that Tune reads from the environment before it starts."""
+    return {
+        # Our own handler ends trials resumably; Tune's would kill them.
+        "TUNE_DISABLE_SIGINT_HANDLER": "1",
+        # The trial's folder is the record: no second one in CSV, JSON and TensorBoard.
+        "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+        # No snapshots of an experiment that is never restored.
+        "TUNE_GLOBAL_CHECKPOINT_S": "1000000",
+        # A reused actor waits this long for its last trial's thread.
+        "TUNE_FUNCTION_THREAD_TIMEOUT_S": "60",
+        "RAY_AIR_NEW_OUTPUT": "0",
+    }
+
+
+def set_defaults(settings: Mapping[str, str]) -> None:
+    """Put settings into the environment where the user has not."""
+    for key, value in settings.items():
+        os.environ.setdefault(key, value)

@@ -1,0 +1,155 @@
+"""Parquet -> Ray Data -> blocks of whole videos, materialized once per feature set.
+
+Ray Data reads each feature set once, in parallel, and leaves it in the object store: one copy on
+each node, read by all trials of that node without copying. A block carries its own index.
+"""
+
+import logging
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import ray
+from jaxtyping import Bool, Int
+from ray.data import DataContext, from_items
+from ray.data.block import BlockAccessor
+from ray.data.dataset import MaterializedDataset
+
+from mtl.dataset import Dataset, FeatureIndex, Listing
+from mtl.errors import InputError
+from mtl.sequences import FeatureTable
+
+BLOCK_BYTES = 64 * 2**20
+"""Aim of a block: well under Ray Data's 128 MiB, above which it would cut a block in two."""
+
+
+@dataclass(frozen=True)
+class Shards:
+    """The materialized features of a dataset.
+
+    Attributes:
+        names: Video names; a block's ``video`` column points here.
+        datasets: The materialized blocks of each feature set; cheap to pickle.
+        statistics: Mean and std of each set.
+    """
+
+    names: Mapping[str, tuple[str, ...]]
+    datasets: Mapping[str, MaterializedDataset[Any]]
+    statistics: Mapping[str, tuple[np.ndarray, np.ndarray]]
+
+    def load(self, name: str) -> FeatureTable:
+        """A feature set as arrays that lie in this node's object store.
+
+        The first process of a node that asks fetches the blocks; the others map the same memory.
+        """
+        bundles = self.datasets[name].iter_internal_ref_bundles()
+        blocks = ray.get([ref for bundle in bundles for ref in bundle.block_refs])
+        columns = [
+            BlockAccessor.for_block(b).to_numpy(["video", "frame", "feature"]) for b in blocks
+        ]
+        rows: dict[str, tuple[int, int]] = {}
+        frames: dict[str, np.ndarray] = {}
+        for number, block in enumerate(columns):
+            starts = np.flatnonzero(np.diff(block["video"], prepend=-1))
+            for start, stop in zip(starts, [*starts[1:], len(block["video"])], strict=True):
+                video = self.names[name][block["video"][start]]
+                rows[video] = (number, int(start))
+                frames[video] = block["frame"][start:stop]
+        mean, std = self.statistics[name]
+        return FeatureTable(name, [block["feature"] for block in columns], rows, frames, mean, std)
+
+
+def make_shards(dataset: Dataset, feature_sets: Iterable[str], listing: Listing | None) -> Shards:
+    """Read feature sets into the object store.
+
+    Args:
+        dataset: The opened dataset.
+        feature_sets: Which of them.
+        listing: Keep only the rows of its frames (``sequence.frames: listed``); None keeps all.
+
+    Raises:
+        InputError: A row that breaks the contract (NaN ...), with its file and number.
+    """
+    quiet_ray_data()
+    indices = {name: dataset.index(name) for name in feature_sets}
+    try:
+        datasets = {
+            name: _materialize(dataset, name, index, _kept(index, listing))
+            for name, index in indices.items()
+        }
+    except Exception as error:
+        raise _user_error(error) from None
+    return Shards(
+        {name: index.names for name, index in indices.items()},
+        datasets,
+        {name: dataset.statistics(name) for name in indices},
+    )
+
+
+def quiet_ray_data() -> None:
+    """No progress bars and no plan logs: the sweep prints its own progress."""
+    DataContext.get_current().enable_progress_bars = False
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
+
+
+def _materialize(
+    dataset: Dataset, name: str, index: FeatureIndex, kept: Bool[np.ndarray, " R"]
+) -> MaterializedDataset[Any]:
+    video = np.repeat(np.arange(len(index.names), dtype=np.int32), np.diff(index.starts))
+    spans = _spans(index, kept, dataset.width(name))
+    shared = ray.put((video, index.frames, kept))
+
+    def read(batch: Mapping[str, Any]) -> dict[str, np.ndarray]:
+        start, stop = int(batch["start"][0]), int(batch["stop"][0])
+        video, frames, kept = ray.get(shared)
+        mine = kept[start:stop]
+        return {
+            "video": video[start:stop][mine],
+            "frame": frames[start:stop][mine],
+            "feature": dataset.read(name, start, stop)[mine],
+        }
+
+    source = from_items(
+        [{"start": start, "stop": stop} for start, stop in spans], override_num_blocks=len(spans)
+    )
+    blocks: MaterializedDataset[Any] = source.map_batches(read, batch_size=1).materialize()
+    return blocks
+
+
+def _kept(index: FeatureIndex, listing: Listing | None) -> Bool[np.ndarray, " R"]:
+    if listing is None:
+        return np.ones(len(index.frames), bool)
+    kept = np.zeros(len(index.frames), bool)
+    place = {name: number for number, name in enumerate(listing.names)}
+    for number, name in enumerate(index.names):
+        if name in place:
+            span = slice(*index.starts[number : number + 2])
+            listed = listing.frame[listing.video == place[name]]
+            kept[span] = np.isin(index.frames[span], listed)
+    return kept
+
+
+def _spans(index: FeatureIndex, kept: Bool[np.ndarray, " R"], width: int) -> list[tuple[int, int]]:
+    """Row spans of whole videos that keep about ``BLOCK_BYTES`` each; empty ones are left out."""
+    before: Int[np.ndarray, " R+1"] = np.concatenate([[0], np.cumsum(kept)])
+    rows = before[index.starts]
+    aim = max(1, BLOCK_BYTES // (4 * width))
+    spans: list[tuple[int, int]] = []
+    first = 0
+    for video in range(1, len(rows)):
+        if rows[video] - rows[first] >= aim or video == len(rows) - 1:
+            if rows[video] > rows[first]:
+                spans.append((int(index.starts[first]), int(index.starts[video])))
+            first = video
+    return spans
+
+
+def _user_error(error: BaseException) -> BaseException:
+    """The user's mistake inside an error of Ray's, else the error itself."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, InputError):
+            return InputError(str(seen.args[0]) if seen.args else str(seen))
+        seen = getattr(seen, "cause", None) or seen.__cause__
+    return error

@@ -1,0 +1,300 @@
+"""A sweep's record of search, pruning and resume: the Optuna studies of one journal file."""
+
+import math
+from collections import Counter, deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from sweeps.journal import JOURNAL, DriverLock, Journal
+from sweeps.pruner import AsynchronousHalving
+from sweeps.sampler import make_sampler, startup_trials
+
+PRUNE, KEEP = "prune", "keep"
+Key = tuple[str, int]  # a study's name and a trial's number in it
+
+
+class PrunerSettings(Protocol):
+    """The search file's `pruner`; kind is `asha` or `none`."""
+
+    @property
+    def kind(self) -> str: ...
+    @property
+    def min_epochs(self) -> int: ...
+    @property
+    def reduction_factor(self) -> int: ...
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """What to train next."""
+
+    study: str
+    number: int
+    """Optuna's trial number in that study."""
+    overrides: tuple[str, ...]
+    signature: str
+    reported: dict[int, float]
+    """Epoch -> value, as far as an earlier driver got with this trial."""
+
+
+class SweepStudy:
+    """One Optuna study for each combination of compared values, in `folder`/study.journal.
+
+    A trial enters the journal as one record: parameters, `overrides`, `signature` and, if an
+    earlier trial has the same signature, `twin_of`. A twin is never trained: it is told what the
+    first one got, at once or when that one ends. Each rung adds `decision:<epoch>`, a failure its
+    `reason`. What has no result yet is RUNNING. There is no other state, so a new driver goes on
+    where the last one was killed; with one trial at a time it ends with an undisturbed sweep's
+    trials.
+
+    Args:
+        folder: the sweep's folder, made if needed.
+        name: the sweep's name; studies are called `<name>` or `<name>/<label>`.
+        combinations: the compared values of each study; [{}] without a comparison.
+        labels: one for each combination; not used when there is one empty combination.
+        trials: how many in all, in equal shares (the first studies get one more if need be).
+            More than the journal has extend it; with fewer, only what is RUNNING is handed out.
+        sampler: "tpe" or "random".
+        seed: of the sampler, >= 0.
+        pruner: `asha` stops trials at its rungs, `none` never.
+        sample: draws one configuration on a trial, given the compared values, as overrides.
+        sign: the signature of the configuration that overrides stand for.
+
+    Raises:
+        InputError: another driver has the folder, or the journal is damaged before its last line.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        name: str,
+        combinations: Sequence[Mapping[str, Any]],
+        labels: Sequence[str],
+        trials: int,
+        sampler: str,
+        seed: int,
+        pruner: PrunerSettings,
+        sample: Callable[[optuna.Trial, Mapping[str, Any]], list[str]],
+        sign: Callable[[Sequence[str]], str],
+    ) -> None:
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self._kind, self._seed = sampler, seed
+        self._sample, self._sign = sample, sign
+        self._pruner = (
+            AsynchronousHalving(pruner.min_epochs, pruner.reduction_factor)
+            if pruner.kind == "asha"
+            else None
+        )
+        names = [name] if list(combinations) == [{}] else [f"{name}/{label}" for label in labels]
+        self._chosen = dict(zip(names, combinations, strict=True))
+        each, more = divmod(trials, len(names))
+        self._shares = {study: each + (i < more) for i, study in enumerate(names)}
+        self._lock = DriverLock(folder)
+        try:
+            self._open(folder / JOURNAL)
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Let the next driver in. What is RUNNING stays so."""
+        self._lock.close()
+
+    def ask(self) -> Proposal | None:
+        """The next trial to train: those an earlier driver left, then new ones, studies in turn.
+
+        None when all have been handed out; `done` says whether they have also ended.
+        """
+        while not self._unfinished:
+            study = self._next_study()
+            if study is None:
+                return None
+            self._propose(study)
+        return self._proposal(self._unfinished.popleft())
+
+    def report(self, study: str, number: int, epoch: int, value: float) -> bool:
+        """Record the value of an epoch and answer whether the trial stops here; only then say so.
+
+        An epoch that is recorded keeps its value and its decision. For a trial that was stopped or
+        has ended nothing is recorded and the answer is True.
+        """
+        trial = self._trial((study, number))
+        if trial.state.is_finished() or _stopped(trial):
+            return True
+        if epoch not in trial.intermediate_values:
+            self._record((study, number), epoch, float(value))
+        return self._decide((study, number), epoch)
+
+    def tell(
+        self,
+        study: str,
+        number: int,
+        state: TrialState,
+        reason: str | None = None,
+        attributes: Mapping[str, Any] | None = None,
+    ) -> None:
+        """End a trial and its twins as COMPLETE (value: the last one reported), PRUNED or FAIL.
+
+        COMPLETE without a value, or with NaN, becomes FAIL. `attributes` (of JSON values) are added
+        to the trial's. The state is written last: after a kill before it the trial is handed out
+        and told again, or, if it was to be stopped, told PRUNED at the start, without attributes.
+        A trial that has ended keeps its end.
+        """
+        trial = self._trial((study, number))
+        if trial.state.is_finished():
+            return
+        value = _last_value(trial) if state == TrialState.COMPLETE else None
+        if state == TrialState.COMPLETE and (value is None or math.isnan(value)):
+            state, reason, value = TrialState.FAIL, f"it ended with the value {value}", None
+        reasons = {"reason": reason} if reason is not None else {}
+        for key, attribute in {**(attributes or {}), **reasons}.items():
+            self._journal.set_trial_user_attr(trial._trial_id, key, attribute)
+        self._studies[study].tell(number, value, state=state)
+        self._running.discard((study, number))
+        for twin in self._twins.pop((study, number), []):
+            self._tell_twin(twin, (study, number))
+
+    def trials(self) -> dict[str, list[FrozenTrial]]:
+        """Each study's trials in the order of their numbers; to read, not to change."""
+        return {study: found.get_trials(deepcopy=False) for study, found in self._studies.items()}
+
+    def counts(self) -> Counter[str]:
+        """How many trials are COMPLETE, PRUNED, FAIL and RUNNING, over all studies."""
+        return Counter(t.state.name for found in self.trials().values() for t in found)
+
+    def failures(self) -> list[FrozenTrial]:
+        """The trials that were trained and failed, with the `reason` told; twins are left out."""
+        return [
+            trial
+            for found in self.trials().values()
+            for trial in found
+            if trial.state == TrialState.FAIL and "twin_of" not in trial.user_attrs
+        ]
+
+    @property
+    def done(self) -> bool:
+        """Whether every trial has been asked for and has ended."""
+        return not self._running and self._next_study() is None
+
+    def _open(self, path: Path) -> None:
+        self._journal = Journal(path)
+        known = {study.study_name for study in self._journal.get_all_studies()}
+        for study in self._chosen:
+            # Not load_if_exists: it adds a record to the journal at every start.
+            if study not in known:
+                optuna.create_study(study_name=study, storage=self._journal, direction="maximize")
+        self._studies = {study: self._load(study) for study in self._chosen}
+        self._sizes: Counter[str] = Counter()
+        self._first: dict[str, Key] = {}  # signature -> the trial that is trained
+        self._running: set[Key] = set()
+        self._twins: dict[Key, list[Key]] = {}  # a running trial -> those that wait for its end
+        self._unfinished: deque[Key] = deque()  # running, and nobody trains them
+        self._take_up()
+
+    def _take_up(self) -> None:
+        """Go on where the last driver was killed: index all trials, end what only needs telling."""
+        found = [((study, t.number), t) for study, ts in self.trials().items() for t in ts]
+        for key, trial in sorted(found, key=lambda entry: entry[1]._trial_id):
+            self._index(key, trial)
+        for key in list(self._unfinished):
+            epoch = self._trial(key).last_step
+            if epoch is not None and self._decide(key, epoch):
+                self._unfinished.remove(key)
+                self.tell(*key, TrialState.PRUNED)
+        for first in self._twins.keys() - self._running:
+            for twin in self._twins.pop(first):
+                self._tell_twin(twin, first)
+
+    def _index(self, key: Key, trial: FrozenTrial) -> None:
+        self._sizes[key[0]] += 1
+        if self._pruner:
+            for epoch, value in trial.intermediate_values.items():
+                self._pruner.add(key[0], epoch, value)
+        first = self._first.setdefault(trial.user_attrs["signature"], key)
+        if trial.state.is_finished():
+            return
+        self._running.add(key)
+        if first == key:
+            self._unfinished.append(key)
+        else:
+            self._twins.setdefault(first, []).append(key)
+
+    def _next_study(self) -> str | None:
+        """The study with the fewest trials among those that have not had their share."""
+        short = [study for study, share in self._shares.items() if self._sizes[study] < share]
+        return min(short, key=lambda study: self._sizes[study], default=None)
+
+    def _propose(self, study: str) -> None:
+        """Draw the study's next trial, write it, and queue it if it is to be trained."""
+        startup = startup_trials(max(self._shares.values()))
+        sampler = make_sampler(self._kind, self._seed, self._sizes[study], startup)
+        draft = self._journal.draft(self._load(study, sampler))
+        overrides = self._sample(draft, self._chosen[study])
+        attributes: dict[str, Any] = {"overrides": overrides, "signature": self._sign(overrides)}
+        first = self._first.get(attributes["signature"])
+        told = None
+        if first is not None:
+            attributes["twin_of"] = f"{first[0]} {first[1]}"
+            twin = self._trial(first)
+            told = twin if twin.state.is_finished() else None
+            if told and "reason" in told.user_attrs:
+                attributes["reason"] = told.user_attrs["reason"]
+        trial = self._journal.add(self._studies[study]._study_id, draft, attributes, told)
+        self._index((study, trial.number), trial)
+
+    def _load(self, study: str, sampler: optuna.samplers.BaseSampler | None = None) -> optuna.Study:
+        # A fresh one for each draw: a Study remembers the trials it saw when it last asked or told.
+        return optuna.load_study(study_name=study, storage=self._journal, sampler=sampler)
+
+    def _proposal(self, key: Key) -> Proposal:
+        trial = self._trial(key)
+        return Proposal(
+            study=key[0],
+            number=key[1],
+            overrides=tuple(trial.user_attrs["overrides"]),
+            signature=trial.user_attrs["signature"],
+            reported=dict(trial.intermediate_values),
+        )
+
+    def _trial(self, key: Key) -> FrozenTrial:
+        study, number = key
+        find = self._journal.get_trial_id_from_study_id_trial_number
+        return self._journal.get_trial(find(self._studies[study]._study_id, number))
+
+    def _record(self, key: Key, epoch: int, value: float) -> None:
+        self._journal.set_trial_intermediate_value(self._trial(key)._trial_id, epoch, value)
+        if self._pruner:
+            self._pruner.add(key[0], epoch, value)
+
+    def _decide(self, key: Key, epoch: int) -> bool:
+        """Whether the trial stops at this epoch; what was decided once stays decided."""
+        if self._pruner is None or not self._pruner.is_rung(epoch):
+            return False
+        trial = self._trial(key)
+        decision = trial.user_attrs.get(f"decision:{epoch}")
+        if decision is None:
+            stops = self._pruner.stops(key[0], epoch, trial.intermediate_values[epoch])
+            decision = PRUNE if stops else KEEP
+            self._journal.set_trial_user_attr(trial._trial_id, f"decision:{epoch}", decision)
+        return bool(decision == PRUNE)
+
+    def _tell_twin(self, twin: Key, first: Key) -> None:
+        told, waiting = self._trial(first), self._trial(twin)
+        for epoch, value in told.intermediate_values.items():
+            if epoch not in waiting.intermediate_values:
+                self._record(twin, epoch, value)
+        self.tell(*twin, told.state, told.user_attrs.get("reason"))
+
+
+def _last_value(trial: FrozenTrial) -> float | None:
+    return None if trial.last_step is None else trial.intermediate_values[trial.last_step]
+
+
+def _stopped(trial: FrozenTrial) -> bool:
+    return trial.user_attrs.get(f"decision:{trial.last_step}") == PRUNE

@@ -1,0 +1,211 @@
+"""Greedy selection equals brute force, keeps its tie rule and is never below the best single."""
+
+import numpy as np
+import pytest
+
+from mtl.fusion import Fusion, _decisions, _pick, fuse, greedy
+from mtl.metrics import decisions, task_score, task_sums
+from mtl.tasks import EXPRESSION, TASKS, UNITS, VALENCE, Task
+
+EACH_TASK = pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
+Case = tuple[np.ndarray, np.ndarray, np.ndarray]
+
+
+def case(task: Task, members: int = 5, frames: int = 120, seed: int = 0) -> Case:
+    """Members of uneven skill, labels with gaps, the mask."""
+    random = np.random.default_rng(seed)
+    width = len(task.columns)
+    mask = random.random((frames, width)) < 0.7
+    if task.kind == "regression":
+        labels = random.uniform(-1, 1, (frames, 1))
+        truth = labels
+    elif task.kind == "multiclass":
+        labels = random.integers(0, 8, (frames, 1)).astype(float)
+        truth = labels == np.arange(8)
+    else:
+        labels = (random.random((frames, 12)) < 0.4).astype(float)
+        truth = labels
+    skill = random.uniform(0.1, 0.3, (members, 1, 1))
+    noise = random.random((members, frames, task.width))
+    outputs = skill * truth + (1 - skill) * noise
+    return outputs.astype(np.float32), labels.astype(np.float32), mask
+
+
+def score(task: Task, outputs: np.ndarray, labels: np.ndarray, mask: np.ndarray) -> float:
+    found = task_score(task, task_sums(task, outputs, labels, mask))
+    assert found is not None
+    return found
+
+
+def plain_greedy(
+    task: Task, members: np.ndarray, labels: np.ndarray, mask: np.ndarray
+) -> list[list[float]]:
+    """The rule as its sentence says it, without any shortcut; scores after each of 6 steps."""
+    chosen: list[int] = []
+    path = []
+    for _ in range(6):
+        scores = [
+            score(task, members[[*chosen, m]].astype(float).mean(axis=0), labels, mask)
+            for m in range(len(members))
+        ]
+        top = max(scores) - 1e-12
+        best = min(range(len(members)), key=lambda m: (scores[m] < top, m not in chosen, m))
+        chosen.append(best)
+        path.append(scores[best])
+    kept = next(step for step, value in enumerate(path) if value >= max(path) - 1e-12) + 1
+    return [chosen[:kept], path[:kept]]
+
+
+@EACH_TASK
+@pytest.mark.parametrize("seed", range(8))
+def test_equals_the_plain_rule(task: Task, seed: int) -> None:
+    members, labels, mask = case(task, seed=seed)
+    chosen, path = plain_greedy(task, members, labels, mask)
+    fusion = greedy(task, members, labels, mask, steps=6)
+    np.testing.assert_array_equal(fusion.weights, np.bincount(chosen, minlength=5))
+    assert fusion.path == pytest.approx(path, abs=1e-9)
+
+
+@EACH_TASK
+@pytest.mark.parametrize("seed", range(5))
+def test_never_below_the_best_single_and_the_path_ends_at_the_fused_score(
+    task: Task, seed: int
+) -> None:
+    members, labels, mask = case(task, members=9, seed=seed)
+    fusion = greedy(task, members, labels, mask)
+    fused = score(task, fuse(members, fusion.weights), labels, mask)
+    singles = [score(task, member, labels, mask) for member in members]
+    assert fusion.path[0] == pytest.approx(max(singles), abs=1e-9)
+    assert fusion.path[-1] == max(fusion.path) >= fusion.path[0]
+    assert fused == pytest.approx(fusion.path[-1], abs=1e-6)
+    assert fusion.weights.sum() == len(fusion.path) <= 25
+
+
+def test_members_that_err_independently_gain_together() -> None:
+    _, labels, mask = case(VALENCE, frames=500)
+    errors = np.random.default_rng(1).normal(scale=0.5, size=(10, 500, 1))
+    fusion = greedy(VALENCE, labels + errors, labels, mask)
+    assert fusion.path[-1] > fusion.path[0] + 0.1
+    assert (fusion.weights > 0).sum() >= 8
+
+
+@EACH_TASK
+def test_identical_members_tie_to_those_already_in_else_to_the_lower_index(task: Task) -> None:
+    members, labels, mask = case(task, members=4, seed=3)
+    doubled = np.concatenate([members, members])
+    fusion = greedy(task, doubled, labels, mask)
+    single = greedy(task, members, labels, mask)
+    np.testing.assert_array_equal(fusion.weights, [*single.weights, 0, 0, 0, 0])
+
+
+@EACH_TASK
+def test_one_member_is_taken_once(task: Task) -> None:
+    members, labels, mask = case(task, members=1)
+    fusion = greedy(task, members, labels, mask)
+    assert fusion.weights.tolist() == [1]
+    np.testing.assert_array_equal(fuse(members, fusion.weights), members[0])
+
+
+@EACH_TASK
+@pytest.mark.parametrize("seed", range(3))
+def test_the_order_of_members_does_not_matter(task: Task, seed: int) -> None:
+    members, labels, mask = case(task, members=6, frames=2000, seed=seed)
+    order = np.random.default_rng(seed).permutation(6)
+    shuffled = greedy(task, members[order], labels, mask, steps=10)
+    straight = greedy(task, members, labels, mask, steps=10)
+    np.testing.assert_array_equal(shuffled.weights, straight.weights[order])
+
+
+@EACH_TASK
+def test_what_is_not_labelled_is_not_seen(task: Task) -> None:
+    members, labels, mask = case(task)
+    mask[::3] = False
+    expected = greedy(task, members, labels, mask)
+    members[:, ::3], labels[~mask] = 7, -1
+    found = greedy(task, members, labels, mask)
+    np.testing.assert_array_equal(found.weights, expected.weights)
+    assert found.path == expected.path
+
+
+@EACH_TASK
+@pytest.mark.parametrize("steps", [1, 2, 25])
+def test_steps_bound_the_choice(task: Task, steps: int) -> None:
+    members, labels, mask = case(task)
+    assert 1 <= greedy(task, members, labels, mask, steps).weights.sum() <= steps
+
+
+@EACH_TASK
+def test_a_member_that_does_not_predict_the_task_is_refused(task: Task) -> None:
+    members, labels, mask = case(task)
+    members[2] = np.nan
+    with pytest.raises(AssertionError, match=f"every member must predict {task.name}"):
+        greedy(task, members, labels, mask)
+
+
+@EACH_TASK
+def test_a_task_without_labels_is_refused(task: Task) -> None:
+    members, labels, mask = case(task)
+    with pytest.raises(AssertionError, match=f"needs labels of {task.name}"):
+        greedy(task, members, labels, np.zeros_like(mask))
+
+
+def test_the_cut_is_at_the_earliest_best_step() -> None:
+    good, labels, mask = case(VALENCE, members=1)
+    good[0] = labels
+    bad = np.stack([good[0], -good[0]])
+    fusion = greedy(VALENCE, bad, labels, mask)
+    assert fusion.weights.tolist() == [1, 0]
+    assert fusion.path == pytest.approx((1.0,))
+
+
+@pytest.mark.parametrize("task", [EXPRESSION, UNITS], ids=lambda task: task.name)
+def test_hard_votes_tie_as_the_metrics_say(task: Task) -> None:
+    members, labels, mask = case(task, members=3)
+    votes = np.zeros_like(members)
+    if task is EXPRESSION:
+        np.put_along_axis(votes, members.argmax(axis=2)[..., None], 1, axis=2)
+    else:
+        votes[:] = members >= 0.5
+    chosen, path = plain_greedy(task, votes, labels, mask)
+    fusion = greedy(task, votes, labels, mask, steps=6)
+    np.testing.assert_array_equal(fusion.weights, np.bincount(chosen, minlength=3))
+    assert fusion.path == pytest.approx(path, abs=1e-9)
+
+
+@pytest.mark.parametrize("task", [EXPRESSION, UNITS], ids=lambda task: task.name)
+def test_totals_with_many_ties_are_decided_as_the_metrics_decide_means(task: Task) -> None:
+    total = np.random.default_rng(0).integers(0, 4, (task.width, 500)).astype(float)
+    np.testing.assert_array_equal(_decisions(task, total, 4), decisions(task, total.T / 4).T)
+
+
+@pytest.mark.parametrize(
+    ("ratings", "chosen", "expected"),
+    [
+        ([0.5, 0.9, 0.9], [], 1),
+        ([0.5, 0.9, 0.9], [2, 0, 2], 2),
+        ([0.5, 0.9, 0.9 + 1e-14], [1], 1),
+        ([0.5, 0.9, 0.9 + 1e-14], [0], 1),
+        ([0.5, 0.9, 0.9 + 1e-9], [1], 2),
+        ([-0.5, -0.4], [0], 1),
+    ],
+)
+def test_ties_go_to_those_already_in_then_to_the_lower_index(
+    ratings: list[float], chosen: list[int], expected: int
+) -> None:
+    assert _pick(np.array(ratings), chosen) == expected
+
+
+def test_fuse_is_the_weighted_mean_of_those_with_weight() -> None:
+    members, _, _ = case(UNITS, members=4)
+    members[3] = np.nan
+    fused = fuse(members, np.array([3, 0, 1, 0]))
+    np.testing.assert_allclose(fused, 0.75 * members[0] + 0.25 * members[2], rtol=1e-6)
+    assert fused.dtype == np.float32
+
+
+def test_members_are_left_as_they_are() -> None:
+    members, labels, mask = case(EXPRESSION)
+    before = members.copy()
+    fusion = greedy(EXPRESSION, members, labels, mask)
+    assert isinstance(fusion, Fusion)
+    np.testing.assert_array_equal(members, before)

@@ -1,0 +1,167 @@
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+
+from mtl.errors import InputError
+from sweeps.journal import JOURNAL, LOCK, DriverLock, Journal, cut_torn_line
+
+HOLD_LOCK = """
+import sys, time
+from pathlib import Path
+from sweeps.journal import DriverLock
+lock = DriverLock(Path(sys.argv[1]))
+print("held", flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Path:
+    """A journal with one study of two finished trials."""
+    path = tmp_path / JOURNAL
+    study = optuna.create_study(storage=Journal(path), study_name="s")
+    for value in (1.0, 2.0):
+        study.tell(study.ask(), value)
+    return path
+
+
+def reopened(path: Path) -> optuna.Study:
+    return optuna.load_study(study_name="s", storage=Journal(path))
+
+
+def test_one_driver_at_a_time(tmp_path: Path) -> None:
+    first = DriverLock(tmp_path / "runs" / "demo")
+    with pytest.raises(InputError, match=f"runs/demo: .*process {os.getpid()}.*"):
+        DriverLock(tmp_path / "runs" / "demo")
+    first.close()
+    DriverLock(tmp_path / "runs" / "demo").close()
+
+
+def test_a_killed_driver_holds_no_lock(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", HOLD_LOCK, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as driver:
+        assert driver.stdout is not None
+        assert driver.stdout.readline() == "held\n"
+        with pytest.raises(InputError, match=f"process {driver.pid}"):
+            DriverLock(tmp_path)
+        driver.send_signal(signal.SIGKILL)
+    DriverLock(tmp_path).close()
+    assert (tmp_path / LOCK).read_text() == f"{os.getpid()}\n"
+
+
+@pytest.mark.parametrize(
+    "tail",
+    [b"{", b'{"op_code":4,"study', b'{"op_code":4}', b'{"op_code":4\n', b"\0" * 40, b"\xff\n"],
+)
+def test_a_torn_last_line_is_cut_off(journal: Path, tail: bytes) -> None:
+    whole = journal.read_bytes()
+    journal.write_bytes(whole + tail)
+    study = reopened(journal)
+    assert journal.read_bytes() == whole
+    study.tell(study.ask(), 3.0)
+    assert [t.value for t in reopened(journal).trials] == [1.0, 2.0, 3.0]
+
+
+def test_every_cut_of_a_journal_opens_with_its_whole_lines(
+    journal: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "fsync", lambda _: None)  # 4 ms each, and there are a thousand
+    data = journal.read_bytes()
+    for size in range(len(data)):
+        journal.write_bytes(data[:size])
+        cut = cut_torn_line(journal)
+        kept = journal.read_bytes()
+        assert kept == data[: data.rfind(b"\n", 0, size) + 1]
+        assert cut == size - len(kept)
+
+
+@pytest.mark.parametrize("tail", [b"", b'{"op_'])
+@pytest.mark.parametrize("damage", [b"\n", b"{}\n", b"[4]\n", b'{"op_code":4,{"op_code":4}\n'])
+def test_a_damaged_line_in_the_middle_is_refused(journal: Path, damage: bytes, tail: bytes) -> None:
+    lines = journal.read_bytes().splitlines(keepends=True)
+    data = b"".join([lines[0], lines[1], damage, *lines[2:], tail])
+    journal.write_bytes(data)
+    with pytest.raises(InputError, match=f"{JOURNAL}, line 3: "):
+        Journal(journal)
+    assert journal.read_bytes() == data
+
+
+def test_a_dead_owner_s_lock_does_not_hold_up(journal: Path) -> None:
+    lock = journal.with_name(JOURNAL + ".lock")
+    lock.symlink_to(journal)
+    left = journal.with_name(JOURNAL + ".lock0123.rename")
+    left.symlink_to(journal)
+    start = time.monotonic()
+    study = reopened(journal)
+    study.tell(study.ask(), 3.0)
+    assert time.monotonic() - start < 5
+    assert not lock.is_symlink()
+    assert not left.is_symlink()
+
+
+def test_a_full_disk_leaves_no_half_line(journal: Path) -> None:
+    study = reopened(journal)
+    whole = journal.read_bytes()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(whole) + 10, limits[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            study.ask()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert journal.read_bytes() == whole
+    study.tell(study.ask(), 3.0)
+    assert [t.value for t in reopened(journal).trials] == [1.0, 2.0, 3.0]
+
+
+def test_a_draft_is_written_as_one_line_or_not_at_all(journal: Path) -> None:
+    storage = Journal(journal)
+    study = optuna.load_study(study_name="s", storage=storage)
+    before = journal.read_bytes()
+    draft = storage.draft(study)
+    x = draft.suggest_float("x", 1e-5, 1e-1, log=True)
+    n = draft.suggest_int("n", 1, 4)
+    c = draft.suggest_categorical("c", ["a", "b"])
+    assert journal.read_bytes() == before
+    added = storage.add(study._study_id, draft, {"signature": "f00"})
+    assert journal.read_bytes().count(b"\n") == before.count(b"\n") + 1
+    assert added.number == 2
+    read = reopened(journal).trials[2]
+    assert read.state == TrialState.RUNNING
+    assert read.params == {"x": x, "n": n, "c": c}
+    assert read.distributions == draft.distributions
+    assert read.user_attrs == {"signature": "f00"}
+
+
+def test_drafts_are_drawn_as_optuna_s_trials_are(tmp_path: Path) -> None:
+    """TPE with a choice, past its startup: storage or draft, the same parameters."""
+
+    def sample(trial: optuna.Trial) -> float:
+        x = trial.suggest_float("x", 0.0, 1.0)
+        if trial.suggest_categorical("branch", ["a", "b"]) == "a":
+            x += trial.suggest_int("branch=a/n", 1, 9)
+        return x
+
+    storage = Journal(tmp_path / JOURNAL)
+    ours = optuna.create_study(storage=storage, study_name="ours")
+    plain = optuna.create_study(study_name="plain")
+    for number in range(12):
+        make = optuna.samplers.TPESampler
+        ours = optuna.load_study(
+            study_name="ours", storage=storage, sampler=make(n_startup_trials=4, seed=number)
+        )
+        draft = storage.draft(ours)
+        value = sample(draft)
+        ours.tell(storage.add(ours._study_id, draft, {}).number, value)
+        plain.sampler = make(n_startup_trials=4, seed=number)
+        plain.optimize(sample, n_trials=1)
+    assert [t.params for t in ours.trials] == [t.params for t in plain.trials]
+    assert {len(t.params) for t in ours.trials} == {2, 3}

@@ -1,0 +1,64 @@
+import os
+import subprocess
+import sys
+import warnings
+
+import optuna
+import pytest
+from optuna.samplers import RandomSampler, TPESampler
+
+from sweeps.sampler import make_sampler, startup_trials
+
+SAMPLE_TWENTY = """
+import optuna
+from sweeps.sampler import make_sampler
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+study = optuna.create_study(direction="maximize")
+for number in range(20):
+    study.sampler = make_sampler("tpe", 3, number, startup=4)
+    trial = study.ask()
+    encoder = trial.suggest_categorical("encoder", ["gru", "lstm", "transformer"])
+    value = trial.suggest_float("lr", 1e-5, 1e-1, log=True)
+    if encoder != "lstm":
+        value += trial.suggest_int(f"encoder={encoder}/encoder.layers", 1, 4)
+    study.tell(trial, value)
+print([t.params for t in study.trials])
+"""
+
+
+def sample_in_a_process(hash_seed: str) -> str:
+    environment = {**os.environ, "PYTHONHASHSEED": hash_seed}
+    command = [sys.executable, "-c", SAMPLE_TWENTY]
+    return subprocess.run(
+        command, env=environment, check=True, capture_output=True, text=True, timeout=60
+    ).stdout
+
+
+def test_trials_do_not_depend_on_python_s_hashing() -> None:
+    first = sample_in_a_process("1")
+    assert first.count("lr") == 20
+    assert first == sample_in_a_process("2")
+
+
+@pytest.mark.parametrize("kind", ["tpe", "random"])
+def test_a_sampler_follows_from_seed_and_number(kind: str) -> None:
+    def draw(seed: int, number: int) -> float:
+        study = optuna.create_study(sampler=make_sampler(kind, seed, number, startup=4))
+        return study.ask().suggest_float("x", 0.0, 1.0)
+
+    assert draw(1, 2) == draw(1, 2)
+    assert len({draw(1, 2), draw(1, 3), draw(2, 2), draw(2, 1)}) == 4
+
+
+def test_kinds_come_without_a_warning() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert isinstance(make_sampler("tpe", 0, 0, startup=4), TPESampler)
+        assert isinstance(make_sampler("random", 0, 0, startup=4), RandomSampler)
+
+
+@pytest.mark.parametrize(
+    ("share", "startup"), [(1, 4), (6, 4), (18, 4), (24, 6), (40, 10), (5000, 10)]
+)
+def test_startup_is_a_quarter_within_bounds(share: int, startup: int) -> None:
+    assert startup_trials(share) == startup
