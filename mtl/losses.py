@@ -44,7 +44,8 @@ class Mean:
 
     def sums(self, outputs: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
         """(Σ loss, count)."""
-        each = self.each(outputs, labels)
+        # What stands where nothing is known must not even be looked at: it may be no class, or NaN.
+        each = self.each(outputs, labels.masked_fill(~mask, 0))
         return torch.stack([each.masked_fill(~mask, 0).sum(), mask.sum().to(each)])
 
     def value(self, sums: Tensor) -> Tensor:

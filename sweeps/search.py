@@ -7,7 +7,6 @@ that kills from outside is needed, and Tune's own files are temporary and never 
 """
 
 import json
-import os
 import signal
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -57,6 +56,7 @@ class Rules:
     Attributes:
         sweep: Its name.
         folder: ``runs/<name>``.
+        metric: ``score``, or the task whose score counts.
         rungs: Epochs at which a trial may be pruned.
         compose: Overrides -> config.
         describe: The YAML that goes into a trial's folder.
@@ -65,13 +65,21 @@ class Rules:
 
     sweep: str
     folder: Path
+    metric: str
     rungs: Callable[[int], frozenset[int]]
     compose: Callable[[Sequence[str]], TrialConfig]
     describe: Callable[[Proposal, TrialConfig], str]
     halt: Callable[[], str | None]
 
 
-class StudySearcher(Searcher):
+class _NotSaved:
+    """Tune pickles what it is given, to restore it one day: the journal does that here."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+
+class StudySearcher(_NotSaved, Searcher):
     """Tune's view of the study."""
 
     def __init__(
@@ -81,13 +89,13 @@ class StudySearcher(Searcher):
         rules: Rules,
         watcher: Watcher,
     ) -> None:
-        super().__init__(metric="objective", mode="max")
+        super().__init__()
         self.study, self.slots, self.rules, self.watcher = study, slots, rules, watcher
         self.halted: str | None = None
         self._free = list(range(len(slots)))
         self._running: dict[str, tuple[Proposal, int]] = {}
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+    def suggest(self, trial_id: str) -> Any:
         """The next trial for a free slot; None while there is none, FINISHED when all are out."""
         self.halted = self.halted or self.rules.halt()
         if self.halted:
@@ -106,10 +114,12 @@ class StudySearcher(Searcher):
         if result["state"] != RUNNING:
             return
         proposal, slot = self._running[trial_id]
-        epoch = result["epoch"]
-        prune = self.study.report(proposal.study, proposal.number, epoch, result["objective"])
-        self.slots[slot].decide.remote(epoch, prune)
-        self.watcher.epoch(proposal, json.loads(result["result"]))
+        epoch: dict[str, Any] = json.loads(result["result"])
+        metric = self.rules.metric
+        value = epoch["objective"] if metric == "score" else epoch["best_scores"][metric]
+        prune = self.study.report(proposal.study, proposal.number, epoch["epoch"], value)
+        self.slots[slot].decide.remote(epoch["epoch"], prune)
+        self.watcher.epoch(proposal, epoch)
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
@@ -158,7 +168,7 @@ def trial_name(sweep: str, proposal: Proposal, config: TrialConfig) -> str:
     return f"{study}/{proposal.number:04d} {' '.join(parts)}"
 
 
-class _Interrupts(tune.Callback):
+class _Interrupts(_NotSaved, tune.Callback):
     """Ctrl-C ends the sweep between two steps of Tune; a second one at once."""
 
     def __init__(self, searcher: StudySearcher) -> None:
@@ -191,8 +201,6 @@ def search(searcher: StudySearcher, listing: Listing) -> str | None:
                 tune_config=tune.TuneConfig(
                     search_alg=searcher,
                     num_samples=-1,
-                    metric="objective",
-                    mode="max",
                     reuse_actors=True,
                 ),
                 run_config=tune.RunConfig(
@@ -206,24 +214,3 @@ def search(searcher: StudySearcher, listing: Listing) -> str | None:
         finally:
             signal.signal(signal.SIGINT, previous)
     return searcher.halted
-
-
-def tune_environment() -> dict[str, str]:
-    """Settings that Tune reads from the environment before it starts."""
-    return {
-        # Our own handler ends trials resumably; Tune's would kill them.
-        "TUNE_DISABLE_SIGINT_HANDLER": "1",
-        # The trial's folder is the record: no second one in CSV, JSON and TensorBoard.
-        "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-        # No snapshots of an experiment that is never restored.
-        "TUNE_GLOBAL_CHECKPOINT_S": "1000000",
-        # A reused actor waits this long for its last trial's thread.
-        "TUNE_FUNCTION_THREAD_TIMEOUT_S": "60",
-        "RAY_AIR_NEW_OUTPUT": "0",
-    }
-
-
-def set_defaults(settings: Mapping[str, str]) -> None:
-    """Put settings into the environment where the user has not."""
-    for key, value in settings.items():
-        os.environ.setdefault(key, value)

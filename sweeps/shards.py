@@ -89,8 +89,8 @@ def make_shards(dataset: Dataset, feature_sets: Iterable[str], listing: Listing 
 
 def quiet_ray_data() -> None:
     """No progress bars and no plan logs: the sweep prints its own progress."""
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
     DataContext.get_current().enable_progress_bars = False
-    logging.getLogger("ray.data").setLevel(logging.WARNING)
 
 
 def _materialize(

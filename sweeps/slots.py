@@ -10,10 +10,12 @@ import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from itertools import chain
+from typing import Any
 
 import numpy as np
 import ray
 import torch
+from ray.actor import ActorHandle
 from safetensors.torch import load as load_weights
 from safetensors.torch import save as save_weights
 
@@ -31,6 +33,7 @@ from mtl.sequences import (
 )
 from mtl.training import EpochResult, Trainer
 from sweeps.job import End, EndState, Epoch, Job
+from sweeps.search_file import Resources
 from sweeps.shards import Shards
 
 PARTS = ("select", "confirm", "test")
@@ -138,13 +141,11 @@ class SlotData:
         return train, parts
 
 
-@ray.remote
 class Slot:
     """The actor: ``train`` runs one job at a time, ``control`` calls reach it meanwhile."""
 
-    def __init__(
-        self, shards: Shards, listing: Listing, parts: Mapping[str, str], threads: int
-    ) -> None:
+    def __init__(self, setup: tuple[Shards, Listing, Mapping[str, str], int]) -> None:
+        shards, listing, parts, threads = setup
         torch.set_num_threads(threads)
         self._data = SlotData(shards, listing, parts)
         self._run: JobRun | None = None
@@ -174,3 +175,16 @@ class Slot:
         self._stopped = True
         if self._run is not None:
             self._run.stop()
+
+
+def start_slots(
+    number: int, resources: Resources, shards: Shards, listing: Listing, parts: Mapping[str, str]
+) -> list[ActorHandle[Any]]:
+    """Start slots, and wait until they are up."""
+    actor: Any = ray.remote(concurrency_groups={"control": 1})(Slot).options(
+        num_cpus=resources.cpus_per_worker, num_gpus=resources.gpus_per_worker
+    )
+    arguments = ray.put((shards, listing, dict(parts), resources.cpus_per_worker))
+    slots = [actor.remote(arguments) for _ in range(number)]
+    ray.get([slot.ready.remote() for slot in slots])
+    return slots

@@ -122,8 +122,7 @@ def run_trial(
         for event in _events(slots[config["slot"]], job):
             if isinstance(event, Epoch):
                 folder.write_epoch(event)
-                result = event.result
-                report(RUNNING, epoch=result["epoch"], objective=result["objective"], result=result)
+                report(RUNNING, result=event.result)
                 continue
             if event.state != "interrupted":
                 folder.write_end(event, listing)
@@ -135,8 +134,8 @@ def run_trial(
 
 
 def _events(slot: ActorHandle[Any], job: Job) -> Iterator[Epoch | End]:
-    call = slot.train.options(name=job.name, num_returns="streaming")
-    for ref in call.remote(job):
+    train: Any = slot.train
+    for ref in train.options(name=job.name, num_returns="streaming").remote(job):
         yield ray.get(ref)
 
 

@@ -1,6 +1,6 @@
 """Draw the planted dataset, score its exact posterior, write both."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -110,11 +110,20 @@ def _fit(readouts: Readouts, affect: np.ndarray, noise: Noise, mask: np.ndarray)
     )
 
 
-def best_predictions(planted: Planted, split: str) -> Predictions:
-    """The exact posterior's predictions for every listed frame of a split."""
+def best_predictions(
+    planted: Planted, split: str, sets: Collection[str] | None = None
+) -> Predictions:
+    """The exact posterior's predictions for every listed frame of a split.
+
+    Args:
+        planted: What was drawn.
+        split: Whose frames.
+        sets: The feature sets that are given; all unless told.
+    """
     world, layout = planted.world, planted.layout
-    loadings = np.concatenate([camera.loadings for camera in world.cameras.values()])
-    seen = [camera.whiten(planted.features[name]) for name, camera in world.cameras.items()]
+    cameras = {name: world.cameras[name] for name in sets or world.cameras}
+    loadings = np.concatenate([camera.loadings for camera in cameras.values()])
+    seen = [camera.whiten(planted.features[name]) for name, camera in cameras.items()]
     whole, rows, affect = np.concatenate(seen, axis=1), layout.rows(split), world.affect
     outputs = []
     for index in np.unique(layout.video[rows]):

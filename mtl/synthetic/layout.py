@@ -62,7 +62,9 @@ def lay_out(rng: np.random.Generator, demo: Demo) -> Layout:
         subjects=tuple(
             f"{split}_subject{n:03d}" for split, n in zip(splits, _subjects(counts), strict=True)
         ),
-        frames=tuple(_frame_numbers(rng, length, demo.mean_gap_frames) for length in lengths),
+        frames=tuple(
+            _frame_numbers(rng, length, demo.mean_gap_frames) for length in lengths.tolist()
+        ),
     )
 
 

@@ -48,11 +48,15 @@ class Demo:
     split_shares: tuple[float, float, float] = (0.65, 0.2, 0.15)
     mean_frames: int = 280
     length_spread: float = 0.6
-    mean_gap_frames: float = 9
-    run_frames: float = 90
-    frames_per_second: float = 30
-    affect_seconds: tuple[tuple[float, ...], ...] = ((20, 8, 3), (15, 4), (12, 5, 2))
-    nuisance_seconds: tuple[float, ...] = (4, 1, 0.5)
+    mean_gap_frames: float = 9.0
+    run_frames: float = 90.0
+    frames_per_second: float = 30.0
+    affect_seconds: tuple[tuple[float, ...], ...] = (
+        (20.0, 8.0, 3.0),
+        (15.0, 4.0),
+        (12.0, 5.0, 2.0),
+    )
+    nuisance_seconds: tuple[float, ...] = (4.0, 1.0, 0.5)
     offsets: int = 3
     signal: float = 0.3
     nuisance: float = 0.2

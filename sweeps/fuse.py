@@ -1,0 +1,223 @@
+"""The best trials fused: everything chosen on ``select``, then scored on ``confirm``, then written.
+
+A member is a trial that left predictions. For each task members are chosen greedily on ``select``;
+valence and arousal are smoothed with the radius that is best there. ``confirm`` is read once, for
+the scores.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from mtl import metrics
+from mtl.affwild2 import write_submission
+from mtl.dataset import Dataset, Listing
+from mtl.fusion import fuse, greedy
+from mtl.postprocess import choose_radius, smooth
+from mtl.predictions import Predictions, decide
+from mtl.tasks import OUTPUT_COLUMNS, TASKS
+from sweeps.trial import write_json
+
+SMOOTHED = ("valence", "arousal")
+
+
+@dataclass(frozen=True)
+class Member:
+    """A trial that left predictions.
+
+    Attributes:
+        signature: Its folder under ``trials/``.
+        score: Its objective on ``select``.
+    """
+
+    signature: str
+    score: float
+
+
+@dataclass(frozen=True)
+class Frames:
+    """The predicted frames: where they stand in the listing and in which part they are."""
+
+    listing: Listing
+    parts: Mapping[str, str]
+    rows: Int[np.ndarray, " N"]
+
+    def of(self, *parts: str) -> Int[np.ndarray, " n"]:
+        """Positions among the predicted frames of those in ``parts``."""
+        wanted = np.array([self.parts[name] in parts for name in self.listing.names])
+        return np.flatnonzero(wanted[self.listing.video[self.rows]])
+
+    def scores(self, outputs: Float[np.ndarray, "N 22"], part: str) -> dict[str, Any]:
+        """All scores of one part."""
+        at = self.of(part)
+        rows = self.rows[at]
+        return metrics.scores(outputs[at], self.listing.values[rows], self.listing.mask[rows])
+
+
+@dataclass(frozen=True)
+class Fused:
+    """Outputs of all predicted frames, before and after smoothing, and how they came about."""
+
+    outputs: Float[np.ndarray, "N 22"]
+    raw: Float[np.ndarray, "N 22"]
+    members: dict[str, dict[str, int]]
+    radius_frames: dict[str, int]
+
+
+def fuse_sweep(
+    folder: Path,
+    dataset: Dataset,
+    listing: Listing,
+    parts: Mapping[str, str],
+    members: Sequence[Member],
+    steps: int,
+) -> dict[str, Any]:
+    """Fuse a sweep's members; write ``fusion/``, ``submission.txt`` and ``scores.json``.
+
+    Returns:
+        What ``scores.json`` holds.
+    """
+    predictions = {m.signature: _predictions(folder, m.signature) for m in members}
+    frames = Frames(listing, parts, _rows(listing, next(iter(predictions.values()))))
+    outputs = [predictions[m.signature].outputs for m in members]
+    best = int(np.argmax([m.score for m in members]))
+    fused = _fuse(members, outputs, frames, steps, best)
+    single = _smoothed(outputs[best], frames)
+    scores = {
+        part: {
+            "fused": frames.scores(fused.outputs, part),
+            "fused_raw": frames.scores(fused.raw, part),
+            "best_single": frames.scores(single[0], part),
+            "best_single_raw": frames.scores(outputs[best], part),
+        }
+        for part in ("select", "confirm")
+        if len(frames.of(part))
+    }
+    ceiling = _ceiling(dataset, frames)
+    content = {
+        "select": scores["select"],
+        "confirm": scores.get("confirm"),
+        "selected_on_the_scored_videos": "confirm" not in scores,
+        "best_single": members[best].signature,
+        "members": fused.members,
+        "radius_frames": fused.radius_frames,
+        **({"ceiling": ceiling} if ceiling else {}),
+    }
+    _write(folder, dataset, frames, fused)
+    write_json(folder / "scores.json", content)
+    return content
+
+
+def _predictions(folder: Path, signature: str) -> Predictions:
+    return Predictions.load(folder / "trials" / signature / "predictions.parquet")
+
+
+def _rows(listing: Listing, predictions: Predictions) -> Int[np.ndarray, " N"]:
+    """Where predicted frames stand in the listing."""
+    place = {
+        key: row
+        for row, key in enumerate(zip(listing.video.tolist(), listing.frame.tolist(), strict=True))
+    }
+    keys = zip(predictions.video.tolist(), predictions.frame.tolist(), strict=True)
+    return np.array([place[key] for key in keys])
+
+
+def _fuse(
+    members: Sequence[Member],
+    outputs: Sequence[Float[np.ndarray, "N 22"]],
+    frames: Frames,
+    steps: int,
+    best: int,
+) -> Fused:
+    raw = np.full((len(frames.rows), len(OUTPUT_COLUMNS)), np.nan, np.float32)
+    select = frames.of("select")
+    labels, mask = (a[frames.rows[select]] for a in (frames.listing.values, frames.listing.mask))
+    chosen: dict[str, dict[str, int]] = {}
+    for name, task in TASKS.items():
+        able = [i for i, out in enumerate(outputs) if not np.isnan(out[:, task.outputs]).all()]
+        if not able:
+            continue
+        if mask[:, task.labels].any():
+            on_select = np.stack([outputs[i][select, task.outputs] for i in able])
+            found = greedy(task, on_select, labels[:, task.labels], mask[:, task.labels], steps)
+            weights = {i: int(w) for i, w in zip(able, found.weights, strict=True) if w}
+        else:  # Nothing to choose by: the best trial's.
+            weights = {best if best in able else able[0]: 1}
+        picked = np.stack([outputs[i][:, task.outputs] for i in weights])
+        raw[:, task.outputs] = fuse(picked, np.array(list(weights.values())))
+        chosen[name] = {members[i].signature: w for i, w in weights.items()}
+    smoothed, radius = _smoothed(raw, frames)
+    return Fused(smoothed, raw, chosen, radius)
+
+
+def _smoothed(
+    outputs: Float[np.ndarray, "N 22"], frames: Frames
+) -> tuple[Float[np.ndarray, "N 22"], dict[str, int]]:
+    """Valence and arousal smoothed by frame number, each with the radius best on ``select``."""
+    smoothed, radius = outputs.copy(), {}
+    video, frame = frames.listing.video[frames.rows], frames.listing.frame[frames.rows]
+    select = frames.of("select")
+    labels, mask = (a[frames.rows[select]] for a in (frames.listing.values, frames.listing.mask))
+    for name in SMOOTHED:
+        task = TASKS[name]
+        values = outputs[:, task.outputs]
+        if np.isnan(values).all() or not mask[:, task.labels].any():
+            continue
+        radius[name] = choose_radius(
+            task,
+            values[select],
+            labels[:, task.labels],
+            mask[:, task.labels],
+            video[select],
+            frame[select],
+        )
+        smoothed[:, task.outputs] = smooth(values, video, frame, radius[name])
+    return smoothed, radius
+
+
+def _ceiling(dataset: Dataset, frames: Frames) -> dict[str, Any] | None:
+    """Scores of the exact posterior, which only planted data have."""
+    file = Path(dataset.address) / "ceiling.parquet"
+    if "ceiling" not in dataset.info.get("extra", {}) or not file.exists():
+        return None
+    known = Predictions.load(file)
+    rows = _rows(frames.listing, known)
+    outputs = np.full((len(frames.listing.frame), len(OUTPUT_COLUMNS)), np.nan, np.float32)
+    outputs[rows] = known.outputs
+    here = outputs[frames.rows]
+    return {
+        part: frames.scores(here, part) for part in ("select", "confirm") if len(frames.of(part))
+    }
+
+
+def _write(folder: Path, dataset: Dataset, frames: Frames, fused: Fused) -> None:
+    (folder / "fusion").mkdir(exist_ok=True)
+    listing, rows = frames.listing, frames.rows
+    video, frame = listing.video[rows], listing.frame[rows]
+    file = folder / "fusion" / "predictions.parquet"
+    Predictions(video, frame, listing.names, fused.outputs).save(file)
+    members = {"members": fused.members, "radius_frames": fused.radius_frames}
+    write_json(folder / "fusion" / "members.json", members)
+    for name, parts in (
+        ("fusion/validation.txt", ("select", "confirm")),
+        ("submission.txt", ("test",)),
+    ):
+        at = frames.of(*parts)
+        if len(at):
+            at = at[np.argsort(rows[at])]  # the order of the challenge's list
+            images = _images(dataset, listing, rows[at])
+            write_submission(folder / name, images, *decide(fused.outputs[at]))
+
+
+def _images(dataset: Dataset, listing: Listing, rows: Int[np.ndarray, " n"]) -> list[str]:
+    pattern = dataset.info["image_name"]
+    return [
+        f"{listing.names[video]}/{pattern.format(frame=frame)}"
+        for video, frame in zip(
+            listing.video[rows].tolist(), listing.frame[rows].tolist(), strict=True
+        )
+    ]

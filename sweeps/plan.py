@@ -1,0 +1,224 @@
+"""What a sweep will do, checked and said before anything expensive starts."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import optuna
+import torch
+
+from mtl.config import SequenceConfig, TrialConfig
+from mtl.dataset import Dataset, Listing
+from mtl.errors import InputError
+from mtl.folds import select_videos
+from mtl.model import build_model
+from mtl.sequences import FeatureTable, join, trained_tasks
+from mtl.strict import did_you_mean
+from mtl.tasks import TASKS
+from sweeps.compose import compose
+from sweeps.pruner import rungs
+from sweeps.search_file import SearchFile
+from sweeps.space import Space
+
+SAMPLED_CONFIGS = 50
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What will be done.
+
+    Attributes:
+        parts: The part of each video: ``train``, ``select``, ``confirm`` or ``test``.
+        feature_sets: All that some config of the space uses.
+        all_frames: Whether some config walks over unlisted frames.
+        parameters: Smallest and largest model among the sampled configs.
+        lost: What joining the feature sets loses, a sentence each.
+    """
+
+    file: SearchFile
+    space: Space
+    dataset: Dataset
+    listing: Listing
+    parts: dict[str, str]
+    feature_sets: tuple[str, ...]
+    all_frames: bool
+    tasks: tuple[str, ...]
+    parameters: tuple[int, int]
+    epochs: int
+    lost: tuple[str, ...]
+
+    def rungs(self, epochs: int) -> frozenset[int]:
+        """The epochs of a trial at which it may be pruned."""
+        pruner = self.file.pruner
+        if pruner.kind == "none":
+            return frozenset()
+        return frozenset(rungs(pruner.min_epochs, pruner.reduction_factor, epochs))
+
+
+def make_plan(file: SearchFile, dataset: Dataset) -> Plan:
+    """Check a search file against a dataset.
+
+    Raises:
+        InputError: Whatever would make a trial fail for certain: a value that does not compose, a
+            model that cannot be built, a feature set or labels that are not there.
+    """
+    listing = dataset.listing()
+    seen: list[TrialConfig] = []
+
+    def recorded(overrides: Sequence[str]) -> TrialConfig:
+        seen.append(compose(overrides))
+        return seen[-1]
+
+    space = Space(file, compose=recorded)
+    space.check()
+    sampled = _sample(space, file.search.seed)
+    configs = [*seen, *sampled]
+    feature_sets = tuple(dict.fromkeys(name for config in configs for name in config.features))
+    for name in feature_sets:
+        if name not in dataset.feature_sets():
+            known = dataset.feature_sets()
+            raise InputError(
+                f"{file.source}: features: the dataset {dataset.address} has no set {name!r}"
+                f"{did_you_mean(name, known)}"
+            )
+    parts = divide(listing, file.search.confirm, file.search.seed)
+    tasks = _check_labels(configs, listing, parts, file)
+    counts = [_parameters(config, dataset, tasks) for config in sampled]
+    return Plan(
+        file=file,
+        space=Space(file),
+        dataset=dataset,
+        listing=listing,
+        parts=parts,
+        feature_sets=feature_sets,
+        all_frames=any(config.sequence.frames == "all" for config in configs),
+        tasks=tasks,
+        parameters=(min(counts), max(counts)),
+        epochs=max(config.training.epochs for config in configs),
+        lost=_check_joins(configs, dataset, listing),
+    )
+
+
+def divide(listing: Listing, confirm: float, seed: int) -> dict[str, str]:
+    """The part of each video; validation videos are divided by subject and seed."""
+    videos = list(zip(listing.names, listing.splits, listing.subjects, strict=True))
+    validation = [(name, subject) for name, split, subject in videos if split == "validation"]
+    names, subjects = zip(*validation, strict=True)
+    chosen = select_videos(names, subjects, confirm, seed)
+    return {name: chosen.get(name, split) for name, split, _ in videos}
+
+
+def _sample(space: Space, seed: int) -> list[TrialConfig]:
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    sampler = optuna.samplers.RandomSampler(seed=seed)
+    study = optuna.create_study(sampler=sampler)
+    combinations = space.comparisons()
+    return [
+        compose(space.sample(study.ask(), combinations[number % len(combinations)]))
+        for number in range(SAMPLED_CONFIGS)
+    ]
+
+
+def _check_labels(
+    configs: Sequence[TrialConfig], listing: Listing, parts: dict[str, str], file: SearchFile
+) -> tuple[str, ...]:
+    """The tasks that are trained, each with labels to train on and to select by."""
+    trained = trained_tasks(TASKS, listing)
+    select = np.array([parts[name] == "select" for name in listing.names])[listing.video]
+    known = listing.mask[select].any(axis=0)
+    for tasks in sorted({config.tasks for config in configs}):
+        here = [task for task in tasks if task in trained]
+        if not here:
+            raise InputError(
+                f"{file.source}: tasks = {list(tasks)}: no training frame has a label of "
+                f"{' or '.join(tasks)}: train others, of {', '.join(trained) or 'none'}"
+            )
+        if not any(known[TASKS[task].labels].any() for task in here):
+            raise InputError(
+                f"{file.source}: search.confirm = {file.search.confirm} leaves no frame with a "
+                f"label of {' or '.join(here)} to select on: change search.confirm or search.seed"
+            )
+        metric = file.search.metric
+        if metric != "score" and not (metric in here and known[TASKS[metric].labels].any()):
+            raise InputError(
+                f"{file.source}: search.metric = {metric!r} has no label to train and select by: "
+                "use score"
+            )
+    return trained
+
+
+def _parameters(config: TrialConfig, dataset: Dataset, trained: Sequence[str]) -> int:
+    tasks = [task for task in config.tasks if task in trained]
+    with torch.device("meta"):
+        model = build_model(config, sum(map(dataset.width, config.features)), tasks)
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def _check_joins(
+    configs: Sequence[TrialConfig], dataset: Dataset, listing: Listing
+) -> tuple[str, ...]:
+    """Join the indices of each combination of feature sets, without reading a feature."""
+    combinations = dict.fromkeys((config.features, config.sequence.frames) for config in configs)
+    names = dict.fromkeys(name for features, _ in combinations for name in features)
+    tables = {name: _index_only(dataset, name) for name in names}
+    lost = []
+    frames = len(listing.frame)
+    for features, which in combinations:
+        whole = SequenceConfig(frames=which, frame_stride=1, window_frames=2)
+        joined = join(listing, [tables[name] for name in features], whole)
+        missing = frames - sum(len(video) for video in joined.values())
+        if which == "listed" and missing:
+            lost.append(
+                f"{'+'.join(features)}: {missing} of {frames} listed frames have no features"
+            )
+    return tuple(lost)
+
+
+def _index_only(dataset: Dataset, name: str) -> FeatureTable:
+    index = dataset.index(name)
+    rows = {video: (0, int(index.starts[i])) for i, video in enumerate(index.names)}
+    frames = {v: index.frames[slice(*index.starts[i : i + 2])] for i, v in enumerate(index.names)}
+    empty = np.empty((len(index.frames), 0), np.float16)
+    nothing = np.empty(0, np.float32)
+    return FeatureTable(name, (empty,), rows, frames, nothing, nothing)
+
+
+def describe(plan: Plan, concurrent: int | None) -> str:
+    """The plan as text; ``concurrent`` is known once there is a cluster."""
+    file = plan.file
+    studies = len(plan.space.comparisons())
+    videos = Counter(plan.parts.values())
+    low, high = plan.parameters
+    at_once = "" if concurrent is None else f"{concurrent} at once, "
+    lines = [
+        f"sweep {file.name}: {file.search.trials} trials of up to {plan.epochs} epochs in "
+        f"{studies} {'study' if studies == 1 else 'studies'}, {at_once}"
+        f"{file.search.sampler} sampler, seed {file.search.seed}",
+        f"  data      {plan.dataset.address}: {len(plan.listing.frame)} listed frames; videos: "
+        + ", ".join(f"{videos[p]} {p}" for p in ("train", "select", "confirm", "test")),
+        f"  features  {', '.join(f'{n} ({plan.dataset.width(n)})' for n in plan.feature_sets)}",
+        f"  tasks     {', '.join(plan.tasks)}" + _untrained(plan.tasks),
+        f"  pruning   {_pruning(plan)}",
+        f"  models    {low:,} to {high:,} parameters ({SAMPLED_CONFIGS} sampled configs built)",
+        *(f"  lost      {sentence}" for sentence in plan.lost),
+        "  varied    " + "\n            ".join(plan.space.describe()),
+    ]
+    if not file.search.confirm:
+        lines.append(
+            "  note      search.confirm is 0: every score is selected on the scored videos"
+        )
+    return "\n".join(lines)
+
+
+def _untrained(tasks: Sequence[str]) -> str:
+    absent = [task for task in TASKS if task not in tasks]
+    return f" (no training label of {', '.join(absent)})" if absent else ""
+
+
+def _pruning(plan: Plan) -> str:
+    at = sorted(plan.rungs(plan.epochs))
+    if not at:
+        return "none"
+    keep = plan.file.pruner.reduction_factor
+    return f"at epochs {', '.join(map(str, at))} the best 1/{keep} go on"

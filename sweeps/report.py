@@ -1,0 +1,108 @@
+"""A sweep in Markdown: its scores, its trials best first, and what failed."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from optuna.trial import FrozenTrial, TrialState
+
+COLUMNS = {
+    "p_labelled": "P labelled",
+    "ccc_valence": "CCC valence",
+    "ccc_arousal": "CCC arousal",
+    "f1_expression": "F1 expression",
+    "f1_action_units": "F1 action units",
+}
+MODELS = {
+    "fused": "fused, smoothed",
+    "fused_raw": "fused",
+    "best_single": "best single, smoothed",
+    "best_single_raw": "best single",
+}
+
+
+def score_table(scores: Mapping[str, Any], part: str) -> str:
+    """One part's scores of the fused model and the best single trial, as a Markdown table."""
+    rows = [
+        [title, *(_number(scores[part][model][column]) for column in COLUMNS)]
+        for model, title in MODELS.items()
+    ]
+    if "ceiling" in scores:
+        exact = scores["ceiling"][part]
+        rows.append(["exact posterior", *(_number(exact[column]) for column in COLUMNS)])
+    return table([part, *COLUMNS.values()], rows)
+
+
+def leaderboard(
+    name: str,
+    trials: Mapping[str, Sequence[FrozenTrial]],
+    scores: Mapping[str, Any] | None,
+    remarks: Sequence[str],
+) -> str:
+    """The report of a sweep.
+
+    Args:
+        name: The sweep.
+        trials: Each study's trials.
+        scores: What ``scores.json`` holds, if there was anything to fuse.
+        remarks: What a reader must know to trust the numbers.
+    """
+    parts = [f"# {name}", *(f"- {remark}" for remark in remarks)]
+    read = [part for part in ("confirm", "select") if scores and scores[part]]
+    parts += [score_table(scores, part) for part in read if scores]
+    parts += [f"## {study}\n\n{_trial_table(found)}" for study, found in trials.items()]
+    failed = [(study, t) for study, found in trials.items() for t in found if _failed(t)]
+    if failed:
+        lines = [f"- {study} {t.number}: {t.user_attrs.get('reason')}" for study, t in failed]
+        parts.append("## Failed\n\n" + "\n".join(lines))
+    return "\n\n".join(parts) + "\n"
+
+
+def _trial_table(trials: Sequence[FrozenTrial]) -> str:
+    ended = [t for t in trials if t.state in (TrialState.COMPLETE, TrialState.PRUNED)]
+    ended.sort(key=lambda t: (-last_value(t), t.number))
+    varied = varied_settings(ended)
+    rows = [
+        [
+            str(place),
+            str(trial.number),
+            trial.state.name.lower(),
+            str(trial.last_step),
+            _number(last_value(trial)),
+            *(settings(trial).get(path, "") for path in varied),
+            trial.user_attrs["signature"] + (" (repeat)" if "twin_of" in trial.user_attrs else ""),
+        ]
+        for place, trial in enumerate(ended, 1)
+    ]
+    return table(["", "trial", "state", "epochs", "select", *varied, "folder"], rows)
+
+
+def last_value(trial: FrozenTrial) -> float:
+    """A trial's objective at its last epoch."""
+    return float(trial.intermediate_values[trial.last_step]) if trial.last_step else float("nan")
+
+
+def settings(trial: FrozenTrial) -> dict[str, str]:
+    """A trial's overrides by path."""
+    return dict(word.split("=", 1) for word in trial.user_attrs["overrides"])
+
+
+def varied_settings(trials: Sequence[FrozenTrial]) -> list[str]:
+    """The paths whose value differs among trials."""
+    paths = dict.fromkeys(path for trial in trials for path in settings(trial))
+    return [path for path in paths if len({settings(t).get(path) for t in trials}) > 1]
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table with aligned columns."""
+    widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
+    lines = [head, ["-" * width for width in widths], *rows]
+    cells = [[cell.ljust(w) for cell, w in zip(line, widths, strict=True)] for line in lines]
+    return "\n".join(f"| {' | '.join(line)} |" for line in cells)
+
+
+def _failed(trial: FrozenTrial) -> bool:
+    return bool(trial.state == TrialState.FAIL)
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"

@@ -1,0 +1,184 @@
+import math
+
+import pytest
+import torch
+from laws import CARRYING, ENCODER_NAMES, TOLERANCE, WIDTH, component, inputs
+from torch import Tensor, nn
+
+from mtl.encoders import ENCODERS, GRU, LSTM, Encoder, State, Transformer, sinusoidal_positions
+from mtl.errors import InputError
+
+LENGTHS = (6, 3, 1, 5)
+
+
+def make(name: str, width: int = WIDTH, **changes: object) -> Encoder:
+    torch.manual_seed(3)
+    settings = component("encoder", name, **changes)
+    return ENCODERS[settings.pop("name")](width, **settings)
+
+
+def close(a: Tensor, b: Tensor) -> None:
+    torch.testing.assert_close(a, b, atol=TOLERANCE, rtol=0)
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("name", ENCODER_NAMES)
+def test_padding_changes_no_real_frame(name: str, training: bool) -> None:
+    encoder = make(name).train(training)
+    x, real = inputs(LENGTHS)
+    whole, _ = encoder(x, real, None)
+    assert whole.shape == (len(LENGTHS), max(LENGTHS), encoder.hidden)
+    for lane, length in enumerate(LENGTHS):
+        alone, _ = encoder(x[lane : lane + 1, :length], real[lane : lane + 1, :length], None)
+        close(whole[lane, :length], alone[0])
+
+
+@pytest.mark.parametrize("name", ENCODER_NAMES)
+def test_padding_in_inference_mode(name: str) -> None:
+    """Torch has another way through a transformer there."""
+    encoder = make(name).eval()
+    x, real = inputs(LENGTHS)
+    expected, _ = encoder(x, real, None)
+    with torch.inference_mode():
+        outputs, _ = encoder(x, real, None)
+    close(outputs[real], expected[real].detach())
+
+
+@pytest.mark.parametrize("name", ENCODER_NAMES)
+def test_padding_gets_and_gives_no_gradient(name: str) -> None:
+    x, real = inputs(LENGTHS)
+    grads = []
+    for noise in (0.0, 9.0):
+        encoder = make(name)
+        given = (x + noise * ~real[:, :, None]).requires_grad_()
+        encoder(given, real, None)[0][real].square().sum().backward()
+        assert given.grad is not None
+        assert not given.grad[~real].any()
+        assert given.grad[real].any(dim=-1).all()
+        grads.append([p.grad for p in encoder.parameters()])
+    for one, other in zip(*grads, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("name", ENCODER_NAMES)
+def test_an_idle_lane_changes_nothing(name: str, training: bool) -> None:
+    encoder = make(name).train(training)
+    x, real = inputs((4, 4, 0))
+    outputs, _ = encoder(x, real, None)
+    close(outputs[:2], encoder(x[:2], real[:2], None)[0])
+    outputs[real].sum().backward()
+    assert outputs.isfinite().all()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in encoder.parameters())
+
+
+@pytest.mark.parametrize("name", ENCODER_NAMES)
+def test_lanes_do_not_see_each_other(name: str) -> None:
+    encoder = make(name)
+    x, real = inputs(LENGTHS)
+    other = torch.cat([x[:1], inputs(LENGTHS, seed=1)[0][1:]])
+    close(encoder(x, real, None)[0][0], encoder(other, real, None)[0][0])
+
+
+@pytest.mark.parametrize("name", CARRYING)
+@pytest.mark.parametrize("cuts", [(1, 2, 3), (5, 1), (3, 3)])
+def test_windows_with_a_carried_state_equal_the_whole(name: str, cuts: tuple[int, ...]) -> None:
+    encoder = make(name)
+    x, real = inputs((6, 6))
+    whole, _ = encoder(x, real, None)
+    state: State = None
+    outputs = []
+    for window, mask in zip(x.split(cuts, dim=1), real.split(cuts, dim=1), strict=True):
+        part, state = encoder(window, mask, state)
+        outputs.append(part)
+    close(torch.cat(outputs, dim=1), whole)
+
+
+@pytest.mark.parametrize("name", CARRYING)
+def test_a_carried_state_is_detached_and_batch_first(name: str) -> None:
+    x, real = inputs((4, 4, 4))
+    _, state = make(name)(x, real, None)
+    assert state
+    assert all(part.shape[0] == 3 and not part.requires_grad for part in state)
+
+
+@pytest.mark.parametrize("name", ENCODER_NAMES)
+def test_dropout_acts_in_training_only(name: str) -> None:
+    encoder = make(name, dropout=0.5)
+    x, real = inputs((6, 6))
+    assert not torch.equal(encoder(x, real, None)[0], encoder(x, real, None)[0])
+    encoder.eval()
+    assert torch.equal(encoder(x, real, None)[0], encoder(x, real, None)[0])
+
+
+@pytest.mark.parametrize("name", CARRYING)
+def test_dropout_stands_after_the_recurrent_layers(name: str) -> None:
+    x, real = inputs((50, 50))
+    outputs, _ = make(name, dropout=0.5)(x, real, None)
+    assert 0.4 < (outputs == 0).float().mean() < 0.6
+
+
+def unroll(encoder: GRU | LSTM, x: Tensor, cells: list[nn.Module]) -> Tensor:
+    """The stack's weights in torch's cells, one frame after the other."""
+    for layer, cell in enumerate(cells):
+        names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+        cell.load_state_dict({n: getattr(encoder.stack, f"{n}_l{layer}") for n in names})
+        state, outputs = None, []
+        for frame in x.unbind(dim=1):
+            state = cell(frame, state)
+            outputs.append(state[0] if isinstance(state, tuple) else state)
+        x = torch.stack(outputs, dim=1)
+    return x
+
+
+@pytest.mark.parametrize(("name", "cell"), [("gru", nn.GRUCell), ("lstm", nn.LSTMCell)])
+def test_recurrent_encoders_equal_torch_s_cells(name: str, cell: type[nn.Module]) -> None:
+    encoder = make(name, layers=2)
+    x, real = inputs((7, 7))
+    expected = unroll(encoder, x, [cell(WIDTH, 8), cell(8, 8)])
+    close(encoder(x, real, None)[0], expected)
+
+
+def test_the_transformer_equals_torch_s_layers() -> None:
+    encoder = make("transformer", layers=3)
+    x, real = inputs((7, 7))
+    expected = nn.functional.linear(x, encoder.project.weight, encoder.project.bias)
+    expected = expected + sinusoidal_positions(7, 8)
+    for number in range(3):
+        layer = nn.TransformerEncoderLayer(8, 2, 12, 0.0, batch_first=True)
+        prefix = f"stack.layers.{number}."
+        weights = {k: v for k, v in encoder.state_dict().items() if k.startswith(prefix)}
+        layer.load_state_dict({k.removeprefix(prefix): v for k, v in weights.items()})
+        expected = layer(expected)
+    close(encoder(x, real, None)[0], expected)
+
+
+def test_sinusoidal_positions_have_their_closed_form() -> None:
+    table = sinusoidal_positions(50, 8)
+    for position in (0, 1, 7, 49):
+        for i in range(4):
+            angle = position / 10_000 ** (2 * i / 8)
+            assert table[position, 2 * i].item() == pytest.approx(math.sin(angle), abs=1e-5)
+            assert table[position, 2 * i + 1].item() == pytest.approx(math.cos(angle), abs=1e-5)
+
+
+def test_the_transformer_knows_the_order_of_frames() -> None:
+    encoder = make("transformer")
+    x, real = inputs((6,))
+    turned = encoder(x.flip(1), real, None)[0].flip(1)
+    assert (turned - encoder(x, real, None)[0]).abs().max() > 0.01
+
+
+@pytest.mark.parametrize(("hidden", "heads"), [(10, 4), (9, 3), (7, 1), (3, 4)])
+def test_heads_that_do_not_divide_hidden_are_refused_with_a_fix(hidden: int, heads: int) -> None:
+    with pytest.raises(InputError, match=f"encoder.hidden = {hidden} .*heads = {heads}") as error:
+        make("transformer", hidden=hidden, heads=heads)
+    fix = int(str(error.value).split("encoder.hidden=")[1])
+    assert isinstance(make("transformer", hidden=fix, heads=heads), Transformer)
+
+
+@pytest.mark.parametrize("name", ENCODER_NAMES)
+def test_the_same_seed_makes_the_same_encoder(name: str) -> None:
+    x, real = inputs((6, 3))
+    first, again = (make(name).eval()(x, real, None)[0] for _ in range(2))
+    assert torch.equal(first, again)

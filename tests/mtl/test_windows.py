@@ -1,0 +1,250 @@
+from collections import Counter
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from laws import WIDTH, data, videos
+
+from mtl.tasks import LABEL_COLUMNS, OUTPUT_COLUMNS
+from mtl.windows import Batch, Batches, Schedule, Stitch, carried_schedule, free_schedule
+
+MAKERS = (carried_schedule, free_schedule)
+LENGTHS = (
+    (9, 4, 7, 3, 6),
+    (1,),
+    (1, 1, 1, 1),
+    (40, 2),
+    (8, 8, 8),
+    tuple(range(1, 14)),
+)
+SIZES = ((1, 2), (3, 4), (4, 5), (16, 7), (2, 64))
+
+every_maker = pytest.mark.parametrize("make", MAKERS)
+every_length = pytest.mark.parametrize("lengths", LENGTHS, ids=str)
+every_size = pytest.mark.parametrize(("lanes", "window"), SIZES)
+Make = Callable[..., Schedule]
+
+
+def frames_of(schedule: Schedule) -> Counter[tuple[int, int]]:
+    """How often each (sequence, frame) is scheduled."""
+    windows = schedule.reshape(-1, 3).tolist()
+    return Counter((i, at + k) for i, at, length in windows for k in range(length))
+
+
+def all_frames(lengths: tuple[int, ...]) -> set[tuple[int, int]]:
+    return {(i, k) for i, length in enumerate(lengths) for k in range(length)}
+
+
+@every_maker
+@every_length
+@every_size
+def test_every_training_frame_once_an_epoch(
+    make: Make, lengths: tuple[int, ...], lanes: int, window: int
+) -> None:
+    for epoch in range(3):
+        schedule = make(lengths, lanes, window, np.random.default_rng([0, epoch]))
+        assert frames_of(schedule) == Counter(all_frames(lengths))
+        assert schedule[:, :, 2].max() <= window
+        assert schedule.shape[1] <= lanes
+
+
+@every_maker
+@every_length
+@every_size
+def test_every_frame_is_predicted(
+    make: Make, lengths: tuple[int, ...], lanes: int, window: int
+) -> None:
+    schedule = make(lengths, lanes, window, None)
+    assert set(frames_of(schedule)) == all_frames(lengths)
+    assert schedule[:, :, 2].max() <= window
+
+
+@every_maker
+@every_length
+def test_no_step_is_empty_and_idle_lanes_come_last(make: Make, lengths: tuple[int, ...]) -> None:
+    for random in (None, np.random.default_rng(0)):
+        busy = make(lengths, 3, 4, random)[:, :, 2] > 0
+        assert busy.any(axis=1).all()
+        assert (np.diff(busy.astype(int), axis=0) <= 0).all()
+
+
+@every_length
+@every_size
+@pytest.mark.parametrize("seed", [None, 0, 1])
+def test_a_carried_lane_walks_videos_from_start_to_end(
+    lengths: tuple[int, ...], lanes: int, window: int, seed: int | None
+) -> None:
+    random = None if seed is None else np.random.default_rng(seed)
+    schedule = carried_schedule(lengths, lanes, window, random)
+    for lane in schedule.transpose(1, 0, 2):
+        due = (-1, 0)
+        for sequence, start, length in lane[lane[:, 2] > 0].tolist():
+            assert start == 0 or (sequence, start) == due
+            due = (sequence, start + length)
+            assert length == window or due[1] == lengths[sequence]
+            if start == 0:
+                assert due[1] == min(window, lengths[sequence])
+        assert due[1] == lengths[due[0]]
+
+
+@every_length
+def test_carried_lanes_are_about_equally_long(lengths: tuple[int, ...]) -> None:
+    """The longest lane is at most a video's windows above the shortest."""
+    schedule = carried_schedule(lengths, 3, 2, np.random.default_rng(0))
+    busy = (schedule[:, :, 2] > 0).sum(axis=0)
+    assert busy.max() - busy.min() <= -(-max(lengths) // 2)
+
+
+@every_length
+@every_size
+def test_windows_to_predict_follow_from_the_video_alone(
+    lengths: tuple[int, ...], lanes: int, window: int
+) -> None:
+    def windows(schedule: Schedule, sequence: int) -> list[tuple[int, int]]:
+        found = [(a, n) for i, a, n in schedule.reshape(-1, 3).tolist() if i == sequence and n]
+        return sorted(found)
+
+    together = free_schedule(lengths, lanes, window, None)
+    for sequence, length in enumerate(lengths):
+        alone = free_schedule((length,), 1, window, None)
+        assert windows(together, sequence) == windows(alone, 0)
+
+
+@every_length
+def test_windows_to_predict_overlap_by_half(lengths: tuple[int, ...]) -> None:
+    window = 6
+    schedule = free_schedule(lengths, 3, window, None)
+    seen = frames_of(schedule)
+    for sequence, length in enumerate(lengths):
+        assert all(
+            seen[sequence, frame] >= 2 for frame in range(window // 2, length - window // 2)
+        ) or (length <= window)
+        assert all(seen[sequence, frame] <= 3 for frame in range(length))
+
+
+@every_maker
+def test_a_schedule_follows_from_its_arguments(make: Make) -> None:
+    def draw(*seed: int, lanes: int = 3, window: int = 4) -> bytes:
+        lengths = (9, 4, 7, 3, 6, 12, 12)
+        return make(lengths, lanes, window, np.random.default_rng(seed)).tobytes()
+
+    before = draw(0, 1)
+    np.random.default_rng().random()
+    torch.manual_seed(5)
+    assert draw(0, 1) == before
+    others = {draw(0, 2), draw(1, 1), draw(0, 1, lanes=2), draw(0, 1, window=5)}
+    assert before not in others
+    assert len(others) == 4
+
+
+@every_length
+def test_training_windows_start_at_a_random_phase(lengths: tuple[int, ...]) -> None:
+    """Else a frame would stand at the same place of its window in every epoch."""
+    starts = {
+        (i, at)
+        for epoch in range(60)
+        for i, at, n in free_schedule(lengths, 3, 4, np.random.default_rng(epoch))
+        .reshape(-1, 3)
+        .tolist()
+        if n
+    }
+    assert starts == all_frames(lengths)
+
+
+def batches(lengths: tuple[int, ...]) -> Batches:
+    zoo = data(lengths)
+    return Batches(zoo.train, zoo.mean, zoo.std, torch.device("cpu"))
+
+
+def by_hand(lengths: tuple[int, ...], sequence: int, frame: int) -> np.ndarray:
+    """One frame's features, joined and z-scored in double precision."""
+    zoo = data(lengths)
+    half, scattered = zoo.train[sequence].features
+    assert isinstance(half.index, slice)
+    assert isinstance(scattered.index, np.ndarray)
+    values = [half.block[half.index.start + frame], scattered.block[scattered.index[frame]]]
+    return (np.concatenate(values).astype(float) - zoo.mean) / zoo.std
+
+
+@every_maker
+@pytest.mark.parametrize("seed", [None, 0])
+def test_batches_hold_the_scheduled_frames(make: Make, seed: int | None) -> None:
+    lengths = (9, 4, 7, 3, 6)
+    cut, sequences = batches(lengths), data(lengths).train
+    random = None if seed is None else np.random.default_rng(seed)
+    schedule = make(lengths, 3, 4, random)
+    made = list(cut(schedule))
+    assert len(made) == len(schedule)
+    for batch, step in zip(made, schedule.tolist(), strict=True):
+        assert batch.x.shape == (*batch.real.shape, WIDTH)
+        for lane, (i, start, length) in enumerate(step):
+            assert batch.real[lane].tolist() == [k < length for k in range(batch.real.shape[1])]
+            assert batch.begins[lane] == (start == 0)
+            frames = slice(start, start + length)
+            for k in range(length):
+                expected = by_hand(lengths, i, start + k)
+                np.testing.assert_allclose(batch.x[lane, k], expected, atol=1e-5)
+            assert np.array_equal(batch.labels[lane, :length], sequences[i].labels[frames])
+            assert np.array_equal(batch.mask[lane, :length], sequences[i].mask[frames])
+        assert_padding_is_empty(batch)
+
+
+def assert_padding_is_empty(batch: Batch) -> None:
+    assert not batch.x[~batch.real].any()
+    assert not batch.mask[~batch.real].any()
+
+
+def test_cutting_leaves_the_stored_features_alone() -> None:
+    lengths = (9, 4)
+    cut = batches(lengths)
+    before = [[rows.block.copy() for rows in video.features] for video in cut.sequences]
+    for block in (rows.block for video in cut.sequences for rows in video.features):
+        block.flags.writeable = False
+    list(cut(carried_schedule(lengths, 2, 4, None)))
+    after = [[rows.block for rows in video.features] for video in cut.sequences]
+    for one, other in zip(before, after, strict=True):
+        assert all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+@every_maker
+@every_length
+@every_size
+@pytest.mark.parametrize("seed", [None, 0])
+def test_cut_then_stitch_is_the_identity(
+    make: Make, lengths: tuple[int, ...], lanes: int, window: int, seed: int | None
+) -> None:
+    width = len(OUTPUT_COLUMNS)
+    rows = np.random.default_rng(0).integers(-99, 99, (sum(lengths), width)).astype(np.float32)
+    starts = np.concatenate([[0], np.cumsum(lengths)])
+    stitch = Stitch(lengths)
+    random = None if seed is None else np.random.default_rng(seed)
+    for step in make(lengths, lanes, window, random):
+        outputs = np.full((len(step), int(step[:, 2].max()), width), np.nan, np.float32)
+        for lane, (i, at, length) in enumerate(step.tolist()):
+            first = starts[i] + at
+            outputs[lane, :length] = rows[first : first + length]
+        stitch.add(step, outputs)
+    assert np.array_equal(stitch.rows(), rows)
+
+
+def test_labels_survive_cut_and_stitch() -> None:
+    lengths = (9, 4, 7)
+    sequences = videos(lengths)
+    stitch = Stitch(lengths)
+    schedule = free_schedule(lengths, 2, 4, None)
+    for step, batch in zip(schedule, batches(lengths)(schedule), strict=True):
+        outputs = np.zeros((*batch.real.shape, len(OUTPUT_COLUMNS)), np.float32)
+        outputs[:, :, : len(LABEL_COLUMNS)] = batch.labels.numpy()
+        stitch.add(step, outputs)
+    found = stitch.rows()[:, : len(LABEL_COLUMNS)]
+    assert np.array_equal(found, np.concatenate([video.labels for video in sequences]))
+
+
+def test_overlapping_windows_are_averaged() -> None:
+    stitch = Stitch((3, 2))
+    width = len(OUTPUT_COLUMNS)
+    outputs = np.arange(1, 5, dtype=np.float32)[:, None, None] * np.ones((4, 2, width), np.float32)
+    stitch.add(np.array([[0, 0, 2], [0, 1, 2], [1, 0, 2], [0, 0, 0]]), outputs)
+    expected = np.array([1, 1.5, 2, 3, 3], np.float32)
+    assert np.array_equal(stitch.rows(), np.repeat(expected[:, None], width, 1))
