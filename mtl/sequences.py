@@ -9,14 +9,18 @@ Shapes: T frames of a sequence, N listed frames, R rows of a block, F features o
 import functools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 
 from mtl.config import SequenceConfig
-from mtl.dataset import Listing
+from mtl.dataset import Dataset, FeatureIndex, Listing
 from mtl.errors import InputError
 from mtl.tasks import LABEL_COLUMNS, TASKS
+
+READ_ROWS = 65_536
+"""Rows of a feature set that are decoded at a time, before those to keep are picked."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +99,47 @@ class Part:
         return int((self.source < 0).sum())
 
 
+def read_table(dataset: Dataset, name: str, listing: Listing | None) -> FeatureTable:
+    """A feature set read into this process; with a listing, only the frames that it lists.
+
+    Raises:
+        InputError: A row that breaks the contract (NaN ...), with its file and number.
+    """
+    index = dataset.index(name)
+    kept = listed_rows(index, listing)
+    before = np.concatenate([[0], np.cumsum(kept)])[index.starts]
+    # Whole videos, about READ_ROWS at a time: a span ends where a video does.
+    edges = np.arange(0, index.starts[-1] + READ_ROWS, READ_ROWS)
+    spans = np.unique(np.searchsorted(index.starts, edges).clip(max=len(index.names)))
+    blocks: list[np.ndarray] = []
+    rows: dict[str, tuple[int, int]] = {}
+    frames: dict[str, np.ndarray] = {}
+    for first, last in pairwise(spans.tolist()):
+        start, stop = int(index.starts[first]), int(index.starts[last])
+        for video in range(first, last):
+            if before[video + 1] > before[video]:
+                mine = slice(*index.starts[video : video + 2])
+                rows[index.names[video]] = (len(blocks), int(before[video] - before[first]))
+                frames[index.names[video]] = index.frames[mine][kept[mine]]
+        blocks.append(dataset.read(name, start, stop)[kept[start:stop]])
+    mean, std = dataset.statistics(name)
+    return FeatureTable(name, blocks, rows, frames, mean, std)
+
+
+def listed_rows(index: FeatureIndex, listing: Listing | None) -> Bool[np.ndarray, " R"]:
+    """Which rows of a feature set the listing lists; all of them without one."""
+    if listing is None:
+        return np.ones(len(index.frames), bool)
+    kept = np.zeros(len(index.frames), bool)
+    place = {name: number for number, name in enumerate(listing.names)}
+    for number, name in enumerate(index.names):
+        if name in place:
+            mine = slice(*index.starts[number : number + 2])
+            listed = listing.frame[listing.video == place[name]]
+            kept[mine] = np.isin(index.frames[mine], listed)
+    return kept
+
+
 def join(
     listing: Listing, tables: Sequence[FeatureTable], config: SequenceConfig
 ) -> dict[str, VideoSequence]:
@@ -130,7 +175,7 @@ def _join_video(
     tables: Sequence[FeatureTable],
     config: SequenceConfig,
 ) -> VideoSequence | None:
-    if any(name not in table.frames for table in tables):
+    if not len(rows) or any(name not in table.frames for table in tables):
         return None
     listed = listing.frame[rows]
     candidates = [table.frames[name] for table in tables]

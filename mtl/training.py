@@ -74,7 +74,7 @@ class Trainer:
             lr=config.optim.lr,
             weight_decay=config.optim.weight_decay,
         )
-        self.scaler = torch.amp.GradScaler(enabled=self.precision is torch.float16)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision is torch.float16)
         self.batches = Batches(data.train, data.mean, data.std, self.device)
         self.history: list[EpochResult] = []
         if checkpoint is not None:
@@ -116,7 +116,7 @@ class Trainer:
             trained = self._train_epoch(epoch, should_stop)
             if trained is None:
                 return
-            scores = self._score_select()
+            scores = self._score_select(epoch)
             self.history.append(self._result(epoch, scores, **trained))
             yield self.history[-1]
 
@@ -127,7 +127,7 @@ class Trainer:
         for task, score in scores.items():
             # A task without a label on select keeps its last epoch.
             best = best_scores[task]
-            if score is None or best is None or score > best:
+            if best is None or (score is not None and score > best):
                 best_scores[task], best_epochs[task] = score, epoch
         objective = metrics.combine(best_scores)
         if objective is None:
@@ -183,8 +183,11 @@ class Trainer:
             bad = [t for t, v in zip(self.data.tasks, totals.tolist(), strict=True) if v - v != 0]
             raise TrainingError(
                 f"the loss of {', '.join(bad)} is not finite at epoch {epoch}, step {step + 1}: "
-                f"lower optim.lr = {self.config.optim.lr:g} or set optim.gradient_clip"
+                f"{self._cure()}"
             )
+
+    def _cure(self) -> str:
+        return f"lower optim.lr = {self.config.optim.lr:g} or set optim.gradient_clip"
 
     def _step(self, batch: Batch, state: State) -> tuple[dict[str, Tensor], State]:
         state = restart(state, batch)
@@ -212,12 +215,16 @@ class Trainer:
         )
         return loss.value(sums)
 
-    def _score_select(self) -> dict[str, float | None]:
+    def _score_select(self, epoch: int) -> dict[str, float | None]:
         part = self.data.parts["select"]
         outputs = predict(self.model, self.config, self.data, part, self.device)
         scores = {}
         for name in self.data.tasks:
             task = TASKS[name]
+            if not np.isfinite(outputs[:, task.outputs]).all():
+                raise TrainingError(
+                    f"the predictions of {name} are not finite after epoch {epoch}: {self._cure()}"
+                )
             labels, mask = part.labels[:, task.labels], part.mask[:, task.labels]
             sums = metrics.task_sums(task, outputs[:, task.outputs], labels, mask)
             scores[name] = metrics.task_score(task, sums)

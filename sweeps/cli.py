@@ -1,5 +1,6 @@
 """What every program shares: a user's mistake is one sentence and exit code 2."""
 
+import io
 import sys
 from collections.abc import Callable
 
@@ -8,6 +9,8 @@ from mtl.errors import InputError
 
 def run_program(main: Callable[[], int | None]) -> None:
     """Run a program's ``main`` and exit: 0 or its own code, 2 after an ``InputError``."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True)  # a log file shows a line when it happens
     try:
         sys.exit(main() or 0)
     except InputError as error:

@@ -15,12 +15,13 @@ from jaxtyping import Float, Int
 
 from mtl import metrics
 from mtl.affwild2 import write_submission
+from mtl.bootstrap import Draws, bootstrap, interval
 from mtl.dataset import Dataset, Listing
 from mtl.fusion import fuse, greedy
 from mtl.postprocess import choose_radius, smooth
 from mtl.predictions import Predictions, decide
 from mtl.tasks import OUTPUT_COLUMNS, TASKS
-from sweeps.trial import write_json
+from sweeps.whole_files import write_json
 
 SMOOTHED = ("valence", "arousal")
 
@@ -57,6 +58,13 @@ class Frames:
         rows = self.rows[at]
         return metrics.scores(outputs[at], self.listing.values[rows], self.listing.mask[rows])
 
+    def draws(self, outputs: Float[np.ndarray, "N 22"], part: str) -> Draws:
+        """Bootstrap draws over the part's videos."""
+        at = self.of(part)
+        rows = self.rows[at]
+        labels, mask = self.listing.values[rows], self.listing.mask[rows]
+        return bootstrap(outputs[at], labels, mask, self.listing.video[rows])
+
 
 @dataclass(frozen=True)
 class Fused:
@@ -84,7 +92,7 @@ def fuse_sweep(
     predictions = {m.signature: _predictions(folder, m.signature) for m in members}
     frames = Frames(listing, parts, _rows(listing, next(iter(predictions.values()))))
     outputs = [predictions[m.signature].outputs for m in members]
-    best = int(np.argmax([m.score for m in members]))
+    best = _best_single(members, outputs)
     fused = _fuse(members, outputs, frames, steps, best)
     single = _smoothed(outputs[best], frames)
     scores = {
@@ -97,6 +105,12 @@ def fuse_sweep(
         for part in ("select", "confirm")
         if len(frames.of(part))
     }
+    for part, by_model in scores.items():
+        whole, alone = frames.draws(fused.outputs, part), frames.draws(outputs[best], part)
+        by_model["fused"]["interval"] = _intervals(whole)
+        by_model["best_single_raw"]["interval"] = _intervals(alone)
+        gain = {name: whole[name] - alone[name] for name in whole.keys() & alone.keys()}
+        by_model["fused_minus_best_single_raw"] = {"interval": _intervals(gain)}
     ceiling = _ceiling(dataset, frames)
     content = {
         "select": scores["select"],
@@ -110,6 +124,19 @@ def fuse_sweep(
     _write(folder, dataset, frames, fused)
     write_json(folder / "scores.json", content)
     return content
+
+
+def _best_single(members: Sequence[Member], outputs: Sequence[Float[np.ndarray, "N 22"]]) -> int:
+    """The best of those that predict the most tasks: only their scores are comparable."""
+    predicted = [int((~np.isnan(out)).any(axis=0).sum()) for out in outputs]
+    most = max(predicted)
+    return max(
+        range(len(members)), key=lambda i: members[i].score if predicted[i] == most else -np.inf
+    )
+
+
+def _intervals(draws: Draws) -> dict[str, tuple[float, float]]:
+    return {name: interval(values) for name, values in draws.items()}
 
 
 def _predictions(folder: Path, signature: str) -> Predictions:

@@ -19,6 +19,7 @@ class Job:
         config: The trial's config as plain data.
         rungs: Epochs after which the slot waits for the study's decision.
         reported: The last epoch that the study knows; a resumed job yields what comes after it.
+        stopped: It was pruned at that epoch, and only its end is missing.
         checkpoint: Where an earlier process left off; ``weights`` are those of its best epochs.
     """
 
@@ -26,6 +27,7 @@ class Job:
     config: dict[str, Any]
     rungs: frozenset[int] = frozenset()
     reported: int = 0
+    stopped: bool = False
     checkpoint: bytes | None = None
     weights: Mapping[int, bytes] = field(default_factory=dict)
 

@@ -21,15 +21,29 @@ MODELS = {
 
 
 def score_table(scores: Mapping[str, Any], part: str) -> str:
-    """One part's scores of the fused model and the best single trial, as a Markdown table."""
+    """One part's scores of the fused model and the best single trial, as a Markdown table; in
+    brackets 95 % bootstrap intervals over the part's videos.
+    """
     rows = [
-        [title, *(_number(scores[part][model][column]) for column in COLUMNS)]
+        [title, *(_with_interval(scores[part][model], column) for column in COLUMNS)]
         for model, title in MODELS.items()
     ]
     if "ceiling" in scores:
         exact = scores["ceiling"][part]
         rows.append(["exact posterior", *(_number(exact[column]) for column in COLUMNS)])
     return table([part, *COLUMNS.values()], rows)
+
+
+def gain(scores: Mapping[str, Any], part: str) -> str:
+    """What fusion gains over the best single trial, and whether that is a gain at all."""
+    models = scores[part]
+    difference = models["fused"]["p_labelled"] - models["best_single_raw"]["p_labelled"]
+    low, high = models["fused_minus_best_single_raw"]["interval"]["p_labelled"]
+    verdict = "" if low > 0 or high < 0 else ": no gain that these videos can show"
+    return (
+        f"fused minus best single on {part}: {difference:+.3f} "
+        f"[{low:+.3f}, {high:+.3f}]{verdict} (95 % over videos)"
+    )
 
 
 def leaderboard(
@@ -47,8 +61,9 @@ def leaderboard(
         remarks: What a reader must know to trust the numbers.
     """
     parts = [f"# {name}", *(f"- {remark}" for remark in remarks)]
-    read = [part for part in ("confirm", "select") if scores and scores[part]]
-    parts += [score_table(scores, part) for part in read if scores]
+    if scores:
+        read = [part for part in ("confirm", "select") if scores[part]]
+        parts += [f"{score_table(scores, part)}\n\n{gain(scores, part)}" for part in read]
     parts += [f"## {study}\n\n{_trial_table(found)}" for study, found in trials.items()]
     failed = [(study, t) for study, found in trials.items() for t in found if _failed(t)]
     if failed:
@@ -102,6 +117,13 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def _failed(trial: FrozenTrial) -> bool:
     return bool(trial.state == TrialState.FAIL)
+
+
+def _with_interval(scores: Mapping[str, Any], column: str) -> str:
+    if column not in scores.get("interval", {}):
+        return _number(scores[column])
+    low, high = scores["interval"][column]
+    return f"{scores[column]:.3f} [{low:.3f}, {high:.3f}]"
 
 
 def _number(value: float | None) -> str:

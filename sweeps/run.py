@@ -8,6 +8,7 @@ The same command goes on with a sweep that was stopped, and extends one by more 
 """
 
 import argparse
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,23 +17,22 @@ import yaml
 from optuna.trial import TrialState
 
 from mtl.config import TrialConfig
-from mtl.dataset import Dataset, open_dataset
-from mtl.synthetic import make_demo
 from sweeps.cli import run_program
 from sweeps.cluster import Cluster, concurrent_trials, connect
 from sweeps.compose import compose, signature
+from sweeps.data import open_data
 from sweeps.fuse import Member, fuse_sweep
 from sweeps.plan import Plan, describe, make_plan
 from sweeps.progress import Progress
-from sweeps.report import last_value, leaderboard, score_table
-from sweeps.run_folder import free_gb, open_run_folder, used_gb
+from sweeps.report import gain, last_value, leaderboard, score_table
+from sweeps.run_folder import open_run_folder
 from sweeps.search_file import SearchFile, load
 from sweeps.study import Proposal, SweepStudy
-from sweeps.trial import write_whole
-from sweeps.weights import drop_weights
+from sweeps.weights import Shelf
+from sweeps.whole_files import write_whole
 
-DEMO = Path("datasets/demo")
 KEEP_WEIGHTS = 25
+FREE_BYTES = 5 * 10**8
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -65,16 +65,6 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("overrides", nargs="*", metavar="path=value")
     return parser.parse_args(argv)
-
-
-def open_data(address: str) -> Dataset:
-    """Open a dataset directory; ``demo`` is planted on first use."""
-    if address != "demo":
-        return open_dataset(address)
-    if not DEMO.exists():
-        print(f"planting the demo dataset in {DEMO}")
-        make_demo(DEMO)
-    return open_dataset(DEMO)
 
 
 def open_study(folder: Path, plan: Plan) -> SweepStudy:
@@ -111,6 +101,7 @@ def _search(
         _say_where(cluster, folder, study, resumed)
         listed = None if plan.all_frames else plan.listing
         shards = make_shards(plan.dataset, plan.feature_sets, listed)
+        shelf = Shelf(folder / "trials", _ended(study), KEEP_WEIGHTS)
         rules = Rules(
             sweep=file.name,
             folder=folder.resolve(),
@@ -118,7 +109,8 @@ def _search(
             rungs=plan.rungs,
             compose=compose,
             describe=lambda proposal, config: _trial_yaml(plan, proposal, config),
-            halt=lambda: _reason_to_halt(file, folder, study),
+            halt=lambda: _reason_to_halt(file, folder, study, shelf),
+            ended=shelf.add,
         )
         ended = study.counts().total() - study.counts()["RUNNING"]
         with Progress(file.search.trials, ended, slots) as progress:
@@ -142,7 +134,16 @@ def _trial_yaml(plan: Plan, proposal: Proposal, config: TrialConfig) -> str:
     return head + yaml.safe_dump(config.plain(), sort_keys=False)
 
 
-def _reason_to_halt(file: SearchFile, folder: Path, study: SweepStudy) -> str | None:
+def _ended(study: SweepStudy) -> set[str]:
+    return {
+        trial.user_attrs["signature"]
+        for trials in study.trials().values()
+        for trial in trials
+        if trial.state.is_finished()
+    }
+
+
+def _reason_to_halt(file: SearchFile, folder: Path, study: SweepStudy, shelf: Shelf) -> str | None:
     failures = study.failures()
     if len(failures) > file.budget.failures:
         last = failures[-1].user_attrs.get("reason")
@@ -150,12 +151,11 @@ def _reason_to_halt(file: SearchFile, folder: Path, study: SweepStudy) -> str | 
             f"{len(failures)} trials failed, more than budget.failures = {file.budget.failures}; "
             f"the last: {last}"
         )
-    drop_weights(folder, study.trials(), KEEP_WEIGHTS)
     limit = file.budget.disk_gb
-    if limit is not None and used_gb(folder) > limit:
-        return f"{folder} holds more than budget.disk_gb = {limit:g}"
-    if free_gb(folder) < 0.5:
-        return f"the disk of {folder} has less than 0.5 GB left"
+    if limit is not None and shelf.gb > limit:
+        return f"{folder} holds {shelf.gb:.1f} GB, more than budget.disk_gb = {limit:g}"
+    if shutil.disk_usage(folder).free < FREE_BYTES:
+        return f"the disk of {folder} has less than {FREE_BYTES / 1e9:g} GB left"
     return None
 
 
@@ -207,7 +207,8 @@ def _print_results(folder: Path, scores: dict[str, Any] | None, remarks: list[st
     if scores is None:
         print(f"nothing to fuse: no trial of {folder} has predictions")
         return
-    print("\n" + score_table(scores, "confirm" if scores["confirm"] else "select") + "\n")
+    part = "confirm" if scores["confirm"] else "select"
+    print(f"\n{score_table(scores, part)}\n\n{gain(scores, part)}\n")
     if (folder / "submission.txt").exists():
         print(f"submission:  {folder / 'submission.txt'}")
     print(f"scores:      {folder / 'scores.json'}")

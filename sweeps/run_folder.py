@@ -1,14 +1,13 @@
 """``runs/<name>``: opened for a new sweep, or to go on with the same one."""
 
 import json
-import shutil
 from pathlib import Path
 
 from mtl.dataset import Dataset
 from mtl.errors import InputError
 from sweeps.environment import environment
 from sweeps.search_file import SearchFile, load
-from sweeps.trial import write_json, write_whole
+from sweeps.whole_files import write_json, write_whole
 
 
 def open_run_folder(folder: Path, file: SearchFile, dataset: Dataset) -> bool:
@@ -49,14 +48,3 @@ def _check_same(folder: Path, file: SearchFile, dataset: Dataset, known_hash: st
             f"{folder} holds a sweep on other data (content {known_hash[:12]}, {dataset.address} "
             f"has {dataset.hash[:12]}): give this one another name (name=...)"
         )
-
-
-def used_gb(folder: Path) -> float:
-    """Size of all files of a folder, in GB."""
-    sizes = (file.stat().st_size for file in folder.rglob("*") if file.is_file())
-    return sum(sizes) / 1e9
-
-
-def free_gb(folder: Path) -> float:
-    """Space left on the folder's disk, in GB."""
-    return shutil.disk_usage(folder).free / 1e9

@@ -24,7 +24,8 @@ from mtl.config import TrialConfig
 from mtl.dataset import Listing
 from sweeps.job import Job
 from sweeps.study import Proposal, SweepStudy
-from sweeps.trial import RUNNING, TrialFolder, run_trial
+from sweeps.trial import RUNNING, run_trial
+from sweeps.trial_folder import TrialFolder
 
 THIN = {"CPU": 0, "node:__internal_head__": 0.001}
 """What Tune's side of a trial holds: nothing, on the driver's node."""
@@ -61,6 +62,7 @@ class Rules:
         compose: Overrides -> config.
         describe: The YAML that goes into a trial's folder.
         halt: Why the sweep should take up no more trials, or None; asked before each.
+        ended: Told the signature of each trial that has ended.
     """
 
     sweep: str
@@ -70,6 +72,7 @@ class Rules:
     compose: Callable[[Sequence[str]], TrialConfig]
     describe: Callable[[Proposal, TrialConfig], str]
     halt: Callable[[], str | None]
+    ended: Callable[[str], None]
 
 
 class _NotSaved:
@@ -97,11 +100,13 @@ class StudySearcher(_NotSaved, Searcher):
 
     def suggest(self, trial_id: str) -> Any:
         """The next trial for a free slot; None while there is none, FINISHED when all are out."""
-        self.halted = self.halted or self.rules.halt()
         if self.halted:
             return str(Searcher.FINISHED)
         if not self._free:
             return None
+        self.halted = self.rules.halt()
+        if self.halted:
+            return str(Searcher.FINISHED)
         proposal = self.study.ask()
         if proposal is None:
             return str(Searcher.FINISHED)
@@ -131,6 +136,8 @@ class StudySearcher(_NotSaved, Searcher):
         reason = (result or {}).get("reason", "Tune's side of the trial died" if error else None)
         if state in ENDS:
             self.study.tell(proposal.study, proposal.number, ENDS[state], reason)
+            self._folder(proposal).settle()
+            self.rules.ended(proposal.signature)
         self.watcher.ended(proposal, state, reason)
 
     def stop(self, why: str) -> None:
@@ -146,15 +153,19 @@ class StudySearcher(_NotSaved, Searcher):
     def restore(self, checkpoint_path: str) -> None:
         """Nothing: the journal is the record."""
 
+    def _folder(self, proposal: Proposal) -> TrialFolder:
+        return TrialFolder(self.rules.folder / "trials" / proposal.signature)
+
     def _start(self, proposal: Proposal, slot: int) -> dict[str, Any]:
         config = self.rules.compose(proposal.overrides)
-        folder = TrialFolder(self.rules.folder / "trials" / proposal.signature)
+        folder = self._folder(proposal)
         folder.begin(self.rules.describe(proposal, config))
         job = Job(
             name=trial_name(self.rules.sweep, proposal, config),
             config=config.plain(),
             rungs=self.rules.rungs(config.training.epochs),
             reported=max(proposal.reported, default=0),
+            stopped=proposal.stopped,
         )
         self.watcher.started(proposal, job)
         fields = {k: v for k, v in asdict(job).items() if k not in ("checkpoint", "weights")}

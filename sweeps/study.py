@@ -40,6 +40,8 @@ class Proposal:
     signature: str
     reported: dict[int, float]
     """Epoch -> value, as far as an earlier driver got with this trial."""
+    stopped: bool = False
+    """It was stopped at the last of these epochs, and only its end is missing."""
 
 
 class SweepStudy:
@@ -121,12 +123,14 @@ class SweepStudy:
     def report(self, study: str, number: int, epoch: int, value: float) -> bool:
         """Record the value of an epoch and answer whether the trial stops here; only then say so.
 
-        An epoch that is recorded keeps its value and its decision. For a trial that was stopped or
-        has ended nothing is recorded and the answer is True.
+        An epoch that is recorded keeps its value and its decision. For a trial that was stopped
+        before, or has ended, nothing is recorded and the answer is True.
         """
         trial = self._trial((study, number))
-        if trial.state.is_finished() or _stopped(trial):
+        if trial.state.is_finished():
             return True
+        if _stopped(trial):
+            return trial.last_step is not None and epoch >= trial.last_step
         if epoch not in trial.intermediate_values:
             self._record((study, number), epoch, float(value))
         return self._decide((study, number), epoch)
@@ -143,8 +147,7 @@ class SweepStudy:
 
         COMPLETE without a value, or with NaN, becomes FAIL. `attributes` (of JSON values) are added
         to the trial's. The state is written last: after a kill before it the trial is handed out
-        and told again, or, if it was to be stopped, told PRUNED at the start, without attributes.
-        A trial that has ended keeps its end.
+        and told again. A trial that has ended keeps its end.
         """
         trial = self._trial((study, number))
         if trial.state.is_finished():
@@ -198,15 +201,14 @@ class SweepStudy:
         self._take_up()
 
     def _take_up(self) -> None:
-        """Go on where the last driver was killed: index all trials, end what only needs telling."""
+        """Go on where the last driver was killed: index all trials, make decisions that are due."""
         found = [((study, t.number), t) for study, ts in self.trials().items() for t in ts]
         for key, trial in sorted(found, key=lambda entry: entry[1]._trial_id):
             self._index(key, trial)
-        for key in list(self._unfinished):
+        for key in self._unfinished:
             epoch = self._trial(key).last_step
-            if epoch is not None and self._decide(key, epoch):
-                self._unfinished.remove(key)
-                self.tell(*key, TrialState.PRUNED)
+            if epoch is not None:
+                self._decide(key, epoch)
         for first in self._twins.keys() - self._running:
             for twin in self._twins.pop(first):
                 self._tell_twin(twin, first)
@@ -260,6 +262,7 @@ class SweepStudy:
             overrides=tuple(trial.user_attrs["overrides"]),
             signature=trial.user_attrs["signature"],
             reported=dict(trial.intermediate_values),
+            stopped=_stopped(trial),
         )
 
     def _trial(self, key: Key) -> FrozenTrial:

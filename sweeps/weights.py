@@ -1,36 +1,55 @@
-"""Which trials keep their weights: the best of each task."""
+"""What trials leave on disk: its size, and whose weights are kept."""
 
+import bisect
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable
 from pathlib import Path
-
-from optuna.trial import FrozenTrial
 
 from mtl.tasks import TASKS
 
 
-def drop_weights(folder: Path, trials: Mapping[str, Sequence[FrozenTrial]], keep: int) -> None:
-    """Delete the weights of ended trials that are not among the ``keep`` best of any task."""
-    ended = {
-        t.user_attrs["signature"]
-        for found in trials.values()
-        for t in found
-        if t.state.is_finished()
-    }
-    scores = {name: _scores(folder / "trials" / name) for name in ended}
-    kept: set[str] = set()
-    for task in TASKS:
-        ranked = sorted(
-            (name for name in ended if scores[name].get(task) is not None),
-            key=lambda name: -scores[name][task],
-        )
-        kept |= set(ranked[:keep])
-    for name in ended - kept:
-        shutil.rmtree(folder / "trials" / name / "weights", ignore_errors=True)
+class Shelf:
+    """Keeps the weights of the best trials of each task and counts what all trials take.
+
+    It looks at all trials once, when a sweep starts, and then at each that ends: the cost of a
+    trial does not grow with their number.
+
+    Args:
+        trials: The folder ``trials/`` of a sweep.
+        ended: The signatures of those that have ended.
+        keep: How many of the best trials of each task keep their weights.
+    """
+
+    def __init__(self, trials: Path, ended: Iterable[str], keep: int) -> None:
+        self._trials, self._keep = trials, keep
+        self._best: dict[str, list[tuple[float, str]]] = {task: [] for task in TASKS}
+        self._bytes: dict[str, int] = {}
+        for signature in ended:
+            self.add(signature)
+
+    def add(self, signature: str) -> None:
+        """A trial has ended: rank it, and drop the weights that are no longer among the best."""
+        file = self._trials / signature / "scores.json"
+        scores = json.loads(file.read_text())["select"] if file.exists() else {}
+        leaving = {signature}
+        for task, ranked in self._best.items():
+            if scores.get(task) is not None and (-scores[task], signature) not in ranked:
+                bisect.insort(ranked, (-scores[task], signature))
+                leaving |= {name for _, name in ranked[self._keep :]}
+                del ranked[self._keep :]
+        kept = {name for ranked in self._best.values() for _, name in ranked}
+        for name in leaving - kept:
+            shutil.rmtree(self._trials / name / "weights", ignore_errors=True)
+        for name in leaving:
+            self._bytes[name] = folder_bytes(self._trials / name)
+
+    @property
+    def gb(self) -> float:
+        """What the ended trials take, in GB."""
+        return sum(self._bytes.values()) / 1e9
 
 
-def _scores(trial: Path) -> dict[str, float]:
-    file = trial / "scores.json"
-    scores: dict[str, float] = json.loads(file.read_text())["select"] if file.exists() else {}
-    return scores
+def folder_bytes(folder: Path) -> int:
+    """Size of all files of a folder."""
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())

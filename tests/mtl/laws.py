@@ -51,11 +51,11 @@ def plain_config(
     encoder: str = "gru",
     head: str = "linear",
     framework: str = "share_encoder",
-    balancing: str = "fixed",
+    /,
     dropout: float = 0.0,
     **sections: Any,
 ) -> dict[str, Any]:
-    """A trial's plain settings; ``sections`` change ``optim``, ``training``, ... in places."""
+    """A trial's plain settings; ``sections`` change ``optim``, ``encoder``, ... in places."""
     loss = {name: LOSS_OF_KIND[task.kind][0] for name, task in TASKS.items()}
     plain: dict[str, Any] = {
         "features": ["set"],
@@ -64,7 +64,7 @@ def plain_config(
         "encoder": component("encoder", encoder, dropout=dropout),
         "head": component("head", head, dropout=dropout),
         "framework": component("framework", framework),
-        "balancing": component("balancing", balancing),
+        "balancing": component("balancing", "fixed"),
         "loss": loss,
         "optim": {
             "name": "adam",

@@ -62,3 +62,36 @@ def test_kinds_come_without_a_warning() -> None:
 )
 def test_startup_is_a_quarter_within_bounds(share: int, startup: int) -> None:
     assert startup_trials(share) == startup
+
+
+def learned() -> optuna.Study:
+    """A study of twelve finished trials; `layers` exists under one of two encoders."""
+    study = optuna.create_study(sampler=RandomSampler(seed=0))
+    for _ in range(12):
+        trial = study.ask()
+        value = trial.suggest_float("lr", 0.0, 1.0)
+        if trial.suggest_categorical("encoder", ["gru", "lstm"]) == "gru":
+            value += trial.suggest_int("layers", 1, 4)
+        study.tell(trial, value)
+    return study
+
+
+def test_tpe_models_what_exists_under_a_choice() -> None:
+    study = learned()
+    space = make_sampler("tpe", 0, 12, startup=4).infer_relative_search_space(
+        study, study.ask()._cached_frozen_trial
+    )
+    assert set(space) == {"lr", "encoder", "layers"}
+
+
+def test_tpe_keeps_clear_of_running_trials() -> None:
+    def draw() -> float:
+        study.sampler = make_sampler("tpe", 0, 12, startup=4)
+        return study.ask().suggest_float("lr", 0.0, 1.0)
+
+    study = learned()
+    alone = draw()
+    beside = draw()  # from the same generator, but the first one is still running
+    assert beside != alone
+    study = learned()
+    assert draw() == alone

@@ -78,6 +78,9 @@ def opened(folder: Path, **changed: Any) -> SweepStudy:
 def train(study: SweepStudy, proposal: Proposal) -> None:
     """A slot: goes on from the checkpoint, which for every other trial is one epoch behind."""
     key = (proposal.study, proposal.number)
+    if proposal.stopped:
+        study.tell(*key, TrialState.PRUNED)
+        return
     trained = max(0, len(proposal.reported) - proposal.number % 2)
     for epoch in range(trained + 1, EPOCHS + 1):
         if study.report(*key, epoch, objective(proposal.overrides, epoch)):
@@ -286,14 +289,16 @@ def test_an_epoch_is_recorded_once_and_its_decision_stands(tmp_path: Path) -> No
         assert "reason" not in told.user_attrs
 
 
-def test_a_stopped_trial_that_was_not_told_is_told_at_the_next_start(tmp_path: Path) -> None:
+def test_a_stopped_trial_that_was_not_told_is_handed_out_to_end(tmp_path: Path) -> None:
     with closing(opened(tmp_path, trials=2)) as study:
         for number, value in ((0, 0.5), (1, 0.1)):
             assert study.ask()
             assert study.report("demo", number, 1, value) == (number == 1)
     with closing(opened(tmp_path, trials=2)) as study:
-        assert [t.state.name for t in study.trials()["demo"]] == ["RUNNING", "PRUNED"]
-        assert [p.number for p in finish(study)] == [0]
+        handed = finish(study)
+        assert [(p.number, p.stopped) for p in handed] == [(0, False), (1, True)]
+        assert study.trials()["demo"][1].intermediate_values == {1: 0.1}
+        assert study.trials()["demo"][1].state == TrialState.PRUNED
         assert study.done
 
 
@@ -313,11 +318,12 @@ def test_nan_is_pruned_at_a_rung_and_survives_the_journal(tmp_path: Path) -> Non
         assert study.ask()
         assert study.report("demo", 0, 1, math.nan)
     with closing(opened(tmp_path)) as study:
-        [trial] = study.trials()["demo"]
+        assert len(finish(study)) == 12
+        trial = study.trials()["demo"][0]
         assert trial.state == TrialState.PRUNED
         assert trial.value is None
         assert math.isnan(trial.intermediate_values[1])
-        assert len(finish(study)) == 11
+        assert list(trial.intermediate_values) == [1]
 
 
 def test_attributes_and_reasons_are_read_back(tmp_path: Path) -> None:

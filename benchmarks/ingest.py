@@ -1,0 +1,121 @@
+"""What an epoch waits for its data: shards in the object store against tensors in memory.
+
+python benchmarks/ingest.py [--rounds 7]
+
+The same training loop runs over the same schedule twice per round, in turn: once cutting its batches
+out of Ray Data's blocks (gather, join, cast, z-score), once with every batch ready as tensors. The
+figure is the median of the rounds' ratios of frames/s; 1 means that data costs nothing. The demo's
+sets, and sets as wide as the challenge's (768, 1024 and 512), each with the demo's GRU.
+"""
+
+import argparse
+import json
+import statistics
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from mtl.config import TrialConfig
+from mtl.dataset import Dataset, Listing, write_dataset
+from mtl.synthetic import make_demo
+from mtl.training import Trainer
+from mtl.windows import Batch
+from sweeps.cluster import connect
+from sweeps.compose import compose
+from sweeps.plan import divide
+
+SEED = 0
+WIDE = {"mae": 768, "iresnet": 1024, "densenet": 512}
+
+
+class Resident:
+    """Batches that were cut before: what a loop without any data work would get."""
+
+    def __init__(self, trainer: Trainer, epoch: int) -> None:
+        cut = trainer.batches.cut
+        self._batches = {step.tobytes(): cut(step) for step in trainer._schedule(epoch)}
+
+    def cut(self, step: np.ndarray) -> Batch:
+        """The batch of a step."""
+        return self._batches[step.tobytes()]
+
+
+def wide_dataset(out: Path, demo: Listing) -> Dataset:
+    """The demo's frames with random features as wide as the challenge's."""
+    random = np.random.default_rng(SEED)
+
+    def rows(width: int) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+        for name in sorted(demo.names):
+            frames = np.sort(demo.frame[demo.video == demo.names.index(name)])
+            yield name, frames, random.standard_normal((len(frames), width)).astype(np.float16)
+
+    features = {name: rows(width) for name, width in WIDE.items()}
+    return write_dataset(out, demo, features, sources={"made by": "benchmarks/ingest.py"})
+
+
+def measure(dataset: Dataset, config: TrialConfig, rounds: int) -> dict[str, Any]:
+    """Frames/s from shards and from resident tensors, in turn."""
+    from sweeps.shards import make_shards
+    from sweeps.slots import SlotData
+
+    listing = dataset.listing()
+    shards = make_shards(dataset, config.features, listing)
+    data = SlotData(shards, listing, divide(listing, 0.5, SEED)).of(config)
+    trainer = Trainer(config, data)
+    sharded, resident = trainer.batches, Resident(trainer, epoch=1)
+    rates: dict[str, list[float]] = {"shards": [], "resident": []}
+    waits = []
+    for _ in range(rounds + 1):
+        for name, batches in (("shards", sharded), ("resident", resident)):
+            trainer.batches = batches  # type: ignore[assignment]
+            done = trainer._train_epoch(1, lambda: False)
+            assert done is not None
+            rates[name].append(done["frames"] / done["seconds"])
+            if name == "shards":
+                waits.append(done["data_seconds"] / done["seconds"])
+    # The first round warms up.
+    ratios = [a / b for a, b in zip(rates["shards"][1:], rates["resident"][1:], strict=True)]
+    return {
+        "features": sum(map(dataset.width, config.features)),
+        "shards_frames_per_s": round(statistics.median(rates["shards"][1:])),
+        "resident_frames_per_s": round(statistics.median(rates["resident"][1:])),
+        "ratio": round(statistics.median(ratios), 3),
+        "ratio_min": round(min(ratios), 3),
+        "ratio_max": round(max(ratios), 3),
+        "waiting_share": round(statistics.median(waits[1:]), 3),
+    }
+
+
+def main() -> None:
+    """The program."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rounds", type=int, default=7)
+    rounds = parser.parse_args().rounds
+    torch.set_num_threads(1)
+    results = {}
+    with tempfile.TemporaryDirectory() as folder, connect("local"):
+        demo = make_demo(Path(folder) / "demo")
+        wide = wide_dataset(Path(folder) / "wide", demo.listing())
+        for name, dataset, hidden in (("demo", demo, 64), ("wide", wide, 128)):
+            features = f"features=[{','.join(dataset.feature_sets())}]"
+            config = compose([features, f"encoder.hidden={hidden}"])
+            results[name] = measure(dataset, config, rounds)
+    print("| data | features | shards frames/s | resident frames/s | ratio (min-max) | waiting |")
+    print("|---|---|---|---|---|---|")
+    for name, r in results.items():
+        print(
+            f"| {name} | {r['features']} | {r['shards_frames_per_s']:,} | "
+            f"{r['resident_frames_per_s']:,} | {r['ratio']} ({r['ratio_min']}-{r['ratio_max']}) | "
+            f"{r['waiting_share']:.1%} |"
+        )
+    print(json.dumps({"benchmark": "ingest", **results}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,472 @@
+import math
+from dataclasses import asdict, replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from laws import (
+    CARRYING,
+    ENCODER_NAMES,
+    LOSS_OF_KIND,
+    MODELS,
+    component,
+    config,
+    data,
+    model,
+    part,
+    videos,
+)
+from torch.nn import functional
+
+from mtl import metrics
+from mtl.config import TrialConfig
+from mtl.inference import TrialData
+from mtl.sequences import VideoSequence
+from mtl.tasks import TASKS
+from mtl.training import EpochResult, Trainer, TrainingError, lr_factor
+from mtl.weighting import BALANCINGS
+from mtl.windows import carried_schedule, free_schedule
+
+CLOCK = ("seconds", "data_seconds")
+
+
+def run(
+    trial: TrialConfig, zoo: TrialData | None = None
+) -> tuple[list[dict[str, Any]], list[bytes]]:
+    """All epochs' results without their times, and the bits of the model."""
+    trainer = Trainer(trial, zoo or data())
+    return [timeless(result) for result in trainer.epochs()], bits(trainer)
+
+
+def timeless(result: EpochResult) -> dict[str, Any]:
+    return {key: value for key, value in asdict(result).items() if key not in CLOCK}
+
+
+def bits(trainer: Trainer) -> list[bytes]:
+    return [value.numpy().tobytes() for value in trainer.weights().values()]
+
+
+# Repetition
+
+
+@pytest.mark.parametrize("names", MODELS, ids="-".join)
+def test_the_same_seed_gives_the_same_bits(names: tuple[str, str, str]) -> None:
+    trial = config(*names, dropout=0.3, training={"epochs": 2})
+    torch.manual_seed(1)
+    first = run(trial)
+    torch.manual_seed(2)
+    np.random.default_rng().random()
+    assert run(trial) == first
+    assert run(config(*names, dropout=0.3, training={"epochs": 2, "seed": 1})) != first
+
+
+@pytest.mark.parametrize("epoch", [1, 2])
+@pytest.mark.parametrize("optimizer", ["adam", "adamw"])
+@pytest.mark.parametrize("encoder", ENCODER_NAMES)
+def test_a_resumed_run_equals_the_undisturbed_one(encoder: str, optimizer: str, epoch: int) -> None:
+    trial = config(encoder, dropout=0.3, optim={"name": optimizer, "weight_decay": 0.1})
+    whole = Trainer(trial, data())
+    results, checkpoints = [], []
+    for result in whole.epochs():
+        results.append(timeless(result))
+        checkpoints.append(whole.checkpoint())
+    torch.manual_seed(99)
+    resumed = Trainer(trial, data(), checkpoints[epoch - 1])
+    assert [timeless(result) for result in resumed.history] == results[:epoch]
+    assert [timeless(result) for result in resumed.epochs()] == results[epoch:]
+    assert bits(resumed) == bits(whole)
+    assert [timeless(result) for result in resumed.history] == results
+
+
+@pytest.mark.parametrize("balancing", BALANCINGS)
+def test_every_balancing_resumes(balancing: str) -> None:
+    trial = config(balancing=component("balancing", balancing))
+    whole = Trainer(trial, data())
+    epochs = whole.epochs()
+    next(epochs)
+    resumed = Trainer(trial, data(), whole.checkpoint())
+    assert [timeless(r) for r in resumed.epochs()] == [timeless(r) for r in epochs]
+    assert bits(resumed) == bits(whole)
+
+
+def test_a_finished_run_resumes_to_nothing() -> None:
+    whole = Trainer(config(), data())
+    assert len(list(whole.epochs())) == 3
+    assert not list(Trainer(config(), data(), whole.checkpoint()).epochs())
+
+
+def test_weights_are_a_copy() -> None:
+    trainer = Trainer(config(), data())
+    epochs = trainer.epochs()
+    next(epochs)
+    kept = trainer.weights()
+    before = {name: value.clone() for name, value in kept.items()}
+    next(epochs)
+    assert all(torch.equal(value, before[name]) for name, value in kept.items())
+    assert any(not torch.equal(v, before[name]) for name, v in trainer.weights().items())
+
+
+# What is trained
+
+
+def plain_loss(task: str, outputs: torch.Tensor, video: VideoSequence, at: slice) -> torch.Tensor:
+    """Summed over what is labelled."""
+    columns, kind = TASKS[task].labels, TASKS[task].kind
+    mask = torch.from_numpy(video.mask[at, columns])
+    truth = torch.from_numpy(video.labels[at, columns])[mask]
+    if kind == "multiclass":
+        return functional.cross_entropy(outputs[mask[:, 0]], truth.long(), reduction="sum")
+    if kind == "multilabel":
+        logits = outputs[mask]
+        return functional.binary_cross_entropy_with_logits(logits, truth, reduction="sum")
+    return (outputs[mask] - truth).square().sum()
+
+
+def features_of(video: VideoSequence, at: slice, zoo: TrialData) -> torch.Tensor:
+    half, scattered = video.features
+    assert isinstance(half.index, slice)
+    values = [half.block[half.index][at], scattered.block[scattered.index][at]]
+    joined = np.concatenate([v.astype(np.float32) for v in values], axis=1)
+    return torch.from_numpy((joined - zoo.mean) / zoo.std)[None]
+
+
+@pytest.mark.parametrize("encoder", ENCODER_NAMES)
+def test_training_equals_a_plain_loop(encoder: str) -> None:
+    """One lane after the other, nothing padded, losses over the labelled frames alone."""
+    weights = {"valence": 2.0, "arousal": 3.0, "expression": 0.5, "action_units": 1.0}
+    clip, lr = 0.7, 0.02
+    optim = {"gradient_clip": clip, "lr": lr, "warmup_epochs": 0, "decay": "constant"}
+    trial = config(encoder, optim=optim, balancing=weights, training={"epochs": 2})
+    zoo = data()
+    trainer = Trainer(trial, zoo)
+    network = model(trial)
+    network.load_state_dict(trainer.weights())
+    optimizer = torch.optim.Adam(network.parameters(), lr=lr)
+    make = carried_schedule if network.carries else free_schedule
+    lengths = [len(video) for video in zoo.train]
+    for epoch in (1, 2):
+        states: dict[int, Any] = {}
+        for step in make(lengths, 3, 4, np.random.default_rng([0, epoch])).tolist():
+            sums, counts = dict.fromkeys(TASKS, torch.zeros(())), dict.fromkeys(TASKS, 0)
+            for lane, (index, start, length) in enumerate(step):
+                if not length:
+                    continue
+                video, at = zoo.train[index], slice(start, start + length)
+                state = states.get(lane) if start else None
+                real = torch.ones(1, length, dtype=torch.bool)
+                outputs, states[lane] = network(features_of(video, at, zoo), real, state)
+                for task in TASKS:
+                    sums[task] = sums[task] + plain_loss(task, outputs[task][0], video, at)
+                    counts[task] += int(video.mask[at, TASKS[task].labels].sum())
+            optimizer.zero_grad()
+            sum(weights[task] * sums[task] / max(1, counts[task]) for task in TASKS).backward()
+            norm = math.sqrt(sum(float(p.grad.square().sum()) for p in network.parameters()))
+            for parameter in network.parameters():
+                parameter.grad *= min(1, clip / norm)
+            optimizer.step()
+    list(trainer.epochs())
+    for name, value in network.state_dict().items():
+        # The bias of attention's keys has no gradient but rounding, which Adam makes large.
+        if not name.endswith("in_proj_bias"):
+            torch.testing.assert_close(trainer.weights()[name], value, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("loss", range(max(map(len, LOSS_OF_KIND.values()))))
+@pytest.mark.parametrize("encoder", ENCODER_NAMES)
+def test_a_missing_label_changes_no_bit(encoder: str, loss: int) -> None:
+    losses = {name: LOSS_OF_KIND[task.kind][-1 - loss :][0] for name, task in TASKS.items()}
+    trial, zoo = config(encoder, loss=losses), data()
+    wrong = tuple(
+        replace(video, labels=np.where(video.mask, video.labels, np.float32(value)))
+        for video, value in zip(zoo.train, (-5, -1, 99, np.nan, np.inf), strict=True)
+    )
+    assert run(trial, replace(zoo, train=wrong)) == run(trial, zoo)
+
+
+@pytest.mark.parametrize("encoder", ENCODER_NAMES)
+def test_batches_without_a_label_of_a_task_do_no_harm(encoder: str) -> None:
+    """Expression is known in one frame, valence nowhere in all but the first video."""
+    first, *rest = data().train
+    masks = [video.mask.copy() for video in (first, *rest)]
+    for mask in masks[1:]:
+        mask[:, 0] = mask[:, TASKS["expression"].labels] = False
+    masks[0][1:, TASKS["expression"].labels] = False
+    masks[0][0, TASKS["expression"].labels] = True
+    train = tuple(replace(v, mask=m) for v, m in zip((first, *rest), masks, strict=True))
+    trial = config(encoder, loss={"valence": "ccc"})
+    results, _ = run(trial, replace(data(), train=train))
+    assert len(results) == 3
+    assert all(math.isfinite(loss) for result in results for loss in result["losses"].values())
+
+
+def test_a_task_that_is_not_trained_gets_no_head() -> None:
+    trainer = Trainer(config(), data(tasks=("arousal", "action_units")))
+    assert set(trainer.model.heads) == {"arousal", "action_units"}
+    (result, *_) = trainer.epochs()
+    assert result.losses.keys() == result.scores.keys() == {"arousal", "action_units"}
+
+
+@pytest.mark.parametrize("encoder", ENCODER_NAMES)
+def test_training_learns(encoder: str) -> None:
+    """Valence is a feature here."""
+
+    def planted(video: VideoSequence) -> VideoSequence:
+        x = features_of(video, slice(None), data())[0, :, :1].numpy()
+        mask = np.zeros_like(video.mask)
+        mask[:, 0] = True
+        return replace(video, labels=np.where(mask, np.tanh(x), np.float32(0)), mask=mask)
+
+    train, select = (tuple(map(planted, videos((30,) * 5, seed=s))) for s in (0, 1))
+    zoo = replace(data(tasks=("valence",)), train=train, parts={"select": part(select)})
+    settings = {"training": {"epochs": 12}, "sequence": {"window_frames": 10}}
+    trial = config(encoder, **settings, optim={"lr": 0.03, "batch_videos": 5})
+    results = list(Trainer(trial, zoo).epochs())
+    assert results[-1].losses["valence"] < 0.3 * results[0].losses["valence"]
+    assert results[-1].objective > 0.7
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float32"])
+@pytest.mark.parametrize("names", MODELS, ids="-".join)
+def test_everything_trains_in_either_precision(names: tuple[str, str, str], precision: str) -> None:
+    losses = {name: LOSS_OF_KIND[task.kind][-1] for name, task in TASKS.items()}
+    trial = config(*names, loss=losses, training={"precision": precision, "epochs": 1})
+    (result,) = Trainer(trial, data()).epochs()
+    assert result.frames == sum(map(len, data().train))
+    assert 0 <= result.data_seconds <= result.seconds
+
+
+# The schedule of the learning rate
+
+
+def plain_rates(trial: TrialConfig, steps: int) -> list[float]:
+    """The whole run's rates, by step number."""
+    total, warm = trial.training.epochs * steps, trial.optim.warmup_epochs * steps
+    rates = []
+    for step in range(total):
+        if step < warm:
+            share = min(1.0, (step + 1) / warm)
+        elif trial.optim.decay == "constant":
+            share = 1.0
+        else:
+            share = (1 + math.cos(math.pi * (step - warm) / (total - warm))) / 2
+        rates.append(trial.optim.lr * share)
+    return rates
+
+
+@pytest.mark.parametrize("decay", ["cosine", "constant"])
+@pytest.mark.parametrize("warmup", [0, 0.3, 0.5, 1, 2.5, 3, 7])
+def test_learning_rates_follow_the_plain_formula(warmup: float, decay: str) -> None:
+    trial = config(optim={"warmup_epochs": warmup, "decay": decay})
+    rates, ends = rates_of(trial)
+    assert len(rates) % 3 == 0
+    assert rates == pytest.approx(plain_rates(trial, len(rates) // 3))
+    assert min(rates) > 0
+    assert max(rates) <= trial.optim.lr
+    assert ends == rates[len(rates) // 3 - 1 :: len(rates) // 3]
+
+
+def rates_of(trial: TrialConfig) -> tuple[list[float], list[float]]:
+    """The rate of each step, and what the epochs report."""
+    trainer = Trainer(trial, data())
+    rates: list[float] = []
+
+    def before(optimizer: torch.optim.Optimizer, *_: object) -> None:
+        rates.append(optimizer.param_groups[0]["lr"])
+
+    trainer.optimizer.register_step_pre_hook(before)
+    ends = [result.learning_rate for result in trainer.epochs()]
+    return rates, ends
+
+
+def test_warm_up_goes_from_one_step_s_share_to_the_whole_rate() -> None:
+    optim = config(optim={"warmup_epochs": 2}).optim
+    rates = [lr_factor(optim, 10, step / 4, 1 / 4) for step in range(9)]
+    assert rates == pytest.approx([k / 8 for k in range(1, 9)] + [1])
+
+
+@pytest.mark.parametrize("clip", [0, 1e-3, 1e6])
+def test_gradients_are_clipped(clip: float) -> None:
+    trainer = Trainer(config(optim={"gradient_clip": clip}), data())
+    norms: list[float] = []
+
+    def before(*_: object) -> None:
+        squares = [float(p.grad.square().sum()) for p in trainer.model.parameters()]
+        norms.append(math.sqrt(sum(squares)))
+
+    trainer.optimizer.register_step_pre_hook(before)
+    next(trainer.epochs())
+    if clip == 1e-3:
+        assert norms == pytest.approx([clip] * len(norms), rel=1e-3)
+    else:
+        assert min(norms) > 0.01
+
+
+# Scores
+
+
+def scored(monkeypatch: pytest.MonkeyPatch, scores: list[dict[str, float | None]]) -> Trainer:
+    """A trainer whose epochs score so."""
+    given = iter(scores)
+    monkeypatch.setattr(Trainer, "_score_select", lambda self, epoch: next(given))
+    return Trainer(config(training={"epochs": len(scores)}), data())
+
+
+def test_each_task_keeps_its_best_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
+    valence, arousal = (-0.4, -0.1, -0.2, -0.1), (0.1, 0.0, 0.3, 0.2)
+    expression, units = (0.5, 0.5, 0.5, 0.6), (None, None, None, None)
+    columns = zip(valence, arousal, expression, units, strict=True)
+    epochs = scored(monkeypatch, [dict(zip(TASKS, row, strict=True)) for row in columns]).epochs()
+    results = list(epochs)
+    assert [list(r.best_epochs.values()) for r in results] == [
+        [1, 1, 1, 1],
+        [2, 1, 1, 2],
+        [2, 3, 1, 3],
+        [2, 3, 4, 4],
+    ]
+    assert [list(r.best_scores.values()) for r in results] == [
+        [-0.4, 0.1, 0.5, None],
+        [-0.1, 0.1, 0.5, None],
+        [-0.1, 0.3, 0.5, None],
+        [-0.1, 0.3, 0.6, None],
+    ]
+    assert [r.objective for r in results] == pytest.approx([0.35, 0.5, 0.6, 0.7])
+
+
+def test_all_scores_negative_is_still_a_result(monkeypatch: pytest.MonkeyPatch) -> None:
+    scores: dict[str, float | None] = dict.fromkeys(TASKS)
+    trainer = scored(monkeypatch, [scores | {"valence": -0.9}, scores | {"valence": -0.8}])
+    assert [r.objective for r in trainer.epochs()] == [-0.9, -0.8]
+
+
+def test_a_select_part_without_labels_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = scored(monkeypatch, [dict.fromkeys(TASKS)])
+    with pytest.raises(TrainingError, match="no frame of select has a label of valence, arousal"):
+        next(trainer.epochs())
+
+
+@pytest.mark.parametrize("names", MODELS, ids="-".join)
+def test_scores_are_those_of_select(names: tuple[str, str, str]) -> None:
+    zoo = data()
+    trainer = Trainer(config(*names), zoo)
+    best = dict.fromkeys(TASKS, -math.inf)
+    for result in trainer.epochs():
+        best = {task: max(best[task], result.scores[task]) for task in TASKS}
+        assert result.best_scores == best
+        assert result.objective == metrics.combine(best)
+        for task, epoch in result.best_epochs.items():
+            assert trainer.history[epoch - 1].scores[task] == best[task]
+
+
+@pytest.mark.parametrize("encoder", CARRYING)
+def test_a_score_is_that_of_whole_videos(encoder: str) -> None:
+    zoo = data()
+    trainer = Trainer(config(encoder), zoo)
+    *_, result = trainer.epochs()
+    network, where = trainer.model.eval(), zoo.parts["select"]
+    outputs = [
+        network(features_of(video, slice(None), zoo), torch.ones(1, len(video)).bool(), None)[0]
+        for video in where.sequences
+    ]
+    values = np.concatenate([o["valence"][0].clamp(-1, 1).detach().numpy() for o in outputs])
+    sums = metrics.task_sums(TASKS["valence"], values, where.labels[:, :1], where.mask[:, :1])
+    expected = metrics.task_score(TASKS["valence"], sums)
+    assert result.scores["valence"] == pytest.approx(expected, abs=1e-4)
+
+
+def test_nothing_but_train_and_select_is_read() -> None:
+    zoo = data()
+    assert run(config(), replace(zoo, parts={"select": zoo.parts["select"]})) == run(config(), zoo)
+
+
+# How it ends early
+
+
+@pytest.mark.parametrize("looks", [0, 1, 2])
+def test_a_stop_ends_without_another_epoch(looks: int) -> None:
+    asked = 0
+
+    def stop() -> bool:
+        nonlocal asked
+        asked += 1
+        return asked > looks
+
+    trainer = Trainer(config(training={"epochs": 50}, optim={"batch_videos": 1}), data())
+    results = list(trainer.epochs(stop))
+    # Nine steps an epoch are looked at before the first, fifth and ninth.
+    assert asked == looks + 1
+    assert len(results) == looks // 3 == len(trainer.history)
+
+
+def test_a_stop_takes_few_steps() -> None:
+    stopped = False
+    trainer = Trainer(config(optim={"batch_videos": 1}), data(train=(60,) * 4))
+    steps: list[int] = []
+
+    def count(*_: object) -> None:
+        nonlocal stopped
+        steps.append(1)
+        stopped = len(steps) >= 10
+
+    trainer.optimizer.register_step_post_hook(count)
+    assert not list(trainer.epochs(lambda: stopped))
+    assert len(steps) <= 14
+
+
+def nan_after(trainer: Trainer, steps: int) -> None:
+    """Poison the weights after so many steps."""
+    taken: list[int] = []
+
+    def poison(*_: object) -> None:
+        taken.append(1)
+        if len(taken) == steps:
+            with torch.no_grad():
+                next(trainer.model.parameters()).fill_(math.nan)
+
+    trainer.optimizer.register_step_post_hook(poison)
+
+
+def steps_per_epoch() -> int:
+    schedule = carried_schedule([len(v) for v in data().train], 3, 4, np.random.default_rng(0))
+    return len(schedule)
+
+
+@pytest.mark.parametrize("encoder", ENCODER_NAMES)
+def test_a_loss_that_is_not_finite_names_epoch_and_step(encoder: str) -> None:
+    trainer = Trainer(config(encoder), data())
+    nan_after(trainer, 1)
+    expected = "the loss of valence, arousal, expression, action_units is not finite at epoch 1, "
+    with pytest.raises(TrainingError, match=rf"{expected}step 2: lower optim\.lr = 0\.01"):
+        next(trainer.epochs())
+    assert not trainer.history
+
+
+def test_a_learning_rate_that_blows_up_is_named() -> None:
+    trainer = Trainer(config(optim={"lr": 1e30, "warmup_epochs": 0}), data())
+    with pytest.raises(TrainingError, match=r"not finite at epoch 1, step \d+: .*1e\+30"):
+        list(trainer.epochs())
+
+
+def test_a_feature_that_is_not_finite_is_noticed() -> None:
+    first, *rest = data().train
+    block = first.features[0].block.copy()
+    block[6] = np.nan
+    broken = replace(first, features=(replace(first.features[0], block=block), first.features[1]))
+    zoo = replace(data(), train=(broken, *rest))
+    with pytest.raises(TrainingError, match="not finite at epoch 1"):
+        list(Trainer(config(), zoo).epochs())
+
+
+def test_weights_that_break_in_the_last_step_are_noticed() -> None:
+    trainer = Trainer(config(), data())
+    nan_after(trainer, 2 * steps_per_epoch())
+    epochs = trainer.epochs()
+    next(epochs)
+    with pytest.raises(TrainingError, match="predictions of valence are not finite after epoch 2"):
+        next(epochs)
+    assert len(trainer.history) == 1
+
+
+def test_precision_is_float32_on_the_cpu() -> None:
+    trainer = Trainer(config(training={"precision": "auto"}), data())
+    assert trainer.precision is torch.float32
