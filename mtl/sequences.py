@@ -36,9 +36,9 @@ class FeatureTable:
     """
 
     name: str
-    blocks: Sequence[Shaped[np.ndarray, "R F"]]
+    blocks: Sequence[Shaped[np.ndarray, "_R F"]]
     rows: Mapping[str, tuple[int, int]]
-    frames: Mapping[str, Int[np.ndarray, " T"]]
+    frames: Mapping[str, Int[np.ndarray, " _T"]]
     mean: Float[np.ndarray, " F"]
     std: Float[np.ndarray, " F"]
 

@@ -74,7 +74,9 @@ class Trainer:
             lr=config.optim.lr,
             weight_decay=config.optim.weight_decay,
         )
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision is torch.float16)
+        self.scaler = torch.amp.GradScaler(
+            self.device.type, enabled=self.precision is torch.float16
+        )
         self.batches = Batches(data.train, data.mean, data.std, self.device)
         self.history: list[EpochResult] = []
         if checkpoint is not None:

@@ -5,11 +5,15 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
+
+import torch
 
 from mtl.errors import InputError
 from sweeps.search_file import Resources
 
 LOCAL = "local"
+CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 
 
 @dataclass(frozen=True)
@@ -26,14 +30,28 @@ class Cluster:
     gpus: float
 
 
-@contextmanager
-def connect(address: str | None) -> Iterator[Cluster]:
-    """Start Ray on this machine, or connect to ``address`` (``auto``, ``host:port``, ``ray://``).
+def choose_address(address: str | None) -> str:
+    """The address given, else ``RAY_ADDRESS``, else this machine."""
+    return address or os.environ.get("RAY_ADDRESS") or LOCAL
 
-    Without an address ``RAY_ADDRESS`` counts, then this machine. A local cluster listens on
-    loopback only and ends with the sweep; one that ran before runs on.
+
+def local_resources() -> tuple[int, int]:
+    """CPUs and GPUs that this process may use: its affinity and its control group count."""
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if CPU_QUOTA.exists():
+        quota, _, period = CPU_QUOTA.read_text().partition(" ")
+        if quota != "max":
+            cpus = max(1, min(cpus, int(quota) // int(period)))
+    return cpus, torch.cuda.device_count()
+
+
+@contextmanager
+def connect(address: str) -> Iterator[Cluster]:
+    """Start Ray on this machine (``local``), or connect to ``auto``, ``host:port``, ``ray://...``.
+
+    A local cluster listens on loopback only and ends with the sweep; one that ran before runs on.
     """
-    address = address or os.environ.get("RAY_ADDRESS") or LOCAL
+    cpus, gpus = local_resources() if address == LOCAL else (None, None)
     if address == LOCAL:
         # Ray reads this when it is imported: without a cluster, every listener is on 127.0.0.1.
         os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
@@ -43,6 +61,8 @@ def connect(address: str | None) -> Iterator[Cluster]:
     try:
         context = ray.init(
             address=address,
+            num_cpus=cpus,
+            num_gpus=gpus,
             include_dashboard=True if address == LOCAL else None,
             log_to_driver=False,
             logging_level=logging.ERROR,

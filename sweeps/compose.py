@@ -73,7 +73,8 @@ def _parsed(override: str) -> tuple[str, Any]:
     except HydraException as error:
         first = str(error).strip().splitlines()[0]
         raise InputError(f"{override!r} is no override ({first}): write path=value") from None
-    if parsed.type is not OverrideType.CHANGE or parsed.is_sweep_override():
+    plain = parsed.type is OverrideType.CHANGE and parsed.key_or_group and not parsed.package
+    if not plain or parsed.is_sweep_override():
         raise InputError(f"{override!r} is no plain override: write path=value")
     return parsed.key_or_group, _unquoted(parsed.value())
 
@@ -89,7 +90,8 @@ def _set(plain: dict[str, Any], path: str, value: Any) -> None:
     node: Any = plain
     for depth, part in enumerate([*parents, key]):
         if not isinstance(node, dict) or part not in node:
-            known = [".".join([*parents[:depth], name]) for name in node] if node else []
+            names = node if isinstance(node, dict) else []
+            known = [".".join([*parents[:depth], name]) for name in names]
             raise InputError(f"{path} is no known key{did_you_mean(path, known)}")
         if depth < len(parents):
             node = node[part]

@@ -18,7 +18,14 @@ from optuna.trial import TrialState
 
 from mtl.config import TrialConfig
 from sweeps.cli import run_program
-from sweeps.cluster import Cluster, concurrent_trials, connect
+from sweeps.cluster import (
+    LOCAL,
+    Cluster,
+    choose_address,
+    concurrent_trials,
+    connect,
+    local_resources,
+)
 from sweeps.compose import compose, signature
 from sweeps.data import open_data
 from sweeps.fuse import Member, fuse_sweep
@@ -41,14 +48,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     file = load(words.space, words.overrides)
     dataset = open_data(file.data)
     plan = make_plan(file, dataset)
+    address = choose_address(words.address)
+    slots = None
+    if address == LOCAL:
+        slots = concurrent_trials(file.resources, file.search.trials, *local_resources())
     if words.dry_run:
-        print(describe(plan, None))
+        print(describe(plan, slots))
         return 0
     folder = Path("runs") / file.name
     resumed = open_run_folder(folder, file, dataset)
     study = open_study(folder, plan)
     try:
-        halted = None if study.done else _search(plan, folder, study, words.address, resumed)
+        halted = None if study.done else _search(plan, folder, study, address, resumed)
         return _finish(plan, folder, study, halted)
     finally:
         study.close()
@@ -85,9 +96,7 @@ def open_study(folder: Path, plan: Plan) -> SweepStudy:
     )
 
 
-def _search(
-    plan: Plan, folder: Path, study: SweepStudy, address: str | None, resumed: bool
-) -> str | None:
+def _search(plan: Plan, folder: Path, study: SweepStudy, address: str, resumed: bool) -> str | None:
     """Train until the study is done; why it ended before, or None."""
     file = plan.file
     with connect(address) as cluster:

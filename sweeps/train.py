@@ -24,7 +24,7 @@ from mtl.dataset import Dataset, Listing
 from mtl.errors import InputError
 from mtl.inference import TrialData
 from mtl.model import build_model
-from mtl.sequences import FeatureTable, read_table, trained_tasks
+from mtl.sequences import FeatureTable, read_table
 from mtl.tasks import TASKS
 from mtl.training import TrainingError
 from sweeps.cli import run_program
@@ -166,6 +166,7 @@ def _run(config: TrialConfig, data: TrialData, folder: TrialFolder, listing: Lis
                 print(_line(event.result, config.training.epochs))
             else:
                 folder.write_end(event, listing)
+                folder.settle()
     except Exception as error:
         folder.write_error("".join(traceback.format_exception(error)))
         raise

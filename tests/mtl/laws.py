@@ -22,7 +22,6 @@ from mtl.losses import LOSSES
 from mtl.model import build_model
 from mtl.sequences import Part, Rows, VideoSequence
 from mtl.tasks import LABEL_COLUMNS, OUTPUT_COLUMNS, TASKS
-from mtl.weighting import BALANCINGS
 
 # The order of a sum must not depend on how many cores are free.
 torch.set_num_threads(1)
@@ -85,6 +84,13 @@ def plain_config(
 def config(*names: str, **changes: Any) -> TrialConfig:
     """``plain_config`` typed."""
     return read_config(plain_config(*names, **changes))
+
+
+def parameters(group: str, name: str, **changes: Any) -> dict[str, Any]:
+    """A component's keyword parameters, typed."""
+    trial = read_config({**plain_config(), group: component(group, name, **changes)})
+    found: dict[str, Any] = getattr(trial, group).parameters
+    return found
 
 
 def model(trial: TrialConfig, tasks: Sequence[str] = tuple(TASKS), seed: int = 0) -> Framework:
@@ -158,8 +164,3 @@ def inputs(
 def gradients(module: torch.nn.Module) -> list[torch.Tensor]:
     """Copies of all parameters' gradients."""
     return [p.grad.clone() for p in module.parameters() if p.grad is not None]
-
-
-def balancing_names() -> tuple[str, ...]:
-    """The registered balancings."""
-    return tuple(BALANCINGS)

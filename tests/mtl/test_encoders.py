@@ -2,7 +2,7 @@ import math
 
 import pytest
 import torch
-from laws import CARRYING, ENCODER_NAMES, TOLERANCE, WIDTH, component, inputs
+from laws import CARRYING, ENCODER_NAMES, TOLERANCE, WIDTH, inputs, parameters
 from torch import Tensor, nn
 
 from mtl.encoders import ENCODERS, GRU, LSTM, Encoder, State, Transformer, sinusoidal_positions
@@ -13,8 +13,7 @@ LENGTHS = (6, 3, 1, 5)
 
 def make(name: str, width: int = WIDTH, **changes: object) -> Encoder:
     torch.manual_seed(3)
-    settings = component("encoder", name, **changes)
-    return ENCODERS[settings.pop("name")](width, **settings)
+    return ENCODERS[name](width, **parameters("encoder", name, **changes))
 
 
 def close(a: Tensor, b: Tensor) -> None:

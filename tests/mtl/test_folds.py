@@ -37,8 +37,8 @@ def test_the_draw_follows_from_the_seed_not_from_the_order() -> None:
 
 
 def test_nothing_to_confirm_puts_all_into_select() -> None:
-    assert set(select_videos(NAMES, SUBJECTS, 0, 3).values()) == {"select"}
-    assert select_videos(["only"], ["one"], 0, 3) == {"only": "select"}
+    assert set(select_videos(NAMES, SUBJECTS, 0.0, 3).values()) == {"select"}
+    assert select_videos(["only"], ["one"], 0.0, 3) == {"only": "select"}
 
 
 def test_two_subjects_are_one_each() -> None:

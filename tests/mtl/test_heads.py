@@ -1,6 +1,6 @@
 import pytest
 import torch
-from laws import TOLERANCE, component
+from laws import TOLERANCE, parameters
 from torch import nn
 
 from mtl.heads import HEADS, MLP, Head, Linear
@@ -13,8 +13,7 @@ every_head = pytest.mark.parametrize("name", HEADS)
 
 def make(name: str, outputs: int = 3, **changes: object) -> Head:
     torch.manual_seed(0)
-    settings = component("head", name, **changes)
-    return HEADS[settings.pop("name")](HIDDEN, outputs, **settings)
+    return HEADS[name](HIDDEN, outputs, **parameters("head", name, **changes))
 
 
 def hidden(batch: int = 2, frames: int = 5) -> torch.Tensor:

@@ -1,6 +1,6 @@
 import pytest
 import torch
-from laws import component
+from laws import parameters
 from torch import Tensor, nn
 
 from mtl.tasks import TASKS
@@ -12,8 +12,7 @@ every_balancing = pytest.mark.parametrize("name", BALANCINGS)
 
 
 def make(name: str) -> nn.Module:
-    settings = component("balancing", name)
-    return BALANCINGS[settings.pop("name")](**settings)
+    return BALANCINGS[name](**parameters("balancing", name))
 
 
 def losses(*tasks: str, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
