@@ -22,13 +22,15 @@ EVERY_SECONDS = 0.5
 
 def tree_pss(process: psutil.Process) -> int:
     """PSS of a process and all that descend from it, in bytes."""
-    total = 0
-    for member in [process, *process.children(recursive=True)]:
-        try:
-            total += member.memory_full_info().pss
-        except psutil.Error:  # it has just ended
-            continue
-    return total
+    return sum(map(pss, [process, *process.children(recursive=True)]))
+
+
+def pss(process: psutil.Process) -> int:
+    """A process's PSS in bytes; 0 if it has just ended."""
+    try:
+        return int(process.memory_full_info().pss)
+    except psutil.Error:
+        return 0
 
 
 def main() -> int:

@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mtl.bootstrap import bootstrap, interval
 from mtl.dataset import Dataset, Listing, open_dataset
 from mtl.folds import select_videos
 from mtl.metrics import scores, task_score, task_sums
@@ -257,19 +258,29 @@ def ridge_scores(
     part = select_videos(names, [listing.subjects[n] for n in videos], confirm, seed)
     kept = np.array([part[listing.names[n]] == "confirm" for n in listing.video[rows]])
     chosen = {"validation": np.full(len(rows), True)} | ({"confirm": kept} if confirm else {})
-    return {
-        name: scores(outputs[own], listing.values[rows][own], listing.mask[rows][own])
-        for name, own in chosen.items()
-    }
+    results = {}
+    for name, own in chosen.items():
+        labelled = outputs[own], listing.values[rows][own], listing.mask[rows][own]
+        draws = bootstrap(*labelled, listing.video[rows][own])
+        intervals = {key: interval(values) for key, values in draws.items()}
+        results[name] = {**scores(*labelled), "interval": intervals}
+    return results
 
 
 def table(results: dict[str, dict[str, Any]]) -> str:
     """Scores as Markdown, a row for each part."""
     lines = [f"| ridge | {' | '.join(ROWS_SHOWN)} |", f"|---|{'---:|' * len(ROWS_SHOWN)}"]
     for name, result in results.items():
-        cells = ["-" if result[key] is None else f"{result[key]:.4f}" for key in ROWS_SHOWN]
+        cells = [_cell(result, key) for key in ROWS_SHOWN]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def _cell(result: dict[str, Any], key: str) -> str:
+    if result[key] is None:
+        return "-"
+    low, high = result["interval"][key]
+    return f"{result[key]:.3f} [{low:.3f}, {high:.3f}]"
 
 
 def main() -> None:

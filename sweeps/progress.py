@@ -113,7 +113,7 @@ def _table(rows: list[_Row]) -> Table:
         table.add_column(column, no_wrap=True)
     for row in rows:
         score = "" if row.score is None else f"{row.score:.4f}"
-        values = [_short(row.settings.get(path, "")) for path in varied]
+        values = [Text(_short(row.settings.get(path, ""))) for path in varied]
         number = row.name.split(" ")[0].split("/", 1)[-1]
         table.add_row(number, row.state, f"{row.epoch}/{row.epochs}", score, *values)
     return table

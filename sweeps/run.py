@@ -8,6 +8,7 @@ The same command goes on with a sweep that was stopped, and extends one by more 
 """
 
 import argparse
+import shlex
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -136,10 +137,10 @@ def _say_where(cluster: Cluster, folder: Path, study: SweepStudy, resumed: bool)
 
 
 def _trial_yaml(plan: Plan, proposal: Proposal, config: TrialConfig) -> str:
-    head = (
-        f"# {proposal.study} {proposal.number}, alone: python sweeps/train.py "
-        f"--data {plan.dataset.address} {' '.join(proposal.overrides)}\n"
-    )
+    search, cpus = plan.file.search, plan.file.resources.cpus_per_worker
+    alone = ["--data", plan.dataset.address, "--confirm", search.confirm, "--seed", search.seed]
+    words = shlex.join(map(str, [*alone, "--cpus", cpus, *proposal.overrides]))
+    head = f"# {proposal.study} {proposal.number}, alone: python sweeps/train.py {words}\n"
     return head + yaml.safe_dump(config.plain(), sort_keys=False)
 
 

@@ -18,7 +18,7 @@ from ray.data.dataset import MaterializedDataset
 
 from mtl.dataset import Dataset, FeatureIndex, Listing
 from mtl.errors import InputError
-from mtl.sequences import FeatureTable
+from mtl.sequences import FeatureTable, listed_rows
 
 BLOCK_BYTES = 64 * 2**20
 """Aim of a block: well under Ray Data's 128 MiB, above which it would cut a block in two."""
@@ -75,7 +75,7 @@ def make_shards(dataset: Dataset, feature_sets: Iterable[str], listing: Listing 
     indices = {name: dataset.index(name) for name in feature_sets}
     try:
         datasets = {
-            name: _materialize(dataset, name, index, _kept(index, listing))
+            name: _materialize(dataset, name, index, listed_rows(index, listing))
             for name, index in indices.items()
         }
     except Exception as error:
@@ -115,19 +115,6 @@ def _materialize(
     )
     blocks: MaterializedDataset[Any] = source.map_batches(read, batch_size=1).materialize()
     return blocks
-
-
-def _kept(index: FeatureIndex, listing: Listing | None) -> Bool[np.ndarray, " R"]:
-    if listing is None:
-        return np.ones(len(index.frames), bool)
-    kept = np.zeros(len(index.frames), bool)
-    place = {name: number for number, name in enumerate(listing.names)}
-    for number, name in enumerate(index.names):
-        if name in place:
-            span = slice(*index.starts[number : number + 2])
-            listed = listing.frame[listing.video == place[name]]
-            kept[span] = np.isin(index.frames[span], listed)
-    return kept
 
 
 def _spans(index: FeatureIndex, kept: Bool[np.ndarray, " R"], width: int) -> list[tuple[int, int]]:

@@ -86,6 +86,20 @@ def test_the_scores_and_outputs_are_those_of_a_slot(dataset, tmp_path, capsys):
     np.testing.assert_array_equal(written.frame, listing.frame[end.rows])
 
 
+@pytest.mark.parametrize("read_rows", [1, 61, 150, 10_000])
+def test_feature_files_are_read_whole_or_as_far_as_listed(dataset, monkeypatch, read_rows):
+    monkeypatch.setattr("mtl.sequences.READ_ROWS", read_rows)
+    stored = dataset.read("appearance", 0, 60 * len(NAMES)).reshape(len(NAMES), 60, 4)
+    for listing, frames in ((None, np.arange(1, 61)), (dataset.listing(), FRAMES)):
+        table = Files(dataset, listing).load("appearance")
+        for number, name in enumerate(NAMES):
+            block, first = table.rows[name]
+            np.testing.assert_array_equal(table.frames[name], frames)
+            found = table.blocks[block][first : first + len(frames)]
+            np.testing.assert_array_equal(found, stored[number, : len(frames)])
+        assert sum(map(len, table.blocks)) == len(frames) * len(NAMES)
+
+
 def test_the_folder_is_that_of_a_trial(dataset, tmp_path, capsys):
     assert main(arguments(dataset, tmp_path / "t")) == 0
     lines = capsys.readouterr().out.splitlines()

@@ -1,0 +1,72 @@
+"""What tests share: a small planted dataset, the real one where it lies, one Ray cluster."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from mtl.dataset import Dataset
+from mtl.synthetic import Demo, make_demo
+
+# Before Ray is imported: nothing here listens beyond this machine, joins a cluster that is none of
+# ours, or reports to anybody. Programs that tests start inherit it.
+os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+os.environ.pop("RAY_ADDRESS", None)
+
+ROOT = Path(__file__).parents[1]
+STUDYFORREST = ROOT.parent / "shared" / "data" / "studyforrest"
+
+CLUSTER = """
+import sys
+from sweeps.cluster import LOCAL, connect
+with connect(LOCAL):
+    import ray
+    print(ray.get_runtime_context().gcs_address, flush=True)
+    sys.stdin.read()
+"""
+"""A cluster for as long as its standard input is open: it ends with the tests, however these end."""
+
+
+@pytest.fixture(scope="session")
+def planted(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    """The demo, small: 16 videos of about 60 frames (8 training, 5 validation, 3 test)."""
+    demo = Demo(videos=16, split_shares=(0.5, 0.3, 0.2), mean_frames=60, run_frames=15.0)
+    return make_demo(tmp_path_factory.mktemp("planted") / "data", demo=demo)
+
+
+@pytest.fixture(scope="session")
+def studyforrest() -> Path:
+    """The real data beside the project."""
+    if not STUDYFORREST.is_dir():
+        pytest.skip(f"the real data is not there: {STUDYFORREST}")
+    return STUDYFORREST
+
+
+@pytest.fixture(scope="session")
+def ray_address() -> Iterator[str]:
+    """The session's one cluster, in a process of its own: programs connect to it, and tests."""
+    holder = subprocess.Popen(
+        [sys.executable, "-c", CLUSTER],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert holder.stdin is not None
+    assert holder.stdout is not None
+    try:
+        address = holder.stdout.readline().strip()
+        assert address, "the test cluster did not start"
+        yield address
+    finally:
+        holder.stdin.close()
+        try:
+            holder.wait(60)
+        except subprocess.TimeoutExpired:
+            holder.kill()
+            holder.wait()
+        holder.stdout.close()

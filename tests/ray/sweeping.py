@@ -1,0 +1,118 @@
+"""Small sweeps for the tests of this folder: a search file, a program run beside, and its record."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import optuna
+import yaml
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import FrozenTrial
+
+ROOT = Path(__file__).parents[2]
+RUN = ROOT / "sweeps" / "run.py"
+SMALL: dict[str, Any] = {"encoder.hidden": 8, "head": "linear", "sequence.window_frames": 16}
+ENCODERS = {
+    "choice": {
+        "gru": {"encoder.layers": {"min": 1, "max": 2}},
+        "lstm": {},
+        "transformer": {"encoder.heads": {"values": [2, 4]}},
+    }
+}
+
+
+def space_file(folder: Path, data: str, **changes: Any) -> Path:
+    """Write a search file of a few seconds; ``changes`` replace whole sections."""
+    settings: dict[str, Any] = {
+        "name": "small",
+        "data": data,
+        "search": {"trials": 4, "seed": 3},
+        "pruner": {"kind": "asha", "min_epochs": 1, "reduction_factor": 2},
+        "resources": {"concurrent_trials": 2},
+        "fixed": {**SMALL, "training.epochs": 3},
+        "space": {"encoder": ENCODERS, "optim.lr": {"min": 1e-3, "max": 1e-1, "log": True}},
+    }
+    file = folder / "space.yaml"
+    file.write_text(yaml.safe_dump({**settings, **changes}, sort_keys=False))
+    return file
+
+
+def recorded(folder: Path) -> list[FrozenTrial]:
+    """All trials of a sweep, from a copy of its journal: reading must not disturb its owner."""
+    copy = folder.parent / f".{folder.name}.journal"
+    copy.write_bytes(_whole_lines((folder / "study.journal").read_bytes()))
+    storage = JournalStorage(JournalFileBackend(str(copy)))
+    studies = optuna.get_all_study_summaries(storage)
+    found = [
+        optuna.load_study(study_name=s.study_name, storage=storage).get_trials() for s in studies
+    ]
+    copy.unlink()
+    return [trial for trials in found for trial in trials]
+
+
+def _whole_lines(journal: bytes) -> bytes:
+    return journal[: journal.rfind(b"\n") + 1]
+
+
+def trial_folder(folder: Path, trial: FrozenTrial) -> Path:
+    """Where a trial's files are."""
+    return folder / "trials" / str(trial.user_attrs["signature"])
+
+
+def facts(trials: list[FrozenTrial]) -> list[dict[str, Any]]:
+    """All that the record says of trials, but for times."""
+    return [{k: v for k, v in vars(t).items() if "datetime" not in k} for t in trials]
+
+
+def written(folder: Path) -> dict[str, int]:
+    """When each file of a folder was last written, in ns."""
+    files = (file for file in folder.rglob("*") if file.is_file())
+    return {str(file.relative_to(folder)): file.stat().st_mtime_ns for file in files}
+
+
+def scores(folder: Path) -> Mapping[str, Any]:
+    """A ``scores.json``."""
+    found: Mapping[str, Any] = json.loads((folder / "scores.json").read_text())
+    return found
+
+
+def wait_until(holds: Callable[[], bool], seconds: float, what: str) -> None:
+    """Wait until something holds; fail after ``seconds``."""
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline, f"waited {seconds:g} s in vain: {what}"
+        time.sleep(0.05)
+
+
+@contextmanager
+def program(folder: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+    """``sweeps/run.py`` beside the test, in a session of its own as under a terminal."""
+    with (folder / "output.txt").open("a") as output:
+        process = subprocess.Popen(
+            [sys.executable, str(RUN), *arguments],
+            cwd=folder,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+        try:
+            yield process
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait(30)
+
+
+def is_running(process: subprocess.Popen[str], folder: Path) -> None:
+    """Fail, with what it printed, if the program has ended."""
+    if process.poll() is not None:
+        raise AssertionError((folder / "output.txt").read_text())
