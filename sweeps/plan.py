@@ -1,7 +1,7 @@
 """What a sweep will do, checked and said before anything expensive starts."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -96,7 +96,7 @@ def make_plan(file: SearchFile, dataset: Dataset) -> Plan:
         tasks=tasks,
         parameters=(min(counts), max(counts)),
         epochs=max(config.training.epochs for config in configs),
-        lost=_check_joins(configs, dataset, listing),
+        lost=_check_joins(configs, dataset, listing, parts),
     )
 
 
@@ -156,23 +156,48 @@ def _parameters(config: TrialConfig, dataset: Dataset, trained: Sequence[str]) -
 
 
 def _check_joins(
-    configs: Sequence[TrialConfig], dataset: Dataset, listing: Listing
+    configs: Sequence[TrialConfig], dataset: Dataset, listing: Listing, parts: Mapping[str, str]
 ) -> tuple[str, ...]:
     """Join the indices of each combination of feature sets, without reading a feature."""
-    combinations = dict.fromkeys((config.features, config.sequence.frames) for config in configs)
-    names = dict.fromkeys(name for features, _ in combinations for name in features)
-    tables = {name: _index_only(dataset, name) for name in names}
+    combinations = dict.fromkeys(config.features for config in configs)
+    tables = {name: _index_only(dataset, name) for features in combinations for name in features}
+    whole = SequenceConfig(frames="listed", frame_stride=1, window_frames=2)
     lost = []
-    frames = len(listing.frame)
-    for features, which in combinations:
-        whole = SequenceConfig(frames=which, frame_stride=1, window_frames=2)
+    for features in combinations:
         joined = join(listing, [tables[name] for name in features], whole)
-        missing = frames - sum(len(video) for video in joined.values())
-        if which == "listed" and missing:
-            lost.append(
-                f"{'+'.join(features)}: {missing} of {frames} listed frames have no features"
-            )
+        for part in ("train", "select"):
+            if not any(parts[name] == part for name in joined):
+                raise InputError(
+                    f"feature sets {', '.join(features)}: no {part} video has a listed frame with "
+                    "all of them: extract them, or change search.seed"
+                )
+        lost += _lost(
+            listing, parts, {name: len(video) for name, video in joined.items()}, features
+        )
     return tuple(lost)
+
+
+def _lost(
+    listing: Listing, parts: Mapping[str, str], joined: Mapping[str, int], features: Sequence[str]
+) -> list[str]:
+    """What becomes of the listed frames without features, a sentence if there are any."""
+    untrained = nearest = prior = 0
+    for number, listed in Counter(listing.video.tolist()).items():
+        name = listing.names[number]
+        missing = listed - joined.get(name, 0)
+        if parts[name] == "train":
+            untrained += missing
+        elif name in joined:
+            nearest += missing
+        else:
+            prior += missing
+    if not untrained + nearest + prior:
+        return []
+    return [
+        f"{'+'.join(features)}: of the listed frames without features {untrained} are not trained "
+        f"on, {nearest} are predicted from their video's nearest frame, {prior} from the training "
+        "labels' mean"
+    ]
 
 
 def _index_only(dataset: Dataset, name: str) -> FeatureTable:

@@ -102,6 +102,8 @@ def _search(plan: Plan, folder: Path, study: SweepStudy, address: str, resumed: 
     file = plan.file
     with connect(address) as cluster:
         # Ray must be imported after its settings are made.
+        from ray.actor import ActorHandle
+
         from sweeps.search import Rules, StudySearcher, search
         from sweeps.shards import make_shards
         from sweeps.slots import start_slots
@@ -112,6 +114,10 @@ def _search(plan: Plan, folder: Path, study: SweepStudy, address: str, resumed: 
         listed = None if plan.all_frames else plan.listing
         shards = make_shards(plan.dataset, plan.feature_sets, listed)
         shelf = Shelf(folder / "trials", _ended(study), KEEP_WEIGHTS)
+
+        def start(number: int) -> list[ActorHandle[Any]]:
+            return start_slots(number, file.resources, shards, plan.listing, plan.parts)
+
         rules = Rules(
             sweep=file.name,
             folder=folder.resolve(),
@@ -121,11 +127,12 @@ def _search(plan: Plan, folder: Path, study: SweepStudy, address: str, resumed: 
             describe=lambda proposal, config: _trial_yaml(plan, proposal, config),
             halt=lambda: _reason_to_halt(file, folder, study, shelf),
             ended=shelf.add,
+            new_slot=lambda: start(1)[0],
         )
         ended = study.counts().total() - study.counts()["RUNNING"]
         with Progress(file.search.trials, ended, slots) as progress:
-            actors = start_slots(slots, file.resources, shards, plan.listing, plan.parts)
-            return search(StudySearcher(study, actors, rules, progress), plan.listing)
+            searcher = StudySearcher(study, start(slots), rules, progress)
+            return search(searcher, plan.listing)
 
 
 def _say_where(cluster: Cluster, folder: Path, study: SweepStudy, resumed: bool) -> None:

@@ -24,7 +24,7 @@ from mtl.config import TrialConfig
 from mtl.dataset import Listing
 from sweeps.job import Job
 from sweeps.study import Proposal, SweepStudy
-from sweeps.trial import RUNNING, run_trial
+from sweeps.trial import RUNNING, SLOT_DIED, run_trial
 from sweeps.trial_folder import TrialFolder
 
 THIN = {"CPU": 0, "node:__internal_head__": 0.001}
@@ -63,6 +63,7 @@ class Rules:
         describe: The YAML that goes into a trial's folder.
         halt: Why the sweep should take up no more trials, or None; asked before each.
         ended: Told the signature of each trial that has ended.
+        new_slot: Starts one in the place of a slot whose process died.
     """
 
     sweep: str
@@ -73,6 +74,7 @@ class Rules:
     describe: Callable[[Proposal, TrialConfig], str]
     halt: Callable[[], str | None]
     ended: Callable[[str], None]
+    new_slot: Callable[[], ActorHandle[Any]]
 
 
 class _NotSaved:
@@ -93,7 +95,7 @@ class StudySearcher(_NotSaved, Searcher):
         watcher: Watcher,
     ) -> None:
         super().__init__()
-        self.study, self.slots, self.rules, self.watcher = study, slots, rules, watcher
+        self.study, self.slots, self.rules, self.watcher = study, list(slots), rules, watcher
         self.halted: str | None = None
         self._free = list(range(len(slots)))
         self._running: dict[str, tuple[Proposal, int]] = {}
@@ -131,13 +133,16 @@ class StudySearcher(_NotSaved, Searcher):
     ) -> None:
         """Record a trial's end; an interrupted one stays as it is, to be taken up again."""
         proposal, slot = self._running.pop(trial_id)
-        self._free.append(slot)
+        if (result or {}).get("reason") == SLOT_DIED:
+            # The other trials go on training meanwhile.
+            self.slots[slot] = self.rules.new_slot()
         state = "failed" if error or result is None else result["state"]
         reason = (result or {}).get("reason", "Tune's side of the trial died" if error else None)
         if state in ENDS:
             self.study.tell(proposal.study, proposal.number, ENDS[state], reason)
             self._folder(proposal).settle()
             self.rules.ended(proposal.signature)
+        self._free.append(slot)
         self.watcher.ended(proposal, state, reason)
 
     def stop(self, why: str) -> None:
@@ -169,7 +174,7 @@ class StudySearcher(_NotSaved, Searcher):
         )
         self.watcher.started(proposal, job)
         fields = {k: v for k, v in asdict(job).items() if k not in ("checkpoint", "weights")}
-        return {"slot": slot, "folder": str(folder.path), "job": fields}
+        return {"slot": self.slots[slot], "folder": str(folder.path), "job": fields}
 
 
 def trial_name(sweep: str, proposal: Proposal, config: TrialConfig) -> str:
@@ -203,7 +208,7 @@ def search(searcher: StudySearcher, listing: Listing) -> str | None:
         Why it ended early, or None.
     """
     interrupts = _Interrupts(searcher)
-    trainable = tune.with_parameters(run_trial, slots=list(searcher.slots), listing=listing)
+    trainable = tune.with_parameters(run_trial, listing=listing)
     previous = signal.signal(signal.SIGINT, interrupts.press)
     with tempfile.TemporaryDirectory() as temporary:
         try:

@@ -6,7 +6,7 @@ call on a slot, writes each event to the trial's folder and then reports it.
 
 import json
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,17 +20,16 @@ from sweeps.job import End, Epoch, Job
 from sweeps.trial_folder import TrialFolder
 
 RUNNING = "running"
+SLOT_DIED = "the slot's process died"
 
 
-def run_trial(
-    config: Mapping[str, Any], slots: Sequence[ActorHandle[Any]], listing: Listing
-) -> None:
+def run_trial(config: Mapping[str, Any], listing: Listing) -> None:
     """Tune's trainable: train ``config["job"]`` in slot ``config["slot"]``, write and report."""
     folder = TrialFolder(Path(config["folder"]))
     try:
         checkpoint, weights = folder.saved()
         job = Job(**config["job"], checkpoint=checkpoint, weights=weights)
-        for event in _events(slots[config["slot"]], job):
+        for event in _events(config["slot"], job):
             if isinstance(event, Epoch):
                 folder.write_epoch(event)
                 report(RUNNING, result=event.result)
@@ -41,7 +40,8 @@ def run_trial(
     except Exception as error:
         # One trial's failure is a result like another: the sweep goes on.
         folder.write_error(_trace(error))
-        report("failed", reason=_reason(error))
+        died = isinstance(error, RayActorError)
+        report("failed", reason=SLOT_DIED if died else _reason(error))
 
 
 def _events(slot: ActorHandle[Any], job: Job) -> Iterator[Epoch | End]:
@@ -57,8 +57,6 @@ def report(state: str, **metrics: Any) -> None:
 
 
 def _reason(error: Exception) -> str:
-    if isinstance(error, RayActorError):
-        return "the slot's process died"
     cause = error.cause if isinstance(error, RayTaskError) else error
     lines = str(cause).strip().splitlines()
     return f"{type(cause).__name__}: {lines[0] if lines else ''}"

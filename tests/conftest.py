@@ -1,6 +1,7 @@
 """What tests share: a small planted dataset, the real one where it lies, one Ray cluster."""
 
 import os
+import secrets
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,6 +16,8 @@ from mtl.synthetic import Demo, make_demo
 # ours, or reports to anybody. Programs that tests start inherit it.
 os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+os.environ["RAY_AUTH_MODE"] = "token"
+os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
 os.environ.pop("RAY_ADDRESS", None)
 
 ROOT = Path(__file__).parents[1]

@@ -195,11 +195,12 @@ def test_each_task_is_predicted_from_its_best_epoch(names: tuple[str, str, str])
             assert np.array_equal(outputs[name][:, columns], expected)
 
 
-def test_predicting_draws_no_random_number() -> None:
-    torch.manual_seed(0)
+@pytest.mark.parametrize("names", MODELS, ids="-".join)
+def test_predicting_draws_no_random_number(names: tuple[str, str, str]) -> None:
+    trial = config(*names, dropout=0.5)
+    network = model(trial).train()
     before = torch.get_rng_state()
-    predict(model(config(dropout=0.5)), config(dropout=0.5), data(), part(videos((5,))), CPU)
-    torch.manual_seed(0)
+    predict(network, trial, data(), part(videos((5,))), CPU)
     assert torch.equal(torch.get_rng_state(), before)
 
 

@@ -287,7 +287,25 @@ def test_warm_up_goes_from_one_step_s_share_to_the_whole_rate() -> None:
 
 @pytest.mark.parametrize("clip", [0, 1e-3, 1e6])
 def test_gradients_are_clipped(clip: float) -> None:
-    trainer = Trainer(config(optim={"gradient_clip": clip}), data())
+    norms = norms_of(Trainer(config(optim={"gradient_clip": clip}), data()))
+    if clip == 1e-3:
+        assert norms == pytest.approx([clip] * len(norms), rel=1e-3)
+    else:
+        assert min(norms) > 0.01
+
+
+def test_scaled_gradients_are_clipped_as_what_they_are() -> None:
+    """In float16 the loss is scaled up, and with it the gradients, by 2^16 and less."""
+    settings = {"training": {"precision": "float16"}, "optim": {"gradient_clip": 1e-3}}
+    trainer = Trainer(config("transformer", **settings), data())
+    norms = norms_of(trainer)
+    assert trainer.scaler.is_enabled()
+    assert norms
+    assert norms == pytest.approx([1e-3] * len(norms), rel=1e-2)
+
+
+def norms_of(trainer: Trainer) -> list[float]:
+    """The gradient's norm at each step of the first epoch."""
     norms: list[float] = []
 
     def before(*_: object) -> None:
@@ -296,10 +314,7 @@ def test_gradients_are_clipped(clip: float) -> None:
 
     trainer.optimizer.register_step_pre_hook(before)
     next(trainer.epochs())
-    if clip == 1e-3:
-        assert norms == pytest.approx([clip] * len(norms), rel=1e-3)
-    else:
-        assert min(norms) > 0.01
+    return norms
 
 
 # Scores

@@ -1,0 +1,214 @@
+"""A whole small sweep through Ray: what it leaves, and what the same command does again."""
+
+import contextlib
+import csv
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from optuna.trial import TrialState
+from sweeping import facts, recorded, scores, space_file, trial_folder, wait_until, written
+
+from mtl.affwild2 import read_file, write_submission
+from mtl.dataset import Dataset
+from mtl.errors import InputError
+from mtl.folds import select_videos
+from mtl.predictions import Predictions
+from mtl.tasks import TASKS
+from sweeps import score
+from sweeps.cluster import connect
+from sweeps.compose import compose, signature
+from sweeps.run import main
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
+MODELS = {"gru", "lstm", "transformer"}
+
+
+@pytest.fixture(scope="module")
+def swept(planted, ray_address, tmp_path_factory) -> Path:
+    """A finished sweep; the folder that ``runs`` stands in."""
+    folder = tmp_path_factory.mktemp("swept")
+    space_file(folder, planted.address)
+    with contextlib.chdir(folder), contextlib.redirect_stdout(io.StringIO()) as printed:
+        assert main(["--space", "space.yaml", "--address", ray_address]) == 0
+    (folder / "printed.txt").write_text(printed.getvalue())
+    return folder
+
+
+@pytest.fixture
+def there(swept, monkeypatch) -> Path:
+    monkeypatch.chdir(swept)
+    return swept / "runs" / "small"
+
+
+def test_every_trial_ends_and_leaves_its_files(there, planted):
+    trials = recorded(there)
+    assert len(trials) == 4
+    assert {trial.state for trial in trials} == {TrialState.COMPLETE, TrialState.PRUNED}
+    assert {f.name for f in (there / "trials").iterdir()} == {
+        trial.user_attrs["signature"] for trial in trials
+    }
+    for trial in trials:
+        folder = trial_folder(there, trial)
+        assert trial.user_attrs["signature"] == signature(
+            compose(trial.user_attrs["overrides"]), planted.hash
+        )
+        assert {f.name for f in folder.iterdir()} == {
+            "config.yaml",
+            "predictions.parquet",
+            "progress.csv",
+            "scores.json",
+            "weights",
+        }
+        rows = list(csv.DictReader((folder / "progress.csv").read_text().splitlines()))
+        assert [int(row["epoch"]) for row in rows] == list(range(1, trial.last_step + 1))
+        reported = [float(row["objective"]) for row in rows]
+        assert list(trial.intermediate_values.values()) == reported
+        assert scores(folder)["select"]["score"] == reported[-1]
+        best = {int(rows[-1][f"best_epochs/{task}"]) for task in TASKS}
+        assert {f.name for f in (folder / "weights").iterdir()} == {
+            f"epoch_{epoch:03d}.safetensors" for epoch in best
+        }
+
+
+def test_a_trials_predictions_score_as_it_says(there, planted):
+    listing = planted.listing()
+    validation = [
+        i for i, name in enumerate(listing.names) if listing.splits[i] == "validation"
+    ]
+    parts = select_videos(
+        [listing.names[i] for i in validation], [listing.subjects[i] for i in validation], 0.5, 3
+    )
+    place = {(v, f): i for i, (v, f) in enumerate(zip(listing.video, listing.frame, strict=True))}
+    for trial in recorded(there):
+        folder = trial_folder(there, trial)
+        found = Predictions.load(folder / "predictions.parquet")
+        assert len(found.frame) == (listing.split > 0).sum()
+        assert np.isfinite(found.outputs).all()
+        select = np.array([parts.get(found.names[v]) == "select" for v in found.video])
+        rows = [place[key] for key in zip(found.video[select], found.frame[select], strict=True)]
+        now = score.scores(found.outputs[select], listing.values[rows], listing.mask[rows])
+        said = scores(folder)["select"]
+        assert now["ccc_valence"] == pytest.approx(said["valence"], abs=1e-6)
+        assert now["f1_expression"] == pytest.approx(said["expression"], abs=1e-6)
+        assert now["p_labelled"] == pytest.approx(said["score"], abs=1e-6)
+
+
+def test_the_submission_holds_the_test_list(there, planted):
+    listing = planted.listing()
+    test = listing.split == 2
+    images = [
+        f"{listing.names[video]}/{frame:05d}.jpg"
+        for video, frame in zip(listing.video[test], listing.frame[test], strict=True)
+    ]
+    submission = read_file(there / "submission.txt")
+    assert list(submission.images) == images
+    assert submission.mask.all()
+    lines = (there / "submission.txt").read_text().splitlines()
+    assert lines[0] == "image,valence,arousal,expression,aus"
+    assert {len(line.split(",")) for line in lines[1:]} == {16}
+
+
+def test_the_scores_are_those_of_score_py(there, planted, tmp_path, capsys):
+    listing = planted.listing()
+    said = scores(there)
+    for part in ("select", "confirm"):
+        videos = _videos_of(planted, part)
+        rows = np.isin(np.array(listing.names)[listing.video], videos)
+        images = [
+            f"{listing.names[v]}/{f:05d}.jpg"
+            for v, f in zip(listing.video[rows], listing.frame[rows], strict=True)
+        ]
+        truth = tmp_path / f"{part}.txt"
+        write_submission(truth, images, listing.values[rows], listing.mask[rows])
+        predictions = there / "fusion" / "validation.txt"
+        assert score.main(["--truth", str(truth), "--predictions", str(predictions)]) == 0
+        found = json.loads(capsys.readouterr().out)
+        for name in ("p_mtl", "p_labelled", "ccc_valence", "f1_expression", "f1_action_units"):
+            assert found[name] == pytest.approx(said[part]["fused"][name], abs=2e-4)
+        assert found["frames"] == said[part]["fused"]["frames"] == rows.sum()
+
+
+def _videos_of(dataset: Dataset, part: str) -> list[str]:
+    listing = dataset.listing()
+    videos = [
+        (name, subject)
+        for name, split, subject in zip(
+            listing.names, listing.splits, listing.subjects, strict=True
+        )
+        if split == "validation"
+    ]
+    names, subjects = zip(*videos, strict=True)
+    parts = select_videos(names, subjects, 0.5, 3)
+    return [name for name in names if parts[name] == part]
+
+
+def test_what_is_printed_says_how_it_went_and_where_it_is(there, swept):
+    printed = (swept / "printed.txt").read_text()
+    assert "sweep small: 4 trials of up to 3 epochs in 1 study, 2 at once" in printed
+    assert "Ray's dashboard: http://127.0.0.1:" in printed
+    assert "optuna-dashboard runs/small/study.journal" in printed
+    assert printed.count(": started (") == 4
+    assert printed.count("[4/4, ") == 1
+    assert str(Path("runs/small/submission.txt")) in printed
+    report = (there / "report" / "leaderboard.md").read_text()
+    for trial in recorded(there):
+        assert trial.user_attrs["signature"] in report
+
+
+def test_ray_lists_each_trial_under_its_name(there, ray_address):
+    from ray.util.state import list_tasks
+
+    expected = set()
+    for trial in recorded(there):
+        encoder = compose(trial.user_attrs["overrides"]).encoder.name
+        expected.add(f"small/{trial.number:04d} {encoder} linear share_encoder")
+    assert len(expected) == 4
+    with connect(ray_address) as cluster:
+
+        def listed() -> set[tuple[str, str]]:
+            tasks = list_tasks(address=cluster.dashboard, limit=1000)
+            return {(task.name, task.state) for task in tasks if task.name.startswith("small/")}
+
+        wait_until(
+            lambda: listed() == {(name, "FINISHED") for name in expected}, 20, f"{listed()}"
+        )
+
+
+def test_the_same_command_again_trains_nothing(there, capsys):
+    record, files = facts(recorded(there)), written(there / "trials")
+    # Nothing answers at this address: a sweep that is done needs no cluster.
+    assert main(["--space", "space.yaml", "--address", "127.0.0.1:1"]) == 0
+    assert facts(recorded(there)) == record
+    assert written(there / "trials") == files
+    assert "4 " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ("optim.weight_decay=0.1", "fixed"),
+        ("search.seed=4", "search"),
+        ("pruner.min_epochs=2", "pruner"),
+    ],
+)
+def test_another_space_in_the_same_folder_is_refused(there, change, named):
+    before = written(there)
+    with pytest.raises(InputError, match=f"another {named}.*name="):
+        main(["--space", "space.yaml", change])
+    assert written(there) == before
+
+
+def test_more_trials_extend_the_sweep(there, ray_address, capsys):
+    record, files = facts(recorded(there)), written(there / "trials")
+    arguments = ["--space", "space.yaml", "--address", ray_address, "search.trials=6"]
+    assert main(arguments) == 0
+    after = recorded(there)
+    assert len(after) == 6
+    assert facts(after)[:4] == record
+    assert {name: t for name, t in written(there / "trials").items() if name in files} == files
+    assert "going on with runs/small: " in capsys.readouterr().out
+    assert not [trial for trial in after if trial.state == TrialState.RUNNING]
