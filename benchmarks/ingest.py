@@ -4,8 +4,8 @@ python benchmarks/ingest.py [--rounds 7]
 
 The same training loop runs over the same schedule twice per round, in turn: once cutting its
 batches out of Ray Data's blocks (gather, join, cast, z-score), once with every batch ready as
-tensors. The figure is the median of the rounds' ratios of frames/s; 1 means that data costs nothing.
-The demo's sets, and sets as wide as the challenge's (768, 1024 and 512), each with a GRU.
+tensors. The figure is the median of the rounds' ratios of frames/s; 1 means that data costs
+nothing. The demo's sets, and sets as wide as the challenge's (768, 1024 and 512), each with a GRU.
 """
 
 import argparse

@@ -42,7 +42,7 @@ def bootstrap(
                 task, out, labels[:, task.labels], known, group, videos
             )
             draws[name] = metrics.task_scores(task, counts @ sums)
-    together = metrics.combine(draws)  # type: ignore[arg-type]
+    together = metrics.combine(draws)
     named = {f"{TASKS[name].score}_{name}": values for name, values in draws.items()}
     return named if together is None else {"p_labelled": np.asarray(together), **named}
 

@@ -11,12 +11,14 @@ outputs are NaN was not predicted: its sums are NaN and its score is None.
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from jaxtyping import Bool, Float, Integer
 
 from mtl.tasks import ACTION_UNITS, EXPRESSION, EXPRESSIONS, TASKS, UNITS, Task
+
+Score = TypeVar("Score", float, np.ndarray)
 
 CONSTANT = 1e-12  # a variance below this share of the mean square is rounding, not variation
 
@@ -89,15 +91,15 @@ def class_scores(task: Task, sums: Float[np.ndarray, "*S"]) -> Float[np.ndarray,
     return np.where(labelled > 0, f1, np.nan)
 
 
-def combine(by_task: Mapping[str, float | None]) -> float | None:
-    """The challenge's P over the tasks that have a score; None if none has.
+def combine(by_task: Mapping[str, Score | None]) -> Score | None:
+    """The challenge's P over the tasks that have a score (or draws of one); None if none has.
 
     P = (CCC valence + CCC arousal) / 2 + F1 expression + F1 action units, where one of valence and
     arousal stands for both if the other has no score.
     """
     known = {name: score for name, score in by_task.items() if score is not None}
-    concordances = [score for name, score in known.items() if TASKS[name].score == "ccc"]
-    parts = [score for name, score in known.items() if TASKS[name].score == "f1"]
+    concordances: list[Any] = [score for name, score in known.items() if TASKS[name].score == "ccc"]
+    parts: list[Any] = [score for name, score in known.items() if TASKS[name].score == "f1"]
     if concordances:
         parts.append(sum(concordances) / len(concordances))
     return sum(parts) if parts else None

@@ -7,6 +7,9 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Float, Int
 
+INTERRUPTED = "interrupted: the same command goes on"
+"""Why a sweep ended that somebody stopped."""
+
 EndState = Literal["complete", "pruned", "interrupted"]
 
 

@@ -30,6 +30,7 @@ from sweeps.cluster import (
 from sweeps.compose import compose, signature
 from sweeps.data import open_data
 from sweeps.fuse import Member, fuse_sweep
+from sweeps.job import INTERRUPTED
 from sweeps.plan import Plan, describe, make_plan
 from sweeps.progress import Progress
 from sweeps.report import gain, last_value, leaderboard, score_table
@@ -39,6 +40,7 @@ from sweeps.study import Proposal, SweepStudy
 from sweeps.weights import Shelf
 from sweeps.whole_files import write_whole
 
+EXIT_INTERRUPTED = 130  # as a shell reports Ctrl-C
 KEEP_WEIGHTS = 25
 FREE_BYTES = 5 * 10**8
 
@@ -166,18 +168,20 @@ def _reason_to_halt(file: SearchFile, folder: Path, study: SweepStudy, shelf: Sh
         last = failures[-1].user_attrs.get("reason")
         return (
             f"{len(failures)} trials failed, more than budget.failures = {file.budget.failures}; "
-            f"the last: {last}"
+            f"the last: {last}; raise budget.failures to go on"
         )
     limit = file.budget.disk_gb
     if limit is not None and shelf.gb > limit:
-        return f"{folder} holds {shelf.gb:.1f} GB, more than budget.disk_gb = {limit:g}"
+        return f"{folder} holds {shelf.gb:.1f} GB, more than budget.disk_gb = {limit:g}: raise it"
     if shutil.disk_usage(folder).free < FREE_BYTES:
-        return f"the disk of {folder} has less than {FREE_BYTES / 1e9:g} GB left"
+        return f"the disk of {folder} has less than {FREE_BYTES / 1e9:g} GB left: free some"
     return None
 
 
 def _finish(plan: Plan, folder: Path, study: SweepStudy, halted: str | None) -> int:
-    """Fuse what there is, write and print the results."""
+    """Fuse what there is, write and print the results; the program's exit code."""
+    if study.done:
+        halted = None
     members = _members(folder, study)
     scores = None
     if members:
@@ -188,6 +192,8 @@ def _finish(plan: Plan, folder: Path, study: SweepStudy, halted: str | None) -> 
     report = leaderboard(plan.file.name, study.trials(), scores, remarks)
     write_whole(folder / "report" / "leaderboard.md", report.encode())
     _print_results(folder, scores, remarks)
+    if halted == INTERRUPTED:
+        return EXIT_INTERRUPTED
     return 0 if study.done and scores else 1
 
 
@@ -207,7 +213,7 @@ def _remarks(plan: Plan, study: SweepStudy, halted: str | None) -> list[str]:
     counts = ", ".join(f"{number} {state}" for state, number in study.counts().items())
     remarks = [f"trials: {counts or 'none'}"]
     if halted:
-        remarks.append(f"ended early: {halted}; the same command goes on")
+        remarks.append(f"ended early: {halted}")
     if plan.file.search.confirm == 0:
         remarks.append("search.confirm is 0: scores are selected on the scored videos")
     if plan.file.resources.concurrent_trials != 1:

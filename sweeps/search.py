@@ -22,7 +22,7 @@ from ray.tune.search import Searcher
 
 from mtl.config import TrialConfig
 from mtl.dataset import Listing
-from sweeps.job import Job
+from sweeps.job import INTERRUPTED, Job
 from sweeps.study import Proposal, SweepStudy
 from sweeps.trial import RUNNING, SLOT_DIED, run_trial
 from sweeps.trial_folder import TrialFolder
@@ -198,7 +198,7 @@ class _Interrupts(_NotSaved, tune.Callback):
 
     def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
         if self.pressed:
-            self.searcher.stop("interrupted")
+            self.searcher.stop(INTERRUPTED)
 
 
 def search(searcher: StudySearcher, listing: Listing) -> str | None:

@@ -222,10 +222,19 @@ def with_value(value: float) -> list:
         ({"s": blocks("float64")}, "video 'a': values are float64; use one of float16, float32"),
         ({"s": [*blocks(), *blocks(names="e", width=2)]}, "video 'e': 2 features .* but 3 of"),
         ({"s": [*blocks(), *blocks("uint8", names="e")]}, "features of uint8 .* of float32 before"),
-        ({"s": [("a", [1, 1], np.zeros((2, 3), "f4"))]}, "frame 1 comes after 1; frames must asc"),
-        ({"s": [("a", [2, 1], np.zeros((2, 3), "f4"))]}, "frame 1 comes after 2; frames must asc"),
-        ({"s": [("a", [1, 2], np.zeros((3, 3), "f4"))]}, r"2 frames come with .* shape \(3, 3\)"),
-        ({"s": [("a", [1], np.zeros((1, 0), "f4"))]}, r"shape \(1, 0\)"),
+        (
+            {"s": [("a", np.array([1, 1]), np.zeros((2, 3), "f4"))]},
+            "frame 1 comes after 1; frames must asc",
+        ),
+        (
+            {"s": [("a", np.array([2, 1]), np.zeros((2, 3), "f4"))]},
+            "frame 1 comes after 2; frames must asc",
+        ),
+        (
+            {"s": [("a", np.array([1, 2]), np.zeros((3, 3), "f4"))]},
+            r"2 frames come with .* shape \(3, 3\)",
+        ),
+        ({"s": [("a", np.array([1]), np.zeros((1, 0), "f4"))]}, r"shape \(1, 0\)"),
         ({"s": with_value(np.nan)}, "'s', video 'b', frame 4: feature 3 is nan"),
         ({"s": with_value(-np.inf)}, "'s', video 'b', frame 4: feature 3 is -inf"),
         ({"s": []}, "has none of the 11 listed frames"),

@@ -84,21 +84,37 @@ def scores(folder: Path) -> Mapping[str, Any]:
     return found
 
 
-def wait_until(holds: Callable[[], bool], seconds: float, what: str) -> None:
-    """Wait until something holds; fail after ``seconds``."""
+def wait_until(
+    holds: Callable[[], bool], seconds: float, explain: Callable[[], object] = str
+) -> None:
+    """Wait until something holds; fail after ``seconds``, explaining why."""
     deadline = time.monotonic() + seconds
     while not holds():
-        assert time.monotonic() < deadline, f"waited {seconds:g} s in vain: {what}"
+        assert time.monotonic() < deadline, f"waited {seconds:g} s in vain: {explain()}"
         time.sleep(0.05)
 
 
+def in_mid_training(folder: Path, epochs: int = 1) -> bool:
+    """Whether a trial has ended and another is at work, ``epochs`` or more of it on record."""
+    if not (folder / "study.journal").exists():
+        return False
+    trials = recorded(folder)
+    return any(trial.state.is_finished() for trial in trials) and any(
+        not trial.state.is_finished() and len(trial.intermediate_values) >= epochs
+        for trial in trials
+    )
+
+
 @contextmanager
-def program(folder: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+def program(
+    folder: Path, *arguments: str, environment: Mapping[str, str] | None = None
+) -> Iterator[subprocess.Popen[str]]:
     """``sweeps/run.py`` beside the test, in a session of its own as under a terminal."""
     with (folder / "output.txt").open("a") as output:
         process = subprocess.Popen(
             [sys.executable, str(RUN), *arguments],
             cwd=folder,
+            env=environment,
             stdout=output,
             stderr=subprocess.STDOUT,
             text=True,
@@ -110,9 +126,3 @@ def program(folder: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait(30)
-
-
-def is_running(process: subprocess.Popen[str], folder: Path) -> None:
-    """Fail, with what it printed, if the program has ended."""
-    if process.poll() is not None:
-        raise AssertionError((folder / "output.txt").read_text())

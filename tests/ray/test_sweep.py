@@ -4,10 +4,12 @@ import contextlib
 import csv
 import io
 import json
+import shlex
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from optuna.trial import TrialState
 from sweeping import facts, recorded, scores, space_file, trial_folder, wait_until, written
 
@@ -17,14 +19,12 @@ from mtl.errors import InputError
 from mtl.folds import select_videos
 from mtl.predictions import Predictions
 from mtl.tasks import TASKS
-from sweeps import score
+from sweeps import score, train
 from sweeps.cluster import connect
 from sweeps.compose import compose, signature
 from sweeps.run import main
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
-
-MODELS = {"gru", "lstm", "transformer"}
 
 
 @pytest.fixture(scope="module")
@@ -76,9 +76,7 @@ def test_every_trial_ends_and_leaves_its_files(there, planted):
 
 def test_a_trials_predictions_score_as_it_says(there, planted):
     listing = planted.listing()
-    validation = [
-        i for i, name in enumerate(listing.names) if listing.splits[i] == "validation"
-    ]
+    validation = [i for i, name in enumerate(listing.names) if listing.splits[i] == "validation"]
     parts = select_videos(
         [listing.names[i] for i in validation], [listing.subjects[i] for i in validation], 0.5, 3
     )
@@ -95,6 +93,24 @@ def test_a_trials_predictions_score_as_it_says(there, planted):
         assert now["ccc_valence"] == pytest.approx(said["valence"], abs=1e-6)
         assert now["f1_expression"] == pytest.approx(said["expression"], abs=1e-6)
         assert now["p_labelled"] == pytest.approx(said["score"], abs=1e-6)
+
+
+def test_a_trial_alone_has_the_scores_and_outputs_that_it_has_in_the_sweep(
+    there, planted, tmp_path
+):
+    trial = recorded(there)[0]
+    command = (trial_folder(there, trial) / "config.yaml").read_text().splitlines()[0]
+    words = shlex.split(command.partition("sweeps/train.py ")[2])
+    before = torch.get_num_threads()
+    try:
+        assert train.main([*words, "--out", str(tmp_path / "alone")]) == 0
+    finally:
+        torch.set_num_threads(before)
+    alone = Predictions.load(tmp_path / "alone" / "predictions.parquet")
+    swept = Predictions.load(trial_folder(there, trial) / "predictions.parquet")
+    if trial.state == TrialState.COMPLETE:
+        assert scores(tmp_path / "alone") == scores(trial_folder(there, trial))
+        np.testing.assert_array_equal(alone.outputs, swept.outputs)
 
 
 def test_the_submission_holds_the_test_list(there, planted):
@@ -173,9 +189,7 @@ def test_ray_lists_each_trial_under_its_name(there, ray_address):
             tasks = list_tasks(address=cluster.dashboard, limit=1000)
             return {(task.name, task.state) for task in tasks if task.name.startswith("small/")}
 
-        wait_until(
-            lambda: listed() == {(name, "FINISHED") for name in expected}, 20, f"{listed()}"
-        )
+        wait_until(lambda: listed() == {(name, "FINISHED") for name in expected}, 20, listed)
 
 
 def test_the_same_command_again_trains_nothing(there, capsys):
