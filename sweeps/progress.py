@@ -77,28 +77,30 @@ class Progress:
         row.state = state
         score = "" if row.score is None else f", score {row.score:.4f}"
         why = f": {reason}" if reason else ""
-        done = self.before + sum(row.state != "running" for row in self._rows.values())
         self._line(
             f"{row.name}: {state} at epoch {row.epoch}{score}{why} "
-            f"[{done}/{self.trials}, {self._left()}]"
+            f"[{self.before + len(self._ended())}/{self.trials}, {self._left()}]"
         )
 
     def _line(self, text: str) -> None:
         if not self.console.is_terminal:
             self.console.print(text, soft_wrap=True, markup=False)
 
+    def _ended(self) -> list[_Row]:
+        return [row for row in self._rows.values() if row.state not in ("running", "interrupted")]
+
     def _left(self) -> str:
         """Time left, from the mean time of the trials that have ended since the start."""
-        ended = [row for row in self._rows.values() if row.state not in ("running", "interrupted")]
+        ended = len(self._ended())
         if not ended:
             return "time left unknown"
-        left = self.trials - self.before - len(ended)
-        seconds = (time.monotonic() - self._started) / len(ended) * left
+        left = self.trials - self.before - ended
+        seconds = (time.monotonic() - self._started) / ended * left
         return f"{_duration(seconds)} left"
 
     def _render(self) -> Group:
         rows = sorted(self._rows.values(), key=lambda row: -(row.score or -9.0))[:ROWS]
-        done = self.before + sum(row.state != "running" for row in self._rows.values())
+        done = self.before + len(self._ended())
         so_far = _duration(time.monotonic() - self._started)
         head = f"{done} of {self.trials} trials, {so_far} so far, {self._left()}"
         return Group(Text(head), _table(rows))

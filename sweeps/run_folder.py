@@ -9,6 +9,9 @@ from sweeps.environment import environment
 from sweeps.search_file import SearchFile, load
 from sweeps.whole_files import write_json, write_whole
 
+BEGUN = {"environment.json", "environment.json.unfinished", "space.yaml.unfinished"}
+"""All that a start that was killed at once may have left."""
+
 
 def open_run_folder(folder: Path, file: SearchFile, dataset: Dataset) -> bool:
     """Make the folder, or check that it is this sweep's. Nothing in it is overwritten but
@@ -24,7 +27,7 @@ def open_run_folder(folder: Path, file: SearchFile, dataset: Dataset) -> bool:
     resumed = space.exists()
     if resumed:
         _check_same(folder, file, dataset, json.loads(run.read_text())["dataset"])
-    elif folder.exists() and any(folder.iterdir()):
+    elif folder.exists() and {file.name for file in folder.iterdir()} - BEGUN:
         raise InputError(f"{folder} is not empty and no sweep: take another name, or remove it")
     folder.mkdir(parents=True, exist_ok=True)
     if not resumed:

@@ -5,8 +5,10 @@ each node, read by all trials of that node without copying. A block carries its 
 """
 
 import logging
+import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -72,6 +74,7 @@ def make_shards(dataset: Dataset, feature_sets: Iterable[str], listing: Listing 
         InputError: A row that breaks the contract (NaN ...), with its file and number.
     """
     quiet_ray_data()
+    dataset = _from_any_folder(dataset)
     indices = {name: dataset.index(name) for name in feature_sets}
     try:
         datasets = {
@@ -87,9 +90,16 @@ def make_shards(dataset: Dataset, feature_sets: Iterable[str], listing: Listing 
     )
 
 
+def _from_any_folder(dataset: Dataset) -> Dataset:
+    """With an absolute path: the processes of a cluster that runs already work elsewhere."""
+    if "://" in dataset.address:
+        return dataset
+    return replace(dataset, address=str(Path(dataset.address).absolute()))
+
+
 def quiet_ray_data() -> None:
-    """No progress bars and no plan logs: the sweep prints its own progress."""
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    """No progress bars and no logs: the sweep prints its own progress, and errors are raised."""
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     DataContext.get_current().enable_progress_bars = False
 
 
@@ -132,11 +142,8 @@ def _spans(index: FeatureIndex, kept: Bool[np.ndarray, " R"], width: int) -> lis
     return spans
 
 
-def _user_error(error: BaseException) -> BaseException:
-    """The user's mistake inside an error of Ray's, else the error itself."""
-    seen: BaseException | None = error
-    while seen is not None:
-        if isinstance(seen, InputError):
-            return InputError(str(seen.args[0]) if seen.args else str(seen))
-        seen = getattr(seen, "cause", None) or seen.__cause__
-    return error
+def _user_error(error: Exception) -> Exception:
+    """The user's mistake in an error of Ray Data's, which keeps only its text; else the error."""
+    name = re.escape(f"{InputError.__module__}.{InputError.__qualname__}")
+    found = re.search(f"^{name}: (.+)$", str(error), re.MULTILINE)
+    return InputError(found[1]) if found else error

@@ -40,8 +40,7 @@ class TrialFolder:
         if not file.exists():
             (self.path / "progress.csv").unlink(missing_ok=True)
             return None, {}
-        kept = {int(f.stem.removeprefix("epoch_")): f for f in self.weights.glob("*.safetensors")}
-        return file.read_bytes(), {epoch: f.read_bytes() for epoch, f in kept.items()}
+        return file.read_bytes(), {e: f.read_bytes() for e, f in self._kept().items()}
 
     def write_epoch(self, event: Epoch) -> None:
         """Weights first, then the checkpoint that counts on them, then what they replace goes."""
@@ -54,9 +53,10 @@ class TrialFolder:
         scores = {"select": {"score": result["objective"], **result["best_scores"]}}
         scores["epochs"] = result["best_epochs"]
         write_json(self.path / "scores.json", scores)
-        if event.checkpoint is not None:
-            kept = {self._weights(epoch) for epoch in result["best_epochs"].values()}
-            for file in set(self.weights.glob("*.safetensors")) - kept:
+        best = set(result["best_epochs"].values())
+        for epoch, file in self._kept().items():
+            # An epoch that is told again must leave the weights of those after it.
+            if epoch not in best and epoch <= result["epoch"]:
                 file.unlink()
 
     def write_end(self, event: End, listing: Listing) -> None:
@@ -72,6 +72,10 @@ class TrialFolder:
     def write_error(self, text: str) -> None:
         """Why the trial failed."""
         write_whole(self.path / "error.txt", text.encode())
+
+    def _kept(self) -> dict[int, Path]:
+        files = self.weights.glob("epoch_*.safetensors")
+        return {int(file.stem.removeprefix("epoch_")): file for file in files}
 
     def _weights(self, epoch: int) -> Path:
         return self.weights / f"epoch_{epoch:03d}.safetensors"

@@ -31,7 +31,7 @@ with connect(LOCAL):
     print(ray.get_runtime_context().gcs_address, flush=True)
     sys.stdin.read()
 """
-"""A cluster for as long as its standard input is open: it ends with the tests, however these end."""
+"""A cluster for as long as its standard input is open: it ends with the tests in any case."""
 
 
 @pytest.fixture(scope="session")

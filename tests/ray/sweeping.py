@@ -1,4 +1,4 @@
-"""Small sweeps for the tests of this folder: a search file, a program run beside, and its record."""
+"""Small sweeps for the tests of this folder: search file, program, record."""
 
 import json
 import os

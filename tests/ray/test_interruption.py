@@ -33,7 +33,8 @@ LOOPBACK = {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
 
 def progress(folder: Path, trial: FrozenTrial) -> list[dict[str, str]]:
     """The rows of a trial's progress.csv; among them each epoch's seconds, never twice the same."""
-    return list(csv.DictReader((trial_folder(folder, trial) / "progress.csv").open()))
+    file = trial_folder(folder, trial) / "progress.csv"
+    return list(csv.DictReader(file.read_text().splitlines())) if file.exists() else []
 
 
 def output(folder: Path) -> str:
@@ -105,6 +106,9 @@ def test_ctrl_c_ends_cleanly_and_the_same_command_goes_on(
     # The program itself must see to it that its cluster is not reachable.
     bare = {k: v for k, v in os.environ.items() if k != "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"}
     with program(tmp_path, "--space", "space.yaml", environment=bare) as driver:
+        wait_until((folder / "study.journal").exists, START_SECONDS, lambda: output(tmp_path))
+        with pytest.raises(InputError, match=f"another driver .process {driver.pid}."):
+            main(["--space", "space.yaml"])
         wait_until(
             lambda: driver.poll() is not None or in_mid_training(folder, 2),
             START_SECONDS,
@@ -113,8 +117,6 @@ def test_ctrl_c_ends_cleanly_and_the_same_command_goes_on(
         assert driver.poll() is None, output(tmp_path)
         tree = [psutil.Process(driver.pid), *psutil.Process(driver.pid).children(recursive=True)]
         listening = _listening(tree)
-        with pytest.raises(InputError, match=f"another driver .process {driver.pid}."):
-            main(["--space", "space.yaml"])
         # As a terminal does: to the program and all that it started.
         os.killpg(driver.pid, signal.SIGINT)
         assert driver.wait(END_SECONDS) == 130, output(tmp_path)
@@ -123,7 +125,7 @@ def test_ctrl_c_ends_cleanly_and_the_same_command_goes_on(
     _, alive = psutil.wait_procs(tree, timeout=END_SECONDS)
     assert not alive
 
-    assert "ended early: interrupted; the same command goes on" in output(tmp_path)
+    assert "ended early: interrupted: the same command goes on" in output(tmp_path)
     assert "Traceback" not in output(tmp_path)
     assert (folder / "submission.txt").exists()
     stopped = recorded(folder)

@@ -66,11 +66,6 @@ def own_bytes(slot: Any) -> int:
     return int(psutil.Process(pid).memory_full_info().uss)
 
 
-def load(self: Any) -> list[tuple[bool, bool, int]]:
-    table = self._data.table("appearance")
-    return [(b.flags.writeable, b.flags.owndata, b.nbytes) for b in table.blocks]
-
-
 def test_features_are_mapped_not_copied_and_their_files_are_not_read_again(wide, ray_address):
     with connect(ray_address):
         from sweeps.shards import make_shards
@@ -82,7 +77,13 @@ def test_features_are_mapped_not_copied_and_their_files_are_not_read_again(wide,
         parts = divide(listing, 0.5, 0)
         (slot,) = start_slots(1, Resources(), shards, listing, parts)
         empty = own_bytes(slot)
-        blocks = inside(slot, load)
+        blocks = inside(
+            slot,
+            lambda self: [
+                (block.flags.writeable, block.flags.owndata, block.nbytes)
+                for block in self._data.table("appearance").blocks
+            ],
+        )
         assert {(writeable, own) for writeable, own, _ in blocks} == {(False, False)}
         assert sum(size for *_, size in blocks) == FEATURE_BYTES
         assert own_bytes(slot) - empty < FEATURE_BYTES / 4

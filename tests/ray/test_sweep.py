@@ -31,7 +31,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow]
 def swept(planted, ray_address, tmp_path_factory) -> Path:
     """A finished sweep; the folder that ``runs`` stands in."""
     folder = tmp_path_factory.mktemp("swept")
-    space_file(folder, planted.address)
+    space_file(folder, planted.address, name="whole")
     with contextlib.chdir(folder), contextlib.redirect_stdout(io.StringIO()) as printed:
         assert main(["--space", "space.yaml", "--address", ray_address]) == 0
     (folder / "printed.txt").write_text(printed.getvalue())
@@ -41,7 +41,7 @@ def swept(planted, ray_address, tmp_path_factory) -> Path:
 @pytest.fixture
 def there(swept, monkeypatch) -> Path:
     monkeypatch.chdir(swept)
-    return swept / "runs" / "small"
+    return swept / "runs" / "whole"
 
 
 def test_every_trial_ends_and_leaves_its_files(there, planted):
@@ -164,12 +164,12 @@ def _videos_of(dataset: Dataset, part: str) -> list[str]:
 
 def test_what_is_printed_says_how_it_went_and_where_it_is(there, swept):
     printed = (swept / "printed.txt").read_text()
-    assert "sweep small: 4 trials of up to 3 epochs in 1 study, 2 at once" in printed
+    assert "sweep whole: 4 trials of up to 3 epochs in 1 study, 2 at once" in printed
     assert "Ray's dashboard: http://127.0.0.1:" in printed
-    assert "optuna-dashboard runs/small/study.journal" in printed
+    assert "optuna-dashboard runs/whole/study.journal" in printed
     assert printed.count(": started (") == 4
     assert printed.count("[4/4, ") == 1
-    assert str(Path("runs/small/submission.txt")) in printed
+    assert str(Path("runs/whole/submission.txt")) in printed
     report = (there / "report" / "leaderboard.md").read_text()
     for trial in recorded(there):
         assert trial.user_attrs["signature"] in report
@@ -181,13 +181,13 @@ def test_ray_lists_each_trial_under_its_name(there, ray_address):
     expected = set()
     for trial in recorded(there):
         encoder = compose(trial.user_attrs["overrides"]).encoder.name
-        expected.add(f"small/{trial.number:04d} {encoder} linear share_encoder")
+        expected.add(f"whole/{trial.number:04d} {encoder} linear share_encoder")
     assert len(expected) == 4
     with connect(ray_address) as cluster:
 
         def listed() -> set[tuple[str, str]]:
             tasks = list_tasks(address=cluster.dashboard, limit=1000)
-            return {(task.name, task.state) for task in tasks if task.name.startswith("small/")}
+            return {(task.name, task.state) for task in tasks if task.name.startswith("whole/")}
 
         wait_until(lambda: listed() == {(name, "FINISHED") for name in expected}, 20, listed)
 
@@ -224,5 +224,5 @@ def test_more_trials_extend_the_sweep(there, ray_address, capsys):
     assert len(after) == 6
     assert facts(after)[:4] == record
     assert {name: t for name, t in written(there / "trials").items() if name in files} == files
-    assert "going on with runs/small: " in capsys.readouterr().out
+    assert "going on with runs/whole: " in capsys.readouterr().out
     assert not [trial for trial in after if trial.state == TrialState.RUNNING]

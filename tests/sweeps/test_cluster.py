@@ -1,0 +1,64 @@
+"""What fits on a cluster, and which cluster: nothing here starts one."""
+
+import pytest
+import torch
+
+from mtl.errors import InputError
+from sweeps import cluster
+from sweeps.cluster import LOCAL, choose_address, concurrent_trials, local_resources
+from sweeps.search_file import Resources
+
+
+@pytest.mark.parametrize(
+    ("settings", "trials", "cpus", "gpus", "expected"),
+    [
+        ({}, 18, 2, 0, 2),
+        ({}, 18, 2.9, 0, 2),
+        ({}, 3, 16, 0, 3),
+        ({"cpus_per_worker": 4}, 18, 16, 0, 4),
+        ({"cpus_per_worker": 3}, 18, 16, 0, 5),
+        ({"concurrent_trials": 1}, 18, 16, 0, 1),
+        # As asked, also where there are fewer trials: another run may have more.
+        ({"concurrent_trials": 4}, 2, 16, 0, 4),
+        ({"gpus_per_worker": 1}, 18, 16, 4, 4),
+        ({"gpus_per_worker": 2}, 18, 16, 5, 2),
+        ({"gpus_per_worker": 0.25}, 18, 16, 2, 8),
+        # A share does not span two GPUs: one of 0.4 fits twice on each.
+        ({"gpus_per_worker": 0.4}, 18, 16, 2, 4),
+        ({"gpus_per_worker": 0.25, "cpus_per_worker": 4}, 18, 16, 2, 4),
+    ],
+)
+def test_as_many_trials_as_fit_or_as_asked(settings, trials, cpus, gpus, expected):
+    assert concurrent_trials(Resources(**settings), trials, cpus, gpus) == expected
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"cpus_per_worker": 4}, "resources.cpus_per_worker = 4 is more than the 2 CPUs"),
+        ({"gpus_per_worker": 1}, "gpus_per_worker = 1 is more than the 2 CPUs and 0 GPUs"),
+        ({"concurrent_trials": 3}, "3 at once with .* is more than the 2 CPUs .* lower one"),
+    ],
+)
+def test_what_can_never_fit_is_refused(settings, message):
+    with pytest.raises(InputError, match=message):
+        concurrent_trials(Resources(**settings), 18, 2, 0)
+
+
+def test_the_address_given_comes_before_the_environments(monkeypatch):
+    assert choose_address(None) == LOCAL
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    assert choose_address(None) == "10.0.0.1:6379"
+    assert choose_address("auto") == "auto"
+
+
+@pytest.mark.parametrize(
+    ("quota", "expected"),
+    [("max 100000", 8), ("250000 100000", 2), ("50000 100000", 1), ("6400000 100000", 8)],
+)
+def test_a_containers_share_of_cpus_counts(quota, expected, tmp_path, monkeypatch):
+    monkeypatch.setattr(cluster, "CPU_QUOTA", tmp_path / "cpu.max")
+    monkeypatch.setattr(cluster.os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
+    assert local_resources() == (8, torch.cuda.device_count())
+    (tmp_path / "cpu.max").write_text(f"{quota}\n")
+    assert local_resources()[0] == expected

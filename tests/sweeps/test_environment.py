@@ -1,0 +1,39 @@
+"""environment.json: what is needed to run a sweep again, and no secret."""
+
+import json
+import subprocess
+
+from sweeps import environment as module
+from sweeps.environment import environment
+
+
+def test_it_says_under_what_a_sweep_ran(monkeypatch):
+    monkeypatch.setattr("sys.argv", ["sweeps/run.py", "--space", "my file.yaml"])
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hidden-from-everybody")
+    found = environment()
+    assert found["command"] == "run.py --space 'my file.yaml'"
+    assert found["packages"]["optuna"].startswith("5.")
+    assert found["machine"]["cpus"] > 0
+    assert found["machine"]["memory_gib"] > 0
+    assert "hidden-from-everybody" not in json.dumps(found)
+
+
+def test_outside_a_checkout_there_is_no_commit(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "ROOT", tmp_path)
+    found = environment()
+    assert (found["commit"], found["diff"]) == (None, None)
+
+
+def test_uncommitted_changes_are_kept(tmp_path, monkeypatch):
+    def git(*words):
+        subprocess.run(["git", "-C", str(tmp_path), *words], check=True, capture_output=True)
+
+    git("init")
+    (tmp_path / "a.py").write_text("one\n")
+    git("add", ".")
+    git("-c", "user.name=a", "-c", "user.email=a@b", "commit", "-m", "one")
+    (tmp_path / "a.py").write_text("two\n")
+    monkeypatch.setattr(module, "ROOT", tmp_path)
+    found = environment()
+    assert len(found["commit"]) == 40
+    assert "-one\n+two" in found["diff"]

@@ -1,0 +1,195 @@
+"""A job in training: its events, the decisions it waits for, and how it goes on after a kill."""
+
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from small_data import make_dataset, make_listing
+
+from mtl.config import TrialConfig
+from mtl.inference import TrialData
+from sweeps.compose import compose
+from sweeps.job import End, Epoch, Job
+from sweeps.job_run import JobRun, SlotData
+from sweeps.plan import divide
+from sweeps.train import Files
+
+SMALL = ("encoder.hidden=4", "encoder.layers=1", "head=linear", "training.epochs=4", "optim.lr=0.1")
+TIMES = ("seconds", "data_seconds")
+
+
+@pytest.fixture(scope="module")
+def config() -> TrialConfig:
+    return compose(SMALL)
+
+
+@pytest.fixture(scope="module")
+def slot_data(tmp_path_factory) -> SlotData:
+    listing = make_listing()
+    dataset = make_dataset(tmp_path_factory.mktemp("job") / "data", listing)
+    return SlotData(Files(dataset, listing), listing, divide(listing, 0.5, 3))
+
+
+@pytest.fixture
+def data(slot_data, config) -> Iterator[TrialData]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield slot_data.of(config)
+    torch.set_num_threads(threads)
+
+
+def a_run(config: TrialConfig, data: TrialData, **job: Any) -> JobRun:
+    return JobRun(Job("demo/0000", config.plain(), **job), config, data)
+
+
+def facts(epoch: Epoch) -> dict[str, Any]:
+    return {key: value for key, value in epoch.result.items() if key not in TIMES}
+
+
+@pytest.fixture
+def undisturbed(config, data) -> list[Any]:
+    return list(a_run(config, data).events())
+
+
+def weights_at(events: list[Any], epoch: int) -> dict[int, bytes]:
+    """What a trial's folder holds after that epoch: the weights of the best epochs so far."""
+    best = set(events[epoch - 1].result["best_epochs"].values())
+    return {number: events[number - 1].weights for number in best}
+
+
+def test_it_yields_each_epoch_and_at_last_the_predictions(undisturbed, data):
+    *epochs, end = undisturbed
+    assert [epoch.result["epoch"] for epoch in epochs] == [1, 2, 3, 4]
+    for epoch in epochs:
+        assert epoch.checkpoint
+        is_best = epoch.result["epoch"] in epoch.result["best_epochs"].values()
+        assert (epoch.weights is not None) == is_best
+    assert end.state == "complete"
+    assert end.outputs.shape == (6 * 20, 22)
+    assert np.isfinite(end.outputs).all()
+    expected = [data.parts[name].rows for name in ("select", "confirm", "test")]
+    np.testing.assert_array_equal(end.rows, np.concatenate(expected))
+
+
+def test_at_a_rung_it_waits_and_does_as_told(config, data, undisturbed):
+    run = a_run(config, data, rungs=frozenset({1, 3}))
+    run.decide(1, False)
+    run.decide(2, True)  # no rung: nothing to decide
+    run.decide(3, True)
+    *epochs, end = run.events()
+    assert [epoch.result["epoch"] for epoch in epochs] == [1, 2, 3]
+    assert isinstance(end, End)
+    assert end.state == "pruned"
+    assert end.outputs.shape == (6 * 20, 22)
+    assert [facts(epoch) for epoch in epochs] == [facts(epoch) for epoch in undisturbed[:3]]
+
+
+def test_a_job_that_waits_goes_on_once_it_is_told(config, data):
+    events = a_run(config, data, rungs=frozenset({1})).events()
+    run = a_run(config, data, rungs=frozenset({1}))
+    events = run.events()
+    next(events)
+    told = threading.Timer(0.2, run.decide, (1, False))
+    told.start()
+    epoch = next(events)
+    assert not told.is_alive()
+    assert isinstance(epoch, Epoch)
+    assert epoch.result["epoch"] == 2
+
+
+@pytest.mark.parametrize("rungs", [frozenset(), frozenset({1})])
+def test_stopped_from_outside_it_ends_without_predictions(config, data, rungs):
+    """Also while it waits for a decision that will never come."""
+    run = a_run(config, data, rungs=rungs)
+    events = run.events()
+    next(events)
+    stopped = threading.Timer(0.2 if rungs else 0, run.stop)
+    stopped.start()
+    if not rungs:
+        stopped.join()
+    (end,) = events
+    stopped.join()
+    assert isinstance(end, End)
+    assert (end.state, len(end.rows)) == ("interrupted", 0)
+
+
+def test_stopped_after_its_last_epoch_it_is_complete(config, data, undisturbed):
+    run = a_run(config, data)
+    events = run.events()
+    for _ in range(4):
+        next(events)
+    run.stop()
+    (end,) = events
+    assert end.state == "complete"
+    np.testing.assert_array_equal(end.outputs, undisturbed[-1].outputs)
+
+
+@pytest.mark.parametrize("reported", [0, 1, 2])
+def test_after_a_kill_it_goes_on_to_the_same_end(config, data, undisturbed, reported):
+    """Two epochs are in the checkpoint; the study knows of none, one or both."""
+    run = a_run(
+        config,
+        data,
+        reported=reported,
+        checkpoint=undisturbed[1].checkpoint,
+        weights=weights_at(undisturbed, 2),
+    )
+    *epochs, end = run.events()
+    assert [facts(epoch) for epoch in epochs] == [facts(e) for e in undisturbed[reported:4]]
+    for epoch, before in zip(epochs, undisturbed[reported:4], strict=True):
+        told_again = epoch.result["epoch"] <= 2
+        assert (epoch.checkpoint is None) == told_again
+        assert epoch.weights == (None if told_again else before.weights)
+    np.testing.assert_array_equal(end.outputs, undisturbed[-1].outputs)
+
+
+def test_a_checkpoint_behind_the_study_is_trained_up_again(config, data, undisturbed):
+    """The journal has epoch 3, the disk only epoch 1."""
+    run = a_run(
+        config,
+        data,
+        reported=3,
+        checkpoint=undisturbed[0].checkpoint,
+        weights=weights_at(undisturbed, 1),
+    )
+    *epochs, end = run.events()
+    assert [facts(epoch) for epoch in epochs] == [facts(e) for e in undisturbed[1:4]]
+    np.testing.assert_array_equal(end.outputs, undisturbed[-1].outputs)
+
+
+def test_a_trial_pruned_before_the_kill_only_predicts(config, data, undisturbed):
+    run = a_run(
+        config,
+        data,
+        rungs=frozenset({2}),
+        reported=2,
+        stopped=True,
+        checkpoint=undisturbed[1].checkpoint,
+        weights=weights_at(undisturbed, 2),
+    )
+    (end,) = run.events()
+    assert isinstance(end, End)
+    assert end.state == "pruned"
+    again = a_run(config, data, rungs=frozenset({2}))
+    again.decide(2, True)
+    np.testing.assert_array_equal(end.outputs, list(again.events())[-1].outputs)
+
+
+def test_feature_sets_are_read_once_for_all_trials(slot_data, config):
+    loads: list[str] = []
+
+    class Counted:
+        def load(self, name: str) -> Any:
+            loads.append(name)
+            return slot_data.shards.load(name)
+
+    data = SlotData(Counted(), slot_data.listing, slot_data.parts)
+    first = data.of(config)
+    second = data.of(compose([*SMALL, "sequence.window_frames=8", "optim.lr=0.2"]))
+    assert loads == ["appearance"]
+    assert first.train is second.train  # windows are cut later: joining is not repeated
+    data.of(compose([*SMALL, "sequence.frame_stride=2"]))
+    assert loads == ["appearance"]

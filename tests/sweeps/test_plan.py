@@ -1,0 +1,143 @@
+"""The plan: what would end trials for certain is refused before anything starts, the rest said."""
+
+import pytest
+import torch
+from small_data import FRAMES, NAMES, SPLITS, WIDTH, make_dataset, make_listing, search_file
+
+from mtl.errors import InputError
+from mtl.model import build_model
+from mtl.tasks import TASKS
+from sweeps.compose import compose
+from sweeps.plan import describe, divide, make_plan
+
+VALENCE_AROUSAL = (0, 1)
+ALL = dict.fromkeys(NAMES, FRAMES)
+
+
+def test_what_is_planned_is_said(tmp_path):
+    file = search_file(
+        tmp_path,
+        pruner={"kind": "asha", "min_epochs": 1, "reduction_factor": 2},
+        compare={"by": ["encoder"]},
+        space={
+            "encoder": {"values": ["gru", "lstm"]},
+            "optim.lr": {"min": 1e-3, "max": 1e-1, "log": True},
+        },
+    )
+    plan = make_plan(file, make_dataset(tmp_path / "data"))
+    text = describe(plan, 2)
+    for part in (
+        "sweep small: 4 trials of up to 3 epochs in 2 studies, 2 at once, tpe sampler, seed 3",
+        "200 listed frames; videos: 4 train, 2 select, 2 confirm, 2 test",
+        "appearance (3)",
+        "valence, arousal, expression, action_units",
+        "at epochs 1, 2 the best 1/2 go on",
+        "(50 sampled configs built)",
+        "optim.lr",
+    ):
+        assert part in text
+    assert "at once" not in describe(plan, None)
+    assert "lost" not in text
+
+
+def test_the_models_of_the_sampled_configs_are_counted_not_allocated(tmp_path):
+    dataset = make_dataset(tmp_path / "data")
+    file = search_file(tmp_path, space={"encoder.hidden": {"values": [8, 16]}}, fixed={})
+    counts = [
+        sum(
+            p.numel()
+            for p in build_model(compose([f"encoder.hidden={h}"]), WIDTH, tuple(TASKS)).parameters()
+        )
+        for h in (8, 16)
+    ]
+    assert make_plan(file, dataset).parameters == tuple(counts)
+    # More than three billion parameters.
+    huge = search_file(tmp_path, "encoder.hidden=20000")
+    assert make_plan(huge, dataset).parameters[0] > 3 * 10**9
+    assert torch.get_default_device() == torch.device("cpu")
+
+
+def test_rungs_follow_the_trials_own_epochs(tmp_path):
+    dataset = make_dataset(tmp_path / "data")
+    plan = make_plan(search_file(tmp_path, "pruner.min_epochs=2"), dataset)
+    assert plan.rungs(3) == {2}
+    assert plan.rungs(18) == {2, 6, 18}
+    assert make_plan(search_file(tmp_path, "pruner.kind=none"), dataset).rungs(18) == frozenset()
+
+
+def test_untrained_tasks_are_said(tmp_path):
+    plan = make_plan(search_file(tmp_path), make_dataset(tmp_path / "d", make_listing((0, 1))))
+    assert plan.tasks == ("valence", "arousal")
+    assert "(no training label of expression, action_units)" in describe(plan, None)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "known", "message"),
+    [
+        (["features=[apearance]"], range(15), "no set 'apearance'.*appearance"),
+        (["tasks=[expression]"], VALENCE_AROUSAL, "no training frame has a label of expression"),
+        (["search.metric=expression"], VALENCE_AROUSAL, "search.metric = 'expression'"),
+        (["encoder=transformer", "encoder.heads=3"], range(15), "heads"),
+    ],
+)
+def test_what_would_end_every_trial_is_refused(tmp_path, overrides, known, message):
+    dataset = make_dataset(tmp_path / "d", make_listing(known))
+    with pytest.raises(InputError, match=message) as refused:
+        make_plan(search_file(tmp_path, *overrides), dataset)
+    assert "\n" not in str(refused.value)
+
+
+def test_select_without_labels_is_refused(tmp_path):
+    listing = make_listing()
+    parts = divide(listing, 0.5, 3)
+    unlabelled = [i for i, name in enumerate(NAMES) if parts[name] == "select"]
+    for video in unlabelled:
+        listing.mask[listing.video == video] = False
+    with pytest.raises(InputError, match=r"search.confirm = 0.5 leaves no frame with a label"):
+        make_plan(search_file(tmp_path), make_dataset(tmp_path / "d", listing))
+
+
+def test_feature_sets_without_a_common_frame_are_refused(tmp_path):
+    other = dict.fromkeys(NAMES, FRAMES[10:])
+    first = dict.fromkeys(NAMES, FRAMES[:10])
+    dataset = make_dataset(tmp_path / "d", frames={"appearance": first, "geometry": other})
+    file = search_file(tmp_path, "features=[appearance,geometry]")
+    with pytest.raises(InputError, match="appearance, geometry have no listed frame in common"):
+        make_plan(file, dataset)
+
+
+def test_a_part_that_no_feature_reaches_is_refused(tmp_path):
+    trained = {n: FRAMES for n, split in zip(NAMES, SPLITS, strict=True) if split == "train"}
+    dataset = make_dataset(tmp_path / "d", frames={"appearance": trained})
+    with pytest.raises(InputError, match="no select video has a listed frame"):
+        make_plan(search_file(tmp_path), dataset)
+
+
+def test_frames_without_features_are_counted_by_what_becomes_of_them(tmp_path):
+    """v0 trains on 15 of 20; v9, a test video, has 18; v8 has none."""
+    frames = {**ALL, "v0": FRAMES[:15], "v9": FRAMES[2:]}
+    del frames["v8"]
+    plan = make_plan(
+        search_file(tmp_path), make_dataset(tmp_path / "d", frames={"appearance": frames})
+    )
+    (lost,) = plan.lost
+    assert lost.startswith("appearance: ")
+    assert "5 are not trained on, 2 are predicted from" in lost
+    assert "20 from the training labels' mean" in lost
+    assert lost in describe(plan, None)
+
+
+def test_validation_videos_are_divided_by_subject_and_the_others_keep_their_split():
+    subjects = ("a", "b", "c", "d", "e", "e", "f", "f", "g", "h")
+    parts = divide(make_listing(subjects=subjects), 0.5, 3)
+    assert [parts[name] for name in NAMES[:4] + NAMES[8:]] == ["train"] * 4 + ["test"] * 2
+    assert parts["v4"] == parts["v5"] != parts["v6"] == parts["v7"]
+    assert set(divide(make_listing(), 0.0, 3).values()) == {"train", "select", "test"}
+
+
+def test_one_subject_cannot_be_divided(tmp_path):
+    dataset = make_dataset(tmp_path / "d", make_listing(subjects=("a",) * 4 + ("e",) * 6))
+    with pytest.raises(InputError, match=r"search\.confirm=0"):
+        make_plan(search_file(tmp_path), dataset)
+    plan = make_plan(search_file(tmp_path, "search.confirm=0"), dataset)
+    assert "selected on the scored videos" in describe(plan, None)

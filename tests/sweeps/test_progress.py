@@ -1,0 +1,94 @@
+"""How a sweep's progress reads: lines in a log, one small table on a terminal."""
+
+import io
+import re
+
+import pytest
+from rich.console import Console
+
+from sweeps.job import Job
+from sweeps.progress import ROWS, Progress
+from sweeps.study import Proposal
+
+
+def a_trial(number: int, **settings: str) -> tuple[Proposal, Job]:
+    overrides = tuple(f"{path}={value}" for path, value in settings.items())
+    proposal = Proposal("demo", number, overrides, f"signature{number}", {})
+    return proposal, Job(f"demo/{number:04d} gru mlp share_encoder", {"training": {"epochs": 12}})
+
+
+def result(epoch: int, objective: float) -> dict[str, float]:
+    return {"epoch": epoch, "objective": objective, "frames": 3000, "seconds": 1.5}
+
+
+@pytest.fixture
+def log() -> tuple[Progress, io.StringIO]:
+    text = io.StringIO()
+    return Progress(5, 2, 1, Console(file=text, width=40)), text
+
+
+def test_a_log_has_one_line_for_each_event(log):
+    progress, text = log
+    proposal, job = a_trial(2, encoder="gru", features="[appearance,geometry]")
+    with progress:
+        progress.started(proposal, job)
+        progress.epoch(proposal, result(1, 0.51239))
+        progress.ended(proposal, "pruned", None)
+    started, epoch, ended = text.getvalue().splitlines()
+    # Longer than the console is wide, and with brackets: neither wrapped nor taken for markup.
+    assert started == (
+        "demo/0002 gru mlp share_encoder: started (encoder=gru features=[appearance,geometry])"
+    )
+    assert epoch == "demo/0002 gru mlp share_encoder: epoch 1/12, score 0.5124, 2,000 frames/s"
+    assert re.fullmatch(
+        r"demo/0002 .*: pruned at epoch 1, score 0.5124 \[3/5, 0 min 00 s left\]", ended
+    )
+
+
+def test_a_failure_says_why_and_a_resumed_trial_where_it_goes_on(log):
+    progress, text = log
+    proposal, job = a_trial(3)
+    progress.started(proposal, Job(job.name, job.config, reported=7))
+    progress.ended(proposal, "failed", "TrainingError: the loss is not finite")
+    started, ended = text.getvalue().splitlines()
+    assert ": started, goes on after epoch 7 ()" in started
+    assert ": failed at epoch 7: TrainingError: the loss is not finite [3/5, " in ended
+
+
+def test_an_interrupted_trial_has_not_ended(log):
+    progress, text = log
+    for number in (2, 3):
+        progress.started(*a_trial(number))
+    progress.ended(a_trial(2)[0], "interrupted", None)
+    assert "[2/5, time left unknown]" in text.getvalue().splitlines()[-1]
+    progress.ended(a_trial(3)[0], "complete", None)
+    assert "[3/5, 0 min" in text.getvalue().splitlines()[-1]
+
+
+def test_a_terminal_shows_one_table_of_the_best(monkeypatch):
+    text = io.StringIO()
+    progress = Progress(40, 0, 2, Console(file=text, width=120, force_terminal=True))
+    for number in range(30):
+        proposal, job = a_trial(number, encoder=("gru", "lstm")[number % 2], head="mlp")
+        progress.started(proposal, job)
+        progress.epoch(proposal, result(3, number / 100))
+        if number < 28:
+            progress.ended(proposal, "complete", None)
+    assert text.getvalue() == ""  # no line beside the live table
+    shown = Console(width=120, file=io.StringIO())
+    shown.print(progress._render())
+    head, columns, *rows = shown.file.getvalue().splitlines()
+    assert head.startswith("28 of 40 trials, ")
+    assert head.rstrip().endswith(" left")
+    assert columns.split() == ["trial", "state", "epoch", "score", "encoder"]
+    assert len(rows) == ROWS == 20
+    assert rows[0].split() == ["0029", "running", "3/12", "0.2900", "lstm"]
+    scores = [float(row.split()[3]) for row in rows]
+    assert scores == sorted(scores, reverse=True)
+
+
+def test_the_live_table_is_drawn_and_ends(monkeypatch):
+    text = io.StringIO()
+    with Progress(1, 0, 1, Console(file=text, width=80, force_terminal=True)) as progress:
+        progress.started(*a_trial(0))
+    assert "0 of 1 trials" in text.getvalue()

@@ -1,0 +1,110 @@
+"""The report: trials best first, what failed and why, and scores beside the best single trial's."""
+
+from typing import Any
+
+import pytest
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from sweeps.report import gain, last_value, leaderboard, score_table, table, varied_settings
+
+ONE = {
+    "p_labelled": 1.0,
+    "ccc_valence": 0.5,
+    "ccc_arousal": 0.25,
+    "f1_expression": None,
+    "f1_action_units": 0.625,
+}
+
+
+def trial(number: int, state: TrialState, values: list[float], **attributes: Any) -> FrozenTrial:
+    made = create_trial(
+        state=state,
+        value=values[-1] if state == TrialState.COMPLETE else None,
+        intermediate_values=dict(enumerate(values, 1)),
+        user_attrs={"overrides": [], "signature": f"signature{number}", **attributes},
+    )
+    made.number = number
+    return made
+
+
+def scores(fused: float = 1.25, low: float = 0.125, high: float = 0.5) -> dict[str, Any]:
+    models: dict[str, Any] = {
+        "fused": {**ONE, "p_labelled": fused, "interval": {"p_labelled": (1.0, 1.5)}},
+        "fused_raw": ONE,
+        "best_single": ONE,
+        "best_single_raw": ONE,
+        "fused_minus_best_single_raw": {"interval": {"p_labelled": (low, high)}},
+    }
+    return {"select": models, "confirm": models}
+
+
+TRIALS = [
+    trial(0, TrialState.PRUNED, [0.4, 0.6], overrides=["encoder=gru", "head=mlp"]),
+    trial(1, TrialState.COMPLETE, [0.5, 0.9, 1.1], overrides=["encoder=lstm", "head=mlp"]),
+    trial(2, TrialState.FAIL, [0.5], reason="TrainingError: the loss is not finite"),
+    trial(3, TrialState.COMPLETE, [0.5, 1.1], overrides=["encoder=gru", "head=mlp"], twin_of="x 1"),
+]
+
+
+def rows(text: str) -> list[list[str]]:
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+
+
+def test_trials_stand_best_first_with_what_varies():
+    text = leaderboard("demo", {"demo": TRIALS}, None, ["a remark"])
+    assert text.startswith("# demo\n\n- a remark\n")
+    head, _, *found = rows(text)
+    assert head == ["", "trial", "state", "epochs", "select", "encoder", "folder"]
+    assert found == [
+        ["1", "1", "complete", "3", "1.1000", "lstm", "signature1"],
+        ["2", "3", "complete", "2", "1.1000", "gru", "signature3 (repeat)"],
+        ["3", "0", "pruned", "2", "0.6000", "gru", "signature0"],
+    ]
+    assert text.rstrip().endswith("- demo 2: TrainingError: the loss is not finite")
+
+
+def test_each_study_has_its_own_table():
+    text = leaderboard("demo", {"demo/gru": TRIALS[:1], "demo/lstm": TRIALS[1:2]}, scores(), [])
+    assert text.index("| confirm ") < text.index("| select ") < text.index("## demo/gru")
+    assert text.index("## demo/gru") < text.index("signature0") < text.index("## demo/lstm")
+    assert "## Failed" not in text
+
+
+def test_a_score_table_has_intervals_where_there_are_and_dashes_for_none():
+    first, *others = rows(score_table(scores(), "confirm"))[2:]
+    assert first[:3] == ["fused, smoothed", "1.250 [1.000, 1.500]", "0.5000"]
+    assert first[4] == "-"
+    assert [row[0] for row in others] == ["fused", "best single, smoothed", "best single"]
+    with_ceiling = {**scores(), "ceiling": {"confirm": {**ONE, "p_labelled": 2.0}}}
+    assert rows(score_table(with_ceiling, "confirm"))[-1][:2] == ["exact posterior", "2.0000"]
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "shown"),
+    [(0.125, 0.5, True), (-0.125, 0.5, False), (-0.5, -0.125, True)],
+)
+def test_a_gain_that_may_be_chance_is_called_that(low, high, shown):
+    text = gain(scores(1.25, low, high), "confirm")
+    assert text.startswith("fused minus best single on confirm: +0.250 [")
+    assert ("no gain that these videos can show" not in text) == shown
+
+
+def test_a_trials_value_is_its_last_epochs():
+    assert last_value(TRIALS[1]) == 1.1
+    empty = trial(9, TrialState.FAIL, [])
+    assert last_value(empty) != last_value(empty)  # NaN
+
+
+def test_only_what_differs_is_varied():
+    first = trial(0, TrialState.PRUNED, [0.1], overrides=["a=1", "b=2", "c=3"])
+    second = trial(1, TrialState.PRUNED, [0.1], overrides=["a=1", "b=3"])
+    assert varied_settings([first, second]) == ["b", "c"]
+
+
+def test_a_tables_columns_line_up():
+    assert table(["a", "long"], [["wide cell", "1"]]).splitlines() == [
+        "| a         | long |",
+        "| --------- | ---- |",
+        "| wide cell | 1    |",
+    ]

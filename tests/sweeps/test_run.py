@@ -1,0 +1,169 @@
+"""The program's front: what it refuses in one sentence before anything starts, and the dry run."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+from small_data import FRAMES, NAMES, make_dataset, make_listing, write_space
+
+from sweeps import run
+from sweeps.cli import run_program
+from sweeps.run import main
+
+
+@pytest.fixture(autouse=True)
+def _without_a_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a folder of its own, where starting or joining a cluster is a mistake."""
+
+    def connect(address: str) -> None:
+        pytest.fail(f"a cluster was asked for: {address}")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(run, "connect", connect)
+    # As much as a test may count on, wherever it runs.
+    monkeypatch.setattr(run, "local_resources", lambda: (2, 0))
+
+
+def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """The one line on stderr of a program that ends with code 2 and has begun nothing."""
+    with pytest.raises(SystemExit) as ended:
+        run_program(lambda: main(arguments))
+    assert ended.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ")
+    assert not Path("runs").exists()
+    return line
+
+
+SPACE_FAULTS = {
+    "unknown key": ({"serach": {}}, "serach is no known key: did you mean"),
+    "key of a section": ({"search": {"trails": 3}}, "search.trails is no known key.*trials"),
+    "later key": ({"compare": {"seeds": 2}}, "compare.seeds = 2 is not built yet"),
+    "min above max": ({"space": {"optim.lr": {"min": 0.1, "max": 0.01}}}, "optim.lr.*0.1.*0.01"),
+    "empty list": ({"space": {"encoder": {"values": []}}}, "space.encoder.* must not be empty"),
+    "unknown encoder": ({"space": {"encoder": {"values": ["gruu"]}}}, "gruu.*did you mean.*gru"),
+    "unknown path": ({"fixed": {"optim.rl": 1}}, "optim.rl is no known key.*optim.lr"),
+    "varying tasks": (
+        {"space": {"tasks": {"values": [["valence"], ["arousal"]]}}},
+        "space.tasks.*compare.by",
+    ),
+    "unknown feature set": ({"fixed": {"features": ["apearance"]}}, "apearance.*appearance"),
+    "too many at once": ({"resources": {"concurrent_trials": 64}}, "64 at once"),
+    "a GPU that is not there": ({"resources": {"gpus_per_worker": 1}}, "0 GPUs"),
+    "no such dataset": ({"data": "nowhere"}, "nowhere"),
+    "no data": ({"data": None}, "data is missing.*data=DIR"),
+}
+
+
+@pytest.mark.parametrize(("changes", "message"), SPACE_FAULTS.values(), ids=SPACE_FAULTS)
+def test_a_wrong_search_file_is_one_sentence(tmp_path, capsys, changes, message):
+    make_dataset(tmp_path / "data")
+    file = write_space(tmp_path, "data", **changes)
+    line = refused(["--space", str(file)], capsys)
+    assert re.search(message, line), line
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--space", "absent.yaml"],
+        ["--space", "space.yaml", "search.trials"],
+        ["--space", "space.yaml", "search.trials=many"],
+        ["--space", "space.yaml", "search.trials=0"],
+        ["--space", "space.yaml", "encoder.layers=0"],
+        ["--space", "space.yaml", "optim.lr=${oc.env:HOME}"],
+        ["--space", "space.yaml", "name=../elsewhere"],
+    ],
+)
+def test_a_wrong_command_line_is_one_sentence(tmp_path, capsys, arguments):
+    make_dataset(tmp_path / "data")
+    write_space(tmp_path, "data")
+    refused(arguments, capsys)
+
+
+def cut_in_half(data: Path) -> None:
+    file = next((data / "features" / "appearance").iterdir())
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+def without_a_file(data: Path) -> None:
+    (data / "labels.parquet").unlink()
+
+
+def with_a_torn_description(data: Path) -> None:
+    (data / "dataset.json").write_text((data / "dataset.json").read_text()[:200])
+
+
+@pytest.mark.parametrize(
+    ("harm", "message"),
+    [
+        (cut_in_half, "part-00000.parquet has .* bytes.*cut short"),
+        (without_a_file, "labels.parquet is missing"),
+        (with_a_torn_description, "cannot read data/dataset.json"),
+    ],
+)
+def test_a_damaged_dataset_is_one_sentence(
+    tmp_path, capsys, harm: Callable[[Path], None], message: str
+):
+    make_dataset(tmp_path / "data")
+    harm(tmp_path / "data")
+    write_space(tmp_path, "data")
+    line = refused(["--space", "space.yaml"], capsys)
+    assert re.search(message, line), line
+
+
+def test_feature_sets_that_share_no_frame_are_one_sentence(tmp_path, capsys):
+    frames = {
+        "appearance": dict.fromkeys(NAMES, FRAMES[:10]),
+        "geometry": dict.fromkeys(NAMES, FRAMES[10:]),
+    }
+    make_dataset(tmp_path / "data", frames=frames)
+    write_space(tmp_path, "data", fixed={"features": ["appearance", "geometry"]})
+    line = refused(["--space", "space.yaml"], capsys)
+    assert "no listed frame in common" in line
+
+
+def test_validation_videos_of_one_subject_are_one_sentence(tmp_path, capsys):
+    make_dataset(tmp_path / "data", make_listing(subjects=("a",) * 4 + ("b",) * 4 + ("c", "d")))
+    write_space(tmp_path, "data")
+    assert "search.confirm" in refused(["--space", "space.yaml"], capsys)
+
+
+def test_a_folder_of_something_else_is_one_sentence(tmp_path, capsys):
+    make_dataset(tmp_path / "data")
+    write_space(tmp_path, "data")
+    (tmp_path / "runs" / "small").mkdir(parents=True)
+    (tmp_path / "runs" / "small" / "notes.txt").write_text("mine")
+    with pytest.raises(SystemExit) as ended:
+        run_program(lambda: main(["--space", "space.yaml"]))
+    assert ended.value.code == 2
+    assert "is not empty and no sweep" in capsys.readouterr().err
+    assert [f.name for f in (tmp_path / "runs" / "small").iterdir()] == ["notes.txt"]
+
+
+def test_a_dry_run_prints_the_plan_and_begins_nothing(tmp_path, capsys):
+    make_dataset(tmp_path / "data")
+    write_space(tmp_path, "data", resources={"concurrent_trials": 2})
+    assert main(["--space", "space.yaml", "--dry-run", "search.trials=7"]) == 0
+    printed = capsys.readouterr().out
+    assert "sweep small: 7 trials of up to 3 epochs in 1 study, 2 at once" in printed
+    assert "50 sampled configs built" in printed
+    assert not Path("runs").exists()
+
+
+def test_every_shipped_space_plans_on_data_with_its_feature_sets(tmp_path, capsys):
+    sets = {"default": ("appearance", "geometry", "motion"), "film": ("visual_audio", "phash")}
+    for name, own in sets.items():
+        make_dataset(tmp_path / name, frames={s: dict.fromkeys(NAMES, FRAMES) for s in own})
+    root = Path(run.__file__).parents[1]
+    spaces = {
+        root / "search.yaml": "default",
+        root / "sweeps/configs/spaces/studyforrest.yaml": "film",
+        root / "sweeps/configs/spaces/studyforrest_cues.yaml": "film",
+    }
+    for space, data in spaces.items():
+        assert main(["--space", str(space), "--dry-run", f"data={tmp_path / data}"]) == 0
+        name = yaml.safe_load(space.read_text())["name"]
+        assert f"sweep {name}: " in capsys.readouterr().out

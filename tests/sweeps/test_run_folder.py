@@ -1,0 +1,100 @@
+"""A run folder belongs to one sweep; the same sweep takes it up again."""
+
+import json
+import shutil
+
+import pytest
+from small_data import make_dataset, search_file
+
+from mtl.errors import InputError
+from sweeps.run_folder import open_run_folder
+from sweeps.search_file import load
+
+VARIED = {"optim.lr": {"min": 1e-3, "max": 1e-1, "log": True}}
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    return make_dataset(tmp_path / "data")
+
+
+@pytest.fixture
+def folder(tmp_path, dataset):
+    """A run folder that was opened once."""
+    assert open_run_folder(tmp_path / "runs" / "small", search_file(tmp_path), dataset) is False
+    return tmp_path / "runs" / "small"
+
+
+def content(folder):
+    return {f.name: f.read_bytes() for f in folder.rglob("*") if f.is_file()}
+
+
+def test_a_new_folder_holds_the_space_and_the_environment(folder, tmp_path, dataset):
+    assert load(folder / "space.yaml").identity() == search_file(tmp_path).identity()
+    kept = json.loads((folder / "environment.json").read_text())
+    assert kept["dataset"] == dataset.hash
+    assert kept["packages"]["ray"]
+
+
+@pytest.mark.parametrize(
+    "change", ["search.trials=9", "budget.failures=7", "resources.concurrent_trials=1"]
+)
+def test_the_same_sweep_goes_on_and_may_have_more(folder, tmp_path, dataset, change):
+    before = content(folder)
+    assert open_run_folder(folder, search_file(tmp_path, change), dataset) is True
+    after = content(folder)
+    assert after["environment.json"] == before["environment.json"]
+    path, value = change.split("=")
+    section, key = path.split(".")
+    assert str(getattr(getattr(load(folder / "space.yaml"), section), key)) == value
+
+
+def test_the_same_data_elsewhere_is_the_same_data(folder, tmp_path, dataset):
+    shutil.move(tmp_path / "data", tmp_path / "moved")
+    moved = type(dataset)(str(tmp_path / "moved"), dataset.info)
+    file = search_file(tmp_path, f"data={tmp_path / 'moved'}")
+    assert open_run_folder(folder, file, moved) is True
+
+
+@pytest.mark.parametrize(
+    ("change", "more", "named"),
+    [
+        ("search.seed=4", {}, "another search"),
+        ("search.sampler=random", {}, "another search"),
+        ("pruner.kind=none", {}, "another pruner"),
+        ("fusion.steps=3", {}, "another fusion"),
+        ("encoder.layers=1", {}, "another fixed"),
+        ("name=small", {"encoder.dropout": {"min": 0.0, "max": 0.5}}, "another space"),
+        ("optim.lr=0.1", {"encoder.dropout": {"min": 0.0, "max": 0.5}}, "another fixed and space"),
+    ],
+)
+def test_another_space_is_refused_and_nothing_changed(
+    folder, tmp_path, dataset, change, more, named
+):
+    before = content(folder)
+    file = search_file(tmp_path, change, space={**VARIED, **more})
+    with pytest.raises(InputError, match=named):
+        open_run_folder(folder, file, dataset)
+    assert content(folder) == before
+
+
+def test_other_data_is_refused(folder, tmp_path):
+    other = make_dataset(tmp_path / "other", frames={"geometry": {"v0": [1, 2], "v4": [1]}})
+    before = content(folder)
+    with pytest.raises(InputError, match=r"on other data.*name="):
+        open_run_folder(folder, search_file(tmp_path), other)
+    assert content(folder) == before
+
+
+def test_a_folder_of_something_else_is_refused(tmp_path, dataset):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").write_text("x")
+    with pytest.raises(InputError, match="is not empty and no sweep"):
+        open_run_folder(tmp_path / "mine", search_file(tmp_path), dataset)
+    assert [f.name for f in (tmp_path / "mine").iterdir()] == ["thesis.tex"]
+
+
+def test_a_start_killed_before_anything_began_is_no_obstacle(folder, tmp_path, dataset):
+    (folder / "space.yaml").rename(folder / "space.yaml.unfinished")
+    assert open_run_folder(folder, search_file(tmp_path), dataset) is False
+    assert open_run_folder(folder, search_file(tmp_path), dataset) is True

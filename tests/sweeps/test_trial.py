@@ -1,0 +1,125 @@
+"""Tune's side of a trial: files before reports, and a failure that is a result like another."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from ray.exceptions import RayTaskError
+from small_data import make_listing
+
+from mtl.training import TrainingError
+from sweeps import trial as module
+from sweeps.job import End, Epoch, Job
+from sweeps.trial import RUNNING, run_trial
+from sweeps.trial_folder import TrialFolder
+
+EPOCH = {
+    "epoch": 1,
+    "objective": 0.5,
+    "best_scores": {"valence": 0.5},
+    "best_epochs": {"valence": 1},
+}
+Report = tuple[dict[str, Any], set[str]]
+
+
+class FakeSlot:
+    """A slot whose stream is a list; an exception in it is raised where its turn comes."""
+
+    def __init__(self, *events: Any) -> None:
+        self.events = events
+        self.train = self
+        self.called_as = ""
+        self.job: Job | None = None
+
+    def options(self, name: str, num_returns: str) -> "FakeSlot":
+        assert num_returns == "streaming"
+        self.called_as = name
+        return self
+
+    def remote(self, job: Job) -> tuple[Any, ...]:
+        self.job = job
+        return self.events
+
+
+@pytest.fixture
+def reports(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> list[tuple[dict[str, Any], set[str]]]:
+    """What was reported, and what lay in the trial's folder then."""
+    found: list[tuple[dict[str, Any], set[str]]] = []
+
+    def get(event: Any) -> Any:
+        if isinstance(event, Exception):
+            raise event
+        return event
+
+    def report(metrics: dict[str, Any]) -> None:
+        files = {f.name for f in (tmp_path / "trial").rglob("*") if f.is_file()}
+        found.append((metrics, files))
+
+    monkeypatch.setattr(module.ray, "get", get)
+    monkeypatch.setattr(module.tune, "report", report)
+    return found
+
+
+def settings(tmp_path: Path, slot: FakeSlot) -> dict[str, Any]:
+    TrialFolder(tmp_path / "trial").begin("{}\n")
+    job = {"name": "demo/0007 gru", "config": {}, "rungs": frozenset({2}), "reported": 0}
+    return {"job": job, "slot": slot, "folder": str(tmp_path / "trial")}
+
+
+def an_end(state: Any) -> End:
+    return End(state, np.array([0, 1]), np.zeros((2, 22), np.float32))
+
+
+def test_what_is_reported_lies_on_disk_before(tmp_path, reports):
+    slot = FakeSlot(Epoch(EPOCH, b"checkpoint", b"weights"), an_end("pruned"))
+    run_trial(settings(tmp_path, slot), make_listing())
+    (first, files), (last, files_at_the_end) = reports
+    assert first["state"] == RUNNING
+    assert module.json.loads(first["result"]) == EPOCH
+    assert {"checkpoint.pt", "epoch_001.safetensors", "progress.csv", "scores.json"} <= files
+    assert "predictions.parquet" not in files
+    assert last == {"state": "pruned"}
+    # The checkpoint stays until the study has the end on record.
+    assert {"predictions.parquet", "checkpoint.pt"} <= files_at_the_end
+    assert slot.called_as == "demo/0007 gru"
+
+
+def test_it_goes_on_from_what_is_saved(tmp_path, reports):
+    slot = FakeSlot(an_end("complete"))
+    config = settings(tmp_path, slot)
+    TrialFolder(tmp_path / "trial").write_epoch(Epoch(EPOCH, b"checkpoint", b"weights"))
+    run_trial(config, make_listing())
+    assert slot.job is not None
+    assert (slot.job.checkpoint, slot.job.weights) == (b"checkpoint", {1: b"weights"})
+
+
+def test_an_interrupted_trial_leaves_no_predictions(tmp_path, reports):
+    empty = End("interrupted", np.empty(0, int), np.empty((0, 22), np.float32))
+    slot = FakeSlot(Epoch(EPOCH, b"checkpoint", b"weights"), empty)
+    run_trial(settings(tmp_path, slot), make_listing())
+    metrics, files = reports[-1]
+    assert metrics == {"state": "interrupted"}
+    assert "checkpoint.pt" in files
+    assert "predictions.parquet" not in files
+
+
+def test_an_error_of_the_slot_is_the_trials_reason(tmp_path, reports):
+    cause = TrainingError("the loss of valence is not finite at epoch 1, step 3: lower optim.lr")
+    error = RayTaskError("train", "a long trace\nof the slot", cause)
+    run_trial(settings(tmp_path, FakeSlot(error)), make_listing())
+    ((metrics, files),) = reports
+    assert metrics == {"state": "failed", "reason": f"TrainingError: {cause}"}
+    assert "error.txt" in files
+    assert "of the slot" in (tmp_path / "trial" / "error.txt").read_text()
+
+
+def test_an_error_of_ones_own_keeps_its_trace_and_its_first_line_is_the_reason(tmp_path, reports):
+    run_trial(settings(tmp_path, FakeSlot(OSError("no space left\non the disk"))), make_listing())
+    ((metrics, _),) = reports
+    assert metrics == {"state": "failed", "reason": "OSError: no space left"}
+    text = (tmp_path / "trial" / "error.txt").read_text()
+    assert text.startswith("Traceback")
+    assert "on the disk" in text

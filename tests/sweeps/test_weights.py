@@ -1,0 +1,70 @@
+"""The best trials of each task keep their weights, the others lose them as they are beaten."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from mtl.tasks import TASKS
+from sweeps.weights import Shelf, folder_bytes
+
+
+def trial(trials: Path, name: str, **scores: float | None) -> str:
+    """An ended trial with a kilobyte of weights."""
+    (trials / name / "weights").mkdir(parents=True)
+    (trials / name / "weights" / "epoch_001.safetensors").write_bytes(bytes(1000))
+    select = {"score": 1.0, **dict.fromkeys(TASKS), **scores}
+    (trials / name / "scores.json").write_text(json.dumps({"select": select}))
+    return name
+
+
+def kept(trials: Path) -> set[str]:
+    return {folder.name for folder in trials.iterdir() if (folder / "weights").is_dir()}
+
+
+def test_the_25_best_are_kept_in_whatever_order_they_end(tmp_path):
+    values = [((7 * n) % 40) / 40 for n in range(40)]
+    shelf = Shelf(tmp_path, [], 25)
+    for number, value in enumerate(values):
+        shelf.add(trial(tmp_path, f"t{number:02d}", valence=value))
+    best = sorted(range(40), key=lambda n: -values[n])[:25]
+    assert kept(tmp_path) == {f"t{number:02d}" for number in best}
+    assert all((tmp_path / f"t{number:02d}" / "scores.json").exists() for number in range(40))
+
+
+def test_one_that_is_among_the_best_of_any_task_is_kept(tmp_path):
+    shelf = Shelf(tmp_path, [], 1)
+    shelf.add(trial(tmp_path, "valence", valence=0.9, arousal=0.1))
+    shelf.add(trial(tmp_path, "arousal", valence=0.1, arousal=0.9))
+    shelf.add(trial(tmp_path, "neither", valence=0.2, arousal=0.2))
+    shelf.add(trial(tmp_path, "expression", expression=0.05))
+    assert kept(tmp_path) == {"valence", "arousal", "expression"}
+    shelf.add(trial(tmp_path, "better", valence=0.95, arousal=0.05))
+    assert kept(tmp_path) == {"better", "arousal", "expression"}
+
+
+def test_a_new_driver_keeps_the_same(tmp_path):
+    ended = [trial(tmp_path, f"t{n}", valence=value) for n, value in enumerate((0.3, 0.1, 0.2))]
+    again = Shelf(tmp_path, ended, 2)
+    assert kept(tmp_path) == {"t0", "t2"}
+    for name in ended:
+        again.add(name)
+    assert kept(tmp_path) == {"t0", "t2"}
+    again.add(trial(tmp_path, "t3", valence=0.25))
+    assert kept(tmp_path) == {"t0", "t3"}
+
+
+def test_a_trial_that_failed_without_a_score_keeps_no_weights(tmp_path):
+    (tmp_path / "failed" / "weights").mkdir(parents=True)
+    Shelf(tmp_path, [], 25).add("failed")
+    assert kept(tmp_path) == set()
+    Shelf(tmp_path, ["never-trained"], 25)
+
+
+def test_it_counts_what_trials_take(tmp_path):
+    shelf = Shelf(tmp_path, [], 1)
+    shelf.add(trial(tmp_path, "one", valence=0.1))
+    assert shelf.gb * 1e9 == pytest.approx(folder_bytes(tmp_path))
+    shelf.add(trial(tmp_path, "two", valence=0.2))
+    assert shelf.gb * 1e9 == pytest.approx(folder_bytes(tmp_path))
+    assert 1000 < shelf.gb * 1e9 < 2000
