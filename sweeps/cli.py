@@ -8,7 +8,9 @@ from mtl.errors import InputError
 
 
 def run_program(main: Callable[[], int | None]) -> None:
-    """Run a program's ``main`` and exit: 0 or its own code, 2 after an ``InputError``."""
+    """Run a program's ``main`` and exit: 0 or its own code, 2 after an ``InputError``, 130 after
+    Ctrl-C.
+    """
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(line_buffering=True)  # a log file shows a line when it happens
     try:
@@ -16,5 +18,8 @@ def run_program(main: Callable[[], int | None]) -> None:
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:
+        print("\ninterrupted: the same command goes on", file=sys.stderr)
+        sys.exit(130)
     except BrokenPipeError:
         sys.exit(1)

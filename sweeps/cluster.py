@@ -2,10 +2,11 @@
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -22,12 +23,11 @@ class Cluster:
 
     Attributes:
         dashboard: Its address.
-        cpus: CPUs of the whole cluster; ``gpus`` beside it.
+        nodes: CPUs and GPUs of each node.
     """
 
     dashboard: str
-    cpus: float
-    gpus: float
+    nodes: tuple[tuple[float, float], ...]
 
 
 def choose_address(address: str | None) -> str:
@@ -35,7 +35,7 @@ def choose_address(address: str | None) -> str:
     return address or os.environ.get("RAY_ADDRESS") or LOCAL
 
 
-def local_resources() -> tuple[int, int]:
+def this_machine() -> tuple[int, int]:
     """CPUs and GPUs that this process may use: its affinity and its control group count."""
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if CPU_QUOTA.exists():
@@ -47,11 +47,17 @@ def local_resources() -> tuple[int, int]:
 
 @contextmanager
 def connect(address: str) -> Iterator[Cluster]:
-    """Start Ray on this machine (``local``), or connect to ``auto``, ``host:port``, ``ray://...``.
+    """Start Ray on this machine (``local``), or join the cluster at ``auto`` or ``host:port``.
 
     A local cluster listens on loopback only and ends with the sweep; one that ran before runs on.
+
+    Raises:
+        InputError: If no cluster answers there, or this machine is no node of it (``ray://``): the
+            sweep writes its folder here, and its trials must reach it.
     """
-    cpus, gpus = local_resources() if address == LOCAL else (None, None)
+    if address.startswith("ray://"):
+        raise InputError(f"--address {address} is a client's: run on a node, with --address auto")
+    cpus, gpus = this_machine() if address == LOCAL else (None, None)
     if address == LOCAL:
         # Ray reads this when it is imported: without a cluster, every listener is on 127.0.0.1.
         os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
@@ -67,15 +73,17 @@ def connect(address: str) -> Iterator[Cluster]:
             log_to_driver=False,
             logging_level=logging.ERROR,
         )
-    except ConnectionError as error:
-        first = str(error).splitlines()[0]
+    except (ConnectionError, ValueError, RuntimeError, SystemExit) as error:
+        # Ray has no error of its own for "nobody there": it even exits.
+        first = (str(error).splitlines() or [""])[0]
         raise InputError(
             f"no Ray cluster answers at {address!r} ({first}): start one, or leave --address out"
         ) from None
     try:
-        total: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+        nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+        have = [node["Resources"] for node in nodes if node["Alive"]]
         dashboard = f"http://{context.dashboard_url}" if context.dashboard_url else "none"
-        yield Cluster(dashboard, total.get("CPU", 0.0), total.get("GPU", 0.0))
+        yield Cluster(dashboard, tuple((h.get("CPU", 0.0), h.get("GPU", 0.0)) for h in have))
     finally:
         ray.shutdown()
 
@@ -95,25 +103,31 @@ _SETTINGS = {
 }
 
 
-def concurrent_trials(resources: Resources, trials: int, cpus: float, gpus: float) -> int:
-    """How many slots: as many as fit, or as asked.
+def concurrent_trials(
+    resources: Resources, trials: int, nodes: Sequence[tuple[float, float]]
+) -> int:
+    """How many slots: as many as fit on the nodes' (CPUs, GPUs), or as asked.
 
     Raises:
         InputError: If not even one fits, or more are asked for than fit.
     """
-    fits = int(cpus // resources.cpus_per_worker)
-    have = f"{cpus:g} CPUs"
-    needs = f"resources.cpus_per_worker = {resources.cpus_per_worker}"
-    if resources.gpus_per_worker:
-        per_gpu = resources.gpus_per_worker
-        fits = min(fits, int(gpus // per_gpu if per_gpu >= 1 else int(gpus) * int(1 / per_gpu)))
-        have += f" and {gpus:g} GPUs"
-        needs += f" and resources.gpus_per_worker = {per_gpu:g}"
+    fits = sum(_fit(resources, cpus, gpus) for cpus, gpus in nodes)
+    auto = resources.concurrent_trials == "auto"
     asked = 1 if resources.concurrent_trials == "auto" else resources.concurrent_trials
     if fits < asked:
-        raise InputError(
-            f"{asked} at once with {needs} is more than the {have} there are: lower one of them"
-            if asked > 1
-            else f"{needs} is more than the {have} there are: lower it"
-        )
-    return min(fits, trials) if resources.concurrent_trials == "auto" else asked
+        needs = f"resources.cpus_per_worker = {resources.cpus_per_worker}"
+        if resources.gpus_per_worker:
+            needs += f" and resources.gpus_per_worker = {resources.gpus_per_worker:g}"
+        have = ", ".join(f"{cpus:g} CPUs and {gpus:g} GPUs" for cpus, gpus in nodes)
+        many = "" if auto else f"resources.concurrent_trials = {asked} with "
+        raise InputError(f"{many}{needs} is more than there is ({have}): lower it")
+    return min(fits, trials) if auto else asked
+
+
+def _fit(resources: Resources, cpus: float, gpus: float) -> int:
+    fits = int(cpus // resources.cpus_per_worker)
+    share = resources.gpus_per_worker
+    if not share:
+        return fits
+    # A share of a GPU lies on one GPU: three of 0.4 do not fit on one and a bit.
+    return min(fits, int(gpus // share) if share >= 1 else int(gpus) * int(1 / share))

@@ -1,5 +1,6 @@
 """The dataset that a program is given: its directory or address, or ``demo``."""
 
+import shutil
 from pathlib import Path
 
 from mtl.dataset import Dataset, open_dataset
@@ -14,5 +15,8 @@ def open_data(address: str) -> Dataset:
         return open_dataset(address)
     if not DEMO.exists():
         print(f"planting the demo dataset in {DEMO}")
-        make_demo(DEMO)
+        draft = DEMO.with_name(f"{DEMO.name}.draft")
+        shutil.rmtree(draft, ignore_errors=True)
+        make_demo(draft)
+        draft.rename(DEMO)  # whole, or not there
     return open_dataset(DEMO)

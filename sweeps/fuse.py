@@ -5,6 +5,7 @@ valence and arousal are smoothed with the radius that is best there. ``confirm``
 the scores.
 """
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,28 +90,18 @@ def fuse_sweep(
     Returns:
         What ``scores.json`` holds.
     """
-    predictions = {m.signature: _predictions(folder, m.signature) for m in members}
-    frames = Frames(listing, parts, _rows(listing, next(iter(predictions.values()))))
-    outputs = [predictions[m.signature].outputs for m in members]
-    best = _best_single(members, outputs)
-    fused = _fuse(members, outputs, frames, steps, best)
-    single = _smoothed(outputs[best], frames)
+    outputs = MemberOutputs(folder, members)
+    frames = Frames(listing, parts, _rows(listing, outputs.predictions(0)))
+    select = frames.of("select")
+    # Of all members only these rows are held at once.
+    on_select = [outputs.predictions(i).outputs[select] for i in range(len(members))]
+    best = _best_single(members, on_select)
+    fused = _fuse(outputs, on_select, frames, steps, best)
     scores = {
-        part: {
-            "fused": frames.scores(fused.outputs, part),
-            "fused_raw": frames.scores(fused.raw, part),
-            "best_single": frames.scores(single[0], part),
-            "best_single_raw": frames.scores(outputs[best], part),
-        }
+        part: _part_scores(fused, outputs.predictions(best).outputs, frames, part)
         for part in ("select", "confirm")
         if len(frames.of(part))
     }
-    for part, by_model in scores.items():
-        whole, alone = frames.draws(fused.outputs, part), frames.draws(outputs[best], part)
-        by_model["fused"]["interval"] = _intervals(whole)
-        by_model["best_single_raw"]["interval"] = _intervals(alone)
-        gain = {name: whole[name] - alone[name] for name in whole.keys() & alone.keys()}
-        by_model["fused_minus_best_single_raw"] = {"interval": _intervals(gain)}
     ceiling = _ceiling(dataset, frames)
     content = {
         "select": scores["select"],
@@ -126,21 +117,54 @@ def fuse_sweep(
     return content
 
 
-def _best_single(members: Sequence[Member], outputs: Sequence[Float[np.ndarray, "N 22"]]) -> int:
-    """The best of those that predict the most tasks: only their scores are comparable."""
-    predicted = [int((~np.isnan(out)).any(axis=0).sum()) for out in outputs]
-    most = max(predicted)
-    return max(
-        range(len(members)), key=lambda i: members[i].score if predicted[i] == most else -np.inf
-    )
+class MemberOutputs:
+    """The stored predictions of members, by their place among them, read when asked for."""
+
+    def __init__(self, folder: Path, members: Sequence[Member]) -> None:
+        self.members = members
+        self._trials = folder / "trials"
+        self.predictions = functools.lru_cache(maxsize=32)(self._read)
+
+    def _read(self, member: int) -> Predictions:
+        trial = self._trials / self.members[member].signature
+        return Predictions.load(trial / "predictions.parquet")
+
+
+def predicted_tasks(outputs: Float[np.ndarray, "N 22"]) -> tuple[str, ...]:
+    """The tasks whose outputs are not missing."""
+    return tuple(t.name for t in TASKS.values() if not np.isnan(outputs[:, t.outputs]).all())
+
+
+def _best_single(members: Sequence[Member], on_select: Sequence[Float[np.ndarray, "N 22"]]) -> int:
+    """The best of those that predict the most tasks: a sum over more tasks is no better score."""
+    tasks = [len(predicted_tasks(outputs)) for outputs in on_select]
+    return max(range(len(members)), key=lambda i: (tasks[i], members[i].score))
+
+
+def _part_scores(
+    fused: Fused, single: Float[np.ndarray, "N 22"], frames: Frames, part: str
+) -> dict[str, dict[str, Any]]:
+    """Scores of the fused model and the best single one, with intervals; the interval of their
+    difference where both predict the same tasks.
+    """
+    smoothed, _ = _smoothed(single, frames)
+    scores = {
+        "fused": frames.scores(fused.outputs, part),
+        "fused_raw": frames.scores(fused.raw, part),
+        "best_single": frames.scores(smoothed, part),
+        "best_single_raw": frames.scores(single, part),
+    }
+    whole, alone = frames.draws(fused.outputs, part), frames.draws(single, part)
+    scores["fused"]["interval"] = _intervals(whole)
+    scores["best_single_raw"]["interval"] = _intervals(alone)
+    same = predicted_tasks(fused.outputs) == predicted_tasks(single)
+    gain = {name: whole[name] - alone[name] for name in whole} if same else {}
+    scores["fused_minus_best_single_raw"] = {"interval": _intervals(gain)}
+    return scores
 
 
 def _intervals(draws: Draws) -> dict[str, tuple[float, float]]:
     return {name: interval(values) for name, values in draws.items()}
-
-
-def _predictions(folder: Path, signature: str) -> Predictions:
-    return Predictions.load(folder / "trials" / signature / "predictions.parquet")
 
 
 def _rows(listing: Listing, predictions: Predictions) -> Int[np.ndarray, " N"]:
@@ -154,8 +178,8 @@ def _rows(listing: Listing, predictions: Predictions) -> Int[np.ndarray, " N"]:
 
 
 def _fuse(
-    members: Sequence[Member],
-    outputs: Sequence[Float[np.ndarray, "N 22"]],
+    outputs: MemberOutputs,
+    on_select: Sequence[Float[np.ndarray, "N 22"]],
     frames: Frames,
     steps: int,
     best: int,
@@ -165,18 +189,18 @@ def _fuse(
     labels, mask = (a[frames.rows[select]] for a in (frames.listing.values, frames.listing.mask))
     chosen: dict[str, dict[str, int]] = {}
     for name, task in TASKS.items():
-        able = [i for i, out in enumerate(outputs) if not np.isnan(out[:, task.outputs]).all()]
+        able = [i for i, out in enumerate(on_select) if not np.isnan(out[:, task.outputs]).all()]
         if not able:
             continue
         if mask[:, task.labels].any():
-            on_select = np.stack([outputs[i][select, task.outputs] for i in able])
-            found = greedy(task, on_select, labels[:, task.labels], mask[:, task.labels], steps)
+            choice = np.stack([on_select[i][:, task.outputs] for i in able])
+            found = greedy(task, choice, labels[:, task.labels], mask[:, task.labels], steps)
             weights = {i: int(w) for i, w in zip(able, found.weights, strict=True) if w}
         else:  # Nothing to choose by: the best trial's.
             weights = {best if best in able else able[0]: 1}
-        picked = np.stack([outputs[i][:, task.outputs] for i in weights])
+        picked = np.stack([outputs.predictions(i).outputs[:, task.outputs] for i in weights])
         raw[:, task.outputs] = fuse(picked, np.array(list(weights.values())))
-        chosen[name] = {members[i].signature: w for i, w in weights.items()}
+        chosen[name] = {outputs.members[i].signature: w for i, w in weights.items()}
     smoothed, radius = _smoothed(raw, frames)
     return Fused(smoothed, raw, chosen, radius)
 

@@ -72,6 +72,12 @@ def make_plan(file: SearchFile, dataset: Dataset) -> Plan:
 
     space = Space(file, compose=recorded)
     space.check()
+    studies = len(space.comparisons())
+    if file.search.trials < studies:
+        raise InputError(
+            f"{file.source}: search.trials = {file.search.trials} is fewer than the {studies} "
+            "compared values: give each at least one"
+        )
     sampled = _sample(space, file.search.seed)
     configs = [*seen, *sampled]
     feature_sets = tuple(dict.fromkeys(name for config in configs for name in config.features))
@@ -145,13 +151,18 @@ def _check_labels(
                 f"{file.source}: search.metric = {metric!r} has no label to train and select by: "
                 "use score"
             )
-    return trained
+    varied = {task for config in configs for task in config.tasks}
+    return tuple(task for task in trained if task in varied)
 
 
 def _parameters(config: TrialConfig, dataset: Dataset, trained: Sequence[str]) -> int:
     tasks = [task for task in config.tasks if task in trained]
-    with torch.device("meta"):
-        model = build_model(config, sum(map(dataset.width, config.features)), tasks)
+    try:
+        with torch.device("meta"):
+            model = build_model(config, sum(map(dataset.width, config.features)), tasks)
+    except RuntimeError as error:
+        first = str(error).splitlines()[0]
+        raise InputError(f"no model can be built of {config.encoder}: {first}") from None
     return sum(parameter.numel() for parameter in model.parameters())
 
 
@@ -223,7 +234,7 @@ def describe(plan: Plan, concurrent: int | None) -> str:
         f"  data      {plan.dataset.address}: {len(plan.listing.frame)} listed frames; videos: "
         + ", ".join(f"{videos[p]} {p}" for p in ("train", "select", "confirm", "test")),
         f"  features  {', '.join(f'{n} ({plan.dataset.width(n)})' for n in plan.feature_sets)}",
-        f"  tasks     {', '.join(plan.tasks)}" + _untrained(plan.tasks),
+        f"  tasks     {', '.join(plan.tasks)}" + _unlabelled(plan.listing),
         f"  pruning   {_pruning(plan)}",
         f"  models    {low:,} to {high:,} parameters ({SAMPLED_CONFIGS} sampled configs built)",
         *(f"  lost      {sentence}" for sentence in plan.lost),
@@ -236,8 +247,8 @@ def describe(plan: Plan, concurrent: int | None) -> str:
     return "\n".join(lines)
 
 
-def _untrained(tasks: Sequence[str]) -> str:
-    absent = [task for task in TASKS if task not in tasks]
+def _unlabelled(listing: Listing) -> str:
+    absent = [task for task in TASKS if task not in trained_tasks(TASKS, listing)]
     return f" (no training label of {', '.join(absent)})" if absent else ""
 
 

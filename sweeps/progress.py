@@ -1,7 +1,7 @@
 """How a sweep goes: one live table on a terminal, one line per event elsewhere."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,14 +32,15 @@ class Progress:
 
     Args:
         trials: How many there will be.
-        ended: How many had ended before this start, of the same sweep.
-        slots: How many run at once.
+        done: How many have ended, those of earlier starts and repeats included.
         console: Where to print.
     """
 
-    def __init__(self, trials: int, ended: int, slots: int, console: Console | None = None) -> None:
+    def __init__(
+        self, trials: int, done: Callable[[], int], console: Console | None = None
+    ) -> None:
         self.console = console or Console(highlight=False)
-        self.trials, self.before, self.slots = trials, ended, slots
+        self.trials, self.done, self._before = trials, done, done()
         self._rows: dict[tuple[str, int], _Row] = {}
         self._started = time.monotonic()
         self._live = Live(console=self.console, refresh_per_second=2, get_renderable=self._render)
@@ -79,30 +80,25 @@ class Progress:
         why = f": {reason}" if reason else ""
         self._line(
             f"{row.name}: {state} at epoch {row.epoch}{score}{why} "
-            f"[{self.before + len(self._ended())}/{self.trials}, {self._left()}]"
+            f"[{self.done()}/{self.trials}, {self._left()}]"
         )
 
     def _line(self, text: str) -> None:
         if not self.console.is_terminal:
             self.console.print(text, soft_wrap=True, markup=False)
 
-    def _ended(self) -> list[_Row]:
-        return [row for row in self._rows.values() if row.state not in ("running", "interrupted")]
-
     def _left(self) -> str:
         """Time left, from the mean time of the trials that have ended since the start."""
-        ended = len(self._ended())
+        ended = self.done() - self._before
         if not ended:
             return "time left unknown"
-        left = self.trials - self.before - ended
-        seconds = (time.monotonic() - self._started) / ended * left
+        seconds = (time.monotonic() - self._started) / ended * (self.trials - self.done())
         return f"{_duration(seconds)} left"
 
     def _render(self) -> Group:
         rows = sorted(self._rows.values(), key=lambda row: -(row.score or -9.0))[:ROWS]
-        done = self.before + len(self._ended())
         so_far = _duration(time.monotonic() - self._started)
-        head = f"{done} of {self.trials} trials, {so_far} so far, {self._left()}"
+        head = f"{self.done()} of {self.trials} trials, {so_far} so far, {self._left()}"
         return Group(Text(head), _table(rows))
 
 

@@ -37,6 +37,8 @@ def score_table(scores: Mapping[str, Any], part: str) -> str:
 def gain(scores: Mapping[str, Any], part: str) -> str:
     """What fusion gains over the best single trial, and whether that is a gain at all."""
     models = scores[part]
+    if "p_labelled" not in models["fused_minus_best_single_raw"]["interval"]:
+        return f"fused and best single on {part}: not compared, no labels or not the same tasks"
     difference = models["fused"]["p_labelled"] - models["best_single_raw"]["p_labelled"]
     low, high = models["fused_minus_best_single_raw"]["interval"]["p_labelled"]
     verdict = "" if low > 0 or high < 0 else ": no gain that these videos can show"

@@ -25,16 +25,17 @@ from sweeps.cluster import (
     choose_address,
     concurrent_trials,
     connect,
-    local_resources,
+    this_machine,
 )
 from sweeps.compose import compose, signature
 from sweeps.data import open_data
 from sweeps.fuse import Member, fuse_sweep
 from sweeps.job import INTERRUPTED
+from sweeps.journal import DriverLock
 from sweeps.plan import Plan, describe, make_plan
 from sweeps.progress import Progress
 from sweeps.report import gain, last_value, leaderboard, score_table
-from sweeps.run_folder import open_run_folder
+from sweeps.run_folder import check_run_folder, open_run_folder
 from sweeps.search_file import SearchFile, load
 from sweeps.study import Proposal, SweepStudy
 from sweeps.weights import Shelf
@@ -54,16 +55,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     address = choose_address(words.address)
     slots = None
     if address == LOCAL:
-        slots = concurrent_trials(file.resources, file.search.trials, *local_resources())
+        slots = concurrent_trials(file.resources, file.search.trials, [this_machine()])
     if words.dry_run:
         print(describe(plan, slots))
         return 0
     folder = Path("runs") / file.name
+    check_run_folder(folder, file, dataset)
+    lock = DriverLock(folder)
     resumed = open_run_folder(folder, file, dataset)
-    study = open_study(folder, plan)
+    study = open_study(folder, plan, lock)
     try:
         halted = None if study.done else _search(plan, folder, study, address, resumed)
-        return _finish(plan, folder, study, halted)
+        return _finish(plan, folder, study, halted, side_by_side=slots != 1)
     finally:
         study.close()
 
@@ -81,7 +84,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def open_study(folder: Path, plan: Plan) -> SweepStudy:
+def open_study(folder: Path, plan: Plan, lock: DriverLock) -> SweepStudy:
     """The sweep's record, under this driver's lock."""
     file = plan.file
     combinations = plan.space.comparisons()
@@ -96,6 +99,7 @@ def open_study(folder: Path, plan: Plan) -> SweepStudy:
         pruner=file.pruner,
         sample=plan.space.sample,
         sign=lambda overrides: signature(compose(overrides), plan.dataset.hash),
+        lock=lock,
     )
 
 
@@ -110,7 +114,7 @@ def _search(plan: Plan, folder: Path, study: SweepStudy, address: str, resumed: 
         from sweeps.shards import make_shards
         from sweeps.slots import start_slots
 
-        slots = concurrent_trials(file.resources, file.search.trials, cluster.cpus, cluster.gpus)
+        slots = concurrent_trials(file.resources, file.search.trials, cluster.nodes)
         print(describe(plan, slots))
         _say_where(cluster, folder, study, resumed)
         listed = None if plan.all_frames else plan.listing
@@ -129,11 +133,13 @@ def _search(plan: Plan, folder: Path, study: SweepStudy, address: str, resumed: 
             describe=lambda proposal, config: _trial_yaml(plan, proposal, config),
             halt=lambda: _reason_to_halt(file, folder, study, shelf),
             ended=shelf.add,
-            new_slot=lambda: start(1)[0],
+            new_slot=lambda: next(iter(start(1)), None),
         )
-        ended = study.counts().total() - study.counts()["RUNNING"]
-        with Progress(file.search.trials, ended, slots) as progress:
-            searcher = StudySearcher(study, start(slots), rules, progress)
+        with Progress(file.search.trials, study.ended) as progress:
+            up = start(slots)
+            if not up:
+                return "no slot could be placed: see `ray status`; the same command goes on"
+            searcher = StudySearcher(study, up, rules, progress)
             return search(searcher, plan.listing)
 
 
@@ -153,9 +159,10 @@ def _trial_yaml(plan: Plan, proposal: Proposal, config: TrialConfig) -> str:
     return head + yaml.safe_dump(config.plain(), sort_keys=False)
 
 
-def _ended(study: SweepStudy) -> set[str]:
+def _ended(study: SweepStudy) -> dict[str, bool]:
+    """The trials that have ended, by signature, and whether they failed."""
     return {
-        trial.user_attrs["signature"]
+        trial.user_attrs["signature"]: trial.state == TrialState.FAIL
         for trials in study.trials().values()
         for trial in trials
         if trial.state.is_finished()
@@ -178,7 +185,9 @@ def _reason_to_halt(file: SearchFile, folder: Path, study: SweepStudy, shelf: Sh
     return None
 
 
-def _finish(plan: Plan, folder: Path, study: SweepStudy, halted: str | None) -> int:
+def _finish(
+    plan: Plan, folder: Path, study: SweepStudy, halted: str | None, side_by_side: bool
+) -> int:
     """Fuse what there is, write and print the results; the program's exit code."""
     if study.done:
         halted = None
@@ -187,7 +196,7 @@ def _finish(plan: Plan, folder: Path, study: SweepStudy, halted: str | None) -> 
     if members:
         steps = plan.file.fusion.steps
         scores = fuse_sweep(folder, plan.dataset, plan.listing, plan.parts, members, steps)
-    remarks = _remarks(plan, study, halted)
+    remarks = _remarks(plan, study, halted, side_by_side)
     (folder / "report").mkdir(exist_ok=True)
     report = leaderboard(plan.file.name, study.trials(), scores, remarks)
     write_whole(folder / "report" / "leaderboard.md", report.encode())
@@ -209,14 +218,14 @@ def _members(folder: Path, study: SweepStudy) -> list[Member]:
     ]
 
 
-def _remarks(plan: Plan, study: SweepStudy, halted: str | None) -> list[str]:
+def _remarks(plan: Plan, study: SweepStudy, halted: str | None, side_by_side: bool) -> list[str]:
     counts = ", ".join(f"{number} {state}" for state, number in study.counts().items())
-    remarks = [f"trials: {counts or 'none'}"]
+    remarks = [f"trials: {counts or 'none'}", *(f"lost: {sentence}" for sentence in plan.lost)]
     if halted:
         remarks.append(f"ended early: {halted}")
     if plan.file.search.confirm == 0:
         remarks.append("search.confirm is 0: scores are selected on the scored videos")
-    if plan.file.resources.concurrent_trials != 1:
+    if side_by_side:
         remarks.append(
             "order-dependent: trials ran side by side, so another run may propose others"
         )

@@ -6,16 +6,16 @@ from pathlib import Path
 from mtl.dataset import Dataset
 from mtl.errors import InputError
 from sweeps.environment import environment
+from sweeps.journal import LOCK
 from sweeps.search_file import SearchFile, load
 from sweeps.whole_files import write_json, write_whole
 
-BEGUN = {"environment.json", "environment.json.unfinished", "space.yaml.unfinished"}
+BEGUN = {LOCK, "environment.json", "environment.json.unfinished", "space.yaml.unfinished"}
 """All that a start that was killed at once may have left."""
 
 
-def open_run_folder(folder: Path, file: SearchFile, dataset: Dataset) -> bool:
-    """Make the folder, or check that it is this sweep's. Nothing in it is overwritten but
-    ``space.yaml``, which follows the file (more trials, another budget).
+def check_run_folder(folder: Path, file: SearchFile, dataset: Dataset) -> bool:
+    """Check that a folder is free, or this sweep's own.
 
     Returns:
         Whether the sweep goes on from an earlier start.
@@ -23,21 +23,44 @@ def open_run_folder(folder: Path, file: SearchFile, dataset: Dataset) -> bool:
     Raises:
         InputError: If the folder holds another space or another dataset, or no sweep at all.
     """
-    space, run = folder / "space.yaml", folder / "environment.json"
-    resumed = space.exists()
-    if resumed:
-        _check_same(folder, file, dataset, json.loads(run.read_text())["dataset"])
-    elif folder.exists() and {file.name for file in folder.iterdir()} - BEGUN:
+    if not folder.exists():
+        return False
+    foreign = not folder.is_dir() or {entry.name for entry in folder.iterdir()} - BEGUN
+    if foreign and not _known(folder):
         raise InputError(f"{folder} is not empty and no sweep: take another name, or remove it")
+    if not _known(folder):
+        return False
+    _check_same(folder, file, dataset)
+    return True
+
+
+def open_run_folder(folder: Path, file: SearchFile, dataset: Dataset) -> bool:
+    """Check the folder and write ``environment.json``, to which each later start is added, and
+    ``space.yaml``, which follows the file (more trials, another budget). The caller holds its lock.
+
+    Returns and raises as ``check_run_folder``.
+    """
+    resumed = check_run_folder(folder, file, dataset)
     folder.mkdir(parents=True, exist_ok=True)
-    if not resumed:
+    run = folder / "environment.json"
+    now = environment()
+    if resumed:
+        known = json.loads(run.read_text())
+        start = {key: now[key] for key in ("started", "command", "commit", "diff")}
+        write_json(run, {**known, "resumed": [*known.get("resumed", []), start]})
+    else:
         # Before space.yaml: a folder with a space has all that is compared.
-        write_json(run, {"dataset": dataset.hash, **environment()})
-    write_whole(space, file.to_yaml().encode())
+        write_json(run, {"dataset": dataset.hash, **now})
+    write_whole(folder / "space.yaml", file.to_yaml().encode())
     return resumed
 
 
-def _check_same(folder: Path, file: SearchFile, dataset: Dataset, known_hash: str) -> None:
+def _known(folder: Path) -> bool:
+    return (folder / "space.yaml").exists() and (folder / "environment.json").exists()
+
+
+def _check_same(folder: Path, file: SearchFile, dataset: Dataset) -> None:
+    known_hash = json.loads((folder / "environment.json").read_text())["dataset"]
     known = load(folder / "space.yaml").identity()
     new = file.identity()
     differ = [key for key in sorted(known.keys() | new.keys()) if known.get(key) != new.get(key)]

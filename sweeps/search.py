@@ -15,6 +15,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
 
+import ray
 from optuna.trial import TrialState
 from ray import tune
 from ray.actor import ActorHandle
@@ -24,11 +25,8 @@ from mtl.config import TrialConfig
 from mtl.dataset import Listing
 from sweeps.job import INTERRUPTED, Job
 from sweeps.study import Proposal, SweepStudy
-from sweeps.trial import RUNNING, SLOT_DIED, run_trial
+from sweeps.trial import RUNNING, run_trial
 from sweeps.trial_folder import TrialFolder
-
-THIN = {"CPU": 0, "node:__internal_head__": 0.001}
-"""What Tune's side of a trial holds: nothing, on the driver's node."""
 
 ENDS = {
     "complete": TrialState.COMPLETE,
@@ -62,8 +60,8 @@ class Rules:
         compose: Overrides -> config.
         describe: The YAML that goes into a trial's folder.
         halt: Why the sweep should take up no more trials, or None; asked before each.
-        ended: Told the signature of each trial that has ended.
-        new_slot: Starts one in the place of a slot whose process died.
+        ended: Told the signature of each trial that has ended, and whether it failed.
+        new_slot: Starts one in the place of a slot that is lost; None if none can be placed.
     """
 
     sweep: str
@@ -73,8 +71,8 @@ class Rules:
     compose: Callable[[Sequence[str]], TrialConfig]
     describe: Callable[[Proposal, TrialConfig], str]
     halt: Callable[[], str | None]
-    ended: Callable[[str], None]
-    new_slot: Callable[[], ActorHandle[Any]]
+    ended: Callable[[str, bool], None]
+    new_slot: Callable[[], ActorHandle[Any] | None]
 
 
 class _NotSaved:
@@ -97,7 +95,7 @@ class StudySearcher(_NotSaved, Searcher):
         super().__init__()
         self.study, self.slots, self.rules, self.watcher = study, list(slots), rules, watcher
         self.halted: str | None = None
-        self._free = list(range(len(slots)))
+        self._free = list(range(len(self.slots)))
         self._running: dict[str, tuple[Proposal, int]] = {}
 
     def suggest(self, trial_id: str) -> Any:
@@ -133,30 +131,39 @@ class StudySearcher(_NotSaved, Searcher):
     ) -> None:
         """Record a trial's end; an interrupted one stays as it is, to be taken up again."""
         proposal, slot = self._running.pop(trial_id)
-        if (result or {}).get("reason") == SLOT_DIED:
-            # The other trials go on training meanwhile.
-            self.slots[slot] = self.rules.new_slot()
+        if error or not (result or {}).get("slot_free", True):
+            self._replace(slot)
+        else:
+            self._free.append(slot)
         state = "failed" if error or result is None else result["state"]
         reason = (result or {}).get("reason", "Tune's side of the trial died" if error else None)
         if state in ENDS:
             self.study.tell(proposal.study, proposal.number, ENDS[state], reason)
             self._folder(proposal).settle()
-            self.rules.ended(proposal.signature)
-        self._free.append(slot)
+            self.rules.ended(proposal.signature, state == "failed")
         self.watcher.ended(proposal, state, reason)
 
     def stop(self, why: str) -> None:
         """Take up nothing more and end what runs, resumably."""
-        if self.halted is None:
-            self.halted = why
-            for slot in self.slots:
-                slot.stop.remote()
+        self.halted = why
+        for slot in self.slots:
+            slot.stop.remote()
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing: the journal is the record."""
 
     def restore(self, checkpoint_path: str) -> None:
         """Nothing: the journal is the record."""
+
+    def _replace(self, slot: int) -> None:
+        """A new process for a slot; the other trials go on training meanwhile."""
+        ray.kill(self.slots[slot])
+        new = self.rules.new_slot()
+        if new is not None:
+            self.slots[slot] = new
+            self._free.append(slot)
+        elif not self._running and not self._free:
+            self.halted = "no slot is left and none can be placed: the same command goes on"
 
     def _folder(self, proposal: Proposal) -> TrialFolder:
         return TrialFolder(self.rules.folder / "trials" / proposal.signature)
@@ -197,7 +204,7 @@ class _Interrupts(_NotSaved, tune.Callback):
         self.pressed = True
 
     def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
-        if self.pressed:
+        if self.pressed and self.searcher.halted != INTERRUPTED:
             self.searcher.stop(INTERRUPTED)
 
 
@@ -209,11 +216,14 @@ def search(searcher: StudySearcher, listing: Listing) -> str | None:
     """
     interrupts = _Interrupts(searcher)
     trainable = tune.with_parameters(run_trial, listing=listing)
+    # Tune's side of a trial holds nothing, and writes where this driver reads.
+    address: str = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
+    here = {"CPU": 0, f"node:{address}": 0.001}
     previous = signal.signal(signal.SIGINT, interrupts.press)
     with tempfile.TemporaryDirectory() as temporary:
         try:
             tuner = tune.Tuner(
-                tune.with_resources(trainable, THIN),
+                tune.with_resources(trainable, here),
                 tune_config=tune.TuneConfig(
                     search_alg=searcher,
                     num_samples=-1,

@@ -52,7 +52,7 @@ class Search(Strict):
     sampler: Literal["tpe", "random"] = "tpe"
     metric: Literal["score", "valence", "arousal", "expression", "action_units"] = "score"
     confirm: Probability = 0.5
-    seed: Annotated[int, Field(ge=0)] = 1234
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 1234
 
 
 class Pruner(Strict):

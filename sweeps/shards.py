@@ -23,7 +23,7 @@ from mtl.errors import InputError
 from mtl.sequences import FeatureTable, listed_rows
 
 BLOCK_BYTES = 64 * 2**20
-"""Aim of a block: well under Ray Data's 128 MiB, above which it would cut a block in two."""
+"""Aim of a block; a longer video makes a larger one."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,7 @@ class Shards:
             starts = np.flatnonzero(np.diff(block["video"], prepend=-1))
             for start, stop in zip(starts, [*starts[1:], len(block["video"])], strict=True):
                 video = self.names[name][block["video"][start]]
+                assert video not in rows, f"the rows of {video} came in two blocks"
                 rows[video] = (number, int(start))
                 frames[video] = block["frame"][start:stop]
         mean, std = self.statistics[name]
@@ -73,7 +74,7 @@ def make_shards(dataset: Dataset, feature_sets: Iterable[str], listing: Listing 
     Raises:
         InputError: A row that breaks the contract (NaN ...), with its file and number.
     """
-    quiet_ray_data()
+    set_up_ray_data()
     dataset = _from_any_folder(dataset)
     indices = {name: dataset.index(name) for name in feature_sets}
     try:
@@ -97,10 +98,14 @@ def _from_any_folder(dataset: Dataset) -> Dataset:
     return replace(dataset, address=str(Path(dataset.address).absolute()))
 
 
-def quiet_ray_data() -> None:
-    """No progress bars and no logs: the sweep prints its own progress, and errors are raised."""
+def set_up_ray_data() -> None:
+    """No progress bars and no logs (the sweep prints its own, errors are raised), and no block cut
+    in two: a block is whole videos, whatever it weighs.
+    """
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
-    DataContext.get_current().enable_progress_bars = False
+    context = DataContext.get_current()
+    context.enable_progress_bars = False
+    context.target_max_block_size = None
 
 
 def _materialize(

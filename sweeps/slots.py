@@ -19,6 +19,8 @@ from sweeps.job_run import JobRun, SlotData
 from sweeps.search_file import Resources
 from sweeps.shards import Shards
 
+START_TIMEOUT_SECONDS = 300
+
 
 class Slot:
     """The actor: ``train`` runs one job at a time, ``control`` calls reach it meanwhile."""
@@ -59,14 +61,17 @@ class Slot:
 def start_slots(
     number: int, resources: Resources, shards: Shards, listing: Listing, parts: Mapping[str, str]
 ) -> list[ActorHandle[Any]]:
-    """Start slots, and wait until they are up."""
+    """Start slots, and return those that are up after ``START_TIMEOUT_SECONDS`` at most."""
     remote: Any = ray.remote
     actor = remote(
         concurrency_groups={"control": 1},
         num_cpus=resources.cpus_per_worker,
         num_gpus=resources.gpus_per_worker,
     )(Slot)
-    arguments = ray.put((shards, listing, dict(parts), resources.cpus_per_worker))
-    slots = [actor.remote(arguments) for _ in range(number)]
-    ray.get([slot.ready.remote() for slot in slots])
-    return slots
+    setup = ray.put((shards, listing, dict(parts), resources.cpus_per_worker))
+    slots = {(slot := actor.remote(setup)).ready.remote(): slot for _ in range(number)}
+    up, pending = ray.wait(list(slots), num_returns=number, timeout=START_TIMEOUT_SECONDS)
+    ray.get(up)
+    for ready in pending:
+        ray.kill(slots[ready])
+    return [slots[ready] for ready in up]

@@ -66,6 +66,7 @@ class SweepStudy:
         pruner: `asha` stops trials at its rungs, `none` never.
         sample: draws one configuration on a trial, given the compared values, as overrides.
         sign: the signature of the configuration that overrides stand for.
+        lock: the folder's, if the caller has it already; closed with the study.
 
     Raises:
         InputError: another driver has the folder, or the journal is damaged before its last line.
@@ -84,6 +85,7 @@ class SweepStudy:
         pruner: PrunerSettings,
         sample: Callable[[optuna.Trial, Mapping[str, Any]], list[str]],
         sign: Callable[[Sequence[str]], str],
+        lock: DriverLock | None = None,
     ) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._kind, self._seed = sampler, seed
@@ -97,7 +99,7 @@ class SweepStudy:
         self._chosen = dict(zip(names, combinations, strict=True))
         each, more = divmod(trials, len(names))
         self._shares = {study: each + (i < more) for i, study in enumerate(names)}
-        self._lock = DriverLock(folder)
+        self._lock = lock or DriverLock(folder)
         try:
             self._open(folder / JOURNAL)
         except BaseException:
@@ -179,6 +181,10 @@ class SweepStudy:
             for trial in found
             if trial.state == TrialState.FAIL and "twin_of" not in trial.user_attrs
         ]
+
+    def ended(self) -> int:
+        """How many trials have ended, over all studies and starts."""
+        return self._sizes.total() - len(self._running)
 
     @property
     def done(self) -> bool:

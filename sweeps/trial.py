@@ -20,7 +20,6 @@ from sweeps.job import End, Epoch, Job
 from sweeps.trial_folder import TrialFolder
 
 RUNNING = "running"
-SLOT_DIED = "the slot's process died"
 
 
 def run_trial(config: Mapping[str, Any], listing: Listing) -> None:
@@ -40,8 +39,9 @@ def run_trial(config: Mapping[str, Any], listing: Listing) -> None:
     except Exception as error:
         # One trial's failure is a result like another: the sweep goes on.
         folder.write_error(_trace(error))
-        died = isinstance(error, RayActorError)
-        report("failed", reason=SLOT_DIED if died else _reason(error))
+        # An error that the slot's call ended with leaves the slot free; after any other it trains
+        # on, or is dead.
+        report("failed", reason=_reason(error), slot_free=isinstance(error, RayTaskError))
 
 
 def _events(slot: ActorHandle[Any], job: Job) -> Iterator[Epoch | End]:
@@ -57,6 +57,8 @@ def report(state: str, **metrics: Any) -> None:
 
 
 def _reason(error: Exception) -> str:
+    if isinstance(error, RayActorError):
+        return "the slot's process died"
     cause = error.cause if isinstance(error, RayTaskError) else error
     lines = str(cause).strip().splitlines()
     return f"{type(cause).__name__}: {lines[0] if lines else ''}"

@@ -3,7 +3,7 @@
 import bisect
 import json
 import shutil
-from collections.abc import Iterable
+from collections.abc import Mapping
 from pathlib import Path
 
 from mtl.tasks import TASKS
@@ -17,21 +17,24 @@ class Shelf:
 
     Args:
         trials: The folder ``trials/`` of a sweep.
-        ended: The signatures of those that have ended.
+        ended: The signatures of those that have ended, and whether they failed.
         keep: How many of the best trials of each task keep their weights.
     """
 
-    def __init__(self, trials: Path, ended: Iterable[str], keep: int) -> None:
+    def __init__(self, trials: Path, ended: Mapping[str, bool], keep: int) -> None:
         self._trials, self._keep = trials, keep
         self._best: dict[str, list[tuple[float, str]]] = {task: [] for task in TASKS}
         self._bytes: dict[str, int] = {}
-        for signature in ended:
-            self.add(signature)
+        for signature, failed in ended.items():
+            self.add(signature, failed)
 
-    def add(self, signature: str) -> None:
-        """A trial has ended: rank it, and drop the weights that are no longer among the best."""
+    def add(self, signature: str, failed: bool = False) -> None:
+        """A trial has ended: rank it, and drop the weights that are not among the best; those of
+        one that failed never are.
+        """
         file = self._trials / signature / "scores.json"
-        scores = json.loads(file.read_text())["select"] if file.exists() else {}
+        ranks = file.exists() and not failed
+        scores = json.loads(file.read_text())["select"] if ranks else {}
         leaving = {signature}
         for task, ranked in self._best.items():
             if scores.get(task) is not None and (-scores[task], signature) not in ranked:

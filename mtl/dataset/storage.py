@@ -17,6 +17,11 @@ def resolve(address: str | Path) -> tuple[pafs.FileSystem, str]:
     text = str(address)
     if "://" not in text:
         return pafs.LocalFileSystem(), str(Path(text).expanduser().absolute())
+    if "@" in text.split("://", 1)[1].split("/", 1)[0]:
+        raise InputError(
+            f"the {text.split('://', 1)[0]}:// address holds credentials (all before its @), which "
+            "would be written to logs: give them in the environment (AWS_ACCESS_KEY_ID ...)"
+        )
     try:
         filesystem, path = pafs.FileSystem.from_uri(text)
     except (OSError, pa.ArrowException) as error:

@@ -1,10 +1,10 @@
 """A whole small sweep through Ray: what it leaves, and what the same command does again."""
 
-import contextlib
 import csv
 import io
 import json
 import shlex
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +32,8 @@ def swept(planted, ray_address, tmp_path_factory) -> Path:
     """A finished sweep; the folder that ``runs`` stands in."""
     folder = tmp_path_factory.mktemp("swept")
     space_file(folder, planted.address, name="whole")
-    with contextlib.chdir(folder), contextlib.redirect_stdout(io.StringIO()) as printed:
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(io.StringIO()) as printed:
+        patch.chdir(folder)
         assert main(["--space", "space.yaml", "--address", ray_address]) == 0
     (folder / "printed.txt").write_text(printed.getvalue())
     return folder

@@ -2,6 +2,8 @@
 
 import io
 import re
+import time
+from dataclasses import dataclass
 
 import pytest
 from rich.console import Console
@@ -21,18 +23,30 @@ def result(epoch: int, objective: float) -> dict[str, float]:
     return {"epoch": epoch, "objective": objective, "frames": 3000, "seconds": 1.5}
 
 
+@dataclass
+class Count:
+    """How many trials of the study have ended."""
+
+    ended: int = 2
+
+    def __call__(self) -> int:
+        return self.ended
+
+
 @pytest.fixture
-def log() -> tuple[Progress, io.StringIO]:
-    text = io.StringIO()
-    return Progress(5, 2, 1, Console(file=text, width=40)), text
+def log() -> tuple[Progress, Count, io.StringIO]:
+    """Of a sweep of 5 trials, 2 of which had ended before."""
+    text, count = io.StringIO(), Count()
+    return Progress(5, count, Console(file=text, width=40)), count, text
 
 
 def test_a_log_has_one_line_for_each_event(log):
-    progress, text = log
+    progress, count, text = log
     proposal, job = a_trial(2, encoder="gru", features="[appearance,geometry]")
     with progress:
         progress.started(proposal, job)
         progress.epoch(proposal, result(1, 0.51239))
+        count.ended += 1
         progress.ended(proposal, "pruned", None)
     started, epoch, ended = text.getvalue().splitlines()
     # Longer than the console is wide, and with brackets: neither wrapped nor taken for markup.
@@ -46,33 +60,40 @@ def test_a_log_has_one_line_for_each_event(log):
 
 
 def test_a_failure_says_why_and_a_resumed_trial_where_it_goes_on(log):
-    progress, text = log
+    progress, count, text = log
     proposal, job = a_trial(3)
     progress.started(proposal, Job(job.name, job.config, reported=7))
+    count.ended += 1
     progress.ended(proposal, "failed", "TrainingError: the loss is not finite")
     started, ended = text.getvalue().splitlines()
     assert ": started, goes on after epoch 7 ()" in started
     assert ": failed at epoch 7: TrainingError: the loss is not finite [3/5, " in ended
 
 
-def test_an_interrupted_trial_has_not_ended(log):
-    progress, text = log
+def test_the_time_left_follows_what_has_ended_since_the_start(log, monkeypatch):
+    progress, count, text = log
+    now = time.monotonic()
+    monkeypatch.setattr("sweeps.progress.time.monotonic", lambda: now + 100)
     for number in (2, 3):
         progress.started(*a_trial(number))
     progress.ended(a_trial(2)[0], "interrupted", None)
     assert "[2/5, time left unknown]" in text.getvalue().splitlines()[-1]
+    # A repeat of another trial ends with it: two are done in 100 seconds, one is left.
+    count.ended += 2
     progress.ended(a_trial(3)[0], "complete", None)
-    assert "[3/5, 0 min" in text.getvalue().splitlines()[-1]
+    assert "[4/5, 0 min 50 s left]" in text.getvalue().splitlines()[-1]
 
 
-def test_a_terminal_shows_one_table_of_the_best(monkeypatch):
+def test_a_terminal_shows_one_table_of_the_best():
     text = io.StringIO()
-    progress = Progress(40, 0, 2, Console(file=text, width=120, force_terminal=True))
+    count = Count(0)
+    progress = Progress(40, count, Console(file=text, width=120, force_terminal=True))
     for number in range(30):
         proposal, job = a_trial(number, encoder=("gru", "lstm")[number % 2], head="mlp")
         progress.started(proposal, job)
         progress.epoch(proposal, result(3, number / 100))
         if number < 28:
+            count.ended += 1
             progress.ended(proposal, "complete", None)
     assert text.getvalue() == ""  # no line beside the live table
     shown = Console(width=120, file=io.StringIO())
@@ -87,8 +108,9 @@ def test_a_terminal_shows_one_table_of_the_best(monkeypatch):
     assert scores == sorted(scores, reverse=True)
 
 
-def test_the_live_table_is_drawn_and_ends(monkeypatch):
+def test_the_live_table_is_drawn_and_ends():
     text = io.StringIO()
-    with Progress(1, 0, 1, Console(file=text, width=80, force_terminal=True)) as progress:
+    console = Console(file=text, width=80, force_terminal=True)
+    with Progress(1, Count(0), console) as progress:
         progress.started(*a_trial(0))
     assert "0 of 1 trials" in text.getvalue()

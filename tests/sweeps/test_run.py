@@ -23,7 +23,7 @@ def _without_a_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(run, "connect", connect)
     # As much as a test may count on, wherever it runs.
-    monkeypatch.setattr(run, "local_resources", lambda: (2, 0))
+    monkeypatch.setattr(run, "this_machine", lambda: (2, 0))
 
 
 def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
@@ -50,7 +50,7 @@ SPACE_FAULTS = {
         "space.tasks.*compare.by",
     ),
     "unknown feature set": ({"fixed": {"features": ["apearance"]}}, "apearance.*appearance"),
-    "too many at once": ({"resources": {"concurrent_trials": 64}}, "64 at once"),
+    "too many at once": ({"resources": {"concurrent_trials": 64}}, "concurrent_trials = 64"),
     "a GPU that is not there": ({"resources": {"gpus_per_worker": 1}}, "0 GPUs"),
     "no such dataset": ({"data": "nowhere"}, "nowhere"),
     "no data": ({"data": None}, "data is missing.*data=DIR"),

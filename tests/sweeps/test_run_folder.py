@@ -7,7 +7,8 @@ import pytest
 from small_data import make_dataset, search_file
 
 from mtl.errors import InputError
-from sweeps.run_folder import open_run_folder
+from sweeps.journal import LOCK
+from sweeps.run_folder import check_run_folder, open_run_folder
 from sweeps.search_file import load
 
 VARIED = {"optim.lr": {"min": 1e-3, "max": 1e-1, "log": True}}
@@ -43,7 +44,9 @@ def test_the_same_sweep_goes_on_and_may_have_more(folder, tmp_path, dataset, cha
     before = content(folder)
     assert open_run_folder(folder, search_file(tmp_path, change), dataset) is True
     after = content(folder)
-    assert after["environment.json"] == before["environment.json"]
+    first, kept = (json.loads(files["environment.json"]) for files in (before, after))
+    assert {key: kept[key] for key in first} == first
+    assert [list(start) for start in kept["resumed"]] == [["started", "command", "commit", "diff"]]
     path, value = change.split("=")
     section, key = path.split(".")
     assert str(getattr(getattr(load(folder / "space.yaml"), section), key)) == value
@@ -94,7 +97,28 @@ def test_a_folder_of_something_else_is_refused(tmp_path, dataset):
     assert [f.name for f in (tmp_path / "mine").iterdir()] == ["thesis.tex"]
 
 
+def test_a_file_in_its_place_is_refused(tmp_path, dataset):
+    (tmp_path / "mine").write_text("x")
+    with pytest.raises(InputError, match="is not empty and no sweep"):
+        open_run_folder(tmp_path / "mine", search_file(tmp_path), dataset)
+
+
+def test_a_file_in_its_place_is_refused(tmp_path, dataset):
+    (tmp_path / "mine").write_text("x")
+    with pytest.raises(InputError, match="no sweep"):
+        open_run_folder(tmp_path / "mine", search_file(tmp_path), dataset)
+
+
+def test_checking_changes_nothing(folder, tmp_path, dataset):
+    before = content(folder)
+    assert check_run_folder(folder, search_file(tmp_path, "search.trials=9"), dataset) is True
+    assert check_run_folder(tmp_path / "new", search_file(tmp_path), dataset) is False
+    assert content(folder) == before
+    assert not (tmp_path / "new").exists()
+
+
 def test_a_start_killed_before_anything_began_is_no_obstacle(folder, tmp_path, dataset):
     (folder / "space.yaml").rename(folder / "space.yaml.unfinished")
+    (folder / LOCK).touch()
     assert open_run_folder(folder, search_file(tmp_path), dataset) is False
     assert open_run_folder(folder, search_file(tmp_path), dataset) is True

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from ray.exceptions import RayTaskError
+from ray.exceptions import RayActorError, RayTaskError
 from small_data import make_listing
 
 from mtl.training import TrainingError
@@ -111,7 +111,8 @@ def test_an_error_of_the_slot_is_the_trials_reason(tmp_path, reports):
     error = RayTaskError("train", "a long trace\nof the slot", cause)
     run_trial(settings(tmp_path, FakeSlot(error)), make_listing())
     ((metrics, files),) = reports
-    assert metrics == {"state": "failed", "reason": f"TrainingError: {cause}"}
+    reason = f"TrainingError: {cause}"
+    assert metrics == {"state": "failed", "reason": reason, "slot_free": True}
     assert "error.txt" in files
     assert "of the slot" in (tmp_path / "trial" / "error.txt").read_text()
 
@@ -119,7 +120,18 @@ def test_an_error_of_the_slot_is_the_trials_reason(tmp_path, reports):
 def test_an_error_of_ones_own_keeps_its_trace_and_its_first_line_is_the_reason(tmp_path, reports):
     run_trial(settings(tmp_path, FakeSlot(OSError("no space left\non the disk"))), make_listing())
     ((metrics, _),) = reports
-    assert metrics == {"state": "failed", "reason": "OSError: no space left"}
+    # The slot goes on training for nobody: it is not free.
+    assert metrics == {"state": "failed", "reason": "OSError: no space left", "slot_free": False}
     text = (tmp_path / "trial" / "error.txt").read_text()
     assert text.startswith("Traceback")
     assert "on the disk" in text
+
+
+def test_a_slot_that_died_says_so_and_is_not_free(tmp_path, reports):
+    run_trial(settings(tmp_path, FakeSlot(RayActorError())), make_listing())
+    ((metrics, _),) = reports
+    assert metrics == {
+        "state": "failed",
+        "reason": "the slot's process died",
+        "slot_free": False,
+    }

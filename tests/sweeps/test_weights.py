@@ -24,7 +24,7 @@ def kept(trials: Path) -> set[str]:
 
 def test_the_25_best_are_kept_in_whatever_order_they_end(tmp_path):
     values = [((7 * n) % 40) / 40 for n in range(40)]
-    shelf = Shelf(tmp_path, [], 25)
+    shelf = Shelf(tmp_path, {}, 25)
     for number, value in enumerate(values):
         shelf.add(trial(tmp_path, f"t{number:02d}", valence=value))
     best = sorted(range(40), key=lambda n: -values[n])[:25]
@@ -33,7 +33,7 @@ def test_the_25_best_are_kept_in_whatever_order_they_end(tmp_path):
 
 
 def test_one_that_is_among_the_best_of_any_task_is_kept(tmp_path):
-    shelf = Shelf(tmp_path, [], 1)
+    shelf = Shelf(tmp_path, {}, 1)
     shelf.add(trial(tmp_path, "valence", valence=0.9, arousal=0.1))
     shelf.add(trial(tmp_path, "arousal", valence=0.1, arousal=0.9))
     shelf.add(trial(tmp_path, "neither", valence=0.2, arousal=0.2))
@@ -45,7 +45,7 @@ def test_one_that_is_among_the_best_of_any_task_is_kept(tmp_path):
 
 def test_a_new_driver_keeps_the_same(tmp_path):
     ended = [trial(tmp_path, f"t{n}", valence=value) for n, value in enumerate((0.3, 0.1, 0.2))]
-    again = Shelf(tmp_path, ended, 2)
+    again = Shelf(tmp_path, dict.fromkeys(ended, False), 2)
     assert kept(tmp_path) == {"t0", "t2"}
     for name in ended:
         again.add(name)
@@ -54,15 +54,22 @@ def test_a_new_driver_keeps_the_same(tmp_path):
     assert kept(tmp_path) == {"t0", "t3"}
 
 
-def test_a_trial_that_failed_without_a_score_keeps_no_weights(tmp_path):
-    (tmp_path / "failed" / "weights").mkdir(parents=True)
-    Shelf(tmp_path, [], 25).add("failed")
+def test_a_trial_that_failed_keeps_no_weights_and_takes_nobodys_place(tmp_path):
+    shelf = Shelf(tmp_path, {trial(tmp_path, "failed", valence=0.9): True}, 1)
+    shelf.add(trial(tmp_path, "first", valence=0.5))
+    shelf.add(trial(tmp_path, "second", valence=0.7), failed=True)
+    assert kept(tmp_path) == {"first"}
+
+
+def test_a_trial_that_never_came_to_a_score_keeps_nothing(tmp_path):
+    (tmp_path / "early" / "weights").mkdir(parents=True)
+    shelf = Shelf(tmp_path, {"twin-without-a-folder": True}, 25)
+    shelf.add("early")
     assert kept(tmp_path) == set()
-    Shelf(tmp_path, ["never-trained"], 25)
 
 
 def test_it_counts_what_trials_take(tmp_path):
-    shelf = Shelf(tmp_path, [], 1)
+    shelf = Shelf(tmp_path, {}, 1)
     shelf.add(trial(tmp_path, "one", valence=0.1))
     assert shelf.gb * 1e9 == pytest.approx(folder_bytes(tmp_path))
     shelf.add(trial(tmp_path, "two", valence=0.2))
