@@ -2,6 +2,7 @@
 
 import logging
 import os
+import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from mtl.errors import InputError
 from sweeps.search_file import Resources
 
 LOCAL = "local"
+ANSWER_SECONDS = 5
 CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 
 
@@ -57,6 +59,7 @@ def connect(address: str) -> Iterator[Cluster]:
     """
     if address.startswith("ray://"):
         raise InputError(f"--address {address} is a client's: run on a node, with --address auto")
+    _check_somebody_answers(address)
     cpus, gpus = this_machine() if address == LOCAL else (None, None)
     if address == LOCAL:
         # Ray reads this when it is imported: without a cluster, every listener is on 127.0.0.1.
@@ -88,7 +91,22 @@ def connect(address: str) -> Iterator[Cluster]:
         ray.shutdown()
 
 
+def _check_somebody_answers(address: str) -> None:
+    """Ray itself asks a ``host:port`` where nobody answers again and again, without end."""
+    host, _, port = address.rpartition(":")
+    if not port.isdigit():
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), ANSWER_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise InputError(
+            f"no Ray cluster answers at {address!r} ({error}): start one, or leave --address out"
+        ) from None
+
+
 _SETTINGS = {
+    # Nothing of a sweep is reported to anybody.
+    "RAY_USAGE_STATS_ENABLED": "0",
     # Our own handler ends trials resumably; Tune's would kill them.
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     # The trial's folder is the record: no second one in CSV, JSON and TensorBoard.

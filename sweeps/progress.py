@@ -96,10 +96,14 @@ class Progress:
         return f"{_duration(seconds)} left"
 
     def _render(self) -> Group:
-        rows = sorted(self._rows.values(), key=lambda row: -(row.score or -9.0))[:ROWS]
+        rows = sorted(self._rows.values(), key=_rank)[:ROWS]
         so_far = _duration(time.monotonic() - self._started)
         head = f"{self.done()} of {self.trials} trials, {so_far} so far, {self._left()}"
         return Group(Text(head), _table(rows))
+
+
+def _rank(row: _Row) -> tuple[bool, float]:
+    return row.score is None, -(row.score or 0.0)
 
 
 def _table(rows: list[_Row]) -> Table:

@@ -1,4 +1,4 @@
-"""What tests share: a small planted dataset, the real one where it lies, one Ray cluster."""
+"""What tests share: a small planted dataset, one Ray cluster."""
 
 import os
 import secrets
@@ -21,7 +21,6 @@ os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
 os.environ.pop("RAY_ADDRESS", None)
 
 ROOT = Path(__file__).parents[1]
-STUDYFORREST = ROOT.parent / "shared" / "data" / "studyforrest"
 
 CLUSTER = """
 import sys
@@ -39,14 +38,6 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     """The demo, small: 16 videos of about 60 frames (8 training, 5 validation, 3 test)."""
     demo = Demo(videos=16, split_shares=(0.5, 0.3, 0.2), mean_frames=60, run_frames=15.0)
     return make_demo(tmp_path_factory.mktemp("planted") / "data", demo=demo)
-
-
-@pytest.fixture(scope="session")
-def studyforrest() -> Path:
-    """The real data beside the project."""
-    if not STUDYFORREST.is_dir():
-        pytest.skip(f"the real data is not there: {STUDYFORREST}")
-    return STUDYFORREST
 
 
 @pytest.fixture(scope="session")

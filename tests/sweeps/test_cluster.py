@@ -56,6 +56,15 @@ def test_a_clients_address_is_refused():
         pass
 
 
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "[::1]:1", "127.0.0.1:99999"])
+def test_an_address_where_nobody_answers_is_refused_at_once(address):
+    with (
+        pytest.raises(InputError, match=r"no Ray cluster answers at .*--address"),
+        connect(address),
+    ):
+        pass
+
+
 def test_the_address_given_comes_before_the_environments(monkeypatch):
     assert choose_address(None) == LOCAL
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")

@@ -103,12 +103,6 @@ def test_a_file_in_its_place_is_refused(tmp_path, dataset):
         open_run_folder(tmp_path / "mine", search_file(tmp_path), dataset)
 
 
-def test_a_file_in_its_place_is_refused(tmp_path, dataset):
-    (tmp_path / "mine").write_text("x")
-    with pytest.raises(InputError, match="no sweep"):
-        open_run_folder(tmp_path / "mine", search_file(tmp_path), dataset)
-
-
 def test_checking_changes_nothing(folder, tmp_path, dataset):
     before = content(folder)
     assert check_run_folder(folder, search_file(tmp_path, "search.trials=9"), dataset) is True
