@@ -31,6 +31,9 @@ OPERATIONAL = {"training": {"device"}}
 """Keys that change where a trial runs, not what it is: no part of its signature."""
 
 
+Frames = Literal["listed", "all"]
+
+
 class SequenceConfig(Strict):
     """Which frames of a video a model walks over, and in what windows.
 
@@ -40,7 +43,7 @@ class SequenceConfig(Strict):
         window_frames: Frames of a window; the batch is ``optim.batch_videos`` windows.
     """
 
-    frames: Literal["listed", "all"]
+    frames: Frames
     frame_stride: Positive
     window_frames: Annotated[int, Field(ge=2)]
 

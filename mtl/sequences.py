@@ -14,7 +14,7 @@ from itertools import pairwise
 import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 
-from mtl.config import SequenceConfig
+from mtl.config import Frames
 from mtl.dataset import Dataset, FeatureIndex, Listing
 from mtl.errors import InputError
 from mtl.tasks import LABEL_COLUMNS, TASKS
@@ -83,20 +83,13 @@ class Part:
         sequences: The videos that have features.
         source: For each frame its place in the concatenated sequences: its own frame or, where that
             has no features, the nearest frame of its video; -1 if the video has none at all.
-        nearest: How many frames are predicted from a neighbour.
     """
 
     rows: Int[np.ndarray, " N"]
     sequences: tuple[VideoSequence, ...]
     source: Int[np.ndarray, " N"]
-    nearest: int
     labels: Float[np.ndarray, "N 15"]
     mask: Bool[np.ndarray, "N 15"]
-
-    @property
-    def without_features(self) -> int:
-        """How many frames belong to videos without any features."""
-        return int((self.source < 0).sum())
 
 
 def read_table(dataset: Dataset, name: str, listing: Listing | None) -> FeatureTable:
@@ -141,9 +134,15 @@ def listed_rows(index: FeatureIndex, listing: Listing | None) -> Bool[np.ndarray
 
 
 def join(
-    listing: Listing, tables: Sequence[FeatureTable], config: SequenceConfig
+    listing: Listing, tables: Sequence[FeatureTable], which: Frames = "listed", stride: int = 1
 ) -> dict[str, VideoSequence]:
     """The sequence of each listed video that has frames with all chosen features.
+
+    Args:
+        listing: The listed frames and their labels.
+        tables: The feature sets to join on their common frames.
+        which: ``listed`` frames, or ``all`` with features.
+        stride: Every n-th of them.
 
     Raises:
         InputError: If no listed video has a frame that all the feature sets have.
@@ -151,7 +150,7 @@ def join(
     sequences = {
         name: sequence
         for name, rows in _rows_by_video(listing).items()
-        if (sequence := _join_video(name, rows, listing, tables, config)) is not None
+        if (sequence := _join_video(name, rows, listing, tables, which, stride)) is not None
     }
     if not sequences:
         names = ", ".join(table.name for table in tables)
@@ -173,15 +172,16 @@ def _join_video(
     rows: Int[np.ndarray, " n"],
     listing: Listing,
     tables: Sequence[FeatureTable],
-    config: SequenceConfig,
+    which: Frames,
+    stride: int,
 ) -> VideoSequence | None:
     if not len(rows) or any(name not in table.frames for table in tables):
         return None
     listed = listing.frame[rows]
     candidates = [table.frames[name] for table in tables]
-    if config.frames == "listed":
+    if which == "listed":
         candidates.append(listed)
-    frames = functools.reduce(np.intersect1d, candidates)[:: config.frame_stride]
+    frames = functools.reduce(np.intersect1d, candidates)[::stride]
     if not len(frames):
         return None
     labels = np.zeros((len(frames), len(LABEL_COLUMNS)), np.float32)
@@ -213,20 +213,14 @@ def part_of(
         if want and n in sequences
     ]
     source = np.full(len(rows), -1)
-    exact = 0
     start = 0
     video_of = {name: index for index, name in enumerate(listing.names)}
     for sequence in chosen:
         mine = np.flatnonzero(listing.video[rows] == video_of[sequence.video])
         frames = listing.frame[rows[mine]]
-        nearest = nearest_index(sequence.frames, frames)
-        source[mine] = start + nearest
-        exact += int((sequence.frames[nearest] == frames).sum())
+        source[mine] = start + nearest_index(sequence.frames, frames)
         start += len(sequence)
-    found = int((source >= 0).sum())
-    return Part(
-        rows, tuple(chosen), source, found - exact, listing.values[rows], listing.mask[rows]
-    )
+    return Part(rows, tuple(chosen), source, listing.values[rows], listing.mask[rows])
 
 
 def nearest_index(

@@ -11,7 +11,7 @@ import numpy as np
 from safetensors.torch import load as load_weights
 from safetensors.torch import save as save_weights
 
-from mtl.config import SequenceConfig, TrialConfig
+from mtl.config import Frames, TrialConfig
 from mtl.dataset import Listing
 from mtl.inference import TrialData, Weights, predict_best
 from mtl.sequences import (
@@ -116,9 +116,8 @@ class SlotData:
     def of(self, config: TrialConfig) -> TrialData:
         """The data of one trial."""
         tables: list[FeatureTable] = [self.table(name) for name in config.features]
-        train, parts = self.joined(
-            config.features, config.sequence.model_copy(update={"window_frames": 2})
-        )
+        sequence = config.sequence
+        train, parts = self.joined(config.features, sequence.frames, sequence.frame_stride)
         return TrialData(
             trained_tasks(config.tasks, self.listing),
             train,
@@ -129,9 +128,10 @@ class SlotData:
         )
 
     def _joined(
-        self, features: tuple[str, ...], sequence: SequenceConfig
+        self, features: tuple[str, ...], which: Frames, stride: int
     ) -> tuple[tuple[VideoSequence, ...], dict[str, Part]]:
-        sequences = join(self.listing, [self.table(name) for name in features], sequence)
+        tables = [self.table(name) for name in features]
+        sequences = join(self.listing, tables, which, stride)
         train = tuple(s for name, s in sequences.items() if self.parts[name] == "train")
         parts = {
             part: part_of(self.listing, sequences, [n for n, p in self.parts.items() if p == part])

@@ -8,7 +8,7 @@ import numpy as np
 import optuna
 import torch
 
-from mtl.config import SequenceConfig, TrialConfig
+from mtl.config import TrialConfig
 from mtl.dataset import Dataset, Listing
 from mtl.errors import InputError
 from mtl.folds import select_videos
@@ -172,10 +172,9 @@ def _check_joins(
     """Join the indices of each combination of feature sets, without reading a feature."""
     combinations = dict.fromkeys(config.features for config in configs)
     tables = {name: _index_only(dataset, name) for features in combinations for name in features}
-    whole = SequenceConfig(frames="listed", frame_stride=1, window_frames=2)
     lost = []
     for features in combinations:
-        joined = join(listing, [tables[name] for name in features], whole)
+        joined = join(listing, [tables[name] for name in features])
         for part in ("train", "select"):
             if not any(parts[name] == part for name in joined):
                 raise InputError(

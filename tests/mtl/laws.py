@@ -136,7 +136,7 @@ def part(sequences: Sequence[VideoSequence]) -> Part:
     values = [np.zeros((0, len(LABEL_COLUMNS)), np.float32), *(s.labels for s in sequences)]
     mask = [np.zeros((0, len(LABEL_COLUMNS)), bool), *(s.mask for s in sequences)]
     rows = np.arange(frames)
-    return Part(rows, tuple(sequences), rows, 0, np.concatenate(values), np.concatenate(mask))
+    return Part(rows, tuple(sequences), rows, np.concatenate(values), np.concatenate(mask))
 
 
 def data(

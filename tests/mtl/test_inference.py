@@ -152,12 +152,11 @@ def sparse_part() -> Part:
     sequences = videos((4, 3))
     source = np.array([3, -1, 0, 5, 5, -1, 0])
     empty = np.zeros((7, 15), np.float32)
-    return Part(np.arange(7), sequences, source, 2, empty, empty > 0)
+    return Part(np.arange(7), sequences, source, empty, empty > 0)
 
 
 def test_frames_take_their_source_or_the_prior() -> None:
     trial, where = config(), sparse_part()
-    assert where.without_features == 2
     outputs = predicted(trial, where)
     frames = predicted(trial, part(where.sequences))
     for row, source in zip(outputs, where.source.tolist(), strict=True):
@@ -166,7 +165,7 @@ def test_frames_take_their_source_or_the_prior() -> None:
 
 def test_a_part_without_any_features_is_the_prior() -> None:
     empty = np.zeros((2, 15), np.float32)
-    where = Part(np.arange(2), (), np.array([-1, -1]), 0, empty, empty > 0)
+    where = Part(np.arange(2), (), np.array([-1, -1]), empty, empty > 0)
     assert (predicted(config(), where) == data().prior).all()
 
 

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from laws import labels
 
-from mtl.config import SequenceConfig
 from mtl.dataset import Listing
 from mtl.errors import InputError
 from mtl.sequences import (
@@ -62,12 +61,6 @@ def table(name: str, covered: Frames, width: int = 2, blocks: int = 2) -> Featur
     )
 
 
-def walk(frames: str = "listed", stride: int = 1) -> SequenceConfig:
-    return SequenceConfig.model_validate(
-        {"frames": frames, "frame_stride": stride, "window_frames": 4}
-    )
-
-
 WIDE: Frames = {name: list(range(1, 31)) for name in LISTED}
 HOLES: Frames = {"a": [1, 2, 6, 9, 13], "c": [2, 3, 8, 20], "d": [8]}
 
@@ -81,7 +74,7 @@ def test_sequences_hold_the_common_frames(
 ) -> None:
     tables = [table(str(i), covered) for i, covered in enumerate(covers)][::order]
     known = listing()
-    sequences = join(known, tables, walk(frames, stride))
+    sequences = join(known, tables, frames, stride)
     for place, (name, listed) in enumerate(LISTED.items()):
         sets = [set(covered.get(name, ())) for covered in covers]
         common = reduce(set.intersection, sets + ([set(listed)] if frames == "listed" else []))
@@ -113,13 +106,13 @@ def assert_sequence(
 
 def test_features_are_pointed_at_not_copied() -> None:
     tables = [table("one", WIDE), table("other", HOLES)]
-    for sequence in join(listing(), tables, walk()).values():
+    for sequence in join(listing(), tables).values():
         for rows, features in zip(sequence.features, tables, strict=True):
             assert any(rows.block is block for block in features.blocks)
 
 
 def test_rows_that_follow_each_other_are_read_without_a_copy() -> None:
-    sequence = join(listing(), [table("set", LISTED)], walk())["a"]
+    sequence = join(listing(), [table("set", LISTED)])["a"]
     (rows,) = sequence.features
     assert isinstance(rows.index, slice)
     assert np.shares_memory(rows.window(1, 3), rows.block)
@@ -142,13 +135,13 @@ def test_scattered_rows() -> None:
 def test_sets_without_a_common_frame_are_refused(covers: list[Frames]) -> None:
     tables = [table(f"set{i}", covered) for i, covered in enumerate(covers)]
     with pytest.raises(InputError, match=r"feature sets set0.* have no listed frame in common"):
-        join(listing(), tables, walk())
+        join(listing(), tables)
 
 
 def test_a_video_that_is_listed_without_frames_has_no_sequence() -> None:
     known = listing({**LISTED, "c": []})
     for frames in ("listed", "all"):
-        assert set(join(known, [table("set", WIDE)], walk(frames))) == {"a", "b", "d"}
+        assert set(join(known, [table("set", WIDE)], frames)) == {"a", "b", "d"}
 
 
 # Parts
@@ -177,7 +170,7 @@ def test_the_earlier_of_two_as_near_is_taken() -> None:
 )
 def test_every_listed_frame_of_a_part_has_its_source(videos: list[str], stride: int) -> None:
     known = listing()
-    sequences = join(known, [table("one", WIDE), table("other", HOLES)], walk("listed", stride))
+    sequences = join(known, [table("one", WIDE), table("other", HOLES)], "listed", stride)
     found = part_of(known, sequences, videos)
     names = [name for name in LISTED if name in videos]
     assert [s.video for s in found.sequences] == [name for name in names if name in sequences]
@@ -186,7 +179,6 @@ def test_every_listed_frame_of_a_part_has_its_source(videos: list[str], stride: 
     assert np.array_equal(found.labels, known.values[expected_rows])
     assert np.array_equal(found.mask, known.mask[expected_rows])
     places = [(s.video, int(frame)) for s in found.sequences for frame in s.frames]
-    near = 0
     for row, source in zip(expected_rows, found.source.tolist(), strict=True):
         name, frame = known.names[known.video[row]], int(known.frame[row])
         if name not in sequences:
@@ -195,19 +187,6 @@ def test_every_listed_frame_of_a_part_has_its_source(videos: list[str], stride: 
         frames = sequences[name].frames.tolist()
         nearest = frames[brute_nearest(frames, frame)]
         assert places[source] == (name, nearest)
-        near += nearest != frame
-    assert found.nearest == near
-    assert found.without_features == sum(
-        len(LISTED[name]) for name in names if name not in sequences
-    )
-
-
-def test_a_part_counts_what_has_no_features() -> None:
-    known = listing()
-    sequences = join(known, [table("set", HOLES)], walk())
-    found = part_of(known, sequences, LISTED)
-    # Of a only 1, 6 and 9 are there; b and d have nothing that is listed.
-    assert (found.nearest, found.without_features) == (2, 4)
 
 
 # What is known of the training frames
