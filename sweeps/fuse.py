@@ -102,7 +102,7 @@ def fuse_sweep(
         for part in ("select", "confirm")
         if len(frames.of(part))
     }
-    ceiling = _ceiling(dataset, frames)
+    ceiling = _ceiling(dataset, frames, predicted_tasks(fused.outputs))
     content = {
         "select": scores["select"],
         "confirm": scores.get("confirm"),
@@ -230,8 +230,8 @@ def _smoothed(
     return smoothed, radius
 
 
-def _ceiling(dataset: Dataset, frames: Frames) -> dict[str, Any] | None:
-    """Scores of the exact posterior, which only planted data have."""
+def _ceiling(dataset: Dataset, frames: Frames, tasks: Sequence[str]) -> dict[str, Any] | None:
+    """Scores of the exact posterior in the same tasks, which only planted data have."""
     file = Path(dataset.address) / "ceiling.parquet"
     if "ceiling" not in dataset.info.get("extra", {}) or not file.exists():
         return None
@@ -240,6 +240,9 @@ def _ceiling(dataset: Dataset, frames: Frames) -> dict[str, Any] | None:
     outputs = np.full((len(frames.listing.frame), len(OUTPUT_COLUMNS)), np.nan, np.float32)
     outputs[rows] = known.outputs
     here = outputs[frames.rows]
+    for task in TASKS.values():
+        if task.name not in tasks:
+            here[:, task.outputs] = np.nan
     return {
         part: frames.scores(here, part) for part in ("select", "confirm") if len(frames.of(part))
     }
