@@ -153,3 +153,20 @@ def test_a_task_unlabelled_on_select_takes_the_best_trials_word(tmp_path):
     sweep.trial("worse", 1.0, noise=0.1)
     sweep.trial("best", 2.0, noise=0.2)
     assert sweep.fuse()["members"]["expression"] == {"best": 1}
+
+
+def test_the_ceiling_is_scored_on_the_same_frames_and_tasks(sweep):
+    """Planted data carry their posterior's predictions: here the labels themselves."""
+    sweep.trial("one", 1.0, noise=0.3, without="action_units")
+    info = {**sweep.dataset.info, "extra": {"ceiling": {"p_mtl": 3.0}}}
+    sweep.dataset = Dataset(sweep.dataset.address, info)
+    listing = sweep.listing
+    validation = np.isin([sweep.parts[name] for name in NAMES], ["select", "confirm"])
+    rows = np.flatnonzero(validation[listing.video])[::-1]  # in an order of its own
+    exact = outputs_of(listing.values[rows], np.ones((len(rows), 15), bool))
+    predictions = Predictions(listing.video[rows], listing.frame[rows], listing.names, exact)
+    predictions.save(Path(sweep.dataset.address) / "ceiling.parquet")
+    found = sweep.fuse()["ceiling"]
+    for part in ("select", "confirm"):
+        assert found[part]["ccc_valence"] == pytest.approx(1)
+        assert found[part]["f1_action_units"] is None
