@@ -17,9 +17,9 @@ from mtl.sequences import FeatureTable, join, trained_tasks
 from mtl.strict import did_you_mean
 from mtl.tasks import TASKS
 from sweeps.compose import compose
-from sweeps.pruner import rungs
 from sweeps.search_file import SearchFile
 from sweeps.space import Space
+from sweeps.study.pruner import rungs
 
 SAMPLED_CONFIGS = 50
 

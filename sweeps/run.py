@@ -31,13 +31,13 @@ from sweeps.compose import compose, signature
 from sweeps.data import open_data
 from sweeps.fuse import Member, fuse_sweep
 from sweeps.job import INTERRUPTED
-from sweeps.journal import DriverLock
 from sweeps.plan import Plan, describe, make_plan
 from sweeps.progress import Progress
 from sweeps.report import gain, last_value, leaderboard, score_table
 from sweeps.run_folder import check_run_folder, open_run_folder
 from sweeps.search_file import SearchFile, load
 from sweeps.study import Proposal, SweepStudy
+from sweeps.study.journal import DriverLock
 from sweeps.weights import Shelf
 from sweeps.whole_files import write_whole
 

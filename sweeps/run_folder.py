@@ -6,8 +6,8 @@ from pathlib import Path
 from mtl.dataset import Dataset
 from mtl.errors import InputError
 from sweeps.environment import environment
-from sweeps.journal import LOCK
 from sweeps.search_file import SearchFile, load
+from sweeps.study.journal import LOCK
 from sweeps.whole_files import write_json, write_whole
 
 BEGUN = {LOCK, "environment.json", "environment.json.unfinished", "space.yaml.unfinished"}

@@ -8,9 +8,9 @@ import optuna
 
 from mtl.errors import InputError
 from sweeps.compose import compose as compose_config
-from sweeps.overrides import override
-from sweeps.ranges import Choice, shown
 from sweeps.search_file import SearchFile
+from sweeps.search_file.overrides import override
+from sweeps.search_file.ranges import Choice, shown
 
 Pick = Callable[[str, Any], Any]
 

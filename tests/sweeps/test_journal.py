@@ -11,12 +11,12 @@ import pytest
 from optuna.trial import TrialState
 
 from mtl.errors import InputError
-from sweeps.journal import JOURNAL, LOCK, DriverLock, Journal, cut_torn_line
+from sweeps.study.journal import JOURNAL, LOCK, DriverLock, Journal, cut_torn_line
 
 HOLD_LOCK = """
 import sys, time
 from pathlib import Path
-from sweeps.journal import DriverLock
+from sweeps.study.journal import DriverLock
 lock = DriverLock(Path(sys.argv[1]))
 print("held", flush=True)
 time.sleep(60)

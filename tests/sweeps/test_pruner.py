@@ -5,7 +5,7 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from sweeps.pruner import AsynchronousHalving, rungs
+from sweeps.study.pruner import AsynchronousHalving, rungs
 
 
 def stops_of_optuna(curves: np.ndarray, min_epochs: int, reduction_factor: int) -> list[int]:

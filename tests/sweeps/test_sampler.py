@@ -7,11 +7,11 @@ import optuna
 import pytest
 from optuna.samplers import RandomSampler, TPESampler
 
-from sweeps.sampler import make_sampler, startup_trials
+from sweeps.study.sampler import make_sampler, startup_trials
 
 SAMPLE_TWENTY = """
 import optuna
-from sweeps.sampler import make_sampler
+from sweeps.study.sampler import make_sampler
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 study = optuna.create_study(direction="maximize")
 for number in range(20):

@@ -9,7 +9,7 @@ import yaml
 
 from mtl.errors import InputError
 from sweeps.search_file import SearchFile, json_schema, load
-from sweeps.strict_yaml import parse_yaml, write_yaml
+from sweeps.search_file.strict_yaml import parse_yaml, write_yaml
 
 ROOT = Path(__file__).parents[2]
 SCHEMA = ROOT / "sweeps/configs/search.schema.json"

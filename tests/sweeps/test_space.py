@@ -11,8 +11,8 @@ from hydra.core.override_parser.types import QuotedString
 
 from mtl.errors import InputError
 from sweeps.compose import compose
-from sweeps.overrides import hydra_value, override
 from sweeps.search_file import load
+from sweeps.search_file.overrides import hydra_value, override
 from sweeps.space import Space
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)

@@ -13,9 +13,9 @@ from optuna.pruners import NopPruner, SuccessiveHalvingPruner
 from optuna.trial import FrozenTrial, TrialState
 
 from mtl.errors import InputError
-from sweeps.journal import JOURNAL
-from sweeps.sampler import make_sampler, startup_trials
 from sweeps.study import Proposal, SweepStudy
+from sweeps.study.journal import JOURNAL
+from sweeps.study.sampler import make_sampler, startup_trials
 
 EPOCHS = 5
 COMPARED: dict[str, Any] = {

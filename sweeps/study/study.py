@@ -10,9 +10,9 @@ from typing import Any, Protocol
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from sweeps.journal import JOURNAL, DriverLock, Journal
-from sweeps.pruner import AsynchronousHalving
-from sweeps.sampler import make_sampler, startup_trials
+from sweeps.study.journal import JOURNAL, DriverLock, Journal
+from sweeps.study.pruner import AsynchronousHalving
+from sweeps.study.sampler import make_sampler, startup_trials
 
 PRUNE, KEEP = "prune", "keep"
 Key = tuple[str, int]  # a study's name and a trial's number in it

@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from mtl.errors import InputError
-from sweeps.strict_yaml import parse_yaml
+from sweeps.search_file.strict_yaml import parse_yaml
 
 WORD = re.compile(r"([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*)=(.*)", re.ASCII | re.DOTALL)
 TEXT = ("name", "data")

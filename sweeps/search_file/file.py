@@ -21,10 +21,10 @@ from pydantic import (
 
 from mtl.errors import InputError
 from mtl.strict import AboveZero, NonNegative, Positive, Probability, Strict, did_you_mean
-from sweeps.overrides import apply_overrides
-from sweeps.ranges import KINDS, DottedPath, Node, Range, paths
-from sweeps.refusal import sentence
-from sweeps.strict_yaml import parse_yaml, write_yaml
+from sweeps.search_file.overrides import apply_overrides
+from sweeps.search_file.ranges import KINDS, DottedPath, Node, Range, paths
+from sweeps.search_file.refusal import sentence
+from sweeps.search_file.strict_yaml import parse_yaml, write_yaml
 
 NOT_BUILT: dict[str, Any] = {
     "compare.seeds": 0,
