@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sweeps.job import Job
+from sweeps.search_file.overrides import by_path, varied_paths
 from sweeps.study import Proposal
 
 ROWS = 20
@@ -56,8 +57,9 @@ class Progress:
 
     def started(self, proposal: Proposal, job: Job) -> None:
         """A trial was handed to a slot."""
-        settings = dict(word.split("=", 1) for word in proposal.overrides)
-        row = _Row(job.name, settings, job.config["training"]["epochs"], job.reported)
+        row = _Row(
+            job.name, by_path(proposal.overrides), job.config["training"]["epochs"], job.reported
+        )
         self._rows[proposal.study, proposal.number] = row
         again = f", goes on after epoch {job.reported}" if job.reported else ""
         self._line(f"{job.name}: started{again} ({' '.join(proposal.overrides)})")
@@ -108,8 +110,7 @@ def _rank(row: _Row) -> tuple[bool, float]:
 
 def _table(rows: list[_Row]) -> Table:
     """The rows, best first, with the settings that differ among them."""
-    settings = dict.fromkeys(path for row in rows for path in row.settings)
-    varied = [p for p in settings if len({row.settings.get(p) for row in rows}) > 1]
+    varied = varied_paths([row.settings for row in rows])
     table = Table(box=None, pad_edge=False)
     for column in ("trial", "state", "epoch", "score", *(path.split(".")[-1] for path in varied)):
         table.add_column(column, no_wrap=True)

@@ -5,6 +5,8 @@ from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
+from sweeps.search_file.overrides import by_path, varied_paths
+
 COLUMNS = {
     "p_labelled": "P labelled",
     "ccc_valence": "CCC valence",
@@ -77,7 +79,7 @@ def leaderboard(
 def _trial_table(trials: Sequence[FrozenTrial]) -> str:
     ended = [t for t in trials if t.state in (TrialState.COMPLETE, TrialState.PRUNED)]
     ended.sort(key=lambda t: (-last_value(t), t.number))
-    varied = varied_settings(ended)
+    varied = varied_paths([by_path(trial.user_attrs["overrides"]) for trial in ended])
     rows = [
         [
             str(place),
@@ -85,7 +87,7 @@ def _trial_table(trials: Sequence[FrozenTrial]) -> str:
             trial.state.name.lower(),
             str(trial.last_step),
             _number(last_value(trial)),
-            *(settings(trial).get(path, "") for path in varied),
+            *(by_path(trial.user_attrs["overrides"]).get(path, "") for path in varied),
             trial.user_attrs["signature"] + (" (repeat)" if "twin_of" in trial.user_attrs else ""),
         ]
         for place, trial in enumerate(ended, 1)
@@ -96,17 +98,6 @@ def _trial_table(trials: Sequence[FrozenTrial]) -> str:
 def last_value(trial: FrozenTrial) -> float:
     """A trial's objective at its last epoch."""
     return float(trial.intermediate_values[trial.last_step]) if trial.last_step else float("nan")
-
-
-def settings(trial: FrozenTrial) -> dict[str, str]:
-    """A trial's overrides by path."""
-    return dict(word.split("=", 1) for word in trial.user_attrs["overrides"])
-
-
-def varied_settings(trials: Sequence[FrozenTrial]) -> list[str]:
-    """The paths whose value differs among trials."""
-    paths = dict.fromkeys(path for trial in trials for path in settings(trial))
-    return [path for path in paths if len({settings(t).get(path) for t in trials}) > 1]
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from mtl.errors import InputError
@@ -82,6 +82,17 @@ def _released(space: Mapping[str, Any], path: str, value: Any) -> dict[str, Any]
         else:
             left[key] = node
     return left
+
+
+def by_path(overrides: Iterable[str]) -> dict[str, str]:
+    """The values of overrides, as they are written, by their paths."""
+    return dict(word.split("=", 1) for word in overrides)
+
+
+def varied_paths(settings: Sequence[Mapping[str, str]]) -> list[str]:
+    """The paths whose value differs among settings, in the order in which they come."""
+    paths = dict.fromkeys(path for one in settings for path in one)
+    return [path for path in paths if len({one.get(path) for one in settings}) > 1]
 
 
 def override(path: str, value: Any) -> str:

@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from sweeps.report import gain, last_value, leaderboard, score_table, table, varied_settings
+from sweeps.report import gain, last_value, leaderboard, score_table, table
+from sweeps.search_file.overrides import by_path, varied_paths
 
 ONE = {
     "p_labelled": 1.0,
@@ -97,9 +98,9 @@ def test_a_trials_value_is_its_last_epochs():
 
 
 def test_only_what_differs_is_varied():
-    first = trial(0, TrialState.PRUNED, [0.1], overrides=["a=1", "b=2", "c=3"])
-    second = trial(1, TrialState.PRUNED, [0.1], overrides=["a=1", "b=3"])
-    assert varied_settings([first, second]) == ["b", "c"]
+    first, second = by_path(["a=1", "b=2", "c=x=3"]), by_path(["a=1", "b=3"])
+    assert first["c"] == "x=3"
+    assert varied_paths([first, second]) == ["b", "c"]
 
 
 def test_a_tables_columns_line_up():
