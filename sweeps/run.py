@@ -56,11 +56,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     slots = None
     if address == LOCAL:
         slots = concurrent_trials(file.resources, file.search.trials, [this_machine()])
-    if words.dry_run:
-        print(describe(plan, slots))
-        return 0
     folder = Path("runs") / file.name
-    check_run_folder(folder, file, dataset)
+    if not words.dry_run:
+        check_run_folder(folder, file, dataset)
+    if address == LOCAL or words.dry_run:
+        print(describe(plan, slots))
+    if words.dry_run:
+        return 0
     lock = DriverLock(folder)
     resumed = open_run_folder(folder, file, dataset)
     study = open_study(folder, plan, lock)
@@ -81,7 +83,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         "--address", help="a running Ray cluster; RAY_ADDRESS, else this machine by default"
     )
     parser.add_argument("overrides", nargs="*", metavar="path=value")
-    return parser.parse_args(argv)
+    return parser.parse_intermixed_args(argv)
 
 
 def open_study(folder: Path, plan: Plan, lock: DriverLock) -> SweepStudy:
@@ -115,7 +117,8 @@ def _search(plan: Plan, folder: Path, study: SweepStudy, address: str, resumed: 
         from sweeps.slots import start_slots
 
         slots = concurrent_trials(file.resources, file.search.trials, cluster.nodes)
-        print(describe(plan, slots))
+        if address != LOCAL:  # how many run at once is known only now
+            print(describe(plan, slots))
         _say_where(cluster, folder, study, resumed)
         listed = None if plan.all_frames else plan.listing
         shards = make_shards(plan.dataset, plan.feature_sets, listed)
