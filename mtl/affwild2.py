@@ -17,6 +17,7 @@ import pyarrow.csv as csv
 from mtl.dataset import Listing
 from mtl.errors import InputError
 from mtl.tasks import EXPRESSIONS, LABEL_COLUMNS, TASKS
+from mtl.whole_files import write_whole
 
 HEADER = "image,valence,arousal,expression,aus"
 FILES = {
@@ -146,9 +147,7 @@ def write_submission(
     ):
         fields = [f"{v:.4f}" if k else f"{v:.0f}" for v, k in zip(pair, known, strict=True)]
         lines.append(",".join([image, *fields, *map(str, others)]))
-    draft = path.with_name(f".{path.name}.draft")
-    draft.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    draft.replace(path)
+    write_whole(path, ("\n".join(lines) + "\n").encode())
 
 
 def _find_files(directory: Path) -> dict[str, Path]:

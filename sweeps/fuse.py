@@ -22,7 +22,7 @@ from mtl.fusion import fuse, greedy
 from mtl.postprocess import choose_radius, smooth
 from mtl.predictions import Predictions, decide
 from mtl.tasks import OUTPUT_COLUMNS, TASKS
-from sweeps.whole_files import write_json
+from mtl.whole_files import write_json
 
 SMOOTHED = ("valence", "arousal")
 

@@ -18,6 +18,7 @@ import yaml
 from optuna.trial import TrialState
 
 from mtl.config import TrialConfig
+from mtl.whole_files import write_whole
 from sweeps.cli import run_program
 from sweeps.cluster import (
     LOCAL,
@@ -39,7 +40,6 @@ from sweeps.search_file import SearchFile, load
 from sweeps.study import Proposal, SweepStudy
 from sweeps.study.journal import DriverLock
 from sweeps.weights import Shelf
-from sweeps.whole_files import write_whole
 
 EXIT_INTERRUPTED = 130  # as a shell reports Ctrl-C
 KEEP_WEIGHTS = 25

@@ -5,10 +5,10 @@ from pathlib import Path
 
 from mtl.dataset import Dataset
 from mtl.errors import InputError
+from mtl.whole_files import write_json, write_whole
 from sweeps.environment import environment
 from sweeps.search_file import SearchFile, load
 from sweeps.study.journal import LOCK
-from sweeps.whole_files import write_json, write_whole
 
 BEGUN = {LOCK, "environment.json", "environment.json.unfinished", "space.yaml.unfinished"}
 """All that a start that was killed at once may have left."""

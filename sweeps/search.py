@@ -131,10 +131,6 @@ class StudySearcher(_NotSaved, Searcher):
     ) -> None:
         """Record a trial's end; an interrupted one stays as it is, to be taken up again."""
         proposal, slot = self._running.pop(trial_id)
-        if error or not (result or {}).get("slot_free", True):
-            self._replace(slot)
-        else:
-            self._free.append(slot)
         state = "failed" if error or result is None else result["state"]
         reason = (result or {}).get("reason", "Tune's side of the trial died" if error else None)
         if state in ENDS:
@@ -142,6 +138,11 @@ class StudySearcher(_NotSaved, Searcher):
             self._folder(proposal).settle()
             self.rules.ended(proposal.signature, state == "failed")
         self.watcher.ended(proposal, state, reason)
+        # Last: a new slot takes its time, and by now nothing is lost if that is cut short.
+        if not error and (result or {}).get("slot_free", True):
+            self._free.append(slot)
+        elif not self.halted:
+            self._replace(slot)
 
     def stop(self, why: str) -> None:
         """Take up nothing more and end what runs, resumably."""
@@ -173,7 +174,7 @@ class StudySearcher(_NotSaved, Searcher):
         folder = self._folder(proposal)
         folder.begin(self.rules.describe(proposal, config))
         job = Job(
-            name=trial_name(self.rules.sweep, proposal, config),
+            name=trial_name(proposal, config),
             config=config.plain(),
             rungs=self.rules.rungs(config.training.epochs),
             reported=max(proposal.reported, default=0),
@@ -184,11 +185,10 @@ class StudySearcher(_NotSaved, Searcher):
         return {"slot": self.slots[slot], "folder": str(folder.path), "job": fields}
 
 
-def trial_name(sweep: str, proposal: Proposal, config: TrialConfig) -> str:
+def trial_name(proposal: Proposal, config: TrialConfig) -> str:
     """``demo/0003 gru mlp share_encoder``, as Ray's dashboard lists it."""
-    study = proposal.study if proposal.study.startswith(sweep) else sweep
     parts = (config.encoder.name, config.head.name, config.framework.name)
-    return f"{study}/{proposal.number:04d} {' '.join(parts)}"
+    return f"{proposal.study}/{proposal.number:04d} {' '.join(parts)}"
 
 
 class _Interrupts(_NotSaved, tune.Callback):

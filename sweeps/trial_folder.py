@@ -11,8 +11,8 @@ from typing import Any
 
 from mtl.dataset import Listing
 from mtl.predictions import Predictions
+from mtl.whole_files import write_json, write_whole
 from sweeps.job import End, Epoch
-from sweeps.whole_files import write_json, write_whole
 
 
 class TrialFolder:

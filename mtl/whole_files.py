@@ -1,4 +1,4 @@
-"""Files that a reader finds whole, old or new, whenever it looks; without Ray."""
+"""Files that a reader finds whole, old or new, whenever it looks."""
 
 import json
 from collections.abc import Mapping
