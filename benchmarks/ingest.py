@@ -27,6 +27,7 @@ from mtl.windows import Batch
 from sweeps.cluster import connect
 from sweeps.compose import compose
 from sweeps.plan import divide
+from sweeps.trial_data import SlotData
 
 SEED = 0
 WIDE = {"mae": 768, "iresnet": 1024, "densenet": 512}
@@ -60,7 +61,6 @@ def wide_dataset(out: Path, demo: Listing) -> Dataset:
 def measure(dataset: Dataset, config: TrialConfig, rounds: int) -> dict[str, Any]:
     """Frames/s from shards and from resident tensors, in turn."""
     from sweeps.shards import make_shards
-    from sweeps.slots import SlotData
 
     listing = dataset.listing()
     shards = make_shards(dataset, config.features, listing)

@@ -91,13 +91,14 @@ class TrainingConfig(Strict):
 
     Attributes:
         device: ``auto`` (CUDA where there is one), ``cpu`` or ``cuda``.
-        precision: ``auto`` is bfloat16 autocast on CUDA devices that have it, else float32.
+        precision: ``auto`` is bfloat16 autocast on CUDA devices that have it, else float32; in
+            float64, for checks, are the model and its features.
     """
 
     epochs: Positive
     seed: Annotated[int, Field(ge=0)]
     device: Literal["auto", "cpu", "cuda"]
-    precision: Literal["auto", "float32", "bfloat16", "float16"]
+    precision: Literal["auto", "float64", "float32", "bfloat16", "float16"]
 
 
 class TrialConfig(Strict):

@@ -118,6 +118,8 @@ class Transformer(Encoder):
         layer = nn.TransformerEncoderLayer(hidden, heads, feedforward, dropout, batch_first=True)
         # Nested tensors would cut the output to the longest real window.
         self.stack = nn.TransformerEncoder(layer, layers, enable_nested_tensor=False)
+        for each in self.stack.layers:
+            each.self_attn.in_proj_bias.register_hook(_without_keys)
 
     def forward(
         self, x: Float[Tensor, "B T F"], real: Bool[Tensor, "B T"], state: State
@@ -128,6 +130,16 @@ class Transformer(Encoder):
         # An idle lane has no real frame: it may look at itself, or its softmax is 0/0.
         idle = ~real.any(dim=1, keepdim=True)
         return self.stack(x, src_key_padding_mask=~(real | idle)), None
+
+
+def _without_keys(gradient: Tensor) -> Tensor:
+    """The gradient of attention's (query, key, value) biases; that of the keys' is 0.
+
+    softmax does not see what it adds to all keys alike: what is not 0 there is rounding, and Adam
+    would make a step of full size of it, another one for each number of workers.
+    """
+    queries, keys, values = gradient.chunk(3)
+    return torch.cat([queries, torch.zeros_like(keys), values])
 
 
 def sinusoidal_positions(frames: int, hidden: int) -> Float[Tensor, "T H"]:

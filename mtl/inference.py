@@ -14,12 +14,14 @@ from torch import Tensor
 from mtl.config import TrialConfig
 from mtl.encoders import State
 from mtl.frameworks import Framework
-from mtl.model import build_model, choose_device, choose_precision
+from mtl.model import autocast, build_model, choose_device, choose_precision, parameter_dtype
 from mtl.sequences import Part, VideoSequence
 from mtl.tasks import OUTPUT_COLUMNS, TASKS
 from mtl.windows import Batch, Batches, Stitch, carried_schedule, free_schedule
+from mtl.workers import ALONE, Workers
 
 EVALUATION_LANES = 16
+"""Of all workers together."""
 
 Weights = dict[str, Tensor]
 
@@ -54,27 +56,37 @@ def restart(state: State, batch: Batch) -> State:
 
 @torch.inference_mode()
 def predict(
-    model: Framework, config: TrialConfig, data: TrialData, part: Part, device: torch.device
+    model: Framework,
+    config: TrialConfig,
+    data: TrialData,
+    part: Part,
+    device: torch.device,
+    workers: Workers = ALONE,
 ) -> Float[np.ndarray, "N 22"]:
     """Outputs of a part's listed frames: values and probabilities, NaN for untrained tasks.
 
     They do not depend on the batch: a recurrent encoder walks each sequence from its start, the
-    windows of one that does not carry a state follow from the sequence's own length.
+    windows of one that does not carry a state follow from the sequence's own length. Each worker
+    predicts its lanes and has the outputs of all.
     """
     outputs = np.full((len(part.rows), len(OUTPUT_COLUMNS)), np.nan, np.float32)
     model.eval()
     if part.sequences:
         lengths = [len(sequence) for sequence in part.sequences]
         make = carried_schedule if model.carries else free_schedule
-        schedule = make(lengths, EVALUATION_LANES, config.sequence.window_frames, None)
+        schedule = workers.lanes(
+            make(lengths, EVALUATION_LANES, config.sequence.window_frames, None)
+        )
         stitch = Stitch(lengths)
         state: State = None
         precision = choose_precision(config.training.precision, device)
-        batches = Batches(part.sequences, data.mean, data.std, device)
+        dtype = parameter_dtype(precision)
+        batches = Batches(part.sequences, data.mean, data.std, device, dtype)
         for windows, batch in zip(schedule, batches(schedule), strict=True):
-            with torch.autocast(device.type, precision, precision is not torch.float32):
+            with autocast(device, precision):
                 raw, state = model(batch.x, batch.real, restart(state, batch))
             stitch.add(windows, _output_rows(raw, batch))
+        stitch.sums, stitch.counts = workers.total(stitch.sums), workers.total(stitch.counts)
         has = part.source >= 0
         outputs[has] = stitch.rows()[part.source[has]]
     outputs[part.source < 0] = data.prior
@@ -103,10 +115,12 @@ def predict_best(
     data: TrialData,
     weights: Mapping[int, Weights],
     best_epochs: Mapping[str, int],
+    workers: Workers = ALONE,
 ) -> dict[str, Float[np.ndarray, "N 22"]]:
     """Outputs of each part, every task from the weights of its own best epoch."""
     device = choose_device(config.training.device)
-    model = build_model(config, len(data.mean), data.tasks).to(device)
+    dtype = parameter_dtype(choose_precision(config.training.precision, device))
+    model = build_model(config, len(data.mean), data.tasks).to(device, dtype)
     outputs = {
         name: np.full((len(part.rows), len(OUTPUT_COLUMNS)), np.nan, np.float32)
         for name, part in data.parts.items()
@@ -114,7 +128,7 @@ def predict_best(
     for epoch in sorted(set(best_epochs.values())):
         model.load_state_dict(weights[epoch])
         for name, part in data.parts.items():
-            rows = predict(model, config, data, part, device)
+            rows = predict(model, config, data, part, device, workers)
             for task in (task for task, best in best_epochs.items() if best == epoch):
                 outputs[name][:, TASKS[task].outputs] = rows[:, TASKS[task].outputs]
     return outputs

@@ -37,3 +37,13 @@ def choose_precision(precision: str, device: torch.device) -> torch.dtype:
         return torch.bfloat16 if fast else torch.float32
     dtype: torch.dtype = getattr(torch, precision)
     return dtype
+
+
+def parameter_dtype(precision: torch.dtype) -> torch.dtype:
+    """What parameters and features are kept in: float32, whatever autocast makes of them."""
+    return torch.promote_types(precision, torch.float32)
+
+
+def autocast(device: torch.device, precision: torch.dtype) -> torch.autocast:
+    """Half precision where it is wanted."""
+    return torch.autocast(device.type, precision, precision.itemsize < 4)

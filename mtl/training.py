@@ -14,12 +14,14 @@ from torch import Tensor
 from mtl import metrics
 from mtl.config import OptimConfig, TrialConfig
 from mtl.encoders import State
+from mtl.frameworks import Outputs
 from mtl.inference import TrialData, Weights, predict, restart
 from mtl.losses import LOSSES, Loss
-from mtl.model import build_model, choose_device, choose_precision
+from mtl.model import autocast, build_model, choose_device, choose_precision, parameter_dtype
 from mtl.tasks import TASKS
 from mtl.weighting import BALANCINGS
 from mtl.windows import Batch, Batches, Schedule, carried_schedule, free_schedule
+from mtl.workers import ALONE, Workers
 
 STOP_CHECK_STEPS = 4
 """Steps between two looks at the stop flag."""
@@ -40,7 +42,8 @@ class EpochResult:
         best_scores: Each task's best score so far, and in ``best_epochs`` its epoch.
         objective: The sum of the best scores, valence and arousal as their mean.
         learning_rate: At the last step.
-        frames: Training frames seen, in ``seconds``; ``data_seconds`` of these waited for data.
+        frames: Training frames seen by all workers.
+        seconds: In training, of this worker; ``data_seconds`` of these waited for data.
     """
 
     epoch: int
@@ -56,14 +59,25 @@ class EpochResult:
 
 
 class Trainer:
-    """A model in training, one epoch after the other, resumable between two."""
+    """A model in training, one epoch after the other, resumable between two.
 
-    def __init__(self, config: TrialConfig, data: TrialData, checkpoint: bytes | None = None):
-        self.config, self.data = config, data
+    Its workers, all given the same, hold the same model and say the same of each epoch; a
+    checkpoint goes on with any number of them.
+    """
+
+    def __init__(
+        self,
+        config: TrialConfig,
+        data: TrialData,
+        checkpoint: bytes | None = None,
+        workers: Workers = ALONE,
+    ):
+        self.config, self.data, self.workers = config, data, workers
         self.device = choose_device(config.training.device)
         self.precision = choose_precision(config.training.precision, self.device)
         torch.manual_seed(_seed(config.training.seed, 0))
-        self.model = build_model(config, len(data.mean), data.tasks).to(self.device)
+        dtype = parameter_dtype(self.precision)
+        self.model = build_model(config, len(data.mean), data.tasks).to(self.device, dtype)
         self.balancing = BALANCINGS[config.balancing.name](**config.balancing.parameters)
         self.losses: dict[str, Loss] = {
             task: LOSSES[TASKS[task].kind][getattr(config.loss, task)]() for task in data.tasks
@@ -77,10 +91,11 @@ class Trainer:
         self.scaler = torch.amp.GradScaler(
             self.device.type, enabled=self.precision is torch.float16
         )
-        self.batches = Batches(data.train, data.mean, data.std, self.device)
+        self.batches = Batches(data.train, data.mean, data.std, self.device, dtype)
         self.history: list[EpochResult] = []
         if checkpoint is not None:
             self._restore(checkpoint)
+        self.wrapped = workers.wrap(self.model)
 
     def checkpoint(self) -> bytes:
         """All that a later process needs to go on after the last epoch."""
@@ -109,10 +124,10 @@ class Trainer:
 
     def epochs(self, should_stop: Callable[[], bool] = lambda: False) -> Iterator[EpochResult]:
         """Train to ``training.epochs``, yielding each epoch; ends early, between two yields, once
-        ``should_stop`` says so.
+        rank 0's ``should_stop`` says so.
 
         Raises:
-            TrainingError: If a loss is not finite.
+            TrainingError: If a loss is not finite; on all workers, at the same step.
         """
         for epoch in range(len(self.history) + 1, self.config.training.epochs + 1):
             trained = self._train_epoch(epoch, should_stop)
@@ -152,14 +167,15 @@ class Trainer:
         return make(lengths, self.config.optim.batch_videos, window, random)
 
     def _train_epoch(self, epoch: int, should_stop: Callable[[], bool]) -> dict[str, Any] | None:
-        torch.manual_seed(_seed(self.config.training.seed, epoch))
+        # Workers draw different dropout.
+        torch.manual_seed(_seed(self.config.training.seed, epoch) + self.workers.rank)
         self.model.train()
         schedule = self._schedule(epoch)
         started, waited = time.perf_counter(), 0.0
-        totals = torch.zeros(len(self.data.tasks), device=self.device)
+        totals = torch.zeros(len(self.data.tasks), device=self.device, dtype=self.batches.dtype)
         state: State = None
-        for step, windows in enumerate(schedule):
-            if step % STOP_CHECK_STEPS == 0 and should_stop():
+        for step, windows in enumerate(self.workers.lanes(schedule)):
+            if step % STOP_CHECK_STEPS == 0 and self.workers.agree(should_stop()):
                 return None
             asked = time.perf_counter()
             batch = self.batches.cut(windows)
@@ -193,9 +209,9 @@ class Trainer:
 
     def _step(self, batch: Batch, state: State) -> tuple[dict[str, Tensor], State]:
         state = restart(state, batch)
-        with torch.autocast(self.device.type, self.precision, self.precision is not torch.float32):
-            outputs, state = self.model(batch.x, batch.real, state)
-        losses = {task: self._loss(task, outputs[task].float(), batch) for task in self.data.tasks}
+        with autocast(self.device, self.precision):
+            outputs, state = self.wrapped(batch.x, batch.real, state)
+        losses = self._losses(outputs, batch)
         total = self.balancing(losses)
         self.optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(total).backward()
@@ -208,18 +224,22 @@ class Trainer:
         self.scaler.update()
         return {task: loss.detach() for task, loss in losses.items()}, state
 
-    def _loss(self, task: str, outputs: Tensor, batch: Batch) -> Tensor:
-        loss, columns = self.losses[task], TASKS[task].labels
-        sums = loss.sums(
-            outputs.flatten(0, 1),
-            batch.labels[:, :, columns].flatten(0, 1),
-            batch.mask[:, :, columns].flatten(0, 1),
-        )
-        return loss.value(sums)
+    def _losses(self, outputs: Outputs, batch: Batch) -> dict[str, Tensor]:
+        """Each task's loss over the labelled frames of all workers' batches."""
+        parts = [
+            loss.sums(
+                outputs[task].to(batch.labels.dtype).flatten(0, 1),
+                batch.labels[:, :, TASKS[task].labels].flatten(0, 1),
+                batch.mask[:, :, TASKS[task].labels].flatten(0, 1),
+            )
+            for task, loss in self.losses.items()
+        ]
+        sums = zip(self.losses.items(), self.workers.sum(parts), strict=True)
+        return {task: loss.value(whole) for (task, loss), whole in sums}
 
     def _score_select(self, epoch: int) -> dict[str, float | None]:
         part = self.data.parts["select"]
-        outputs = predict(self.model, self.config, self.data, part, self.device)
+        outputs = predict(self.model, self.config, self.data, part, self.device, self.workers)
         scores = {}
         for name in self.data.tasks:
             task = TASKS[name]

@@ -109,19 +109,20 @@ class Batches:
         mean: Float[np.ndarray, " F"],
         std: Float[np.ndarray, " F"],
         device: torch.device,
+        dtype: torch.dtype = torch.float32,
     ) -> None:
         self.sequences = sequences
-        self.mean = torch.from_numpy(np.array(mean, np.float32)).to(device)
-        self.scale = torch.from_numpy((1 / np.asarray(std)).astype(np.float32)).to(device)
-        self.device = device
+        self.mean = torch.from_numpy(np.array(mean, np.float32)).to(device, dtype)
+        self.scale = torch.from_numpy((1 / np.asarray(std)).astype(np.float32)).to(device, dtype)
+        self.device, self.dtype = device, dtype
 
     def __call__(self, schedule: Schedule) -> Iterator[Batch]:
         """The batches of a schedule."""
         return (self.cut(step) for step in schedule)
 
     def cut(self, step: Int[np.ndarray, "B 3"]) -> Batch:
-        """The batch of one step of a schedule."""
-        lanes, frames = len(step), int(step[:, 2].max())
+        """The batch of one step of a schedule; one frame long where all lanes are idle."""
+        lanes, frames = len(step), max(1, int(step[:, 2].max()))
         x = np.zeros((lanes, frames, len(self.mean)), np.float32)
         labels = np.zeros((lanes, frames, len(LABEL_COLUMNS)), np.float32)
         mask = np.zeros(labels.shape, bool)
@@ -135,12 +136,12 @@ class Batches:
                 x[lane, :length, at : at + values.shape[1]] = values
                 at += values.shape[1]
         real = torch.from_numpy(np.arange(frames) < step[:, 2:]).to(self.device)
-        features = torch.from_numpy(x).to(self.device, non_blocking=True)
+        features = torch.from_numpy(x).to(self.device, self.dtype, non_blocking=True)
         features = features.sub_(self.mean).mul_(self.scale).mul_(real[:, :, None])
         return Batch(
             features,
             real,
-            torch.from_numpy(labels).to(self.device, non_blocking=True),
+            torch.from_numpy(labels).to(self.device, self.dtype, non_blocking=True),
             torch.from_numpy(mask).to(self.device, non_blocking=True),
             torch.from_numpy(step[:, 1] == 0).to(self.device),
         )

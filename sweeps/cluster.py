@@ -3,13 +3,16 @@
 import logging
 import os
 import socket
-from collections.abc import Iterator, Sequence
+import sys
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 
 from mtl.errors import InputError
 from sweeps.search_file import Resources
@@ -18,6 +21,47 @@ LOCAL = "local"
 ANSWER_SECONDS = 5
 CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 
+BOOTSTRAP = Path("~/ray_bootstrap_config.yaml")
+"""The autoscaler's configuration, where ``ray up`` lays it on the head. Ray itself looks there: of
+a cluster of ``ray up``, the GCS knows what is up, not what can come (ray 2.60)."""
+
+Node = tuple[float, float]
+"""CPUs and GPUs of one."""
+
+
+@dataclass(frozen=True)
+class CanCome:
+    """What an autoscaler can have up.
+
+    Attributes:
+        head: What is up in any case.
+        workers: The others, each type as often as its own limit allows.
+        at_once: How many of the others at most.
+    """
+
+    head: Node
+    workers: tuple[Node, ...]
+    at_once: int
+
+    @classmethod
+    def read(cls, config: Mapping[str, Any]) -> "CanCome | None":
+        """From a cluster's configuration as ``ray up`` completes it; None if it leaves a size open
+        (``provider: {type: local}``).
+        """
+        kinds = config["available_node_types"]
+        if not all("CPU" in kind["resources"] for kind in kinds.values()):
+            return None
+        sizes = {
+            name: (float(kind["resources"]["CPU"]), float(kind["resources"].get("GPU", 0)))
+            for name, kind in kinds.items()
+        }
+        workers = [size for name, size in sizes.items() for _ in range(kinds[name]["max_workers"])]
+        return cls(sizes[config["head_node_type"]], tuple(workers), config["max_workers"])
+
+    def __str__(self) -> str:
+        """``1 CPUs and 0 GPUs, and 4 at most of 5 times 8 CPUs and 1 GPUs``."""
+        return f"{_listed([self.head])}, and {self.at_once} at most of {_listed(self.workers)}"
+
 
 @dataclass(frozen=True)
 class Cluster:
@@ -25,11 +69,13 @@ class Cluster:
 
     Attributes:
         dashboard: Its address.
-        nodes: CPUs and GPUs of each node.
+        nodes: CPUs and GPUs of each node that is up.
+        can_come: What its autoscaler can have up, if it has one.
     """
 
     dashboard: str
-    nodes: tuple[tuple[float, float], ...]
+    nodes: tuple[Node, ...]
+    can_come: CanCome | None = None
 
 
 def choose_address(address: str | None) -> str:
@@ -61,10 +107,8 @@ def connect(address: str) -> Iterator[Cluster]:
         raise InputError(f"--address {address} is a client's: run on a node, with --address auto")
     _check_somebody_answers(address)
     cpus, gpus = this_machine() if address == LOCAL else (None, None)
-    if address == LOCAL:
-        # Ray reads this when it is imported: without a cluster, every listener is on 127.0.0.1.
-        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
-    os.environ.update({key: os.environ.get(key, value) for key, value in _SETTINGS.items()})
+    settings = {**_SETTINGS, **_ON_LOOPBACK} if address == LOCAL else _SETTINGS
+    os.environ.update({key: os.environ.get(key, value) for key, value in settings.items()})
     import ray
 
     try:
@@ -86,9 +130,15 @@ def connect(address: str) -> Iterator[Cluster]:
         nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
         have = [node["Resources"] for node in nodes if node["Alive"]]
         dashboard = f"http://{context.dashboard_url}" if context.dashboard_url else "none"
-        yield Cluster(dashboard, tuple((h.get("CPU", 0.0), h.get("GPU", 0.0)) for h in have))
+        up = tuple((h.get("CPU", 0.0), h.get("GPU", 0.0)) for h in have)
+        yield Cluster(dashboard, up, None if address == LOCAL else _can_come())
     finally:
         ray.shutdown()
+
+
+def _can_come() -> CanCome | None:
+    file = BOOTSTRAP.expanduser()
+    return CanCome.read(yaml.safe_load(file.read_text())) if file.exists() else None
 
 
 def _check_somebody_answers(address: str) -> None:
@@ -116,36 +166,80 @@ _SETTINGS = {
     # A reused actor waits this long for its last trial's thread.
     "TUNE_FUNCTION_THREAD_TIMEOUT_S": "60",
     "RAY_AIR_NEW_OUTPUT": "0",
+    # Ray lets its workers run at 15, behind everything else on the machine.
+    "RAY_worker_niceness": "0",
     # A warning to set this, otherwise.
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
 
+_LOOPBACK = "lo0" if sys.platform == "darwin" else "lo"
+_ON_LOOPBACK = {
+    # Ray reads this when it is imported: without a cluster, its listeners are on 127.0.0.1.
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    # Left to itself gloo listens on the address of the machine's name, NCCL on its network's.
+    "GLOO_SOCKET_IFNAME": _LOOPBACK,
+    "NCCL_SOCKET_IFNAME": _LOOPBACK,
+}
+
 
 def concurrent_trials(
-    resources: Resources, trials: int, nodes: Sequence[tuple[float, float]]
+    resources: Resources,
+    trials: int,
+    nodes: Sequence[Node],
+    can_come: CanCome | None = None,
 ) -> int:
-    """How many slots: as many as fit on the nodes' (CPUs, GPUs), or as asked.
+    """How many slots: as many as fit, or as asked.
+
+    What fits is what fits on the nodes that are up, or on those that an autoscaler can have up, if
+    that is more. A worker lies on one node, the workers of a trial perhaps on several.
 
     Raises:
         InputError: If not even one fits, or more are asked for than fit.
     """
-    fits = sum(_fit(resources, cpus, gpus) for cpus, gpus in nodes)
-    auto = resources.concurrent_trials == "auto"
-    asked = 1 if resources.concurrent_trials == "auto" else resources.concurrent_trials
+    workers = sum(_fit(resources, node) for node in nodes)
+    if can_come:
+        most = sorted((_fit(resources, node) for node in can_come.workers), reverse=True)
+        most = [_fit(resources, can_come.head), *most[: can_come.at_once]]
+        workers = max(workers, sum(most))
+    fits = workers // resources.workers_per_trial
+    if resources.concurrent_trials == "auto":
+        asked, slots = 1, min(fits, trials)
+    else:
+        asked = slots = resources.concurrent_trials
     if fits < asked:
-        needs = f"resources.cpus_per_worker = {resources.cpus_per_worker}"
-        if resources.gpus_per_worker:
-            needs += f" and resources.gpus_per_worker = {resources.gpus_per_worker:g}"
-        have = ", ".join(f"{cpus:g} CPUs and {gpus:g} GPUs" for cpus, gpus in nodes)
-        many = "" if auto else f"resources.concurrent_trials = {asked} with "
-        raise InputError(f"{many}{needs} is more than there is ({have}): lower it")
-    return min(fits, trials) if auto else asked
+        have = f"there is ({_listed(nodes)})"
+        if can_come:
+            have += f" and than the autoscaler can bring ({can_come})"
+        raise InputError(f"{_asked(resources)} is more than {have}: lower it")
+    return slots
 
 
-def _fit(resources: Resources, cpus: float, gpus: float) -> int:
+def _fit(resources: Resources, node: Node) -> int:
+    """How many workers fit on a node."""
+    cpus, gpus = node
     fits = int(cpus // resources.cpus_per_worker)
     share = resources.gpus_per_worker
     if not share:
         return fits
     # A share of a GPU lies on one GPU: three of 0.4 do not fit on one and a bit.
     return min(fits, int(gpus // share) if share >= 1 else int(gpus) * int(1 / share))
+
+
+def _asked(resources: Resources) -> str:
+    """``resources.workers_per_trial = 2 x resources.cpus_per_worker = 4``."""
+    worker = f"resources.cpus_per_worker = {resources.cpus_per_worker}"
+    if resources.gpus_per_worker:
+        worker = f"({worker} and resources.gpus_per_worker = {resources.gpus_per_worker:g})"
+    named = {key: getattr(resources, key) for key in ("concurrent_trials", "workers_per_trial")}
+    many = [
+        f"resources.{key} = {value}" for key, value in named.items() if value not in ("auto", 1)
+    ]
+    return " x ".join([*many, worker])
+
+
+def _listed(nodes: Sequence[Node]) -> str:
+    """``1 CPUs and 0 GPUs, 4 times 8 CPUs and 1 GPUs``."""
+    return ", ".join(
+        f"{f'{number} times ' if number > 1 else ''}{cpus:g} CPUs and {gpus:g} GPUs"
+        for (cpus, gpus), number in Counter(nodes).items()
+    )

@@ -23,6 +23,8 @@ class Job:
         rungs: Epochs after which the slot waits for the study's decision.
         reported: The last epoch that the study knows; a resumed job yields what comes after it.
         stopped: It was pruned at that epoch, and only its end is missing.
+        undecided: Whether it was is still to be heard.
+        restarts: How often it may be taken up again after its workers died.
         checkpoint: Where an earlier process left off; ``weights`` are those of its best epochs.
     """
 
@@ -31,8 +33,23 @@ class Job:
     rungs: frozenset[int] = frozenset()
     reported: int = 0
     stopped: bool = False
+    undecided: bool = False
+    restarts: int = 0
     checkpoint: bytes | None = None
     weights: Mapping[int, bytes] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Begin:
+    """A group of workers has taken a job up.
+
+    Attributes:
+        restarts: How often before, with workers that died since.
+        placement_group: Where they are placed: the id that Ray knows it by.
+    """
+
+    restarts: int
+    placement_group: str
 
 
 @dataclass(frozen=True)
@@ -63,3 +80,29 @@ class End:
     state: EndState
     rows: Int[np.ndarray, " N"]
     outputs: Float[np.ndarray, "N 22"]
+
+
+Event = Begin | Epoch | End
+
+
+class TrialFailed(Exception):
+    """A trial broke in a worker of its slot, which is free for the next.
+
+    Args:
+        reason: One line.
+        trace: The worker's own, or what else is known.
+    """
+
+    def __init__(self, reason: str, trace: str) -> None:
+        super().__init__(reason, trace)
+        self.reason, self.trace = reason, trace
+
+
+class SlotLost(Exception):
+    """A slot that can train nothing more; its trial goes on in another."""
+
+
+def in_one_line(error: BaseException) -> str:
+    """An exception's type and first line."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0] if lines else ''}"

@@ -1,8 +1,6 @@
-"""One job in training, and the data of trials: what a slot does, in any process, without Ray."""
+"""One job being trained, by one worker of one or more: what a slot does, without Ray."""
 
-import functools
-import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from itertools import chain
 from typing import Protocol
@@ -11,74 +9,69 @@ import numpy as np
 from safetensors.torch import load as load_weights
 from safetensors.torch import save as save_weights
 
-from mtl.config import Frames, TrialConfig
-from mtl.dataset import Listing
+from mtl.config import TrialConfig
 from mtl.inference import TrialData, Weights, predict_best
-from mtl.sequences import (
-    FeatureTable,
-    Part,
-    VideoSequence,
-    join,
-    part_of,
-    trained_tasks,
-    training_prior,
-)
 from mtl.training import EpochResult, Trainer
+from mtl.workers import Workers
 from sweeps.job import End, EndState, Epoch, Job
+from sweeps.orders import Orders, Stop
+from sweeps.trial_data import PARTS
 
-PARTS = ("select", "confirm", "test")
+HEARTBEAT_SECONDS = 60.0
+"""Workers that wait for a word hear at least this often that there is none: no collective of theirs
+lasts longer than its timeout."""
 
 
-class Tables(Protocol):
-    """Where feature sets come from: ``sweeps.shards.Shards``, or files read in this process."""
+class Told(Protocol):
+    """Where a job hears what is told to it; with several workers only the first one's is asked."""
 
-    def load(self, name: str) -> FeatureTable:
-        """A feature set in memory."""
+    def stopped(self) -> Stop:
+        """Whether to stop, and when."""
+
+    def decision(self, epoch: int, seconds: float) -> bool | None:
+        """The study's word on an epoch; None if it does not come in this time."""
 
 
 class JobRun:
-    """One job being trained, and what is told to it from outside meanwhile."""
+    """One job being trained. All its workers take the same events in step."""
 
-    def __init__(self, job: Job, config: TrialConfig, data: TrialData) -> None:
+    def __init__(
+        self,
+        job: Job,
+        config: TrialConfig,
+        data: TrialData,
+        told: Told | None = None,
+        workers: Workers | None = None,
+    ) -> None:
         self.job, self.config, self.data = job, config, data
-        self._told = threading.Condition()
-        self._decisions: dict[int, bool] = {}
-        self._stopped = False
+        self.told, self.workers = told or Orders(), workers or Workers()
 
     def events(self) -> Iterator[Epoch | End]:
         """Train, yielding each epoch that the study does not know yet, and at last the end."""
-        trainer = Trainer(self.config, self.data, self.job.checkpoint)
-        kept: dict[int, Weights] = {e: load_weights(w) for e, w in self.job.weights.items()}
+        job, trainer = self.job, Trainer(self.config, self.data, self.job.checkpoint, self.workers)
+        kept: dict[int, Weights] = {e: load_weights(w) for e, w in job.weights.items()}
         before = len(trainer.history)
-        pruned = self.job.stopped and before >= self.job.reported
+        stopped = job.stopped or (job.undecided and self._decision(job.reported))
+        pruned = stopped and before >= job.reported
         epochs: Iterable[EpochResult] = ()
         if not pruned:
-            epochs = trainer.epochs(lambda: self._stopped)
-        for result in chain(trainer.history[self.job.reported :], epochs):
+            epochs = trainer.epochs(lambda: self.told.stopped() == Stop.NOW)
+        for result in chain(trainer.history[job.reported :], epochs):
             yield self._epoch(result, trainer, kept, fresh=result.epoch > before)
-            pruned = result.epoch in self.job.rungs and self._wait(result.epoch)
-            if pruned or self._stopped:
+            pruned = result.epoch in job.rungs and self._decision(result.epoch)
+            if pruned or self.workers.agree(self.told.stopped() != Stop.NOT):
                 break
         done = len(trainer.history) == self.config.training.epochs
         state: EndState = "pruned" if pruned else "complete" if done else "interrupted"
         yield self._end(state, trainer.history[-1:], kept)
 
-    def decide(self, epoch: int, prune: bool) -> None:
-        """The study's word on an epoch that the job waits after."""
-        with self._told:
-            self._decisions[epoch] = prune
-            self._told.notify_all()
-
-    def stop(self) -> None:
-        """End within a few steps; the checkpoint of the last epoch stays."""
-        with self._told:
-            self._stopped = True
-            self._told.notify_all()
-
-    def _wait(self, epoch: int) -> bool:
-        with self._told:
-            self._told.wait_for(lambda: epoch in self._decisions or self._stopped)
-            return self._decisions.get(epoch, False)
+    def _decision(self, epoch: int) -> bool:
+        first = self.workers.rank == 0
+        while True:
+            said = self.told.decision(epoch, HEARTBEAT_SECONDS) if first else None
+            said = self.workers.share(said)
+            if said is not None:
+                return said
 
     def _epoch(
         self, result: EpochResult, trainer: Trainer, kept: dict[int, Weights], fresh: bool
@@ -90,6 +83,9 @@ class JobRun:
             kept[result.epoch] = trainer.weights()
         for epoch in set(kept) - best:
             del kept[epoch]
+        if self.workers.rank > 0:
+            # What the first worker's event carries is written; the others' go nowhere.
+            return Epoch(asdict(result), None, None)
         weights = save_weights(kept[result.epoch]) if result.epoch in best else None
         return Epoch(asdict(result), trainer.checkpoint(), weights)
 
@@ -97,44 +93,9 @@ class JobRun:
         parts = [self.data.parts[name] for name in PARTS]
         if state == "interrupted":
             return End(state, np.empty(0, int), np.empty((0, 0), np.float32))
-        outputs = predict_best(self.config, self.data, kept, last[0].best_epochs)
+        outputs = predict_best(self.config, self.data, kept, last[0].best_epochs, self.workers)
         return End(
             state,
             np.concatenate([part.rows for part in parts]),
             np.concatenate([outputs[name] for name in PARTS]),
         )
-
-
-class SlotData:
-    """The data of trials: feature sets held once, joined for each combination that is asked for."""
-
-    def __init__(self, shards: Tables, listing: Listing, parts: Mapping[str, str]) -> None:
-        self.shards, self.listing, self.parts = shards, listing, parts
-        self.table = functools.cache(shards.load)
-        self.joined = functools.lru_cache(maxsize=8)(self._joined)
-
-    def of(self, config: TrialConfig) -> TrialData:
-        """The data of one trial."""
-        tables: list[FeatureTable] = [self.table(name) for name in config.features]
-        sequence = config.sequence
-        train, parts = self.joined(config.features, sequence.frames, sequence.frame_stride)
-        return TrialData(
-            trained_tasks(config.tasks, self.listing),
-            train,
-            parts,
-            np.concatenate([table.mean for table in tables]),
-            np.concatenate([table.std for table in tables]),
-            training_prior(self.listing),
-        )
-
-    def _joined(
-        self, features: tuple[str, ...], which: Frames, stride: int
-    ) -> tuple[tuple[VideoSequence, ...], dict[str, Part]]:
-        tables = [self.table(name) for name in features]
-        sequences = join(self.listing, tables, which, stride)
-        train = tuple(s for name, s in sequences.items() if self.parts[name] == "train")
-        parts = {
-            part: part_of(self.listing, sequences, [n for n, p in self.parts.items() if p == part])
-            for part in PARTS
-        }
-        return train, parts

@@ -226,6 +226,9 @@ def describe(plan: Plan, concurrent: int | None) -> str:
     videos = Counter(plan.parts.values())
     low, high = plan.parameters
     at_once = "" if concurrent is None else f"{concurrent} at once, "
+    workers = file.resources.workers_per_trial
+    if workers > 1:
+        at_once += f"{workers} workers each, "
     lines = [
         f"sweep {file.name}: {file.search.trials} trials of up to {plan.epochs} epochs in "
         f"{studies} {'study' if studies == 1 else 'studies'}, {at_once}"

@@ -74,6 +74,15 @@ class Progress:
             f"{rate:,.0f} frames/s"
         )
 
+    def again(self, proposal: Proposal, reason: str) -> None:
+        """A trial goes on after its last epoch."""
+        row = self._rows[proposal.study, proposal.number]
+        self.say(f"{row.name}: {reason}; it goes on after epoch {row.epoch}")
+
+    def say(self, text: str) -> None:
+        """A sentence for the user, above the table."""
+        self.console.print(text, soft_wrap=True, markup=False)
+
     def ended(self, proposal: Proposal, state: str, reason: str | None) -> None:
         """A trial has ended."""
         row = self._rows[proposal.study, proposal.number]

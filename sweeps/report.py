@@ -1,6 +1,8 @@
 """A sweep in Markdown: its scores, its trials best first, and what failed."""
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime
+from itertools import pairwise
 from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
@@ -121,3 +123,14 @@ def _with_interval(scores: Mapping[str, Any], column: str) -> str:
 
 def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.4f}"
+
+
+def ran_side_by_side(trials: Mapping[str, Sequence[FrozenTrial]]) -> bool:
+    """Whether a trial was drawn before another had ended (retries are no draws)."""
+    times = sorted(
+        (trial.datetime_start, trial.datetime_complete or datetime.max)
+        for study in trials.values()
+        for trial in study
+        if trial.datetime_start is not None and "retry_of" not in trial.user_attrs
+    )
+    return any(later[0] < earlier[1] for earlier, later in pairwise(times))

@@ -1,6 +1,8 @@
 """``runs/<name>``: opened for a new sweep, or to go on with the same one."""
 
 import json
+import os
+from itertools import count
 from pathlib import Path
 
 from mtl.dataset import Dataset
@@ -53,6 +55,13 @@ def open_run_folder(folder: Path, file: SearchFile, dataset: Dataset) -> bool:
         write_json(run, {"dataset": dataset.hash, **now})
     write_whole(folder / "space.yaml", file.to_yaml().encode())
     return resumed
+
+
+def fresh_name(runs: Path, name: str) -> str:
+    """The name of a new sweep beside an old one: the first of ``name-2``, ``name-3``, ... in
+    ``runs`` that nothing stands under.
+    """
+    return next(new for k in count(2) if not os.path.lexists(runs / (new := f"{name}-{k}")))
 
 
 def _known(folder: Path) -> bool:

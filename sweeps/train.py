@@ -31,8 +31,9 @@ from sweeps.cli import run_program
 from sweeps.compose import compose, signature
 from sweeps.data import open_data
 from sweeps.job import Epoch, Job
-from sweeps.job_run import JobRun, SlotData
+from sweeps.job_run import JobRun
 from sweeps.plan import divide
+from sweeps.trial_data import SlotData
 from sweeps.trial_folder import TrialFolder
 
 

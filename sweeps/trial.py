@@ -7,6 +7,7 @@ call on a slot, writes each event to the trial's folder and then reports it.
 import json
 import traceback
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,10 @@ from ray.actor import ActorHandle
 from ray.exceptions import RayActorError, RayTaskError
 
 from mtl.dataset import Listing
-from sweeps.job import End, Epoch, Job
+from sweeps.job import Begin, Epoch, Event, Job, SlotLost, TrialFailed, in_one_line
 from sweeps.trial_folder import TrialFolder
 
-RUNNING = "running"
+RUNNING, BEGUN, FAILED, LOST = "running", "begun", "failed", "lost"
 
 
 def run_trial(config: Mapping[str, Any], listing: Listing) -> None:
@@ -29,22 +30,23 @@ def run_trial(config: Mapping[str, Any], listing: Listing) -> None:
         checkpoint, weights = folder.saved()
         job = Job(**config["job"], checkpoint=checkpoint, weights=weights)
         for event in _events(config["slot"], job):
-            if isinstance(event, Epoch):
+            if isinstance(event, Begin):
+                report(BEGUN, **asdict(event))
+            elif isinstance(event, Epoch):
                 folder.write_epoch(event)
                 report(RUNNING, result=event.result)
-                continue
-            if event.state != "interrupted":
-                folder.write_end(event, listing)
-            report(event.state)
+            else:
+                if event.state != "interrupted":
+                    folder.write_end(event, listing)
+                report(event.state)
     except Exception as error:
         # One trial's failure is a result like another: the sweep goes on.
-        folder.write_error(_trace(error))
-        # An error that the slot's call ended with leaves the slot free; after any other it trains
-        # on, or is dead.
-        report("failed", reason=_reason(error), slot_free=isinstance(error, RayTaskError))
+        state, reason, trace = _what_broke(error)
+        folder.write_error(trace)
+        report(state, reason=reason)
 
 
-def _events(slot: ActorHandle[Any], job: Job) -> Iterator[Epoch | End]:
+def _events(slot: ActorHandle[Any], job: Job) -> Iterator[Event]:
     train: Any = slot.train
     for ref in train.options(name=job.name, num_returns="streaming").remote(job):
         yield ray.get(ref)
@@ -56,15 +58,14 @@ def report(state: str, **metrics: Any) -> None:
     tune.report({"state": state, **plain})
 
 
-def _reason(error: Exception) -> str:
+def _what_broke(error: Exception) -> tuple[str, str, str]:
+    """The trial, or only its slot; why in one line; the trace."""
     if isinstance(error, RayActorError):
-        return "the slot's process died"
-    cause = error.cause if isinstance(error, RayTaskError) else error
-    lines = str(cause).strip().splitlines()
-    return f"{type(cause).__name__}: {lines[0] if lines else ''}"
-
-
-def _trace(error: Exception) -> str:
-    if isinstance(error, RayTaskError):
-        return str(error)
-    return "".join(traceback.format_exception(error))
+        return LOST, "the slot's process died", str(error)
+    if not isinstance(error, RayTaskError):
+        # Not the slot's call: the slot trains on, and nobody listens.
+        return LOST, in_one_line(error), "".join(traceback.format_exception(error))
+    if isinstance(error.cause, TrialFailed):
+        return FAILED, error.cause.reason, error.cause.trace
+    state = LOST if isinstance(error.cause, SlotLost) else FAILED
+    return state, in_one_line(error.cause), str(error)

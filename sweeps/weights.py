@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from mtl.tasks import TASKS
+from sweeps.trial_folder import TrialFolder
 
 
 class Shelf:
@@ -29,9 +30,10 @@ class Shelf:
             self.add(signature, failed)
 
     def add(self, signature: str, failed: bool = False) -> None:
-        """A trial has ended: rank it, and drop the weights that are not among the best; those of
-        one that failed never are.
+        """A trial has ended: its checkpoint has done its work. Rank it, and drop the weights that
+        are not among the best; those of one that failed never are.
         """
+        TrialFolder(self._trials / signature).settle()
         file = self._trials / signature / "scores.json"
         ranks = file.exists() and not failed
         scores = json.loads(file.read_text())["select"] if ranks else {}

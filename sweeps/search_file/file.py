@@ -8,111 +8,25 @@ refused in one sentence. What a path of ``space`` means is the trial config's ma
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
-from pydantic import (
-    BaseModel,
-    Field,
-    PrivateAttr,
-    ValidationError,
-    field_validator,
-    model_validator,
-)
+from pydantic import BaseModel, Field, PrivateAttr, ValidationError, model_validator
 
 from mtl.errors import InputError
-from mtl.strict import AboveZero, NonNegative, Positive, Probability, Strict, did_you_mean
+from mtl.strict import Strict, did_you_mean
 from sweeps.search_file.overrides import apply_overrides
 from sweeps.search_file.ranges import KINDS, DottedPath, Node, Range, paths
 from sweeps.search_file.refusal import sentence
+from sweeps.search_file.sections import Budget, Compare, Fusion, Pruner, Resources, Search
 from sweeps.search_file.strict_yaml import parse_yaml, write_yaml
 
 NOT_BUILT: dict[str, Any] = {
     "compare.seeds": 0,
-    "budget.minutes": None,
     "budget.until": None,
-    "budget.restarts": ...,
-    "resources.workers_per_trial": 1,
-    "resources.start_timeout_minutes": ...,
     "fusion.per_task": True,
     "refit": {"folds": 0},
 }
-"""Keys whose work comes later, and the one value that asks for none of it (``...``: no value)."""
-
-
-class Search(Strict):
-    """How points are proposed and judged.
-
-    Attributes:
-        trials: Trials in all, shared equally by the compared values.
-        metric: ``score`` is the sum over the trained and labelled tasks; or one task's own.
-        confirm: Share of the validation videos that nothing is chosen on.
-    """
-
-    trials: Positive = 18
-    sampler: Literal["tpe", "random"] = "tpe"
-    metric: Literal["score", "valence", "arousal", "expression", "action_units"] = "score"
-    confirm: Probability = 0.5
-    seed: Annotated[int, Field(ge=0, lt=2**32)] = 1234
-
-
-class Pruner(Strict):
-    """Which trials are stopped early: at rungs of ``min_epochs * reduction_factor ** k`` epochs."""
-
-    kind: Literal["asha", "none"] = "asha"
-    min_epochs: Positive = 2
-    reduction_factor: Annotated[int, Field(ge=2)] = 3
-
-
-class Budget(Strict):
-    """When a sweep stops by itself: disk used in GB, more failed trials than this."""
-
-    disk_gb: AboveZero | None = 5.0
-    failures: Annotated[int, Field(ge=0)] = 3
-
-
-class Resources(Strict):
-    """What one trial holds, and how many train at once (``auto``: as many as fit)."""
-
-    workers_per_trial: Positive = 1
-    cpus_per_worker: Positive = 1
-    gpus_per_worker: NonNegative = 0.0
-    concurrent_trials: Positive | Literal["auto"] = "auto"
-
-    @field_validator("gpus_per_worker")
-    @classmethod
-    def _ray_can_share(cls, value: float) -> float:
-        if value > 1 and value != int(value):
-            raise ValueError("must be a whole number, or a share below 1")
-        return value
-
-    @field_validator("concurrent_trials", mode="before")
-    @classmethod
-    def _auto_or_count(cls, value: Any) -> Any:
-        # Before the union, which would report two errors for one mistake.
-        if value == "auto" or (type(value) is int and value >= 1):
-            return value
-        raise ValueError("must be auto or a whole number above 0")
-
-
-class Compare(Strict):
-    """Paths whose every value gets a study of its own and an equal share of the trials."""
-
-    by: tuple[str, ...] = ()
-
-    @field_validator("by")
-    @classmethod
-    def _once(cls, by: tuple[str, ...]) -> tuple[str, ...]:
-        if len(set(by)) < len(by):
-            raise ValueError("names one path twice: keep one")
-        return by
-
-
-class Fusion(Strict):
-    """How trials are fused: greedily with replacement, for each task, in this many steps."""
-
-    method: Literal["greedy"] = "greedy"
-    steps: Positive = 25
-    per_task: Literal[True] = True
+"""Keys whose work comes later, and the one value that asks for none of it."""
 
 
 class SearchFile(Strict):
@@ -234,7 +148,7 @@ def _without_later_keys(raw: dict[str, Any], source: str) -> dict[str, Any]:
         if not isinstance(holder, dict) or key not in holder:
             continue
         value = holder.pop(key)
-        if json.dumps(value) != (None if neutral is ... else json.dumps(neutral)):
+        if json.dumps(value) != json.dumps(neutral):
             raise InputError(f"{source}: {path} = {value!r} is not built yet: leave it out")
     return kept
 

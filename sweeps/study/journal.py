@@ -140,11 +140,13 @@ class Journal(JournalStorage):
     def add(
         self,
         study: int,
-        draft: optuna.Trial,
+        draft: optuna.Trial | FrozenTrial,
         user_attrs: Mapping[str, Any],
         told: FrozenTrial | None = None,
     ) -> FrozenTrial:
-        """Write the draft, RUNNING or with the result of `told`, as the study's next trial."""
+        """Write the draft, or the parameters of a trial once more, as the study's next trial:
+        RUNNING, or with the result of `told`.
+        """
         state = told.state if told else TrialState.RUNNING
         record = create_trial(
             state=state,

@@ -3,6 +3,7 @@
 import math
 from bisect import bisect_right, insort
 from collections import defaultdict
+from typing import Protocol
 
 
 def rungs(min_epochs: int, reduction_factor: int, epochs: int) -> tuple[int, ...]:
@@ -13,6 +14,17 @@ def rungs(min_epochs: int, reduction_factor: int, epochs: int) -> tuple[int, ...
         found.append(rung)
         rung *= reduction_factor
     return tuple(found)
+
+
+class PrunerSettings(Protocol):
+    """The search file's `pruner`; kind is `asha` or `none`."""
+
+    @property
+    def kind(self) -> str: ...
+    @property
+    def min_epochs(self) -> int: ...
+    @property
+    def reduction_factor(self) -> int: ...
 
 
 class AsynchronousHalving:
@@ -56,3 +68,10 @@ class AsynchronousHalving:
         reached = self._reached[study, epoch]
         better = len(reached) - bisect_right(reached, value)
         return math.isnan(value) or better >= max(1, len(reached) // self._reduction_factor)
+
+
+def make_pruner(settings: PrunerSettings) -> AsynchronousHalving | None:
+    """The pruner of a search file; None stops no trial."""
+    if settings.kind == "none":
+        return None
+    return AsynchronousHalving(settings.min_epochs, settings.reduction_factor)

@@ -1,47 +1,19 @@
 """A sweep's record of search, pruning and resume: the Optuna studies of one journal file."""
 
 import math
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from sweeps.study.index import Index, Key
 from sweeps.study.journal import JOURNAL, DriverLock, Journal
-from sweeps.study.pruner import AsynchronousHalving
-from sweeps.study.sampler import make_sampler, startup_trials
-
-PRUNE, KEEP = "prune", "keep"
-Key = tuple[str, int]  # a study's name and a trial's number in it
-
-
-class PrunerSettings(Protocol):
-    """The search file's `pruner`; kind is `asha` or `none`."""
-
-    @property
-    def kind(self) -> str: ...
-    @property
-    def min_epochs(self) -> int: ...
-    @property
-    def reduction_factor(self) -> int: ...
-
-
-@dataclass(frozen=True)
-class Proposal:
-    """What to train next."""
-
-    study: str
-    number: int
-    """Optuna's trial number in that study."""
-    overrides: tuple[str, ...]
-    signature: str
-    reported: dict[int, float]
-    """Epoch -> value, as far as an earlier driver got with this trial."""
-    stopped: bool = False
-    """It was stopped at the last of these epochs, and only its end is missing."""
+from sweeps.study.proposal import KEEP, PRUNE, Proposal, is_stopped
+from sweeps.study.pruner import PrunerSettings, make_pruner
+from sweeps.study.sampler import RecentStudy, make_sampler, startup_trials
 
 
 class SweepStudy:
@@ -50,9 +22,9 @@ class SweepStudy:
     A trial enters the journal as one record: parameters, `overrides`, `signature` and, if an
     earlier trial has the same signature, `twin_of`. A twin is never trained: it is told what the
     first one got, at once or when that one ends. Each rung adds `decision:<epoch>`, a failure its
-    `reason`. What has no result yet is RUNNING. There is no other state, so a new driver goes on
-    where the last one was killed; with one trial at a time it ends with an undisturbed sweep's
-    trials.
+    `reason`. A failed trial that is trained again is a new one with `retry_of`. What has no result
+    yet is RUNNING. There is no other state, so a new driver goes on where the last one was killed;
+    with one trial at a time it ends with an undisturbed sweep's trials.
 
     Args:
         folder: the sweep's folder, made if needed.
@@ -90,11 +62,7 @@ class SweepStudy:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._kind, self._seed = sampler, seed
         self._sample, self._sign = sample, sign
-        self._pruner = (
-            AsynchronousHalving(pruner.min_epochs, pruner.reduction_factor)
-            if pruner.kind == "asha"
-            else None
-        )
+        self._pruner = make_pruner(pruner)
         names = [name] if list(combinations) == [{}] else [f"{name}/{label}" for label in labels]
         self._chosen = dict(zip(names, combinations, strict=True))
         each, more = divmod(trials, len(names))
@@ -115,12 +83,39 @@ class SweepStudy:
 
         None when all have been handed out; `done` says whether they have also ended.
         """
-        while not self._unfinished:
+        while not self._index.unfinished:
             study = self._next_study()
             if study is None:
                 return None
             self._propose(study)
-        return self._proposal(self._unfinished.popleft())
+        key = self._index.unfinished.popleft()
+        return Proposal.of(key, self._trial(key))
+
+    def put_back(self, study: str, number: int) -> None:
+        """Its slot was lost: the next `ask` hands it out again, going on from what is recorded.
+
+        A trial that has ended keeps its end.
+        """
+        if (study, number) in self._index.running:
+            self._index.unfinished.appendleft((study, number))
+
+    def retry_failed(self) -> int:
+        """Have each trial that was trained and failed trained once more; return how many.
+
+        A retry is a trial of its own, with the failed one's parameters and `retry_of`, and written
+        as one record. It comes before new trials, and counts neither to its study's share nor to
+        the number that the next sampler is made from, so new trials are drawn as if it had run in
+        its place. What failed again is retried only when this is called again. Twins of the failed
+        trial keep their FAIL in the journal, as nothing that has ended is changed there; `counts`
+        takes them as what the retry is, and a later proposal of the same becomes its twin.
+        """
+        failed = list(self._index.failed.values())
+        for study, number in failed:
+            trial = self._trial((study, number))
+            kept = {name: trial.user_attrs[name] for name in ("overrides", "signature")}
+            attributes = {**kept, "retry_of": f"{study} {number}"}
+            self._add(study, self._journal.add(self._studies[study]._study_id, trial, attributes))
+        return len(failed)
 
     def report(self, study: str, number: int, epoch: int, value: float) -> bool:
         """Record the value of an epoch and answer whether the trial stops here; only then say so.
@@ -131,7 +126,7 @@ class SweepStudy:
         trial = self._trial((study, number))
         if trial.state.is_finished():
             return True
-        if _stopped(trial):
+        if is_stopped(trial):
             return trial.last_step is not None and epoch >= trial.last_step
         if epoch not in trial.intermediate_values:
             self._record((study, number), epoch, float(value))
@@ -159,37 +154,41 @@ class SweepStudy:
             state, reason, value = TrialState.FAIL, f"it ended with the value {value}", None
         reasons = {"reason": reason} if reason is not None else {}
         for key, attribute in {**(attributes or {}), **reasons}.items():
-            self._journal.set_trial_user_attr(trial._trial_id, key, attribute)
+            if trial.user_attrs.get(key) != attribute:
+                self._journal.set_trial_user_attr(trial._trial_id, key, attribute)
         self._studies[study].tell(number, value, state=state)
-        self._running.discard((study, number))
-        for twin in self._twins.pop((study, number), []):
-            self._tell_twin(twin, (study, number))
+        self._index.end((study, number), state)
+        self._tell_twins((study, number))
 
     def trials(self) -> dict[str, list[FrozenTrial]]:
         """Each study's trials in the order of their numbers; to read, not to change."""
         return {study: found.get_trials(deepcopy=False) for study, found in self._studies.items()}
 
     def counts(self) -> Counter[str]:
-        """How many trials are COMPLETE, PRUNED, FAIL and RUNNING, over all studies."""
-        return Counter(t.state.name for found in self.trials().values() for t in found)
+        """How many trials are COMPLETE, PRUNED, FAIL and RUNNING, over all studies.
+
+        A trial that is or was trained again counts as its retry, and so do its twins.
+        """
+        states: Counter[str] = Counter()
+        for signature, key in self._index.latest.items():
+            states[self._trial(key).state.name] += self._index.asked[signature]
+        return states
 
     def failures(self) -> list[FrozenTrial]:
-        """The trials that were trained and failed, with the `reason` told; twins are left out."""
-        return [
-            trial
-            for found in self.trials().values()
-            for trial in found
-            if trial.state == TrialState.FAIL and "twin_of" not in trial.user_attrs
-        ]
+        """The trials that were trained and failed, with the `reason` told.
+
+        Twins are left out, and so are trials that have been retried: the retry speaks for them.
+        """
+        return [self._trial(key) for key in self._index.failed.values()]
 
     def ended(self) -> int:
-        """How many trials have ended, over all studies and starts."""
-        return self._sizes.total() - len(self._running)
+        """How many trials have ended, over all studies and starts; one in its retry has not."""
+        return self._index.ended()
 
     @property
     def done(self) -> bool:
         """Whether every trial has been asked for and has ended."""
-        return not self._running and self._next_study() is None
+        return not self._index.running and self._next_study() is None
 
     def _open(self, path: Path) -> None:
         self._journal = Journal(path)
@@ -198,54 +197,46 @@ class SweepStudy:
             # Not load_if_exists: it adds a record to the journal at every start.
             if study not in known:
                 optuna.create_study(study_name=study, storage=self._journal, direction="maximize")
-        self._studies = {study: self._load(study) for study in self._chosen}
-        self._sizes: Counter[str] = Counter()
-        self._first: dict[str, Key] = {}  # signature -> the trial that is trained
-        self._running: set[Key] = set()
-        self._twins: dict[Key, list[Key]] = {}  # a running trial -> those that wait for its end
-        self._unfinished: deque[Key] = deque()  # running, and nobody trains them
+        self._studies = {
+            study: optuna.load_study(study_name=study, storage=self._journal)
+            for study in self._chosen
+        }
+        self._index = Index()
         self._take_up()
 
     def _take_up(self) -> None:
         """Go on where the last driver was killed: index all trials, make decisions that are due."""
         found = [((study, t.number), t) for study, ts in self.trials().items() for t in ts]
         for key, trial in sorted(found, key=lambda entry: entry[1]._trial_id):
-            self._index(key, trial)
-        for key in self._unfinished:
+            self._add(key[0], trial)
+        for key in self._index.unfinished:
             epoch = self._trial(key).last_step
             if epoch is not None:
                 self._decide(key, epoch)
-        for first in self._twins.keys() - self._running:
-            for twin in self._twins.pop(first):
-                self._tell_twin(twin, first)
+        for first in sorted(self._index.twins.keys() - self._index.running.keys()):
+            self._tell_twins(first)
 
-    def _index(self, key: Key, trial: FrozenTrial) -> None:
-        self._sizes[key[0]] += 1
+    def _add(self, study: str, trial: FrozenTrial) -> None:
+        """Take in a trial of the journal."""
+        self._index.add((study, trial.number), trial)
         if self._pruner:
             for epoch, value in trial.intermediate_values.items():
-                self._pruner.add(key[0], epoch, value)
-        first = self._first.setdefault(trial.user_attrs["signature"], key)
-        if trial.state.is_finished():
-            return
-        self._running.add(key)
-        if first == key:
-            self._unfinished.append(key)
-        else:
-            self._twins.setdefault(first, []).append(key)
+                self._pruner.add(study, epoch, value)
 
     def _next_study(self) -> str | None:
         """The study with the fewest trials among those that have not had their share."""
-        short = [study for study, share in self._shares.items() if self._sizes[study] < share]
-        return min(short, key=lambda study: self._sizes[study], default=None)
+        sizes = self._index.sizes
+        short = [study for study, share in self._shares.items() if sizes[study] < share]
+        return min(short, key=lambda study: sizes[study], default=None)
 
     def _propose(self, study: str) -> None:
         """Draw the study's next trial, write it, and queue it if it is to be trained."""
         startup = startup_trials(max(self._shares.values()))
-        sampler = make_sampler(self._kind, self._seed, self._sizes[study], startup)
-        draft = self._journal.draft(self._load(study, sampler))
+        sampler = make_sampler(self._kind, self._seed, self._index.sizes[study], startup)
+        draft = self._journal.draft(RecentStudy(study, self._journal, sampler))
         overrides = self._sample(draft, self._chosen[study])
         attributes: dict[str, Any] = {"overrides": overrides, "signature": self._sign(overrides)}
-        first = self._first.get(attributes["signature"])
+        first = self._index.latest.get(attributes["signature"])
         told = None
         if first is not None:
             attributes["twin_of"] = f"{first[0]} {first[1]}"
@@ -253,23 +244,7 @@ class SweepStudy:
             told = twin if twin.state.is_finished() else None
             if told and "reason" in told.user_attrs:
                 attributes["reason"] = told.user_attrs["reason"]
-        trial = self._journal.add(self._studies[study]._study_id, draft, attributes, told)
-        self._index((study, trial.number), trial)
-
-    def _load(self, study: str, sampler: optuna.samplers.BaseSampler | None = None) -> optuna.Study:
-        # A fresh one for each draw: a Study remembers the trials it saw when it last asked or told.
-        return optuna.load_study(study_name=study, storage=self._journal, sampler=sampler)
-
-    def _proposal(self, key: Key) -> Proposal:
-        trial = self._trial(key)
-        return Proposal(
-            study=key[0],
-            number=key[1],
-            overrides=tuple(trial.user_attrs["overrides"]),
-            signature=trial.user_attrs["signature"],
-            reported=dict(trial.intermediate_values),
-            stopped=_stopped(trial),
-        )
+        self._add(study, self._journal.add(self._studies[study]._study_id, draft, attributes, told))
 
     def _trial(self, key: Key) -> FrozenTrial:
         study, number = key
@@ -293,17 +268,15 @@ class SweepStudy:
             self._journal.set_trial_user_attr(trial._trial_id, f"decision:{epoch}", decision)
         return bool(decision == PRUNE)
 
-    def _tell_twin(self, twin: Key, first: Key) -> None:
-        told, waiting = self._trial(first), self._trial(twin)
-        for epoch, value in told.intermediate_values.items():
-            if epoch not in waiting.intermediate_values:
-                self._record(twin, epoch, value)
-        self.tell(*twin, told.state, told.user_attrs.get("reason"))
+    def _tell_twins(self, first: Key) -> None:
+        told = self._trial(first)
+        for twin in self._index.twins.pop(first, []):
+            waiting = self._trial(twin)
+            for epoch, value in told.intermediate_values.items():
+                if epoch not in waiting.intermediate_values:
+                    self._record(twin, epoch, value)
+            self.tell(*twin, told.state, told.user_attrs.get("reason"))
 
 
 def _last_value(trial: FrozenTrial) -> float | None:
     return None if trial.last_step is None else trial.intermediate_values[trial.last_step]
-
-
-def _stopped(trial: FrozenTrial) -> bool:
-    return trial.user_attrs.get(f"decision:{trial.last_step}") == PRUNE

@@ -1,7 +1,9 @@
 """The cluster files pass Ray's own checks, offline, and keep to what cluster/README.md promises."""
 
 import copy
+import os
 import re
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +45,18 @@ def test_the_dashboard_listens_on_loopback_and_ray_asks_for_a_token(cluster):
     assert "--autoscaling-config=~/ray_bootstrap_config.yaml" in start
     assert any("RAY_AUTH_MODE=token" in command for command in cluster["setup_commands"])
     assert "~/.ray/auth_token" in cluster["file_mounts"]
+
+
+def test_workers_on_several_nodes_talk_over_the_network(cluster, tmp_path):
+    """Left to itself gloo may take a loopback address: the default route's device is named."""
+    command = next(command for command in cluster["setup_commands"] if "GLOO" in command)
+    ip = tmp_path / "ip"
+    ip.write_text("#!/bin/sh\necho 'default via 192.0.2.1 dev ens5 proto dhcp src 192.0.2.9'\n")
+    ip.chmod(0o755)
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    for _ in range(2):
+        subprocess.run(["sh", "-c", command], env={"HOME": str(tmp_path), "PATH": path}, check=True)
+    assert (tmp_path / ".bashrc").read_text() == "export GLOO_SOCKET_IFNAME=ens5\n"
 
 
 def test_nodes_install_what_was_tested_from_files_that_exist(cluster):

@@ -129,7 +129,7 @@ RANGES: list[tuple[str, list[Any], list[Any]]] = [
     ("training.epochs", [1], [0, 2.0]),
     ("training.seed", [0, 2**40], [-1]),
     ("training.device", ["auto", "cpu", "cuda"], ["tpu"]),
-    ("training.precision", ["auto", "float32", "bfloat16", "float16"], ["float64"]),
+    ("training.precision", ["auto", "float64", "float32", "bfloat16", "float16"], ["float8"]),
 ]
 
 

@@ -154,6 +154,32 @@ def test_the_transformer_equals_torch_s_layers() -> None:
     close(encoder(x, real, None)[0], expected)
 
 
+def test_the_bias_of_attention_s_keys_stays_zero() -> None:
+    """Its gradient is 0 but for rounding, which Adam would take for a direction."""
+    encoder = make("transformer")
+    optimizer = torch.optim.AdamW(encoder.parameters(), lr=0.1, weight_decay=0.1)
+    x, real = inputs(LENGTHS)
+    for _ in range(3):
+        optimizer.zero_grad()
+        encoder(x, real, None)[0][real].square().sum().backward()
+        optimizer.step()
+    for layer in encoder.stack.layers:
+        queries, keys, values = layer.self_attn.in_proj_bias.chunk(3)
+        assert not keys.any()
+        assert queries.all()
+        assert values.all()
+
+
+def test_the_bias_of_attention_s_keys_says_nothing() -> None:
+    encoder = make("transformer").eval()
+    x, real = inputs(LENGTHS)
+    expected, _ = encoder(x, real, None)
+    with torch.no_grad():
+        for layer in encoder.stack.layers:
+            layer.self_attn.in_proj_bias[8:16] = torch.randn(8)
+    close(encoder(x, real, None)[0][real], expected[real])
+
+
 def test_sinusoidal_positions_have_their_closed_form() -> None:
     table = sinusoidal_positions(50, 8)
     for position in (0, 1, 7, 49):

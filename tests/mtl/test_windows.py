@@ -188,6 +188,25 @@ def test_batches_hold_the_scheduled_frames(make: Make, seed: int | None) -> None
         assert_padding_is_empty(batch)
 
 
+def test_a_step_of_idle_lanes_alone_is_one_empty_frame() -> None:
+    batch = batches((9, 4)).cut(np.zeros((2, 3), int))
+    assert batch.x.shape == (2, 1, WIDTH)
+    assert not batch.real.any()
+    assert batch.begins.all()
+    assert_padding_is_empty(batch)
+
+
+def test_batches_in_double_precision() -> None:
+    zoo = data((9, 4))
+    cut = Batches(zoo.train, zoo.mean, zoo.std, torch.device("cpu"), torch.float64).cut
+    batch = cut(np.array([[1, 1, 3]]))
+    assert batch.x.dtype == batch.labels.dtype == torch.float64
+    for k in range(3):
+        expected = by_hand((9, 4), 1, 1 + k)
+        # The statistics are those of single precision.
+        np.testing.assert_allclose(batch.x[0, k], expected, rtol=1e-6)
+
+
 def assert_padding_is_empty(batch: Batch) -> None:
     assert not batch.x[~batch.real].any()
     assert not batch.mask[~batch.real].any()

@@ -6,16 +6,19 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import optuna
+import psutil
 import yaml
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial
+
+from sweeps.job import Event, Job
 
 ROOT = Path(__file__).parents[2]
 RUN = ROOT / "sweeps" / "run.py"
@@ -126,3 +129,55 @@ def program(
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait(30)
+
+
+EVENT_SECONDS = 60
+
+
+def stream(slot: Any, job: Job) -> Iterator[Event]:
+    """The events of a job in a slot; none may be long in coming."""
+    import ray
+
+    events = slot.train.options(name=job.name, num_returns="streaming").remote(job)
+    while True:
+        ready, _ = ray.wait([events], timeout=EVENT_SECONDS)
+        assert ready, f"{job.name}: nothing in {EVENT_SECONDS} s"
+        try:
+            reference = next(events)
+        except StopIteration:
+            return
+        yield ray.get(reference)
+
+
+RAYS_OWN = {"TrainStateActor", "_AutoscalingCoordinatorActor", "_StatsActor"}
+"""Actors that Ray keeps once there was a Train run or a Ray Data pipeline."""
+
+
+def actors(dashboard: str) -> dict[str, list[int]]:
+    """The process ids of the living actors that are not Ray's own, by class."""
+    from ray.util.state import list_actors
+
+    found: dict[str, list[int]] = {}
+    for actor in list_actors(address=dashboard, limit=10_000):
+        if actor.state != "DEAD" and actor.class_name not in RAYS_OWN:
+            found.setdefault(actor.class_name, []).append(actor.pid)
+    return found
+
+
+def placement_groups(dashboard: str) -> list[str]:
+    """The ids of the placement groups that hold or want something."""
+    from ray.util.state import list_placement_groups
+
+    groups = list_placement_groups(address=dashboard, limit=10_000)
+    return [group.placement_group_id for group in groups if group.state != "REMOVED"]
+
+
+def alive(processes: Iterable[int]) -> list[str]:
+    """Those that are no zombie, described."""
+    found = []
+    for pid in processes:
+        with suppress(psutil.NoSuchProcess):
+            process = psutil.Process(pid)
+            if process.status() != psutil.STATUS_ZOMBIE:
+                found.append(f"{pid} {process.name()}")
+    return found

@@ -69,13 +69,14 @@ def own_bytes(slot: Any) -> int:
 def test_features_are_mapped_not_copied_and_their_files_are_not_read_again(wide, ray_address):
     with connect(ray_address):
         from sweeps.shards import make_shards
-        from sweeps.slots import start_slots
+        from sweeps.slots.setup import Setup
+        from sweeps.slots.start import slot_starter
 
         listing = wide.listing()
         shards = make_shards(wide, ["appearance"], listing)
         Path(wide.address, "features").rename(Path(wide.address, "gone"))
-        parts = divide(listing, 0.5, 0)
-        (slot,) = start_slots(1, Resources(), shards, listing, parts)
+        setup = Setup(shards, listing, divide(listing, 0.5, 0), threads=1)
+        slot = slot_starter("wide", setup, Resources())(0)
         empty = own_bytes(slot)
         blocks = inside(
             slot,

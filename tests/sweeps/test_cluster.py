@@ -1,12 +1,26 @@
 """What fits on a cluster, and which cluster: nothing here starts one."""
 
+import json
+from pathlib import Path
+
 import pytest
 import torch
+import yaml
+from ray.autoscaler._private.util import prepare_config
 
 from mtl.errors import InputError
 from sweeps import cluster
-from sweeps.cluster import LOCAL, choose_address, concurrent_trials, connect, this_machine
+from sweeps.cluster import (
+    LOCAL,
+    CanCome,
+    choose_address,
+    concurrent_trials,
+    connect,
+    this_machine,
+)
 from sweeps.search_file import Resources
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize(
@@ -27,6 +41,14 @@ from sweeps.search_file import Resources
         # Nor does a share span two GPUs: one of 0.4 fits twice on each.
         ({"gpus_per_worker": 0.4}, 18, [(16, 2)], 4),
         ({"gpus_per_worker": 0.25, "cpus_per_worker": 4}, 18, [(16, 2)], 4),
+        ({"workers_per_trial": 2}, 18, [(7, 0)], 3),
+        ({"workers_per_trial": 3, "cpus_per_worker": 2}, 18, [(16, 0)], 2),
+        # A worker lies on one node, the workers of a trial perhaps on two.
+        ({"workers_per_trial": 2, "cpus_per_worker": 3}, 18, [(5, 0), (4, 0)], 1),
+        ({"workers_per_trial": 2}, 18, [(3, 0), (3, 0)], 3),
+        ({"workers_per_trial": 4, "gpus_per_worker": 1}, 18, [(16, 0), (8, 2), (8, 2), (8, 3)], 1),
+        ({"workers_per_trial": 2, "gpus_per_worker": 2, "cpus_per_worker": 4}, 18, [(64, 8)], 2),
+        ({"workers_per_trial": 2, "concurrent_trials": 3}, 2, [(6, 0)], 3),
     ],
 )
 def test_as_many_trials_as_fit_or_as_asked(settings, trials, nodes, expected):
@@ -40,12 +62,111 @@ def test_as_many_trials_as_fit_or_as_asked(settings, trials, nodes, expected):
         ({"cpus_per_worker": 4}, [(3, 0), (3, 0)], ("cpus_per_worker = 4", "3 CPUs")),
         ({"gpus_per_worker": 1}, [(2, 0)], ("gpus_per_worker = 1", "0 GPUs")),
         ({"concurrent_trials": 3}, [(2, 0)], ("concurrent_trials = 3", "2 CPUs")),
+        (
+            {"workers_per_trial": 3, "gpus_per_worker": 1},
+            [(8, 2), (8, 0), (8, 0)],
+            (
+                "resources.workers_per_trial = 3 x (resources.cpus_per_worker = 1 and "
+                "resources.gpus_per_worker = 1)",
+                "is more than there is (8 CPUs and 2 GPUs, 2 times 8 CPUs and 0 GPUs)",
+            ),
+        ),
+        (
+            {"workers_per_trial": 2, "cpus_per_worker": 3, "concurrent_trials": 2},
+            [(10, 0)],
+            (
+                "resources.concurrent_trials = 2 x resources.workers_per_trial = 2 x "
+                "resources.cpus_per_worker = 3 is more than there is (10 CPUs and 0 GPUs)",
+            ),
+        ),
     ],
 )
 def test_what_can_never_fit_is_refused(settings, nodes, named):
     with pytest.raises(InputError) as refused:
         concurrent_trials(Resources(**settings), 18, nodes)
     assert all(text in str(refused.value) for text in named)
+    assert "autoscaler" not in str(refused.value)
+
+
+HEAD = {"resources": {"CPU": 2, "memory": 7e9}, "max_workers": 0}
+LARGE = {"resources": {"CPU": 32}, "max_workers": 2}
+GPU = {"resources": {"CPU": 8, "GPU": 1, "accelerator_type:A10G": 1}, "max_workers": 4}
+
+
+def can_come(at_once, **kinds):
+    types = {"head": HEAD, **kinds}
+    config = {"available_node_types": types, "head_node_type": "head", "max_workers": at_once}
+    return CanCome.read(config)
+
+
+@pytest.mark.parametrize(
+    ("settings", "most", "expected"),
+    [
+        ({"gpus_per_worker": 1}, can_come(4, gpu=GPU), 4),
+        ({"gpus_per_worker": 1}, can_come(3, gpu=GPU), 3),
+        ({"gpus_per_worker": 0.5}, can_come(4, gpu=GPU), 8),
+        ({"gpus_per_worker": 1, "workers_per_trial": 3}, can_come(4, gpu=GPU), 1),
+        ({}, can_come(4, gpu=GPU), 2 + 4 * 8),
+        # Of the nodes that can come, those come that are asked for.
+        ({}, can_come(3, gpu=GPU, large=LARGE), 2 + 2 * 32 + 8),
+        ({"gpus_per_worker": 1}, can_come(3, gpu=GPU, large=LARGE), 3),
+        ({"cpus_per_worker": 20}, can_come(3, gpu=GPU, large=LARGE), 2),
+    ],
+)
+def test_what_can_come_counts_with_an_autoscaler(settings, most, expected):
+    assert concurrent_trials(Resources(**settings), 99, [(2, 0), (8, 1)], most) == expected
+
+
+def test_what_is_up_counts_if_it_is_more():
+    """A node that was joined by hand is no node of the autoscaler's."""
+    up = [(2, 0), (48, 0)]
+    assert concurrent_trials(Resources(cpus_per_worker=16), 9, up, can_come(4, gpu=GPU)) == 3
+
+
+@pytest.mark.parametrize(
+    ("settings", "asked"),
+    [
+        ({"cpus_per_worker": 9}, "resources.cpus_per_worker = 9"),
+        ({"gpus_per_worker": 2}, "resources.gpus_per_worker = 2"),
+        ({"gpus_per_worker": 1, "workers_per_trial": 4}, "resources.workers_per_trial = 4"),
+        ({"gpus_per_worker": 1, "concurrent_trials": 4}, "resources.concurrent_trials = 4"),
+    ],
+)
+def test_more_than_the_autoscalers_maximum_is_refused_naming_both(settings, asked):
+    with pytest.raises(InputError) as refused:
+        concurrent_trials(Resources(**settings), 18, [(2, 0), (8, 1)], can_come(3, gpu=GPU))
+    assert asked in str(refused.value)
+    assert str(refused.value).endswith(
+        " is more than there is (2 CPUs and 0 GPUs, 8 CPUs and 1 GPUs) and than the autoscaler can "
+        "bring (2 CPUs and 0 GPUs, and 3 at most of 4 times 8 CPUs and 1 GPUs): lower it"
+    )
+
+
+def test_a_cluster_file_as_ray_up_completes_it_says_what_can_come():
+    config = prepare_config(yaml.safe_load((ROOT / "cluster" / "gpu.yaml").read_text()))
+    assert CanCome.read(config) is None  # sizes are open until Ray has asked EC2
+    for kind in config["available_node_types"].values():
+        kind["resources"] = {"CPU": 8}
+    config["available_node_types"]["gpu_worker"]["resources"]["GPU"] = 1
+    assert CanCome.read(config) == CanCome(head=(8, 0), workers=((8, 1),) * 4, at_once=4)
+
+
+def test_machines_of_ones_own_say_no_size():
+    config = prepare_config(yaml.safe_load((ROOT / "cluster" / "onprem.yaml").read_text()))
+    assert CanCome.read(config) is None
+
+
+@pytest.mark.ray
+def test_a_joined_cluster_says_what_is_up_and_what_can_come(ray_address, tmp_path, monkeypatch):
+    monkeypatch.setattr(cluster, "BOOTSTRAP", tmp_path / "ray_bootstrap_config.yaml")
+    with connect(ray_address) as joined:
+        assert joined.nodes == (tuple(map(float, this_machine())),)
+        assert joined.can_come is None
+    kinds = {"available_node_types": {"head": HEAD, "gpu": GPU}, "head_node_type": "head"}
+    cluster.BOOTSTRAP.write_text(json.dumps({**kinds, "max_workers": 4}))
+    with connect(ray_address) as joined:
+        assert joined.can_come == can_come(4, gpu=GPU)
+        assert concurrent_trials(Resources(gpus_per_worker=1), 9, joined.nodes, joined.can_come) > 3
 
 
 def test_a_clients_address_is_refused():

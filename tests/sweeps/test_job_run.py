@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,11 +12,15 @@ from small_data import make_dataset, make_listing
 
 from mtl.config import TrialConfig
 from mtl.inference import TrialData
+from mtl.windows import Schedule
+from mtl.workers import Workers
 from sweeps.compose import compose
 from sweeps.job import End, Epoch, Job
-from sweeps.job_run import JobRun, SlotData
+from sweeps.job_run import HEARTBEAT_SECONDS, JobRun
+from sweeps.orders import Orders, Stop
 from sweeps.plan import divide
 from sweeps.train import Files
+from sweeps.trial_data import SlotData
 
 SMALL = ("encoder.hidden=4", "encoder.layers=1", "head=linear", "training.epochs=4", "optim.lr=0.1")
 TIMES = ("seconds", "data_seconds")
@@ -41,8 +46,17 @@ def data(slot_data, config) -> Iterator[TrialData]:
     torch.set_num_threads(threads)
 
 
-def a_run(config: TrialConfig, data: TrialData, **job: Any) -> JobRun:
-    return JobRun(Job("demo/0000", config.plain(), **job), config, data)
+def a_run(
+    config: TrialConfig, data: TrialData, told: Any = None, workers: Any = None, **job: Any
+) -> JobRun:
+    return JobRun(Job("demo/0000", config.plain(), **job), config, data, told, workers)
+
+
+@pytest.fixture
+def orders() -> Orders:
+    orders = Orders()
+    orders.begin("demo/0000")
+    return orders
 
 
 def facts(epoch: Epoch) -> dict[str, Any]:
@@ -74,11 +88,11 @@ def test_it_yields_each_epoch_and_at_last_the_predictions(undisturbed, data):
     np.testing.assert_array_equal(end.rows, np.concatenate(expected))
 
 
-def test_at_a_rung_it_waits_and_does_as_told(config, data, undisturbed):
-    run = a_run(config, data, rungs=frozenset({1, 3}))
-    run.decide(1, False)
-    run.decide(2, True)  # no rung: nothing to decide
-    run.decide(3, True)
+def test_at_a_rung_it_waits_and_does_as_told(config, data, orders, undisturbed):
+    run = a_run(config, data, orders, rungs=frozenset({1, 3}))
+    orders.decide("demo/0000", 1, False)
+    orders.decide("demo/0000", 2, True)  # no rung: nothing to decide
+    orders.decide("demo/0000", 3, True)
     *epochs, end = run.events()
     assert [epoch.result["epoch"] for epoch in epochs] == [1, 2, 3]
     assert isinstance(end, End)
@@ -87,12 +101,10 @@ def test_at_a_rung_it_waits_and_does_as_told(config, data, undisturbed):
     assert [facts(epoch) for epoch in epochs] == [facts(epoch) for epoch in undisturbed[:3]]
 
 
-def test_a_job_that_waits_goes_on_once_it_is_told(config, data):
-    events = a_run(config, data, rungs=frozenset({1})).events()
-    run = a_run(config, data, rungs=frozenset({1}))
-    events = run.events()
+def test_a_job_that_waits_goes_on_once_it_is_told(config, data, orders):
+    events = a_run(config, data, orders, rungs=frozenset({1})).events()
     next(events)
-    told = threading.Timer(0.2, run.decide, (1, False))
+    told = threading.Timer(0.2, orders.decide, ("demo/0000", 1, False))
     told.start()
     epoch = next(events)
     assert not told.is_alive()
@@ -100,13 +112,44 @@ def test_a_job_that_waits_goes_on_once_it_is_told(config, data):
     assert epoch.result["epoch"] == 2
 
 
+@dataclass
+class Script:
+    """Says what is written, one line each time it is asked; the last one for ever."""
+
+    decisions: list[bool | None]
+    stops: list[Stop]
+
+    def __post_init__(self) -> None:
+        self.asked: list[tuple[int, float]] = []
+
+    def decision(self, epoch: int, seconds: float) -> bool | None:
+        self.asked.append((epoch, seconds))
+        return self._next(self.decisions)
+
+    def stopped(self) -> Stop:
+        return self._next(self.stops)
+
+    def _next(self, lines: list[Any]) -> Any:
+        return lines.pop(0) if len(lines) > 1 else lines[0]
+
+
+def test_a_job_that_hears_nothing_asks_again(config, data):
+    """Workers wait for each other meanwhile, no longer than a collective may last."""
+    told = Script([None, None, True], [Stop.NOT])
+    *epochs, end = a_run(config, data, told, rungs=frozenset({2})).events()
+    assert [epoch.result["epoch"] for epoch in epochs] == [1, 2]
+    assert end.state == "pruned"
+    assert told.asked == [(2, HEARTBEAT_SECONDS)] * 3
+
+
 @pytest.mark.parametrize("rungs", [frozenset(), frozenset({1})])
-def test_stopped_from_outside_it_ends_without_predictions(config, data, rungs):
+@pytest.mark.parametrize("when", [Stop.NOW, Stop.AFTER_EPOCH])
+def test_stopped_from_outside_it_ends_without_predictions(config, data, orders, rungs, when):
     """Also while it waits for a decision that will never come."""
-    run = a_run(config, data, rungs=rungs)
+    run = a_run(config, data, orders, rungs=rungs)
     events = run.events()
     next(events)
-    stopped = threading.Timer(0.2 if rungs else 0, run.stop)
+    stopped = threading.Timer(0.2 if rungs else 0, orders.stop, (when,))
     stopped.start()
     if not rungs:
         stopped.join()
@@ -116,12 +159,21 @@ def test_stopped_from_outside_it_ends_without_predictions(config, data, rungs):
     assert (end.state, len(end.rows)) == ("interrupted", 0)
 
 
-def test_stopped_after_its_last_epoch_it_is_complete(config, data, undisturbed):
-    run = a_run(config, data)
-    events = run.events()
+@pytest.mark.parametrize(("when", "trained"), [(Stop.NOW, [1]), (Stop.AFTER_EPOCH, [1, 2])])
+def test_a_stop_in_mid_epoch_ends_that_epoch_or_all(slot_data, when, trained):
+    """Four looks at the flag an epoch: three in training, one after it."""
+    config = compose([*SMALL, "sequence.window_frames=2", "optim.batch_videos=4"])
+    told = Script([], [Stop.NOT] * 5 + [when])
+    *epochs, end = a_run(config, slot_data.of(config), told).events()
+    assert [epoch.result["epoch"] for epoch in epochs] == trained
+    assert end.state == "interrupted"
+
+
+def test_stopped_after_its_last_epoch_it_is_complete(config, data, orders, undisturbed):
+    events = a_run(config, data, orders).events()
     for _ in range(4):
         next(events)
-    run.stop()
+    orders.stop(Stop.NOW)
     (end,) = events
     assert end.state == "complete"
     np.testing.assert_array_equal(end.outputs, undisturbed[-1].outputs)
@@ -173,9 +225,72 @@ def test_a_trial_pruned_before_the_kill_only_predicts(config, data, undisturbed)
     (end,) = run.events()
     assert isinstance(end, End)
     assert end.state == "pruned"
-    again = a_run(config, data, rungs=frozenset({2}))
-    again.decide(2, True)
-    np.testing.assert_array_equal(end.outputs, list(again.events())[-1].outputs)
+    np.testing.assert_array_equal(end.outputs, pruned_at_2(config, data)[-1].outputs)
+
+
+def pruned_at_2(config: TrialConfig, data: TrialData) -> list[Any]:
+    run = a_run(config, data, Script([True], [Stop.NOT]), rungs=frozenset({2}))
+    return list(run.events())
+
+
+@pytest.mark.parametrize("prune", [True, False])
+def test_killed_while_it_waits_for_a_decision_it_waits_for_it_again(
+    config, data, undisturbed, prune
+):
+    told = Script([None, prune], [Stop.NOT])
+    run = a_run(
+        config,
+        data,
+        told,
+        rungs=frozenset({2}),
+        reported=2,
+        undecided=True,
+        checkpoint=undisturbed[1].checkpoint,
+        weights=weights_at(undisturbed, 2),
+    )
+    *epochs, end = run.events()
+    assert told.asked == [(2, HEARTBEAT_SECONDS)] * 2
+    as_if = pruned_at_2(config, data)[2:] if prune else undisturbed[2:]
+    assert [facts(epoch) for epoch in epochs] == [facts(epoch) for epoch in as_if[:-1]]
+    assert end.state == as_if[-1].state
+    np.testing.assert_array_equal(end.outputs, as_if[-1].outputs)
+
+
+class Second(Workers):
+    """The second of two, in step with a first one that is not there: it hears what is written."""
+
+    def __init__(self, heard: list[bool | None]) -> None:
+        super().__init__(rank=1, size=2)
+        object.__setattr__(self, "heard", heard)
+
+    def lanes(self, schedule: Schedule) -> Schedule:
+        return schedule
+
+    def wrap(self, model: Any) -> Any:
+        return model
+
+    def sum(self, parts: Any) -> Any:
+        return list(parts)
+
+    def total(self, values: Any) -> Any:
+        return values
+
+    def agree(self, flag: bool) -> bool:
+        return flag
+
+    def share(self, value: Any) -> Any:
+        assert value is None
+        return self.heard.pop(0)
+
+
+def test_a_second_worker_does_as_the_first_one_heard_and_carries_nothing(config, data):
+    """It asks nobody, and what its events would carry is the first one's to write."""
+    nobody = Script([], [Stop.NOT])
+    run = a_run(config, data, nobody, Second([None, False, True]), rungs=frozenset({1, 2}))
+    *epochs, end = run.events()
+    assert [epoch.result["epoch"] for epoch in epochs] == [1, 2]
+    assert all(epoch.checkpoint is None and epoch.weights is None for epoch in epochs)
+    assert end.state == "pruned"
 
 
 def test_feature_sets_are_read_once_for_all_trials(slot_data, config):

@@ -3,7 +3,9 @@ import resource
 import signal
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import optuna
@@ -43,6 +45,23 @@ def test_one_driver_at_a_time(tmp_path: Path) -> None:
         DriverLock(tmp_path / "runs" / "demo")
     first.close()
     DriverLock(tmp_path / "runs" / "demo").close()
+
+
+def test_of_drivers_that_start_at_once_one_gets_the_lock(tmp_path: Path) -> None:
+    at_once = threading.Barrier(8)
+
+    def start(_: int) -> DriverLock | None:
+        at_once.wait()
+        try:
+            return DriverLock(tmp_path)
+        except InputError:
+            return None
+
+    with ThreadPoolExecutor(8) as drivers:
+        held = [lock for lock in drivers.map(start, range(8)) if lock]
+    assert len(held) == 1
+    assert (tmp_path / LOCK).read_text() == f"{os.getpid()}\n"
+    held[0].close()
 
 
 def test_a_killed_driver_holds_no_lock(tmp_path: Path) -> None:

@@ -37,7 +37,15 @@ def test_what_is_planned_is_said(tmp_path):
     ):
         assert part in text
     assert "at once" not in describe(plan, None)
+    assert "workers" not in text
     assert "lost" not in text
+
+
+def test_the_workers_of_a_trial_are_said(tmp_path):
+    file = search_file(tmp_path, "resources.workers_per_trial=2")
+    plan = make_plan(file, make_dataset(tmp_path / "data"))
+    assert "in 1 study, 3 at once, 2 workers each, tpe sampler" in describe(plan, 3)
+    assert "in 1 study, 2 workers each, tpe sampler" in describe(plan, None)
 
 
 def test_the_models_of_the_sampled_configs_are_counted_not_allocated(tmp_path):

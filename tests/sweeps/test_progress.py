@@ -70,6 +70,18 @@ def test_a_failure_says_why_and_a_resumed_trial_where_it_goes_on(log):
     assert ": failed at epoch 7: TrainingError: the loss is not finite [3/5, " in ended
 
 
+def test_a_trial_that_goes_on_says_why_and_from_where(log):
+    progress, _, text = log
+    proposal, job = a_trial(3)
+    progress.started(proposal, job)
+    progress.epoch(proposal, result(2, 0.5))
+    progress.again(proposal, "its workers died")
+    progress.say("slot 1 waits for [2] x CPUs")
+    *_, again, said = text.getvalue().splitlines()
+    assert again == "demo/0003 gru mlp share_encoder: its workers died; it goes on after epoch 2"
+    assert said == "slot 1 waits for [2] x CPUs"
+
+
 def test_the_time_left_follows_what_has_ended_since_the_start(log, monkeypatch):
     progress, count, text = log
     now = time.monotonic()
@@ -110,7 +122,10 @@ def test_a_terminal_shows_one_table_of_the_best():
 
 def test_the_live_table_is_drawn_and_ends():
     text = io.StringIO()
-    console = Console(file=text, width=80, force_terminal=True)
+    console = Console(file=text, width=80, force_terminal=True, highlight=False)
     with Progress(1, Count(0), console) as progress:
         progress.started(*a_trial(0))
+        progress.again(a_trial(0)[0], "its workers died")
     assert "0 of 1 trials" in text.getvalue()
+    # What goes wrong is said on a terminal too, above the table.
+    assert "its workers died; it goes on after epoch 0" in text.getvalue()

@@ -2,10 +2,13 @@
 
 import re
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 import yaml
+from fake_sweep import opened
+from optuna.trial import TrialState
 from small_data import FRAMES, NAMES, make_dataset, make_listing, write_space
 
 from sweeps import run
@@ -167,3 +170,21 @@ def test_every_shipped_space_plans_on_data_with_its_feature_sets(tmp_path, capsy
         assert main(["--space", str(space), "--dry-run", f"data={tmp_path / data}"]) == 0
         name = yaml.safe_load(space.read_text())["name"]
         assert f"sweep {name}: " in capsys.readouterr().out
+
+
+def test_a_failed_trial_in_training_again_has_not_ended(tmp_path):
+    """Else the next start would take it for one that failed, and drop its weights."""
+    with closing(opened(tmp_path, trials=2)) as study:
+        for state in (TrialState.FAIL, TrialState.COMPLETE):
+            proposal = study.ask()
+            study.report(proposal.study, proposal.number, 1, 0.5)
+            study.tell(proposal.study, proposal.number, state, "out of memory")
+        failed, complete = (trial.user_attrs["signature"] for trial in study.trials()["demo"])
+        assert run._ended(study) == {failed: True, complete: False}
+        study.retry_failed()
+        again = study.ask()
+        assert again.signature == failed
+        assert run._ended(study) == {complete: False}
+        study.report(again.study, again.number, 1, 0.5)
+        study.tell(again.study, again.number, TrialState.COMPLETE)
+        assert run._ended(study) == {failed: False, complete: False}

@@ -7,7 +7,7 @@ import pytest
 from small_data import make_dataset, search_file
 
 from mtl.errors import InputError
-from sweeps.run_folder import check_run_folder, open_run_folder
+from sweeps.run_folder import check_run_folder, fresh_name, open_run_folder
 from sweeps.search_file import load
 from sweeps.study.journal import LOCK
 
@@ -116,3 +116,14 @@ def test_a_start_killed_before_anything_began_is_no_obstacle(folder, tmp_path, d
     (folder / LOCK).touch()
     assert open_run_folder(folder, search_file(tmp_path), dataset) is False
     assert open_run_folder(folder, search_file(tmp_path), dataset) is True
+
+
+def test_a_fresh_name_is_the_first_that_is_free(tmp_path):
+    assert fresh_name(tmp_path / "runs", "small") == "small-2"
+    for name in ("small", "small-2", "small-4"):
+        (tmp_path / name).mkdir()
+    assert fresh_name(tmp_path, "small") == "small-3"
+    # A file, or a link to a disk that is not mounted now, is no free place either.
+    (tmp_path / "small-3").touch()
+    (tmp_path / "small-5").symlink_to(tmp_path / "nowhere")
+    assert fresh_name(tmp_path, "small") == "small-6"

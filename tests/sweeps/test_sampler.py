@@ -2,12 +2,16 @@ import os
 import subprocess
 import sys
 import warnings
+from pathlib import Path
 
 import optuna
 import pytest
 from optuna.samplers import RandomSampler, TPESampler
+from optuna.trial import TrialState
 
-from sweeps.study.sampler import make_sampler, startup_trials
+from sweeps.study import sampler
+from sweeps.study.journal import JOURNAL, Journal
+from sweeps.study.sampler import RecentStudy, make_sampler, startup_trials
 
 SAMPLE_TWENTY = """
 import optuna
@@ -95,3 +99,39 @@ def test_tpe_keeps_clear_of_running_trials() -> None:
     assert beside != alone
     study = learned()
     assert draw() == alone
+
+
+def test_tpe_draws_as_from_a_study_of_the_last_finished_trials_and_the_running_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "fsync", lambda _: None)
+    monkeypatch.setattr(sampler, "FIT_TRIALS", 6)
+    storage = Journal(tmp_path / JOURNAL)
+    whole = optuna.create_study(storage=storage, study_name="whole")
+    whole.ask().suggest_float("lr", 0.0, 1.0)  # the oldest, and running
+    whole.add_trials(learned().trials)
+    whole.tell(whole.ask(), state=TrialState.FAIL)  # TPE learns nothing from it
+    seen = RecentStudy("whole", storage, sampler=make_sampler("random", 0, 0, startup=4)).trials
+    assert [trial.number for trial in seen] == [0, 7, 8, 9, 10, 11, 12]
+    shown = [whole.trials[number] for number in (0, 7, 8, 9, 10, 11, 12)]
+    part = optuna.create_study(storage=storage, study_name="part")
+    part.add_trials(shown)
+
+    def draw(study: optuna.Study) -> dict[str, object]:
+        trial = storage.draft(study)
+        trial.suggest_float("lr", 0.0, 1.0)
+        if trial.suggest_categorical("encoder", ["gru", "lstm"]) == "gru":
+            trial.suggest_int("layers", 1, 4)
+        return trial.params
+
+    differ = 0
+    for number in range(5):
+
+        def tpe(number: int = number) -> optuna.samplers.BaseSampler:
+            return make_sampler("tpe", 0, number, startup=4)
+
+        part.sampler, whole.sampler = tpe(), tpe()
+        drawn = draw(RecentStudy("whole", storage, tpe()))
+        assert drawn == draw(part)
+        differ += drawn != draw(whole)
+    assert differ == 5

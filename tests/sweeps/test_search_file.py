@@ -163,9 +163,19 @@ def test_defaults(write):
         2,
         3,
     )
-    assert (file.budget.disk_gb, file.budget.failures) == (5, 3)
-    assert file.resources.concurrent_trials == "auto"
-    assert file.resources.workers_per_trial == file.resources.cpus_per_worker == 1
+    assert file.budget.model_dump() == {
+        "minutes": None,
+        "disk_gb": 5,
+        "failures": 3,
+        "restarts": 3,
+    }
+    assert file.resources.model_dump() == {
+        "workers_per_trial": 1,
+        "cpus_per_worker": 1,
+        "gpus_per_worker": 0,
+        "concurrent_trials": "auto",
+        "start_timeout_minutes": 15,
+    }
     assert file.compare.by == ()
     assert (file.fusion.method, file.fusion.steps, file.fusion.per_task) == ("greedy", 25, True)
     assert file.fixed == {}
@@ -195,6 +205,19 @@ def test_defaults(write):
         ("pruner: {kind: hyperband}", 'pruner.kind = "hyperband" is refused'),
         ("pruner: {reduction_factor: 1}", "pruner.reduction_factor = 1 is refused"),
         ("budget: {disk_gb: 0}", "budget.disk_gb = 0 is refused"),
+        ("budget: {minutes: 0}", "budget.minutes = 0 is refused: input should be greater than 0"),
+        ("budget: {minutes: 10m}", 'budget.minutes = "10m" is refused'),
+        ("budget: {restarts: -1}", "budget.restarts = -1 is refused: input should be greater"),
+        ("budget: {restarts: null}", "budget.restarts = null is refused"),
+        ("resources: {workers_per_trial: 0}", "resources.workers_per_trial = 0 is refused"),
+        ("resources: {workers_per_trial: true}", "resources.workers_per_trial = true is refused"),
+        ("resources: {start_timeout_minutes: 0}", "resources.start_timeout_minutes = 0 is refused"),
+        (
+            "resources: {workers_per_trial: 2, gpus_per_worker: 0.5}",
+            'resources = {"workers_per_trial": 2, "gpus_per_worker": 0.5} is refused: with '
+            "workers_per_trial = 2 each worker needs a whole GPU or none, not "
+            "gpus_per_worker = 0.5: NCCL joins no two on one",
+        ),
         ("resources: {concurrent_trials: many}", "must be auto or a whole number above 0"),
         ("resources: {concurrent_trials: 0}", "resources.concurrent_trials = 0 is refused"),
         ("resources: {gpus_per_worker: 1.5}", "whole number, or a share below 1"),
@@ -208,16 +231,22 @@ def test_a_wrong_setting_is_one_sentence(refusal, line, sentence):
 
 
 @pytest.mark.parametrize(
+    "resources",
+    [
+        "{workers_per_trial: 2, gpus_per_worker: 1}",
+        "{workers_per_trial: 2, gpus_per_worker: 0}",
+        "{workers_per_trial: 1, gpus_per_worker: 0.5}",
+    ],
+)
+def test_workers_of_one_trial_share_no_gpu(write, resources):
+    assert load(write(f"{SMALL}resources: {resources}")).resources
+
+
+@pytest.mark.parametrize(
     ("line", "path"),
     [
         ("compare: {seeds: 1}", "compare.seeds = 1"),
-        ("budget: {minutes: 10}", "budget.minutes = 10"),
         ("budget: {until: '18:00'}", "budget.until = '18:00'"),
-        ("budget: {restarts: 3}", "budget.restarts = 3"),
-        ("budget: {restarts: null}", "budget.restarts = None"),
-        ("resources: {workers_per_trial: 2}", "resources.workers_per_trial = 2"),
-        ("resources: {workers_per_trial: true}", "resources.workers_per_trial = True"),
-        ("resources: {start_timeout_minutes: 15}", "resources.start_timeout_minutes = 15"),
         ("refit: {folds: 6}", "refit = {'folds': 6}"),
         ("fusion: {per_task: false}", "fusion.per_task = False"),
     ],
@@ -228,14 +257,13 @@ def test_what_is_not_built_is_refused_by_name(refusal, line, path):
 
 def test_what_is_not_built_may_be_asked_not_to_be_done(write):
     lines = (
-        "compare: {seeds: 0}\nbudget: {minutes: null, until: null}\nrefit: {folds: 0}\n"
-        "resources: {workers_per_trial: 1}\nfusion: {per_task: true}\n"
+        "compare: {seeds: 0}\nbudget: {until: null}\nrefit: {folds: 0}\nfusion: {per_task: true}\n"
     )
     assert load(write(SMALL + lines)) == load(write(SMALL))
 
 
 def test_what_is_not_built_is_refused_on_the_command_line(refusal):
-    assert "resources.workers_per_trial = 2" in refusal(SMALL, ["resources.workers_per_trial=2"])
+    assert "budget.until = '18:00'" in refusal(SMALL, ["budget.until='18:00'"])
     assert "refit = {'folds': 6}" in refusal(SMALL, ["refit.folds=6"])
 
 
@@ -418,7 +446,15 @@ def test_a_stored_file_reads_back_as_the_same_search(path, write):
 
 @pytest.mark.parametrize(
     "word",
-    ["name=x", "data=y", "search.trials=99", "budget.failures=9", "resources.concurrent_trials=1"],
+    [
+        "name=x",
+        "data=y",
+        "search.trials=99",
+        "budget.failures=9",
+        "budget.minutes=10",
+        "resources.concurrent_trials=1",
+        "resources.workers_per_trial=2",
+    ],
 )
 def test_a_resumed_sweep_may_change(write, word):
     assert load(write(SMALL), [word]).identity() == load(write(SMALL)).identity()

@@ -1,215 +1,35 @@
-import hashlib
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import optuna
 import pytest
-from optuna.pruners import NopPruner, SuccessiveHalvingPruner
-from optuna.trial import FrozenTrial, TrialState
+from fake_sweep import (
+    COMPARED,
+    EPOCHS,
+    Killed,
+    Pruner,
+    finish,
+    killed_after,
+    opened,
+    records,
+    run,
+    sample_one_of_three,
+    train,
+)
+from optuna.trial import TrialState
 
 from mtl.errors import InputError
 from sweeps.study import Proposal, SweepStudy
-from sweeps.study.journal import JOURNAL
-from sweeps.study.sampler import make_sampler, startup_trials
-
-EPOCHS = 5
-COMPARED: dict[str, Any] = {
-    "combinations": [{"encoder": "gru"}, {"encoder": "transformer"}],
-    "labels": ["gru", "transformer"],
-}
-
-
-@dataclass(frozen=True)
-class Pruner:
-    kind: str = "asha"
-    min_epochs: int = 1
-    reduction_factor: int = 2
-
-
-def sample(trial: optuna.Trial, chosen: Mapping[str, Any]) -> list[str]:
-    """A conditional space: layers exist under two of three encoders, with different bounds."""
-    encoder = chosen.get("encoder") or trial.suggest_categorical(
-        "encoder", ["gru", "lstm", "transformer"]
-    )
-    overrides = [f"encoder={encoder}"]
-    if encoder != "lstm":
-        most = {"gru": 2, "transformer": 4}[encoder]
-        name = "encoder.layers"
-        overrides.append(f"{name}={trial.suggest_int(f'encoder={encoder}/{name}', 1, most)}")
-    overrides.append(f"optim.lr={trial.suggest_float('optim.lr', 1e-5, 1e-2, log=True)}")
-    return overrides
-
-
-def sample_one_of_three(trial: optuna.Trial, chosen: Mapping[str, Any]) -> list[str]:
-    """Three signatures, but as many points as TPE likes."""
-    return [f"head.layers={int(trial.suggest_float('layers', 0.0, 2.99))}"]
-
-
-def sign(overrides: Sequence[str]) -> str:
-    return hashlib.sha256(" ".join(overrides).encode()).hexdigest()[:12]
-
-
-def objective(overrides: Sequence[str], epoch: int) -> float:
-    """A learning curve that follows from the overrides, different for any two."""
-    level, speed = (int(sign([*overrides, part]), 16) / 16**12 for part in ("level", "speed"))
-    return level * (1 - math.exp(-epoch * (0.2 + speed)))
-
-
-def opened(folder: Path, **changed: Any) -> SweepStudy:
-    arguments: dict[str, Any] = {
-        "name": "demo",
-        "combinations": [{}],
-        "labels": [""],
-        "trials": 12,
-        "sampler": "tpe",
-        "seed": 7,
-        "pruner": Pruner(),
-        "sample": sample,
-        "sign": sign,
-    }
-    return SweepStudy(folder, **{**arguments, **changed})
-
-
-def train(study: SweepStudy, proposal: Proposal) -> None:
-    """A slot: goes on from the checkpoint, which for every other trial is one epoch behind."""
-    key = (proposal.study, proposal.number)
-    if proposal.stopped:
-        study.tell(*key, TrialState.PRUNED)
-        return
-    trained = max(0, len(proposal.reported) - proposal.number % 2)
-    for epoch in range(trained + 1, EPOCHS + 1):
-        if study.report(*key, epoch, objective(proposal.overrides, epoch)):
-            study.tell(*key, TrialState.PRUNED)
-            return
-    study.tell(*key, TrialState.COMPLETE, attributes={"scores": {"p": 1.0}, "seconds": 3})
-
-
-def finish(study: SweepStudy) -> list[Proposal]:
-    """One slot trains whatever there is; returns what it was handed."""
-    handed = []
-    while (proposal := study.ask()) is not None:
-        handed.append(proposal)
-        train(study, proposal)
-    return handed
-
-
-def facts(trial: FrozenTrial) -> dict[str, Any]:
-    """All that a trial's record says, but for the time."""
-    kept = vars(trial).items()
-    return {name: value for name, value in kept if "datetime" not in name}
-
-
-def record(study: SweepStudy) -> dict[str, list[dict[str, Any]]]:
-    return {name: [facts(t) for t in trials] for name, trials in study.trials().items()}
-
-
-def run(folder: Path, **changed: Any) -> dict[str, list[dict[str, Any]]]:
-    """A sweep from wherever it is to its end."""
-    with closing(opened(folder, **changed)) as study:
-        finish(study)
-        assert study.done
-        return record(study)
-
-
-class Killed(BaseException):
-    pass
-
-
-@contextmanager
-def killed_after(monkeypatch: pytest.MonkeyPatch, appends: int, torn: bool) -> Iterator[None]:
-    """Dies at the append after so many, either before it or in the middle of its line."""
-    write = optuna.storages.journal.JournalFileBackend.append_logs
-    left = iter(range(appends))
-
-    def append(self: Any, logs: list[dict[str, Any]]) -> None:
-        if next(left, None) is not None:
-            return write(self, logs)
-        if torn:
-            with Path(self._file_path).open("ab") as file:
-                file.write(b'{"op_code":4,"worker_id":"00')
-        raise Killed
-
-    with monkeypatch.context() as patch:
-        patch.setattr(optuna.storages.journal.JournalFileBackend, "append_logs", append)
-        yield
+from sweeps.study.journal import JOURNAL, Journal
 
 
 @pytest.fixture(autouse=True)
 def fast_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "fsync", lambda _: None)
-
-
-# Exactness
-
-
-@pytest.mark.parametrize(
-    ("torn", "changed"),
-    [
-        (False, {"trials": 7}),
-        (True, {"trials": 6, "sampler": "random", **COMPARED}),
-        (True, {"trials": 9, "sample": sample_one_of_three}),
-        (False, {"trials": 4, "sampler": "random", "pruner": Pruner(kind="none")}),
-    ],
-    ids=["tpe", "compared", "twins", "unpruned"],
-)
-def test_killed_after_any_write_it_ends_as_undisturbed(
-    torn: bool, changed: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    undisturbed = run(tmp_path / "undisturbed", **changed)
-    appends = (tmp_path / "undisturbed" / JOURNAL).read_bytes().count(b"\n")
-    for count in range(appends):
-        folder = tmp_path / str(count)
-        with pytest.raises(Killed), killed_after(monkeypatch, count, torn):
-            run(folder, **changed)
-        assert run(folder, **changed) == undisturbed, f"killed after {count} appends"
-
-
-@pytest.mark.parametrize("each", [4, 7])  # telling takes three
-def test_killed_again_and_again_it_ends_as_undisturbed(
-    each: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    undisturbed = run(tmp_path / "undisturbed", **COMPARED)
-    for _ in range(30):
-        with suppress(Killed), killed_after(monkeypatch, each, torn=True):
-            run(tmp_path / "killed", **COMPARED)
-    with closing(opened(tmp_path / "killed", **COMPARED)) as study:
-        assert study.done
-        assert record(study) == undisturbed
-
-
-@pytest.mark.parametrize("kind", ["tpe", "random"])
-@pytest.mark.parametrize("pruned", [True, False])
-def test_trials_equal_a_plain_optuna_loop_s(kind: str, pruned: bool, tmp_path: Path) -> None:
-    run(tmp_path, sampler=kind, pruner=Pruner(kind="asha" if pruned else "none"), trials=20)
-    plain = optuna.create_study(
-        direction="maximize", pruner=SuccessiveHalvingPruner(1, 2) if pruned else NopPruner()
-    )
-
-    def train_plainly(trial: optuna.Trial) -> float:
-        overrides = sample(trial, {})
-        for epoch in range(1, EPOCHS + 1):
-            trial.report(objective(overrides, epoch), epoch)
-            if trial.should_prune():
-                raise optuna.TrialPruned
-        return objective(overrides, EPOCHS)
-
-    for number in range(20):
-        plain.sampler = make_sampler(kind, 7, number, startup_trials(20))
-        plain.optimize(train_plainly, n_trials=1)
-
-    def said(trials: list[FrozenTrial]) -> list[Any]:
-        return [
-            (t.params, t.distributions, t.values, t.intermediate_values, t.state) for t in trials
-        ]
-
-    with closing(opened(tmp_path, trials=0)) as study:
-        assert said(study.trials()["demo"]) == said(plain.trials)
-        assert study.counts()["PRUNED"] > 5 or not pruned
 
 
 # What is asked
@@ -300,6 +120,22 @@ def test_a_stopped_trial_that_was_not_told_is_handed_out_to_end(tmp_path: Path) 
         assert study.trials()["demo"][1].intermediate_values == {1: 0.1}
         assert study.trials()["demo"][1].state == TrialState.PRUNED
         assert study.done
+
+
+@pytest.mark.parametrize("torn", [False, True])
+def test_nobody_hears_of_a_decision_that_is_not_on_record(
+    torn: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with closing(opened(tmp_path, trials=2)) as study:
+        assert study.ask()
+        assert not study.report("demo", 0, 1, 0.5)
+        assert study.ask()
+        with pytest.raises(Killed), killed_after(monkeypatch, 1, torn):  # the value is written
+            study.report("demo", 1, 1, 0.1)
+        assert "prune" not in (tmp_path / JOURNAL).read_text()
+    with closing(opened(tmp_path, trials=2)) as study:
+        assert records(tmp_path)[-1]["user_attr"] == {"decision:1": "prune"}
+        assert [p.stopped for p in (study.ask(), study.ask()) if p] == [False, True]
 
 
 @pytest.mark.parametrize("values", [[], [math.nan], [1.0, math.nan]])
@@ -437,6 +273,16 @@ def test_a_second_driver_is_refused_and_a_closed_one_is_not_in_the_way(tmp_path:
     opened(tmp_path).close()
 
 
+def test_a_refused_driver_leaves_a_record_that_is_being_written(tmp_path: Path) -> None:
+    with closing(opened(tmp_path)) as study:
+        assert study.ask()
+        whole = (tmp_path / JOURNAL).read_bytes()
+        (tmp_path / JOURNAL).write_bytes(whole + b'{"op_code":6,')
+        with pytest.raises(InputError, match="another driver"):
+            opened(tmp_path)
+        assert (tmp_path / JOURNAL).read_bytes() == whole + b'{"op_code":6,'
+
+
 def test_a_failed_start_lets_go_of_the_folder(tmp_path: Path) -> None:
     (tmp_path / JOURNAL).write_text("nonsense\nnonsense\n")
     for _ in range(2):
@@ -451,6 +297,21 @@ def test_a_bad_configuration_leaves_no_trial_behind(tmp_path: Path) -> None:
     with closing(opened(tmp_path, sign=refuse)) as study, pytest.raises(InputError, match="no"):
         study.ask()
     assert run(tmp_path) == run(tmp_path.with_name("other"))
+
+
+def test_no_step_goes_through_all_trials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it costs stays as it is when there are thousands; TPE's draws are bounded otherwise."""
+
+    def search(*_: Any, **__: Any) -> None:
+        pytest.fail("all trials were read")
+
+    with closing(opened(tmp_path, sampler="random")) as study:
+        monkeypatch.setattr(Journal, "get_all_trials", search)
+        while (proposal := study.ask()) is not None:
+            train(study, proposal)
+            assert study.failures() == []
+            assert study.ended() == proposal.number + 1
+        assert study.done
 
 
 def test_the_journal_takes_one_line_per_event(tmp_path: Path) -> None:

@@ -10,8 +10,8 @@ from small_data import make_listing
 
 from mtl.training import TrainingError
 from sweeps import trial as module
-from sweeps.job import End, Epoch, Job
-from sweeps.trial import RUNNING, run_trial
+from sweeps.job import Begin, End, Epoch, Job, SlotLost, TrialFailed
+from sweeps.trial import BEGUN, FAILED, LOST, RUNNING, run_trial
 from sweeps.trial_folder import TrialFolder
 
 EPOCH = {
@@ -112,7 +112,7 @@ def test_an_error_of_the_slot_is_the_trials_reason(tmp_path, reports):
     run_trial(settings(tmp_path, FakeSlot(error)), make_listing())
     ((metrics, files),) = reports
     reason = f"TrainingError: {cause}"
-    assert metrics == {"state": "failed", "reason": reason, "slot_free": True}
+    assert metrics == {"state": FAILED, "reason": reason}
     assert "error.txt" in files
     assert "of the slot" in (tmp_path / "trial" / "error.txt").read_text()
 
@@ -121,17 +121,43 @@ def test_an_error_of_ones_own_keeps_its_trace_and_its_first_line_is_the_reason(t
     run_trial(settings(tmp_path, FakeSlot(OSError("no space left\non the disk"))), make_listing())
     ((metrics, _),) = reports
     # The slot goes on training for nobody: it is not free.
-    assert metrics == {"state": "failed", "reason": "OSError: no space left", "slot_free": False}
+    assert metrics == {"state": LOST, "reason": "OSError: no space left"}
     text = (tmp_path / "trial" / "error.txt").read_text()
     assert text.startswith("Traceback")
     assert "on the disk" in text
 
 
-def test_a_slot_that_died_says_so_and_is_not_free(tmp_path, reports):
-    run_trial(settings(tmp_path, FakeSlot(RayActorError())), make_listing())
+def test_a_slot_that_died_is_lost_and_the_trial_has_not_failed(tmp_path, reports):
+    slot = FakeSlot(Epoch(EPOCH, b"checkpoint", b"weights"), RayActorError())
+    run_trial(settings(tmp_path, slot), make_listing())
+    (first, _), (last, files) = reports
+    assert first["state"] == RUNNING
+    assert last == {"state": LOST, "reason": "the slot's process died"}
+    assert "checkpoint.pt" in files
+
+
+def test_a_slot_without_workers_is_lost(tmp_path, reports):
+    error = RayTaskError("train", "a trace", SlotLost("its workers have gone"))
+    run_trial(settings(tmp_path, FakeSlot(error)), make_listing())
     ((metrics, _),) = reports
-    assert metrics == {
-        "state": "failed",
-        "reason": "the slot's process died",
-        "slot_free": False,
-    }
+    assert metrics == {"state": LOST, "reason": "SlotLost: its workers have gone"}
+
+
+def test_what_broke_in_a_worker_is_told_as_the_worker_said_it(tmp_path, reports):
+    """Not as an error of the slot's, which only passes it on."""
+    cause = TrialFailed("ValueError: bad row", "a trace\nof rank 1")
+    run_trial(
+        settings(tmp_path, FakeSlot(RayTaskError("train", "the slot's", cause))), make_listing()
+    )
+    ((metrics, _),) = reports
+    assert metrics == {"state": FAILED, "reason": "ValueError: bad row"}
+    assert (tmp_path / "trial" / "error.txt").read_text() == "a trace\nof rank 1"
+
+
+def test_workers_that_take_the_trial_up_say_where_they_are(tmp_path, reports):
+    slot = FakeSlot(Begin(2, "a1b2"), an_end("complete"))
+    run_trial(settings(tmp_path, slot), make_listing())
+    (first, files), (last, _) = reports
+    assert first == {"state": BEGUN, "restarts": 2, "placement_group": "a1b2"}
+    assert "checkpoint.pt" not in files
+    assert last == {"state": "complete"}

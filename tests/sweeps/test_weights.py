@@ -75,3 +75,10 @@ def test_it_counts_what_trials_take(tmp_path):
     shelf.add(trial(tmp_path, "two", valence=0.2))
     assert shelf.gb * 1e9 == pytest.approx(folder_bytes(tmp_path))
     assert 1000 < shelf.gb * 1e9 < 2000
+
+
+def test_a_checkpoint_that_a_kill_left_behind_an_end_goes(tmp_path):
+    (tmp_path / trial(tmp_path, "ended") / "checkpoint.pt").write_bytes(b"epoch 3")
+    Shelf(tmp_path, {"ended": False}, 25)
+    assert not (tmp_path / "ended" / "checkpoint.pt").exists()
+    assert (tmp_path / "ended" / "scores.json").exists()

@@ -1,0 +1,124 @@
+"""The study of a search file with slots that train on a virtual clock, and a stopwatch on it."""
+
+import functools
+import os
+import time
+from collections import Counter
+from collections.abc import Iterator
+from heapq import heappop, heappush
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from optuna.trial import TrialState
+
+from sweeps.compose import compose, signature
+from sweeps.search_file import SearchFile
+from sweeps.space import Space
+from sweeps.study import Proposal, SweepStudy
+
+SEED = 0  # of learning curves and durations; the sampler's is in the search file
+
+
+class Stopwatch:
+    """Milliseconds in the calls that it watches, by part; a call within its like counts once."""
+
+    def __init__(self) -> None:
+        self._spent: Counter[str] = Counter()
+        self._within: list[str] = []
+
+    @classmethod
+    def on_studies(cls) -> "Stopwatch":
+        """Watches all that a sweep asks of a study, and the disk and the sampler in that."""
+        watch = cls()
+        for name in ("ask", "report", "tell", "failures", "ended"):
+            watch.watch(SweepStudy, name, "study")
+        watch.watch(os, "fsync", "disk")
+        watch.watch(Space, "sample", "sampling")
+        return watch
+
+    def watch(self, owner: Any, name: str, part: str) -> None:
+        """Watch a function of a class or module; outside of a study's calls it counts nothing."""
+        call = getattr(owner, name)
+
+        @functools.wraps(call)
+        def timed(*arguments: Any, **named: Any) -> Any:
+            if part in self._within or not (part == "study" or self._within):
+                return call(*arguments, **named)
+            self._within.append(part)
+            wall, cpu = time.perf_counter(), time.thread_time()
+            try:
+                return call(*arguments, **named)
+            finally:
+                self._spent[part] += 1e3 * (time.perf_counter() - wall)
+                self._spent[f"{part} cpu"] += 1e3 * (time.thread_time() - cpu)
+                self._within.remove(part)
+
+        setattr(owner, name, timed)
+
+    def lap(self) -> Counter[str]:
+        """What was spent since the last lap."""
+        spent, self._spent = self._spent, Counter()
+        return spent
+
+
+def open_study(folder: Path, file: SearchFile, trials: int, sampler: str) -> SweepStudy:
+    """A search file's study, as `sweeps/run.py` opens it."""
+    space = Space(file)
+    combinations = space.comparisons()
+    return SweepStudy(
+        folder,
+        name=file.name,
+        combinations=combinations,
+        labels=[space.label(combination) for combination in combinations],
+        trials=trials,
+        sampler=sampler,
+        seed=file.search.seed,
+        pruner=file.pruner,
+        sample=space.sample,
+        sign=lambda overrides: signature(compose(overrides), "scale"),
+    )
+
+
+class FakeSlots:
+    """Slots that train on a virtual clock; an iterator over the driver's time for each trial."""
+
+    def __init__(self, study: SweepStudy, slots: int, epochs: int, watch: Stopwatch) -> None:
+        self._study, self._epochs, self._watch = study, epochs, watch
+        self._training: list[tuple[float, int, int, Proposal]] = []  # when epoch of number ends
+        self._free = [0.0] * slots  # since when
+
+    def __iter__(self) -> Iterator[Counter[str]]:
+        return self
+
+    def __next__(self) -> Counter[str]:
+        self._watch.lap()
+        while self._free:
+            self._start(self._free.pop())
+        while self._training:
+            now, number, epoch, proposal = heappop(self._training)
+            prune = self._study.report(proposal.study, number, epoch, value(number, epoch))
+            if prune or epoch == self._epochs:
+                state = TrialState.PRUNED if prune else TrialState.COMPLETE
+                self._study.tell(proposal.study, number, state)
+                self._study.ended()
+                self._free.append(now)
+                return self._watch.lap()
+            self._train(now, epoch + 1, proposal)
+        raise StopIteration
+
+    def _start(self, now: float) -> None:
+        self._study.failures()
+        proposal = self._study.ask()
+        if proposal is not None:
+            self._train(now, 1, proposal)
+
+    def _train(self, now: float, epoch: int, proposal: Proposal) -> None:
+        seconds = np.random.default_rng([SEED, proposal.number, epoch]).exponential()
+        heappush(self._training, (now + seconds, proposal.number, epoch, proposal))
+
+
+def value(number: int, epoch: int) -> float:
+    """A trial's learning curve: of its own shape, and different for any two."""
+    level, speed = np.random.default_rng([SEED, number]).random(2)
+    return float(level * (1 - np.exp(-epoch * (0.2 + speed))))

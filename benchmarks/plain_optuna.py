@@ -1,0 +1,145 @@
+"""Plain Optuna over a search file: what the other benchmarks hold a sweep against.
+
+Each process has one torch thread, loads the features that its trials ask for out of the dataset's
+files, takes the next configuration from a journal that all share, and trains it by the calls that a
+slot makes. Nothing is written but that journal: which trial begins, and what it came to.
+"""
+
+import multiprocessing
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+import optuna
+import torch
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import FrozenTrial, TrialState
+
+from mtl.config import TrialConfig
+from mtl.inference import TrialData, Weights, predict_best
+from mtl.training import Trainer
+from mtl.workers import Workers
+from sweeps.compose import compose
+from sweeps.data import open_data
+from sweeps.plan import divide, make_plan
+from sweeps.run import open_study
+from sweeps.search_file import SearchFile, load
+from sweeps.space import Space
+from sweeps.study.journal import DriverLock
+from sweeps.train import Files
+from sweeps.trial_data import SlotData
+
+STUDY = "plain"
+
+
+def draw(space: Path, folder: Path) -> list[FrozenTrial]:
+    """All trials that a sweep by this search file will draw.
+
+    Args:
+        space: The search file; its sampler is ``random``, so what trials come to does not matter.
+        folder: Where to keep the study that draws them.
+    """
+    file = load(space)
+    study = open_study(folder, make_plan(file, open_data(file.data)), DriverLock(folder))
+    while study.ask() is not None:
+        pass
+    drawn = [trial for trials in study.trials().values() for trial in trials]
+    study.close()
+    return drawn
+
+
+def enqueue(journal: Path, configurations: Sequence[FrozenTrial]) -> None:
+    """A new journal in which the configurations of these trials wait."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = optuna.create_study(study_name=STUDY, storage=_storage(journal), direction="maximize")
+    for trial in configurations:
+        study.enqueue_trial(trial.params, user_attrs={"waited": True})
+
+
+def ended(journal: Path, study: str = STUDY) -> list[FrozenTrial]:
+    """The trials of a journal that came to a value, in the order in which they did."""
+    trials = optuna.load_study(study_name=study, storage=_storage(journal)).trials
+    done = [trial for trial in trials if trial.state == TrialState.COMPLETE]
+    return sorted(done, key=lambda trial: str(trial.datetime_complete))
+
+
+def read_data(file: SearchFile) -> SlotData:
+    """The data of a search file's trials, each feature set read when it is first asked for."""
+    dataset = open_data(file.data)
+    listing = dataset.listing()
+    parts = divide(listing, file.search.confirm, file.search.seed)
+    return SlotData(Files(dataset, listing), listing, parts)
+
+
+def train(config: TrialConfig, data: TrialData, workers: Workers) -> float:
+    """Train a configuration and predict with its best weights; the best score."""
+    trainer = Trainer(config, data, workers=workers)
+    kept: dict[int, Weights] = {}
+    for result in trainer.epochs():
+        best = set(result.best_epochs.values())
+        if result.epoch in best:
+            kept[result.epoch] = trainer.weights()
+        kept = {epoch: weights for epoch, weights in kept.items() if epoch in best}
+    last = trainer.history[-1]
+    predict_best(config, data, kept, last.best_epochs, workers)
+    return last.objective
+
+
+def work(space: Path, journal: Path, rank: int = 0, size: int = 1) -> None:
+    """Train what waits in the journal, alone or as one of ``size`` that train each model together.
+
+    A trial's ``seconds`` are those of its training alone.
+    """
+    torch.set_num_threads(1)
+    if size > 1:
+        meeting = f"file://{journal}.meeting"
+        torch.distributed.init_process_group("gloo", meeting, rank=rank, world_size=size)
+    workers = Workers.joined()
+    file = load(space)
+    data, points = read_data(file), Space(file)
+    study = None
+    if rank == 0:
+        study = optuna.load_study(study_name=STUDY, storage=_storage(journal))
+    while True:
+        trial = study.ask() if study else None
+        # With none left to wait, Optuna makes one up.
+        waited = trial is not None and "waited" in trial.user_attrs
+        overrides = workers.share(points.sample(trial) if trial and waited else None)
+        if overrides is None:
+            break
+        started = time.perf_counter()
+        config = compose(overrides)
+        score = train(config, data.of(config), workers)
+        if trial and study:
+            trial.set_user_attr("seconds", time.perf_counter() - started)
+            study.tell(trial, score)
+    if trial and study:
+        study.tell(trial, state=TrialState.FAIL)
+    if size > 1:
+        torch.distributed.destroy_process_group()
+
+
+@contextmanager
+def working(*calls: tuple[Any, ...]) -> Iterator[list[BaseProcess]]:
+    """A process for each call of ``work``; when this is left, all have come to their end."""
+    new = multiprocessing.get_context("spawn").Process
+    processes = [new(target=work, args=arguments) for arguments in calls]
+    try:
+        for process in processes:
+            process.start()
+        yield list(processes)
+        for process in processes:
+            process.join()
+            assert process.exitcode == 0, f"plain Optuna ended with exit code {process.exitcode}"
+    finally:
+        for process in processes:
+            if process.is_alive():
+                process.kill()
+
+
+def _storage(journal: Path) -> JournalStorage:
+    return JournalStorage(JournalFileBackend(str(journal)))

@@ -1,0 +1,222 @@
+"""What the driver spends on a trial, and whether that stays so: 100, 1,000 and 5,000 trials.
+
+python benchmarks/scale.py [--sizes 100 1000 5000] [--late 100] [--real-trials 200]
+
+Fake slots: the study of `search.yaml` is asked, reported to and told as in a sweep, for eight slots
+that train on a virtual clock: durations and learning curves are drawn, the driver's time is real.
+After a run of each size with the random sampler, `--late` more trials are run in all sizes in turn,
+so that whatever else the machine does falls on each alike, and as many again with TPE, for the cost
+of its draws. The ratios are of the driver's CPU time in these late trials to that at the smallest
+size: waiting for the disk, where a record is before anyone acts on it, is the same at all sizes and
+would hide what grows. Then the largest journal is reopened.
+
+Real slots: `sweeps/run.py` runs `--real-trials` trials of two epochs over a small demo in two
+slots, with the same stopwatch around the same calls; beside it fake slots over the same search
+file. The rest of a real trial's time is split at what the journal and `progress.csv` tell apart.
+"""
+
+import argparse
+import csv
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, closing
+from pathlib import Path
+from typing import Any
+
+import optuna
+import yaml
+from fake_slots import FakeSlots, Stopwatch, open_study
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+
+from mtl.synthetic import Demo, make_demo
+from sweeps import run
+from sweeps.search_file import SearchFile, load
+from sweeps.space import Space
+from sweeps.study.journal import JOURNAL
+
+ROOT = Path(__file__).parents[1]
+SEED = 0  # of the real sweep; that of the fake ones is in search.yaml
+SLOTS = 8
+REAL_SLOTS = 2
+DRIVE = "--drive"
+SMALL_DEMO = Demo(videos=16, split_shares=(0.5, 0.3, 0.2), mean_frames=60, run_frames=15.0)
+REAL = {
+    "name": "scale",
+    "pruner": {"kind": "asha", "min_epochs": 1, "reduction_factor": 2},
+    "resources": {"concurrent_trials": REAL_SLOTS},
+    "fixed": {"training.epochs": 2, "encoder.hidden": 8, "sequence.window_frames": 16},
+    "space": {
+        "encoder": {"choice": {"gru": {"encoder.layers": {"min": 1, "max": 2}}, "lstm": {}}},
+        "head": {"values": ["linear", "mlp"]},
+        "optim.lr": {"min": 1e-3, "max": 1e-1, "log": True},
+    },
+}
+
+
+def mean(laps: Sequence[Counter[str]]) -> dict[str, float]:
+    """Milliseconds per trial by part."""
+    parts = ("study", "study cpu", "disk", "sampling", "sampling cpu")
+    return {part: round(sum(lap[part] for lap in laps) / len(laps), 2) for part in parts}
+
+
+def measure_fake(
+    watch: Stopwatch, file: SearchFile, sizes: Sequence[int], late: int, folder: Path
+) -> dict[str, Any]:
+    """A row for each size, and how long the largest journal takes to open."""
+    in_turn(watch, file, {folder / "warm-up": 2 * SLOTS}, "tpe")
+    folders = [folder / str(size) for size in sizes]
+    alone = [
+        in_turn(watch, file, {own: size}, "random")[0]
+        for own, size in zip(folders, sizes, strict=True)
+    ]
+    rows = [{"trials": size, "run": mean(laps)} for size, laps in zip(sizes, alone, strict=True)]
+    more = late + 1 + SLOTS
+    for number, sampler in enumerate(("random", "tpe"), start=1):
+        trials = {own: size + number * more for own, size in zip(folders, sizes, strict=True)}
+        costs = [mean(steady(laps)) for laps in in_turn(watch, file, trials, sampler)]
+        for row, cost in zip(rows, costs, strict=True):
+            row[sampler] = {**cost, "ratio": round(cost["study cpu"] / costs[0]["study cpu"], 3)}
+    tenth = -(-sizes[-1] // 10)
+    early, end = mean(steady(alone[-1])[:tenth]), mean(steady(alone[-1])[-tenth:])
+    started = time.perf_counter()
+    open_study(folders[-1], file, sizes[-1], "random").close()
+    return {
+        "sizes": rows,
+        "late_to_early": round(end["study cpu"] / early["study cpu"], 3),
+        "reopen_s": round(time.perf_counter() - started, 2),
+    }
+
+
+def in_turn(
+    watch: Stopwatch, file: SearchFile, trials: Mapping[Path, int], sampler: str
+) -> list[list[Counter[str]]]:
+    """Run the study of each folder up to so many trials, one trial of each in turn; the laps of
+    each.
+    """
+    epochs = int(file.fixed["training.epochs"])
+    with ExitStack() as stack:
+        studies = [open_study(folder, file, up_to, sampler) for folder, up_to in trials.items()]
+        for study in studies:
+            stack.callback(study.close)
+        turns = zip(*(FakeSlots(study, SLOTS, epochs, watch) for study in studies), strict=True)
+        return [list(laps) for laps in zip(*turns, strict=True)]
+
+
+def steady(laps: Sequence[Counter[str]]) -> Sequence[Counter[str]]:
+    """Without the first, in which all slots ask, and the last ones, in which none does."""
+    return laps[1:-SLOTS]
+
+
+def print_fake(result: Mapping[str, Any]) -> None:
+    """The table of fake slots, in milliseconds per trial."""
+    print("| trials | driver ms | of it disk | CPU ms | late trials: CPU ms | ratio |", end="")
+    print(" with TPE: CPU ms | of it a draw | share |")
+    print("|---|---|---|---|---|---|---|---|---|")
+    for row in result["sizes"]:
+        whole, late, tpe = row["run"], row["random"], row["tpe"]
+        print(
+            f"| {row['trials']:,} | {whole['study']:.1f} | {whole['disk']:.1f} | "
+            f"{whole['study cpu']:.1f} | {late['study cpu']:.1f} | {late['ratio']:.2f} | "
+            f"{tpe['study cpu']:.1f} | {tpe['sampling cpu']:.1f} | "
+            f"{tpe['sampling cpu'] / tpe['study cpu']:.0%} |"
+        )
+    last = result["sizes"][-1]["trials"]
+    print(
+        f"\nof {last:,} trials the last tenth took {result['late_to_early']} of the first one's CPU"
+    )
+    print(f"the journal of the largest reopens in {result['reopen_s']} s\n")
+
+
+def measure_real(watch: Stopwatch, trials: int, address: str, folder: Path) -> dict[str, Any]:
+    """Milliseconds of a trial in a sweep of two slots, and in fake slots over the same file."""
+    make_demo(folder / "data", demo=SMALL_DEMO)
+    search = {"trials": trials, "sampler": "random", "seed": SEED}
+    space = folder / "space.yaml"
+    space.write_text(yaml.safe_dump({**REAL, "data": str(folder / "data"), "search": search}))
+    out = folder / "driver.json"
+    words = [__file__, DRIVE, out, "--space", space, "--address", address]
+    subprocess.run([sys.executable, *words], cwd=folder, check=True, stdout=sys.stderr)
+    file = load(space, [])
+    Space(file).check()  # as `sweeps/run.py` does; what it composes stays composed
+    with closing(open_study(folder / "fake", file, trials, "random")) as study:
+        fake = mean(list(FakeSlots(study, REAL_SLOTS, REAL["fixed"]["training.epochs"], watch)))
+    driver = {part: round(spent / trials, 2) for part, spent in json.loads(out.read_text()).items()}
+    return {"trials": trials, "fake": fake, "real": driver, **wall_times(folder / "runs" / "scale")}
+
+
+def drive(out: Path, words: Sequence[str]) -> int:
+    """`sweeps/run.py` with a stopwatch on its study."""
+    watch = Stopwatch.on_studies()
+    code = run.main(words)
+    out.write_text(json.dumps(watch.lap()))
+    return code
+
+
+def wall_times(sweep: Path) -> dict[str, float]:
+    """Milliseconds per trial of a sweep in two slots: as its files tell them."""
+    storage = JournalStorage(JournalFileBackend(str(sweep / JOURNAL)))
+    trials = optuna.load_study(study_name="scale", storage=storage).trials
+    spans = [(t.datetime_start.timestamp(), t.datetime_complete.timestamp()) for t in trials]
+    slots = REAL_SLOTS * (max(end for _, end in spans) - min(start for start, _ in spans))
+    recorded = sum(end - start for start, end in spans)
+    trained = 0.0
+    for progress in (sweep / "trials").glob("*/progress.csv"):
+        with progress.open() as rows:
+            trained += sum(float(row["seconds"]) for row in csv.DictReader(rows))
+    seconds = {"slot": slots, "training": trained, "on_record": recorded}
+    return {part: round(1e3 * spent / len(trials), 1) for part, spent in seconds.items()}
+
+
+def print_real(result: Mapping[str, Any]) -> None:
+    """The table of real slots, in milliseconds per trial."""
+    fake, real = result["fake"], result["real"]
+    between = result["slot"] - result["on_record"]
+    rest = result["on_record"] - result["training"] - real["study"]
+    rows = [
+        ("driver in the study", fake["study"], real["study"]),
+        ("of it CPU", fake["study cpu"], real["study cpu"]),
+        ("of it disk", fake["disk"], real["disk"]),
+        ("training steps", 0, result["training"]),
+        ("rest of a trial: model, scores, predictions, files, Ray", 0, rest),
+        ("from a trial's end to the next in its slot", 0, between),
+        ("a slot in all", fake["study"], result["slot"]),
+    ]
+    print(f"| ms per trial, {result['trials']} trials in {REAL_SLOTS} slots | fake | real |")
+    print("|---|---|---|")
+    for name, *values in rows:
+        print(f"| {name} | {' | '.join(f'{value:,.1f}' for value in values)} |")
+    print()
+
+
+def main() -> int:
+    """The program."""
+    if sys.argv[1:2] == [DRIVE]:
+        return drive(Path(sys.argv[2]), sys.argv[3:])
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--sizes", type=int, nargs="+", default=[100, 1000, 5000])
+    parser.add_argument("--late", type=int, default=100)
+    parser.add_argument("--real-trials", type=int, default=200, help="0: fake slots alone")
+    parser.add_argument("--address", default="local", help="of the Ray cluster for real slots")
+    words = parser.parse_args()
+    watch = Stopwatch.on_studies()
+    with tempfile.TemporaryDirectory() as folder:
+        file = load(ROOT / "search.yaml", [])
+        result = measure_fake(watch, file, sorted(words.sizes), words.late, Path(folder))
+        print_fake(result)
+        if words.real_trials:
+            result["real"] = measure_real(watch, words.real_trials, words.address, Path(folder))
+            print_real(result["real"])
+    print(json.dumps({"benchmark": "scale", **result}))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

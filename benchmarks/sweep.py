@@ -1,0 +1,315 @@
+"""What a sweep costs beside plain Optuna that trains the same configurations.
+
+python benchmarks/sweep.py [--parts time memory] [--rounds 3] [--trials 24]
+
+One side is ``sweeps/run.py`` with two slots of one process each, the other plain Optuna in two
+processes (``benchmarks/plain_optuna.py``). Both train the same configurations of search.yaml's
+space, drawn once, without pruning, and both are watched until the last trial has ended: fusion is
+not in it.
+
+``time``: wall time from the start of a side's first process. Ray's start, which is taken out of the
+first ratio and is in the second, is the time from the plan's print to that of the dashboard's
+address: Ray's import and ``ray.init``. What the program reads and plans before, the shards and the
+slots' start stay in, as do the start of plain Optuna's processes and their reading. The third ratio
+begins with the first trial. Each round runs both sides, the first one in turns; the ratios are
+medians over the rounds.
+
+``memory``: PSS of a side's process tree every half second, with what the object store holds that no
+process has touched, less that of the same side's run on features one value wide. ``peak`` is the
+highest of the whole run, ``training`` the median between the first trial's start and the last
+one's end. Four trials of one epoch on 1.1 GB of random features.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import yaml
+from optuna.trial import FrozenTrial
+from plain_optuna import draw, ended, enqueue, working
+
+from mtl.dataset import Dataset, Listing, write_dataset
+from mtl.synthetic import make_demo
+
+ROOT = Path(__file__).parents[1]
+SEED = 0
+EVERY_SECONDS = 0.5
+MOST_TIME, MOST_MEMORY = 1.10, 0.60
+SIDES = ("sweep", "plain")
+WIDE, VIDEO_FRAMES = 2304, 1000
+SPLITS = ("train",) * 160 + ("validation",) * 60 + ("test",) * 20
+
+
+@dataclass(frozen=True)
+class Times:
+    """When things happened, in seconds since the epoch.
+
+    Attributes:
+        begun: The first process was started.
+        ray: How many seconds Ray took to start.
+        starts: Each trial began, in order.
+        ends: Each trial ended, in order.
+    """
+
+    begun: float
+    ray: float
+    starts: tuple[float, ...]
+    ends: tuple[float, ...]
+
+    @classmethod
+    def of(cls, begun: float, ray: float, trials: Iterable[FrozenTrial]) -> "Times":
+        """By the trials of a journal."""
+        found = list(trials)
+        starts = sorted(t.datetime_start.timestamp() for t in found if t.datetime_start)
+        ends = sorted(t.datetime_complete.timestamp() for t in found if t.datetime_complete)
+        return cls(begun, ray, tuple(starts), tuple(ends))
+
+    def seconds(self) -> dict[str, float]:
+        """Wall time to the last trial's end, as each of the three ratios takes it."""
+        whole = self.ends[-1] - self.begun
+        trials = self.ends[-1] - self.starts[0]
+        return {"less_ray": whole - self.ray, "with_ray": whole, "trials": trials}
+
+
+def write_space(file: Path, data: Path, trials: int, **sections: Mapping[str, Any]) -> Path:
+    """search.yaml for other data, drawn at random and not pruned; some sections replaced."""
+    space: dict[str, Any] = yaml.safe_load((ROOT / "search.yaml").read_text())
+    space |= {"name": file.stem, "data": str(data), "pruner": {"kind": "none"}, **sections}
+    space["search"] |= {"trials": trials, "sampler": "random"}
+    file.write_text(yaml.safe_dump(space, sort_keys=False))
+    return file
+
+
+def run_sweep(space: Path) -> Times:
+    """A sweep; its run folder comes to lie beside its search file."""
+    command = [sys.executable, "-u", ROOT / "sweeps" / "run.py", "--space", space]
+    said: dict[str, float] = {}
+    begun = time.time()
+    with subprocess.Popen(command, cwd=space.parent, stdout=subprocess.PIPE, text=True) as process:
+        for line in process.stdout or ():
+            said[(line.split() or [""])[0]] = time.time()
+    assert process.returncode == 0, f"the sweep ended with exit code {process.returncode}"
+    trials = ended(space.parent / "runs" / space.stem / "study.journal", space.stem)
+    return Times.of(begun, said["Ray's"] - said["varied"], trials)
+
+
+def run_plain(space: Path, configurations: Sequence[FrozenTrial]) -> Times:
+    """Plain Optuna in two processes; its journal comes to lie beside the search file."""
+    journal = space.with_suffix(".journal")
+    enqueue(journal, configurations)
+    begun = time.time()
+    with working((space, journal), (space, journal)):
+        pass
+    return Times.of(begun, 0.0, ended(journal))
+
+
+def measure_time(folder: Path, trials: int, rounds: int) -> dict[str, Any]:
+    """Both sides on the demo, round after round."""
+    data = folder / "demo"
+    make_demo(data)
+    configurations = draw(write_space(folder / "drawn.yaml", data, trials), folder / "drawn")
+    taken: list[dict[str, dict[str, float]]] = []
+    for number in range(rounds):
+        space = write_space(folder / f"round_{number}.yaml", data, trials)
+        times = {
+            side: run_sweep(space) if side == "sweep" else run_plain(space, configurations)
+            for side in (SIDES if number % 2 else SIDES[::-1])
+        }
+        taken.append({side: {**times[side].seconds(), "ray": times[side].ray} for side in SIDES})
+        print(f"round {number + 1}: {taken[-1]}", file=sys.stderr)
+    return {"trials": trials, "rounds": taken, "ratio": time_ratios(taken)}
+
+
+def time_ratios(rounds: Sequence[Mapping[str, Mapping[str, float]]]) -> dict[str, float]:
+    """Median over rounds of the sweep's seconds over plain Optuna's, for each way of counting."""
+    return {
+        span: round(statistics.median(r["sweep"][span] / r["plain"][span] for r in rounds), 3)
+        for span in ("less_ray", "with_ray", "trials")
+    }
+
+
+class MemoryWatch(threading.Thread):
+    """Samples the memory of all processes that descend from this one; ``with`` it.
+
+    Attributes:
+        samples: Seconds since the epoch, and bytes.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.samples: list[tuple[float, int]] = []
+        self._over = threading.Event()
+
+    def run(self) -> None:
+        """Sample until the end."""
+        while not self._over.wait(EVERY_SECONDS):
+            processes = psutil.Process().children(recursive=True)
+            self.samples.append((time.time(), memory_bytes(process.pid for process in processes)))
+
+    def __enter__(self) -> "MemoryWatch":
+        self.start()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._over.set()
+        self.join()
+
+
+def memory_bytes(pids: Iterable[int]) -> int:
+    """PSS of processes, and the pages of their object store that are mapped into none of them."""
+    pss = shared = 0
+    store: dict[int, int] = {}
+    for pid in pids:
+        try:
+            rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
+            store |= _object_store(pid)
+        except OSError:  # it has just ended
+            continue
+        kib = {line.split(":")[0]: line.split()[1] for line in rollup.splitlines()[1:]}
+        pss += 1024 * int(kib["Pss"])
+        shared += 1024 * int(kib["Pss_Shmem"])
+    return pss + max(0, sum(store.values()) - shared)
+
+
+def _object_store(pid: int) -> dict[int, int]:
+    """The bytes that are in use of Ray's shared files that a process has open, by inode."""
+    found = {}
+    for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+        if str(descriptor.readlink()).startswith("/dev/shm/plasma"):
+            file = descriptor.stat()
+            found[file.st_ino] = 512 * file.st_blocks
+    return found
+
+
+def random_dataset(out: Path, width: int) -> Dataset:
+    """A feature set of random values, its videos fully listed and labelled."""
+    random = np.random.default_rng(SEED)
+    names = tuple(f"video_{number:03d}" for number in range(len(SPLITS)))
+    frames = np.arange(1, VIDEO_FRAMES + 1, dtype=np.int32)
+    rows = len(names) * VIDEO_FRAMES
+    video = np.repeat(np.arange(len(names), dtype=np.int32), VIDEO_FRAMES)
+    values = random.integers(0, 2, (rows, 15)).astype(np.float32)
+    mask = np.ones((rows, 15), bool)
+    listing = Listing(names, SPLITS, names, video, np.tile(frames, len(names)), values, mask)
+
+    def blocks() -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+        for name in names:
+            features = random.standard_normal((VIDEO_FRAMES, width), np.float32)
+            yield name, frames, features.astype(np.float16)
+
+    return write_dataset(out, listing, {"wide": blocks()}, sources={"made by": __file__})
+
+
+def measure_memory(folder: Path) -> dict[str, Any]:
+    """Both sides on wide features and on narrow ones."""
+    gib: dict[str, dict[str, dict[str, float]]] = {side: {} for side in SIDES}
+    for name, width in (("narrow", 1), ("wide", WIDE)):
+        random_dataset(folder / name, width)
+        space = write_space(
+            folder / f"{name}_memory.yaml",
+            folder / name,
+            trials=4,
+            fixed={"training.epochs": 1, "features": ["wide"]},
+            space={"optim.lr": {"min": 1e-4, "max": 1e-3, "log": True}},
+        )
+        configurations = draw(space, folder / f"{name}_drawn")
+        for side in SIDES:
+            with MemoryWatch() as watch:
+                times = run_sweep(space) if side == "sweep" else run_plain(space, configurations)
+            gib[side][name] = peak_and_training(watch.samples, times)
+            print(f"{side}, {name}: {gib[side][name]}", file=sys.stderr)
+    net = {
+        side: {k: runs["wide"][k] - runs["narrow"][k] for k in ("peak", "training")}
+        for side, runs in gib.items()
+    }
+    features = VIDEO_FRAMES * len(SPLITS) * WIDE * 2
+    ratio = {k: round(net["sweep"][k] / net["plain"][k], 3) for k in ("peak", "training")}
+    return {"features_gib": features / 2**30, "gib": gib, "net_gib": net, "ratio": ratio}
+
+
+def peak_and_training(samples: Sequence[tuple[float, int]], times: Times) -> dict[str, float]:
+    """GiB: the highest up to the last trial's end, and the median while trials ran."""
+    before_end = [(at, size / 2**30) for at, size in samples if at <= times.ends[-1]]
+    training = [size for at, size in before_end if at >= times.starts[0]]
+    return {"peak": max(size for _, size in before_end), "training": statistics.median(training)}
+
+
+def time_table(result: Mapping[str, Any]) -> str:
+    """The ``time`` part as Markdown."""
+    middle = {
+        side: {k: statistics.median(r[side][k] for r in result["rounds"]) for k in ("ray", *_SPANS)}
+        for side in SIDES
+    }
+    lines = ["| wall time to the last trial's end | sweep s | plain s | ratio | limit |"]
+    lines.append("|---|---:|---:|---:|---:|")
+    for span, words in _SPANS.items():
+        cells = f"{middle['sweep'][span]:.1f} | {middle['plain'][span]:.1f}"
+        limit = f"{MOST_TIME:.2f}" if span == "less_ray" else "-"
+        lines.append(f"| {words} | {cells} | {result['ratio'][span]:.3f} | {limit} |")
+    lines.append(f"| Ray's start | {middle['sweep']['ray']:.1f} | - | - | - |")
+    return "\n".join(lines)
+
+
+_SPANS = {
+    "less_ray": "from the program's start, less Ray's start",
+    "with_ray": "from the program's start",
+    "trials": "from the first trial's start",
+}
+
+
+def memory_table(result: Mapping[str, Any]) -> str:
+    """The ``memory`` part as Markdown."""
+    lines = ["| GiB | sweep: wide, narrow, net | plain: wide, narrow, net | ratio | limit |"]
+    lines.append("|---|---:|---:|---:|---:|")
+    for kind in ("peak", "training"):
+        cells = [
+            ", ".join(
+                f"{value:.2f}"
+                for value in (
+                    result["gib"][side]["wide"][kind],
+                    result["gib"][side]["narrow"][kind],
+                    result["net_gib"][side][kind],
+                )
+            )
+            for side in SIDES
+        ]
+        ratio = f"{result['ratio'][kind]:.3f}"
+        lines.append(f"| {kind} | {cells[0]} | {cells[1]} | {ratio} | {MOST_MEMORY:.2f} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """The program."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--parts", nargs="+", choices=("time", "memory"), default=("time", "memory")
+    )
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--trials", type=int, default=24)
+    words = parser.parse_args()
+    results = {}
+    with tempfile.TemporaryDirectory() as folder:
+        if "time" in words.parts:
+            results["time"] = measure_time(Path(folder), words.trials, words.rounds)
+            print(time_table(results["time"]))
+        if "memory" in words.parts:
+            results["memory"] = measure_memory(Path(folder))
+            print(memory_table(results["memory"]))
+    print(json.dumps({"benchmark": "sweep", **results}))
+
+
+if __name__ == "__main__":
+    main()

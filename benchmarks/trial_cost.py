@@ -1,0 +1,203 @@
+"""What a trial costs beside its training.
+
+python benchmarks/trial_cost.py [--workers 1 2] [--rounds 3] [--trials 24] [--documented 3]
+
+``sweeps/run.py`` trains one trial after another in one slot, of one process and of two DDP workers:
+12 epochs each of search.yaml's space on a small demo, without pruning. The time of a trial is, by
+the journal, that from the end of the one before it to its own. The training itself is measured in
+the same round, before the sweep and after it, by plain Optuna that trains the same configurations
+without Ray (``benchmarks/plain_optuna.py``): in one process, or in two that torch.distributed
+joins. The difference is the cost of a trial: drawing it, its record and its files, its way through
+Tune to the slot and back. What is paid once stands beside it: Ray's start, the slot's, and how much
+longer the first trial takes than those after it.
+
+Beside it the pattern that Ray documents, a Tune function that runs a ``TorchTrainer`` for each
+trial, from the first one's start to the last one's end.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from optuna.trial import FrozenTrial
+from plain_optuna import draw, ended, enqueue, read_data, train, working
+from sweep import run_sweep, write_space
+
+from mtl.synthetic import Demo, make_demo
+from mtl.workers import Workers
+from sweeps.cluster import LOCAL, connect
+from sweeps.compose import compose
+from sweeps.search_file import load
+
+EPOCHS = 12
+DEMO = Demo(videos=16, split_shares=(0.5, 0.3, 0.2), mean_frames=60, run_frames=15.0)
+MOST_SECONDS = {1: 0.15, 2: 0.40}
+TRAIN_SETTINGS = {
+    # As in our slots: reports are taken every 0.1 s, not every 2 s, and no process watches nodes.
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1",
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+}
+
+
+def write_one_slot(file: Path, trials: int, workers: int) -> Path:
+    """A search file for one slot, over the demo beside it."""
+    return write_space(
+        file,
+        file.parent / "demo",
+        trials,
+        resources={"workers_per_trial": workers, "concurrent_trials": 1},
+        fixed={"training.epochs": EPOCHS},
+        fusion={"steps": 1},
+    )
+
+
+def plain_seconds(
+    space: Path, journal: Path, configurations: Sequence[FrozenTrial], workers: int
+) -> list[float]:
+    """Seconds of each trial's training alone."""
+    enqueue(journal, configurations)
+    with working(*((space, journal, rank, workers) for rank in range(workers))):
+        pass
+    return [trial.user_attrs["seconds"] for trial in ended(journal)]
+
+
+def measure(
+    folder: Path, configurations: Sequence[FrozenTrial], workers: int, number: int
+) -> dict[str, float]:
+    """One round, in seconds; the first trial warms up and is not in the mean."""
+    space = write_one_slot(folder / f"cost_{workers}_{number}.yaml", len(configurations), workers)
+    before = plain_seconds(space, space.with_suffix(".before"), configurations, workers)
+    times = run_sweep(space)
+    after = plain_seconds(space, space.with_suffix(".after"), configurations, workers)
+    trial = (times.ends[-1] - times.ends[0]) / (len(times.ends) - 1)
+    training = statistics.mean([*before[1:], *after[1:]])
+    return {
+        "trial": trial,
+        "training": training,
+        "cost": trial - training,
+        "ray_start": times.ray,
+        "slot_start": times.starts[0] - times.begun - times.ray,
+        "first_trial": times.ends[0] - times.starts[0] - trial,
+    }
+
+
+def measure_documented(
+    space: Path, configurations: Sequence[FrozenTrial], workers: int, training: float
+) -> dict[str, float]:
+    """The documented pattern, in seconds."""
+    import ray.train
+    from ray import tune
+    from ray.train.torch import TorchTrainer
+    from ray.tune.integration.ray_train import TuneReportCallback
+
+    def work(asked: Mapping[str, Any]) -> None:
+        torch.set_num_threads(1)
+        config = compose(asked["overrides"])
+        data = read_data(load(space)).of(config)
+        ray.train.report({"score": train(config, data, Workers.joined())})
+
+    def trial(asked: Mapping[str, Any]) -> None:
+        trainer = TorchTrainer(
+            work,
+            train_loop_config=dict(asked),
+            scaling_config=ray.train.ScalingConfig(
+                num_workers=workers, resources_per_worker={"CPU": 1}
+            ),
+            run_config=ray.train.RunConfig(
+                name=f"documented-{tune.get_context().get_trial_id()}",
+                storage_path=str(space.parent),
+                callbacks=[TuneReportCallback()],
+            ),
+        )
+        trainer.fit()
+
+    class Clock(tune.Callback):
+        starts, ends = [], []
+
+        def on_trial_start(self, **info: Any) -> None:
+            self.starts.append(time.time())
+
+        def on_trial_complete(self, **info: Any) -> None:
+            self.ends.append(time.time())
+
+    overrides = [trial.user_attrs["overrides"] for trial in configurations]
+    # A trial that holds a CPU would keep its own workers from starting.
+    nothing = {"CPU": 0, "node:__internal_head__": 0.001}
+    results = tune.Tuner(
+        tune.with_resources(trial, nothing),
+        param_space={"overrides": tune.grid_search(overrides)},
+        tune_config=tune.TuneConfig(max_concurrent_trials=1),
+        run_config=tune.RunConfig(storage_path=str(space.parent), callbacks=[Clock()], verbose=0),
+    ).fit()
+    assert not results.errors, results.errors
+    seconds = (max(Clock.ends) - min(Clock.starts)) / len(overrides)
+    return {"trial": seconds, "training": training, "cost": seconds - training}
+
+
+def summary(rounds: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Medians over rounds, and the least and the most that a trial cost."""
+    costs = [r["cost"] for r in rounds]
+    middle = {key: statistics.median(r[key] for r in rounds) for key in rounds[0]}
+    found = {**middle, "cost_min": min(costs), "cost_max": max(costs)}
+    return {key: round(seconds, 3) for key, seconds in found.items()}
+
+
+def table(results: Mapping[str, Mapping[str, Any]]) -> str:
+    """Results as Markdown."""
+    heads = "Ray's start | slot's start | first trial | trial | training | cost (min-max) | limit"
+    lines = [f"| seconds | {heads} |", f"|---|{'---:|' * 7}"]
+    for name, r in results.items():
+        once = [
+            f"{r[k]:.2f}" if k in r else "-" for k in ("ray_start", "slot_start", "first_trial")
+        ]
+        each = [f"{r['trial']:.3f}", f"{r['training']:.3f}"]
+        cost = f"{r['cost']:.3f} ({r['cost_min']:.3f}-{r['cost_max']:.3f})"
+        limit = f"{r['limit']:.2f}" if "limit" in r else "-"
+        lines.append(f"| {' | '.join([name, *once, *each, cost, limit])} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """The program."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--workers", type=int, nargs="+", choices=(1, 2), default=(1, 2))
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--trials", type=int, default=24)
+    parser.add_argument("--documented", type=int, default=3, help="how many trials of that pattern")
+    asked = parser.parse_args()
+    os.environ |= TRAIN_SETTINGS
+    results: dict[str, dict[str, Any]] = {}
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        make_demo(folder / "demo", demo=DEMO)
+        for workers in asked.workers:
+            drawn = write_one_slot(folder / f"drawn_{workers}.yaml", asked.trials + 1, workers)
+            configurations = draw(drawn, folder / f"drawn_{workers}")
+            rounds = []
+            for number in range(asked.rounds):
+                rounds.append(measure(folder, configurations, workers, number))
+                print(f"{workers}, round {number + 1}: {rounds[-1]}", file=sys.stderr)
+            name = f"slot of {workers}"
+            results[name] = {**summary(rounds), "limit": MOST_SECONDS[workers]}
+            if asked.documented:
+                some = configurations[1 : asked.documented + 1]
+                alone = plain_seconds(drawn, drawn.with_suffix(".plain"), some, workers)
+                with connect(LOCAL):
+                    found = measure_documented(drawn, some, workers, statistics.mean(alone))
+                results[f"documented, {workers}"] = summary([found])
+    print(table(results))
+    print(json.dumps({"benchmark": "trial_cost", **results}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,57 @@
+"""When a sweep ends before its last trial: failures, the disk, the budget of minutes."""
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from sweeps.clock import TrainingClock
+from sweeps.search_file import Budget
+from sweeps.study import SweepStudy
+from sweeps.weights import Shelf
+
+FREE_BYTES = 5 * 10**8
+
+
+@dataclass(frozen=True)
+class Limits:
+    """A sweep's budget, and what has been used of it."""
+
+    budget: Budget
+    folder: Path
+    study: SweepStudy
+    shelf: Shelf
+    clock: TrainingClock
+
+    def halt(self) -> str | None:
+        """Why no more trials should be taken up, or None."""
+        return self.spent() or self._too_many_failures() or self._disk_full()
+
+    def spent(self) -> str | None:
+        """Why no more epochs should be trained, or None."""
+        minutes = self.budget.minutes
+        if minutes is None or self.clock.seconds < 60 * minutes:
+            return None
+        return f"budget.minutes = {minutes:g} of training are spent: raise it to go on"
+
+    def _too_many_failures(self) -> str | None:
+        failures = self.study.failures()
+        if len(failures) <= self.budget.failures:
+            return None
+        last = failures[-1].user_attrs.get("reason")
+        return (
+            f"{len(failures)} trials failed, more than budget.failures = {self.budget.failures}; "
+            f"the last: {last}; raise budget.failures, or train them again with --retry-failed"
+        )
+
+    def _disk_full(self) -> str | None:
+        limit = self.budget.disk_gb
+        if limit is not None and self.shelf.gb > limit:
+            return (
+                f"{self.folder} holds {self.shelf.gb:.1f} GB, more than budget.disk_gb = {limit:g}:"
+                " raise it"
+            )
+        if shutil.disk_usage(self.folder).free < FREE_BYTES:
+            return (
+                f"the disk of {self.folder} has less than {FREE_BYTES / 1e9:g} GB left: free some"
+            )
+        return None

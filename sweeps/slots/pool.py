@@ -1,0 +1,152 @@
+"""The slots of a sweep: which are free, which wait for their place, which are lost."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray.actor import ActorHandle
+from ray.exceptions import RayError, RayTaskError
+from ray.util.placement_group import PlacementGroup, remove_placement_group
+
+from sweeps.job import in_one_line
+from sweeps.orders import Stop
+from sweeps.search_file import Resources
+
+SAY_EVERY_SECONDS = 30
+CLOSE_SECONDS = 30
+
+
+@dataclass
+class _Slot:
+    actor: ActorHandle[Any]
+    ready: Any
+    since: float
+    placement_group: str = ""
+
+
+class SlotPool:
+    """Starts the slots, hands out those that are up and free, and replaces those that are lost.
+
+    Nothing here waits: a slot comes in when it is up, and trials run in the others meanwhile.
+
+    Args:
+        start: Starts slot k.
+        number: How many.
+        resources: What each holds, and how long it may wait for that.
+        say: Takes sentences for the user.
+    """
+
+    def __init__(
+        self,
+        start: Callable[[int], ActorHandle[Any]],
+        number: int,
+        resources: Resources,
+        say: Callable[[str], None] = print,
+    ) -> None:
+        self._start, self._resources, self._say = start, resources, say
+        self._waiting: dict[int, _Slot] = {}
+        self._up: dict[int, _Slot] = {}
+        self._free: list[int] = []
+        self._said = time.monotonic()
+        self.why_gone = ""
+        for slot in range(number):
+            self._begin(slot)
+
+    def take(self) -> int | None:
+        """A free slot, or None while there is none."""
+        for slot in list(self._waiting):
+            self._look_at(slot)
+        if self._waiting and time.monotonic() - self._said >= SAY_EVERY_SECONDS:
+            self._said = time.monotonic()
+            self._say(self._why_waiting(*self._waiting))
+        return self._free.pop(0) if self._free else None
+
+    def actor(self, slot: int) -> ActorHandle[Any]:
+        """The slot's actor."""
+        return self._up[slot].actor
+
+    def release(self, slot: int) -> None:
+        """A trial has left the slot."""
+        self._free.append(slot)
+
+    def placed(self, slot: int, placement_group: str) -> None:
+        """The slot's workers have come (again), and where."""
+        self._up[slot].placement_group = placement_group
+
+    def lose(self, slot: int) -> None:
+        """The slot's process is gone or can train no more: start another in its place."""
+        self._kill(self._up.pop(slot))
+        self._begin(slot)
+
+    @property
+    def gone(self) -> bool:
+        """Whether no slot is left and none will come; ``why_gone`` says why."""
+        return not self._waiting and not self._up
+
+    def stop(self, when: Stop) -> None:
+        """Tell all slots to end what they train."""
+        for slot in [*self._up.values(), *self._waiting.values()]:
+            slot.actor.stop.remote(when)
+
+    def close(self) -> None:
+        """End all slots; what their workers held is free again when this returns."""
+        for slot in self._waiting.values():
+            self._kill(slot)
+        closing: list[Any] = [slot.actor.close.remote() for slot in self._up.values()]
+        if closing:
+            ray.wait(closing, num_returns=len(closing), timeout=CLOSE_SECONDS)
+        for slot in self._up.values():
+            self._kill(slot)
+        self._waiting, self._up, self._free = {}, {}, []
+
+    def _begin(self, slot: int) -> None:
+        actor = self._start(slot)
+        self._waiting[slot] = _Slot(actor, actor.ready.remote(), time.monotonic())
+
+    def _look_at(self, number: int) -> None:
+        slot = self._waiting[number]
+        if ray.wait([slot.ready], timeout=0)[0]:
+            del self._waiting[number]
+            try:
+                slot.placement_group = ray.get(slot.ready)
+            except RayError as error:
+                cause = error.cause if isinstance(error, RayTaskError) else error
+                self._give_up(slot, f"slot {number} did not start: {in_one_line(cause)}")
+                return
+            self._up[number] = slot
+            self._free.append(number)
+        elif time.monotonic() - slot.since > self._resources.start_timeout_minutes * 60:
+            minutes = self._resources.start_timeout_minutes
+            why = self._why_waiting(number)
+            del self._waiting[number]
+            self._give_up(slot, f"{why}: given up after {minutes:g} minutes")
+
+    def _give_up(self, slot: _Slot, why: str) -> None:
+        self._kill(slot)
+        self.why_gone = why
+        self._say(why)
+
+    def _why_waiting(self, *slots: int) -> str:
+        """What the slots that wait need, and what there is of it."""
+        r = self._resources
+        gpus = f" and {r.gpus_per_worker:g} GPUs" if r.gpus_per_worker else ""
+        need = f"{r.workers_per_trial} x ({r.cpus_per_worker} CPUs{gpus})"
+        free: dict[str, float] = ray.available_resources()  # type: ignore[no-untyped-call]
+        have: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+        there = ", ".join(
+            f"{free.get(kind, 0):g} of {have.get(kind, 0):g} {kind}s"
+            for kind in ("CPU", "GPU")
+            if kind == "CPU" or r.gpus_per_worker
+        )
+        names = ", ".join(map(str, slots))
+        return f"slot {names} waits for {need}; free in the cluster: {there} (see `ray status`)"
+
+    def _kill(self, slot: _Slot) -> None:
+        ray.kill(slot.actor)
+        if slot.placement_group:
+            # Ray keeps the placement group of a Train run whose controller was killed.
+            remove_placement_group(
+                PlacementGroup(ray.PlacementGroupID.from_hex(slot.placement_group))
+            )

@@ -1,0 +1,97 @@
+"""What each DDP worker of a group slot does, from its start to its end: train the slot's jobs.
+
+The first worker talks with the slot and shares what it hears; all take the same steps. An error
+that all workers meet at the same place (``TrainingError``) ends the trial alone. Any other ends the
+group too, since the other workers wait for a collective that will not come: Train starts it anew.
+"""
+
+import re
+import traceback
+from typing import Any, Literal
+
+import ray
+import torch
+from ray.actor import ActorHandle
+
+from mtl.config import read_config
+from mtl.training import TrainingError
+from mtl.workers import Workers
+from sweeps.job import Job, in_one_line
+from sweeps.job_run import HEARTBEAT_SECONDS, JobRun
+from sweeps.orders import Stop
+from sweeps.slots.desk import HOME, Handed
+from sweeps.slots.setup import Setup
+from sweeps.trial_data import SlotData
+
+
+def train_jobs(slot: ActorHandle[Any], setup: list[ray.ObjectRef[Setup]]) -> None:
+    """Train the slot's jobs until it sends its workers home."""
+    given = ray.get(setup[0])
+    torch.set_num_threads(given.threads)
+    workers = Workers.joined()
+    data = SlotData(given.shards, given.listing, given.parts)
+    here = ray.util.get_current_placement_group()
+    place = here.id.hex() if here else ""
+    while True:
+        asked: Handed | Literal["home"] | None = None
+        if workers.rank == 0:
+            asked = _answer(slot.take.remote(place, HEARTBEAT_SECONDS))
+        handed = workers.share(asked)
+        if handed == HOME:
+            return
+        if handed is not None:
+            _train(slot, handed, data, workers)
+
+
+def _train(slot: ActorHandle[Any], handed: Handed, data: SlotData, workers: Workers) -> None:
+    try:
+        config = read_config(handed.job.config)
+        told = FromSlot(slot, handed.job) if workers.rank == 0 else None
+        for event in JobRun(handed.job, config, data.of(config), told, workers).events():
+            if workers.rank == 0:
+                ray.get(slot.put.remote(handed.number, event))
+    except Exception as error:
+        if not says_that_a_peer_is_gone(error):
+            trace = "".join(traceback.format_exception(error))
+            ray.get(slot.fail.remote(handed.number, in_one_line(error), trace))
+        if not isinstance(error, TrainingError):
+            raise
+
+
+def _answer(reference: Any) -> Any:
+    return ray.get(reference)
+
+
+class FromSlot:
+    """What the slot's orders are, heard in another process: a stop comes by itself, so that looking
+    for it every few steps costs nothing.
+    """
+
+    def __init__(self, slot: ActorHandle[Any], job: Job) -> None:
+        self._slot, self._job = slot, job
+        self._stop = Stop.NOT
+        self._listen()
+
+    def _listen(self) -> None:
+        call: Any = self._slot.stop_above
+        self._next = call.remote(self._job.name, self._stop, HEARTBEAT_SECONDS)
+
+    def stopped(self) -> Stop:
+        """Whether to stop, and when."""
+        if ray.wait([self._next], timeout=0)[0]:
+            self._stop = ray.get(self._next)
+            self._listen()
+        return self._stop
+
+    def decision(self, epoch: int, seconds: float) -> bool | None:
+        """The study's word on an epoch; None if it does not come in this time."""
+        said: bool | None = _answer(self._slot.decision.remote(epoch, seconds))
+        return said
+
+
+def says_that_a_peer_is_gone(error: Exception) -> bool:
+    """Whether a collective broke because another worker did: then that one's word counts."""
+    if isinstance(error, torch.distributed.DistError):
+        return True
+    text = "gloo|nccl|connection (closed|reset) by peer"
+    return isinstance(error, RuntimeError) and bool(re.search(text, str(error), re.IGNORECASE))

@@ -1,0 +1,308 @@
+"""What each of several workers does in the tests of workers, and one alone to compare it with.
+
+Spawned processes import this module; each runs all ``CASES`` in turn.
+"""
+
+import io
+import os
+import pickle
+import socket
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from laws import ENCODER_NAMES, LOSS_OF_KIND, MODELS, config, data, part, videos
+from torch import Tensor, nn
+
+from mtl import inference
+from mtl.config import TrialConfig
+from mtl.encoders import ENCODERS
+from mtl.inference import TrialData, predict, predict_best
+from mtl.tasks import TASKS
+from mtl.training import EpochResult, Trainer, TrainingError
+from mtl.weighting import BALANCINGS
+from mtl.workers import ALONE, Workers
+
+BACKENDS = {2: "gloo", 3: "cpu:gloo"}
+"""By group size. The second is not named gloo, so messages go over a group of their own."""
+TIMEOUT_SECONDS = 300
+STEPS = 20
+LENGTHS = (41, 4, 7, 3, 6, 2)
+SELECT = (9, 5, 14, 6)
+CPU = torch.device("cpu")
+
+
+def run(rank: int, folder: Path) -> None:
+    """All cases, in one worker of each group in turn; results go to ``<size>-<rank>``."""
+    loopback = next(name for _, name in socket.if_nameindex() if name.startswith("lo"))
+    os.environ["GLOO_SOCKET_IFNAME"] = loopback
+    for size in (size for size in BACKENDS if rank < size):
+        dist.init_process_group(
+            BACKENDS[size],
+            init_method=f"file://{folder}/{size}",
+            rank=rank,
+            world_size=size,
+            timeout=timedelta(seconds=TIMEOUT_SECONDS / 3),
+        )
+        workers = Workers.joined()
+        found = {name: case(workers) for name, case in CASES.items()}
+        (folder / f"{size}-{rank}").write_bytes(pickle.dumps(found))
+        dist.destroy_process_group()
+
+
+def uneven() -> TrialData:
+    """Valence is known in the first video alone, expression in one frame of the last."""
+    zoo = data(LENGTHS, SELECT)
+    masks = [video.mask.copy() for video in zoo.train]
+    for mask in masks:
+        mask[:, TASKS["expression"].labels] = False
+    for mask in masks[1:]:
+        mask[:, TASKS["valence"].labels] = False
+    masks[-1][-1, TASKS["expression"].labels] = True
+    train = tuple(replace(v, mask=m) for v, m in zip(zoo.train, masks, strict=True))
+    return replace(zoo, train=train)
+
+
+def timeless(result: EpochResult) -> dict[str, Any]:
+    return {k: v for k, v in asdict(result).items() if k not in ("seconds", "data_seconds")}
+
+
+def arrays(weights: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
+    return {name: value.detach().numpy().copy() for name, value in weights.items()}
+
+
+# Whole runs
+
+
+def setting(*names: str, loss: int = 0, lanes: int = 3, precision: str = "float32") -> TrialConfig:
+    """The loss of each task is its last where it has fewer."""
+    losses = {name: LOSS_OF_KIND[task.kind] for name, task in TASKS.items()}
+    return config(
+        *names,
+        loss={name: known[min(loss, len(known) - 1)] for name, known in losses.items()},
+        optim={"batch_videos": lanes, "gradient_clip": 0.5},
+        training={"precision": precision, "epochs": 2 if ENCODERS[names[0]].carries else 4},
+    )
+
+
+RUNS = {
+    **{"-".join(names): setting(*names) for names in MODELS},
+    **{f"{name}-1_lane": setting(name, loss=1, lanes=1) for name in ENCODER_NAMES},
+    **{
+        f"{name}-float64": setting(name, loss=1, lanes=4, precision="float64")
+        for name in ENCODER_NAMES
+    },
+}
+
+
+def train(trial: TrialConfig, workers: Workers) -> dict[str, Any]:
+    """What is left of a whole run, and its parameters after ``STEPS`` steps."""
+    trainer = Trainer(trial, uneven(), workers=workers)
+    after: list[dict[str, np.ndarray]] = []
+    trainer.optimizer.register_step_post_hook(lambda *_: after.append(arrays(trainer.weights())))
+    weights = {result.epoch: trainer.weights() for result in trainer.epochs()}
+    best_epochs = trainer.history[-1].best_epochs
+    return {
+        "after": after[STEPS - 1],
+        "weights": after[-1],
+        "results": [timeless(result) for result in trainer.history],
+        "predictions": predict_best(trial, trainer.data, weights, best_epochs, workers),
+    }
+
+
+class Learnt(nn.Module):
+    """Σ exp(-s) x loss + s with a learnt s for each task (Kendall et al. 2018)."""
+
+    def __init__(self, **start: float) -> None:
+        super().__init__()
+        self.s = nn.ParameterDict({name: torch.tensor(value) for name, value in start.items()})
+
+    def forward(self, losses: Mapping[str, Tensor]) -> Tensor:
+        parts = [(-self.s[task]).exp() * loss + self.s[task] for task, loss in losses.items()]
+        return torch.stack(parts).sum()
+
+
+def learn_balancing(workers: Workers) -> dict[str, Any]:
+    """The first gradient and the last value of parameters outside the model."""
+    start = {"valence": 0.1, "arousal": 0.5, "expression": 0.2, "action_units": 0.0}
+    gradients: list[dict[str, np.ndarray]] = []
+    with patch.dict(BALANCINGS, {"fixed": Learnt}):
+        trainer = Trainer(config(balancing=start), uneven(), workers=workers)
+    s = dict(trainer.balancing.named_parameters())
+
+    def before(*_: object) -> None:
+        gradients.append(arrays({name: value.grad for name, value in s.items()}))
+
+    trainer.optimizer.register_step_pre_hook(before)
+    list(trainer.epochs())
+    return {"gradient": gradients[0], "s": arrays(s), "weights": arrays(trainer.weights())}
+
+
+def resume(workers: Workers) -> dict[str, Any]:
+    """Checkpoints of the first epoch, and the runs that go on from them."""
+    trial, zoo = config("lstm", optim={"weight_decay": 0.1}), uneven()
+    first = {"here": workers, "alone": ALONE}
+    found: dict[str, Any] = {}
+    for name, by in first.items():
+        trainer = Trainer(trial, zoo, workers=by)
+        next(trainer.epochs())
+        checkpoint = trainer.checkpoint()
+        found[name] = torch.load(io.BytesIO(checkpoint))
+        for result in found[name]["history"]:
+            del result["seconds"], result["data_seconds"]
+        goes_on = Trainer(trial, zoo, checkpoint, workers=ALONE if name == "here" else workers)
+        results = [timeless(result) for result in goes_on.epochs()]
+        found[f"after {name}"] = results, arrays(goes_on.weights())
+    return found
+
+
+def drop_out(workers: Workers) -> dict[str, Any]:
+    """A worker's own are the outputs that it drops and the frames it is given; the rest is not."""
+    trainer = Trainer(config(dropout=0.5, optim={"batch_videos": 6}), data((8,) * 6), None, workers)
+    zeros: list[np.ndarray] = []
+    frames: list[int] = []
+    trainer.model.heads["valence"].trunk.register_forward_hook(
+        lambda module, given, out: zeros.append((out == 0).numpy())
+    )
+    trainer.model.register_forward_pre_hook(
+        lambda module, given: frames.append(int(given[1].sum()))
+    )
+    results = [timeless(result) for result in trainer.epochs()]
+    seed = torch.initial_seed()
+    same = results, arrays(trainer.weights())
+    return {"zeros": zeros[0], "frames": sum(frames), "seed": seed, "same": same}
+
+
+# How it ends early
+
+
+def stop(of: int, workers: Workers) -> tuple[int, int]:
+    """Steps and epochs of a run in which one worker alone says stop, after ten steps."""
+    trial = config(training={"epochs": 2}, optim={"batch_videos": 3})
+    trainer = Trainer(trial, data((60,) * 4), workers=workers)
+    steps: list[int] = []
+    trainer.optimizer.register_step_post_hook(lambda *_: steps.append(1))
+    results = list(trainer.epochs(lambda: workers.rank == of and len(steps) >= 10))
+    return len(steps), len(results)
+
+
+def fail(trainer: Trainer) -> str:
+    try:
+        list(trainer.epochs())
+    except TrainingError as error:
+        return str(error)
+    return "no error"
+
+
+def fail_at_a_rate(workers: Workers) -> str:
+    trial = config(optim={"lr": 1e30, "warmup_epochs": 0})
+    return fail(Trainer(trial, uneven(), workers=workers))
+
+
+def fail_at_a_feature(workers: Workers) -> str:
+    """One frame, of one worker's video, is not finite."""
+    first, *rest = data().train
+    block = first.features[0].block.copy()
+    block[6] = np.nan
+    broken = replace(first, features=(replace(first.features[0], block=block), first.features[1]))
+    return fail(Trainer(config(), replace(data(), train=(broken, *rest)), workers=workers))
+
+
+def fail_on_one(steps: int, workers: Workers) -> str:
+    """The last worker's weights break after so many steps; an epoch has 6."""
+    trainer = Trainer(config(), data((12,) * 6, SELECT), workers=workers)
+    taken: list[int] = []
+
+    def poison(*_: object) -> None:
+        taken.append(1)
+        if len(taken) == steps and workers.rank == workers.size - 1:
+            with torch.no_grad():
+                next(trainer.model.parameters()).fill_(np.nan)
+
+    trainer.optimizer.register_step_post_hook(poison)
+    return fail(trainer)
+
+
+# Predictions
+
+
+def predict_anyhow(encoder: str, workers: Workers) -> dict[str, np.ndarray]:
+    """One trained model's predictions of the same videos: together, in turn, with other lanes."""
+    trial = config(encoder)
+    trainer = Trainer(trial, data())
+    list(trainer.epochs())
+    where, zoo = part(videos(SELECT)), videos(SELECT)
+
+    def outputs(where: Any = where) -> np.ndarray:
+        return predict(trainer.model, trial, trainer.data, where, CPU, workers)
+
+    ends = np.cumsum(SELECT[::-1])[:-1]
+    found = {
+        "reversed": np.concatenate(np.split(outputs(part(zoo[::-1])), ends)[::-1]),
+        "one by one": np.concatenate([outputs(part([video])) for video in zoo]),
+    }
+    for lanes in (1, 2, 5, 16):
+        with patch.object(inference, "EVALUATION_LANES", lanes):
+            found[f"{lanes} lanes"] = outputs()
+    return found
+
+
+# The exchanges themselves
+
+
+def add_up(workers: Workers) -> dict[str, Any]:
+    """float32 has 2^24 and 2^24 + 2, but not what lies between them."""
+    parts = [
+        torch.tensor([workers.rank, 2.0], requires_grad=True),
+        torch.tensor([0.5 + workers.rank], dtype=torch.float64, requires_grad=True),
+    ]
+    with patch.object(dist, "all_reduce", wraps=dist.all_reduce) as exchange:
+        sums = workers.sum(parts)
+    (large,) = workers.sum([torch.tensor([2.0**24 if workers.rank == r else 1 for r in range(3)])])
+    gradients = torch.autograd.grad(2 * sums[0].sum() + 3 * sums[1].sum(), parts)
+    return {
+        "sums": [part.tolist() for part in sums],
+        "dtypes": [part.dtype for part in sums],
+        "gradients": [part.tolist() for part in gradients],
+        "exchanges": exchange.call_count,
+        "large": large.tolist(),
+    }
+
+
+def talk(workers: Workers) -> dict[str, Any]:
+    values = np.zeros((4, 3), np.float32)
+    values[workers.rank] = 0.1 + workers.rank
+    kept = values.copy()
+    total = workers.total(values)
+    return {
+        "total": total,
+        "untouched": np.array_equal(values, kept),
+        "agree": [workers.agree(workers.rank == rank) for rank in (0, 1)],
+        "share": workers.share({"rank": workers.rank, "none": None}),
+        "rank": workers.rank,
+        "again": Workers.joined() == workers,
+    }
+
+
+CASES: dict[str, Callable[[Workers], Any]] = {
+    **{f"train {name}": partial(train, trial) for name, trial in RUNS.items()},
+    **{f"predict {name}": partial(predict_anyhow, name) for name in ENCODER_NAMES},
+    "learn balancing": learn_balancing,
+    "resume": resume,
+    "drop out": drop_out,
+    "stop of the first": partial(stop, 0),
+    "stop of the second": partial(stop, 1),
+    "fail at a rate": fail_at_a_rate,
+    "fail at a feature": fail_at_a_feature,
+    "fail in training": partial(fail_on_one, 2),
+    "fail in evaluation": partial(fail_on_one, 6),
+    "add up": add_up,
+    "talk": talk,
+}

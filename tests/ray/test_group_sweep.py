@@ -1,0 +1,286 @@
+"""Whole sweeps through DDP slots, and what budgets and dying slots do to sweeps of either kind."""
+
+import csv
+import os
+import signal
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from optuna.trial import FrozenTrial, TrialState
+from sweeping import (
+    SMALL,
+    actors,
+    alive,
+    facts,
+    placement_groups,
+    program,
+    recorded,
+    space_file,
+    trial_folder,
+    wait_until,
+    written,
+)
+
+from sweeps.cluster import Cluster, connect
+from sweeps.run import main
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
+START_SECONDS = 180
+END_SECONDS = 60
+Driver = subprocess.Popen[str]
+LOOPBACK = {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
+ONE = {"concurrent_trials": 1}
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def output() -> str:
+    return Path("output.txt").read_text()
+
+
+def rows(folder: Path, trial: FrozenTrial) -> list[dict[str, str]]:
+    """A trial's progress.csv; among it each epoch's seconds, never twice the same."""
+    file = trial_folder(folder, trial) / "progress.csv"
+    return list(csv.DictReader(file.read_text().splitlines())) if file.exists() else []
+
+
+def trained(folder: Path) -> dict[int, list[dict[str, str]]]:
+    return {trial.number: rows(folder, trial) for trial in recorded(folder)}
+
+
+def assert_goes_on(folder: Path, before: dict[int, list[dict[str, str]]]) -> None:
+    """No epoch is lost or trained again, and each follows on the last."""
+    now = trained(folder)
+    for number, known in before.items():
+        assert now[number][: len(known)] == known
+    for found in now.values():
+        assert [int(row["epoch"]) for row in found] == list(range(1, len(found) + 1))
+
+
+def in_training(folder: Path, ended: int = 0, epochs: int = 2) -> bool:
+    """Whether so many trials have ended and the next one has so many epochs on record."""
+    if not (folder / "study.journal").exists():
+        return False
+    trials = recorded(folder)
+    return (
+        len(trials) > ended
+        and sum(trial.state.is_finished() for trial in trials) == ended
+        and (trials[ended].last_step or 0) >= epochs
+    )
+
+
+def wait_for(driver: Driver, holds: Callable[[], bool]) -> None:
+    """Until something holds, which it must before the driver ends."""
+    wait_until(lambda: holds() or driver.poll() is not None, START_SECONDS, output)
+    assert driver.poll() is None, output()
+
+
+def tree(pid: int) -> list[psutil.Process]:
+    return [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
+
+
+def listening(processes: list[psutil.Process]) -> list[tuple[str, str]]:
+    return [
+        (connection.laddr.ip, process.name())
+        for process in processes
+        if process.is_running()
+        for connection in process.net_connections("inet")
+        if connection.status == psutil.CONN_LISTEN
+    ]
+
+
+def left(cluster: Cluster) -> list[object]:
+    """Actors and placement groups that are not Ray's own."""
+    return [*actors(cluster.dashboard).items(), *placement_groups(cluster.dashboard)]
+
+
+def train_runs() -> dict[str, str]:
+    """The Train runs of the cluster that this process is connected to: status by name."""
+    import ray
+    from ray.train.v2._internal.state.state_actor import get_state_actor
+
+    runs = ray.get(get_state_actor().get_train_runs.remote()).values()
+    return {run.name: run.status.name for run in runs}
+
+
+def finished_tasks(cluster: Cluster) -> set[str]:
+    from ray.util.state import list_tasks
+
+    tasks = list_tasks(address=cluster.dashboard, limit=10_000)
+    return {task.name for task in tasks if task.state == "FINISHED"}
+
+
+def test_a_sweep_of_ddp_workers_stopped_with_ctrl_c_then_killed_and_then_finished(
+    planted, ray_address
+):
+    """First with a cluster of its own, whose listeners are counted, then on one that stays."""
+    space_file(
+        Path(),
+        planted.address,
+        name="ddp",
+        resources={**ONE, "workers_per_trial": 2},
+        pruner={"kind": "none"},
+        fixed={**SMALL, "training.epochs": 30},
+    )
+    folder = Path("runs/ddp")
+    # The program itself must see to it that its cluster is not reachable.
+    bare = {k: v for k, v in os.environ.items() if k != "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"}
+    with program(Path(), "--space", "space.yaml", environment=bare) as driver:
+        wait_for(driver, lambda: in_training(folder, ended=1))
+        processes = tree(driver.pid)
+        listeners = listening(processes)
+        workers = [p for p in processes if "RayTrainWorker" in " ".join(p.cmdline())]
+        os.killpg(driver.pid, signal.SIGINT)
+        assert driver.wait(END_SECONDS) == 130, output()
+    assert len(workers) == 2
+    assert len(listeners) > 5
+    assert {address for address, _ in listeners} <= LOOPBACK, listeners
+    _, still = psutil.wait_procs(processes, timeout=END_SECONDS)
+    assert not still
+    assert "2 workers" in output()
+    assert "ended early: interrupted: the same command goes on" in output()
+    assert "Traceback" not in output()
+    known = trained(folder)
+    assert [trial.state for trial in recorded(folder)].count(TrialState.RUNNING) == 1
+
+    command = ["--space", "space.yaml", "--address", ray_address]
+    with connect(ray_address) as cluster:
+        with program(Path(), *command) as driver:
+            wait_for(driver, lambda: in_training(folder, ended=2))
+            pids = [pid for found in actors(cluster.dashboard).values() for pid in found]
+            assert placement_groups(cluster.dashboard)
+            driver.kill()
+            driver.wait(10)
+        wait_until(lambda: not left(cluster), 30, lambda: left(cluster))
+        wait_until(lambda: not alive(pids), 10, lambda: alive(pids))
+    assert len(pids) > 4
+    assert_goes_on(folder, known)
+    known = trained(folder)
+
+    assert main(command) == 0
+    trials = recorded(folder)
+    assert [trial.state for trial in trials] == [TrialState.COMPLETE] * 4
+    assert_goes_on(folder, known)
+    assert {len(found) for found in trained(folder).values()} == {30}
+    assert (folder / "submission.txt").exists()
+    with connect(ray_address) as cluster:
+        wait_until(lambda: not left(cluster), 30, lambda: left(cluster))
+        # Of the first trial another cluster knows.
+        names = [f"ddp/{number:04d} " for number in (1, 2, 3)]
+
+        def listed() -> list[bool]:
+            tasks = finished_tasks(cluster)
+            return [any(task.startswith(name) for task in tasks) for name in names]
+
+        wait_until(lambda: all(listed()), 20, lambda: finished_tasks(cluster))
+        assert train_runs()["ddp-slot-0"] == "FINISHED"
+
+
+@pytest.fixture
+def cluster(ray_address: str) -> Iterator[Cluster]:
+    with connect(ray_address) as cluster:
+        yield cluster
+
+
+def test_a_trial_whose_slot_is_killed_goes_on_in_another_until_it_has_no_restart_left(
+    planted, ray_address, cluster
+):
+    """And is trained again when that is asked for."""
+    space_file(
+        Path(),
+        planted.address,
+        search={"trials": 2, "seed": 3, "sampler": "random"},
+        budget={"restarts": 1},
+        resources=ONE,
+        pruner={"kind": "none"},
+        fixed={**SMALL, "training.epochs": 60},
+    )
+    folder = Path("runs/small")
+    command = ["--space", "space.yaml", "--address", ray_address]
+    with program(Path(), *command) as driver:
+        first_slot, before = kill_slot(driver, cluster, folder, slots=[0], epochs=2)
+        slots, epochs = [0, first_slot], len(before[0]) + 2
+        second_slot, known = kill_slot(driver, cluster, folder, slots, epochs)
+        assert driver.wait(END_SECONDS) == 0, output()
+    assert known[0][: len(before[0])] == before[0]
+    assert first_slot != second_slot
+    assert output().count("the slot's process died; it goes on after epoch") == 1
+    first, second = recorded(folder)
+    assert (first.state, second.state) == (TrialState.FAIL, TrialState.COMPLETE)
+    assert first.user_attrs["reason"] == "the slot's process died"
+    assert (trial_folder(folder, first) / "error.txt").exists()
+    assert 4 <= len(rows(folder, first)) < 60
+    assert_goes_on(folder, known)
+
+    with program(Path(), *command, "--retry-failed") as driver:
+        assert driver.wait(START_SECONDS) == 0, output()
+    assert "1 failed trials are trained again" in output()
+    again = recorded(folder)
+    assert facts(again[:2]) == facts([first, second])
+    assert again[2].state == TrialState.COMPLETE
+    assert again[2].params == first.params
+    assert [int(row["epoch"]) for row in rows(folder, again[2])] == list(range(1, 61))
+
+
+def kill_slot(
+    driver: Driver, cluster: Cluster, folder: Path, slots: list[int], epochs: int
+) -> tuple[int, dict[int, list[dict[str, str]]]]:
+    """Kill a slot that is none of these once the first trial has so many epochs.
+
+    Returns:
+        Its process id, and what is trained then.
+    """
+
+    def new() -> list[int]:
+        return [pid for pid in actors(cluster.dashboard).get("ProcessSlot", []) if pid not in slots]
+
+    wait_for(driver, lambda: bool(new()))
+    (slot,) = new()
+    wait_for(driver, lambda: in_training(folder, epochs=epochs))
+    psutil.Process(slot).kill()
+    wait_until(lambda: not alive([slot]), 10)
+    return slot, trained(folder)
+
+
+def test_spent_minutes_stop_trials_at_their_next_epoch_and_more_go_on(planted, ray_address, capsys):
+    """What is then finished stays as it is when it is begun anew."""
+    space_file(
+        Path(),
+        planted.address,
+        search={"trials": 2, "seed": 3},
+        resources=ONE,
+        pruner={"kind": "none"},
+        fixed={**SMALL, "training.epochs": 10},
+    )
+    folder = Path("runs/small")
+    command = ["--space", "space.yaml", "--address", ray_address]
+    main([*command, "budget.minutes=0.02"])
+    spent = "ended early: budget.minutes = 0.02 of training are spent: raise it to go on"
+    assert spent in capsys.readouterr().out
+    states = [trial.state for trial in recorded(folder)]
+    assert states[-1] == TrialState.RUNNING
+    known, record = trained(folder), facts(recorded(folder))
+    assert 0 < len(known[len(states) - 1]) < 10
+    # Nothing answers at this address: what is spent needs no cluster.
+    main(["--space", "space.yaml", "--address", "127.0.0.1:1", "budget.minutes=0.02"])
+    assert spent in capsys.readouterr().out
+    assert facts(recorded(folder)) == record
+
+    assert main([*command, "budget.minutes=10"]) == 0
+    assert [trial.state for trial in recorded(folder)] == [TrialState.COMPLETE] * 2
+    assert "goes on after epoch" in capsys.readouterr().out
+    assert_goes_on(folder, known)
+
+    files = written(folder)
+    assert main([*command, "--fresh", "search.trials=1", "training.epochs=1"]) == 0
+    assert "beginning anew as small-2: " in capsys.readouterr().out
+    assert written(folder) == files
+    (anew,) = recorded(Path("runs/small-2"))
+    assert anew.state == TrialState.COMPLETE

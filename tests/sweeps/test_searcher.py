@@ -1,0 +1,387 @@
+"""Tune's view of the study: who is handed out where, and what becomes of a trial that is lost."""
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+from ray.tune.search import Searcher
+
+from sweeps.compose import compose
+from sweeps.job import INTERRUPTED, Job
+from sweeps.orders import Stop
+from sweeps.search import _Interrupts
+from sweeps.search_file.file import Pruner
+from sweeps.searcher import Rules, StudySearcher
+from sweeps.study import Proposal, SweepStudy
+from sweeps.trial import BEGUN, LOST, RUNNING
+from sweeps.trial_folder import TrialFolder
+
+EPOCHS = 4
+RUNG = 2
+
+
+class Slots:
+    """A pool of two, and what was asked of it."""
+
+    def __init__(self) -> None:
+        self.free = [0, 1]
+        self.lost: list[int] = []
+        self.stops: list[Stop] = []
+        self.decisions: list[tuple[int, str, int, bool]] = []
+        self.groups: dict[int, str] = {}
+        self.gone, self.why_gone = False, ""
+
+    def take(self) -> int | None:
+        return self.free.pop(0) if self.free else None
+
+    def actor(self, slot: int) -> Any:
+        def decide(job: str, epoch: int, prune: bool) -> None:
+            self.decisions.append((slot, job, epoch, prune))
+
+        return SimpleNamespace(slot=slot, decide=SimpleNamespace(remote=decide))
+
+    def release(self, slot: int) -> None:
+        self.free.append(slot)
+
+    def lose(self, slot: int) -> None:
+        self.lost.append(slot)
+        self.free.append(slot)  # the new one is up at once
+
+    def placed(self, slot: int, group: str) -> None:
+        self.groups[slot] = group
+
+    def stop(self, when: Stop) -> None:
+        self.stops.append(when)
+
+
+@dataclass
+class Log:
+    """What the user was told."""
+
+    lines: list[tuple[Any, ...]] = field(default_factory=list)
+
+    def started(self, proposal: Proposal, job: Job) -> None:
+        self.lines.append(("started", proposal.number, job.reported))
+
+    def epoch(self, proposal: Proposal, result: Any) -> None:
+        self.lines.append(("epoch", proposal.number, result["epoch"]))
+
+    def again(self, proposal: Proposal, reason: str) -> None:
+        self.lines.append(("again", proposal.number, reason))
+
+    def ended(self, proposal: Proposal, state: str, reason: str | None) -> None:
+        self.lines.append((state, proposal.number, reason))
+
+
+class Clock:
+    """Notes whether a trial was in training."""
+
+    def __init__(self) -> None:
+        self.ticks: list[bool] = []
+
+    def tick(self, training: bool) -> None:
+        self.ticks.append(training)
+
+
+class Search:
+    """A searcher over a study of its own folder, with the slots faked."""
+
+    def __init__(self, folder: Path, trials: int = 3, **rules: Any) -> None:
+        self.folder = folder
+        self.study = SweepStudy(
+            folder,
+            name="demo",
+            combinations=[{}],
+            labels=[""],
+            trials=trials,
+            sampler="random",
+            seed=1,
+            pruner=Pruner(kind="asha", min_epochs=RUNG, reduction_factor=2),
+            sample=lambda trial, chosen: [f"optim.lr={trial.suggest_float('lr', 1e-3, 1e-1)}"],
+            sign=_signature,
+        )
+        self.slots, self.log, self.clock = Slots(), Log(), Clock()
+        self.ended: list[tuple[str, bool]] = []
+        settings = Rules(
+            sweep="demo",
+            folder=folder,
+            metric="score",
+            restarts=1,
+            rungs=lambda epochs: frozenset({RUNG}),
+            compose=lambda overrides: compose([*overrides, f"training.epochs={EPOCHS}"]),
+            describe=lambda proposal, config: "",
+            halt=lambda: None,
+            spent=lambda: None,
+            ended=lambda signature, failed: self.ended.append((signature, failed)),
+        )
+        self.searcher = StudySearcher(
+            self.study, self.slots, replace(settings, **rules), self.clock, self.log
+        )
+
+    def hand_out(self, trial: str) -> dict[str, Any]:
+        """The job of a suggestion that must come; ``slot`` is its slot's number."""
+        found = self.searcher.suggest(trial)
+        assert isinstance(found, dict), found
+        return {**found["job"], "slot": found["slot"].slot}
+
+    def epoch(self, trial: str, epoch: int, score: float = 0.5) -> None:
+        result = {"epoch": epoch, "objective": score, "best_scores": {"valence": -score}}
+        self.searcher.on_trial_result(trial, {"state": RUNNING, "result": json.dumps(result)})
+
+    def end(self, trial: str, state: str, **metrics: Any) -> None:
+        self.searcher.on_trial_result(trial, {"state": state, **metrics})
+        self.searcher.on_trial_complete(trial, {"state": state, **metrics})
+
+    def trial(self, number: int) -> optuna.trial.FrozenTrial:
+        return self.study.trials()["demo"][number]
+
+
+def _signature(overrides: Sequence[str]) -> str:
+    return overrides[0].replace("=", "-")
+
+
+@contextmanager
+def a_search(folder: Path, **settings: Any) -> Iterator[Search]:
+    search = Search(folder, **settings)
+    try:
+        yield search
+    finally:
+        search.study.close()
+
+
+@pytest.fixture
+def search(tmp_path: Path) -> Iterator[Search]:
+    with a_search(tmp_path) as search:
+        yield search
+
+
+def test_trials_are_handed_out_to_free_slots_and_told(search):
+    first, second = search.hand_out("a"), search.hand_out("b")
+    assert (first["slot"], second["slot"]) == (0, 1)
+    assert first["name"] == "demo/0000 gru mlp share_encoder"
+    assert (first["reported"], first["stopped"], first["restarts"]) == (0, False, 1)
+    assert first["rungs"] == {RUNG}
+    assert search.searcher.suggest("c") is None  # no slot is free
+    search.epoch("b", 1, 0.25)
+    assert search.trial(1).intermediate_values == {1: 0.25}
+    checkpoint = search.searcher._folder(search.searcher._running["b"].proposal).path
+    (checkpoint / "checkpoint.pt").write_bytes(b"")
+    search.end("b", "complete")
+    assert (search.trial(1).state, search.trial(1).value) == (TrialState.COMPLETE, 0.25)
+    assert not (checkpoint / "checkpoint.pt").exists()  # its end is on record
+    assert search.ended == [(search.trial(1).user_attrs["signature"], False)]
+    assert search.hand_out("c")["slot"] == 1
+
+
+def test_a_slot_at_a_rung_hears_the_decision_on_its_own_trial(search):
+    names = [search.hand_out(trial)["name"] for trial in "ab"]
+    for epoch in (1, RUNG):
+        search.epoch("a", epoch, 0.9)
+    for epoch in (1, RUNG):
+        search.epoch("b", epoch, 0.1)
+    assert search.slots.decisions == [(0, names[0], RUNG, False), (1, names[1], RUNG, True)]
+    assert search.trial(1).user_attrs[f"decision:{RUNG}"] == "prune"
+
+
+def test_one_tasks_score_may_be_what_counts(tmp_path):
+    with a_search(tmp_path, metric="valence") as search:
+        search.hand_out("a")
+        search.epoch("a", 1, 0.25)
+        assert search.trial(0).intermediate_values == {1: -0.25}
+
+
+def test_only_time_in_training_is_counted(search):
+    search.hand_out("a")
+    search.epoch("a", 1)
+    search.end("a", "complete")
+    search.hand_out("b")
+    # At a result, at an end, since a suggestion: a trial was at work before, or none was.
+    assert search.clock.ticks == [False, True, True, True, False]
+
+
+def test_a_trial_whose_slot_died_is_put_back_and_goes_on_elsewhere(search):
+    search.hand_out("a")
+    search.hand_out("b")
+    search.epoch("a", 1, 0.25)
+    search.end("a", LOST, reason="the slot's process died")
+    assert search.slots.lost == [0]
+    assert search.trial(0).state == TrialState.RUNNING
+    assert search.ended == []
+    assert search.log.lines[-1] == ("again", 0, "the slot's process died")
+    again = search.hand_out("c")
+    assert again["name"].startswith("demo/0000 ")
+    assert (again["reported"], again["restarts"]) == (1, 0)
+    assert search.log.lines[-1] == ("started", 0, 1)
+    search.epoch("c", 2, 0.5)
+    search.end("c", "complete")
+    assert search.trial(0).state == TrialState.COMPLETE
+    assert search.trial(0).intermediate_values == {1: 0.25, 2: 0.5}
+    assert search.ended == [(search.trial(0).user_attrs["signature"], False)]
+
+
+def test_a_trial_pruned_before_its_slot_died_only_predicts(search):
+    for trial, score in (("a", 0.9), ("b", 0.1)):
+        search.hand_out(trial)
+        search.epoch(trial, 1, score)
+        search.epoch(trial, RUNG, score)
+    search.end("b", LOST, reason="the slot's process died")
+    again = search.hand_out("c")
+    assert (again["reported"], again["stopped"]) == (RUNG, True)
+
+
+def test_a_trial_that_is_lost_too_often_fails_and_the_slot_is_replaced(search):
+    for trial in "ab":
+        assert search.hand_out(trial)["name"].startswith("demo/0000 ")
+        search.slots.free.clear()
+        search.end(trial, LOST, reason="the slot's process died")
+    assert search.slots.lost == [0, 0]
+    assert search.trial(0).state == TrialState.FAIL
+    assert search.trial(0).user_attrs["reason"] == "the slot's process died"
+    assert search.ended == [(search.trial(0).user_attrs["signature"], True)]
+    assert search.log.lines[-1] == ("failed", 0, "the slot's process died")
+    # The next one begins with all its restarts.
+    following = search.hand_out("c")
+    assert following["name"].startswith("demo/0001 ")
+    assert following["restarts"] == 1
+
+
+@pytest.mark.parametrize(("result", "error"), [(None, False), ({"state": RUNNING}, True)])
+def test_a_trial_whose_side_of_tune_died_is_lost_too(tmp_path, result, error):
+    with a_search(tmp_path, restarts=0) as search:
+        search.hand_out("a")
+        search.searcher.on_trial_complete("a", result, error)
+        assert search.slots.lost == [0]  # it may still be training
+        assert search.trial(0).state == TrialState.FAIL
+        assert search.trial(0).user_attrs["reason"] == "Tune's side of it died"
+
+
+def test_workers_that_died_in_a_slot_count_with_slots_that_died(tmp_path):
+    with a_search(tmp_path, restarts=3) as search:
+        search.hand_out("a")
+        for restarts, group in ((0, "one"), (1, "two"), (2, "three")):
+            begun = {"state": BEGUN, "restarts": restarts, "placement_group": group}
+            search.searcher.on_trial_result("a", begun)
+            assert search.slots.groups == {0: group}
+        assert search.log.lines[1:] == [("again", 0, "its workers died")] * 2
+        search.end("a", LOST, reason="the slot's process died")
+        search.slots.free = [0]
+        assert search.hand_out("b")["restarts"] == 0
+        begun = {"state": BEGUN, "restarts": 0, "placement_group": "four"}
+        search.searcher.on_trial_result("b", begun)
+        search.end("b", LOST, reason="the slot's process died")
+        assert search.trial(0).state == TrialState.FAIL
+
+
+def test_a_failure_is_told_and_its_slot_is_free(search):
+    search.hand_out("a")
+    search.slots.free.clear()
+    search.end("a", "failed", reason="TrainingError: not finite")
+    assert search.trial(0).state == TrialState.FAIL
+    assert search.trial(0).user_attrs["reason"] == "TrainingError: not finite"
+    assert (search.slots.free, search.slots.lost) == ([0], [])
+
+
+def test_the_search_waits_for_those_in_training_before_it_is_finished(tmp_path):
+    """One of them may lose its slot and be handed out again."""
+    with a_search(tmp_path, trials=1) as search:
+        search.hand_out("a")
+        assert search.searcher.suggest("b") is None
+        assert search.slots.free == [1]
+        search.end("a", LOST, reason="the slot's process died")
+        assert search.hand_out("c")["name"].startswith("demo/0000 ")
+        search.epoch("c", 1)
+        search.end("c", "complete")
+        assert search.searcher.suggest("d") == Searcher.FINISHED
+        assert search.searcher.halted is None
+
+
+def test_without_slots_the_search_ends_and_says_why(search):
+    search.slots.free = []
+    assert search.searcher.suggest("a") is None
+    search.slots.gone, search.slots.why_gone = True, "slot 0 did not start: no image"
+    assert search.searcher.suggest("b") == Searcher.FINISHED
+    assert search.searcher.halted == "slot 0 did not start: no image: no slot is left"
+
+
+def test_what_halts_the_sweep_lets_training_end(tmp_path):
+    why: list[str | None] = [None, "the disk is full"]
+    with a_search(tmp_path, halt=lambda: why.pop(0)) as search:
+        search.hand_out("a")
+        assert search.searcher.suggest("b") == Searcher.FINISHED
+        assert search.searcher.halted == "the disk is full"
+        assert search.slots.stops == []
+        search.epoch("a", 1)
+        search.end("a", "complete")
+        assert search.trial(0).state == TrialState.COMPLETE
+
+
+def test_spent_minutes_stop_trials_at_their_next_epoch_and_leave_them_to_be_resumed(tmp_path):
+    spent: list[str | None] = [None, "two minutes are spent"]
+    with a_search(tmp_path, spent=lambda: spent[0] if len(spent) == 1 else spent.pop(0)) as search:
+        search.hand_out("a")
+        search.hand_out("b")
+        search.epoch("a", 1)
+        assert search.slots.stops == []
+        search.epoch("b", 1)
+        search.epoch("a", 2)  # on its way when the slots were told
+        assert search.slots.stops == [Stop.AFTER_EPOCH]  # once
+        for trial in "ab":
+            search.end(trial, "interrupted")
+        assert search.searcher.suggest("c") == Searcher.FINISHED
+        assert search.searcher.halted == "two minutes are spent"
+        assert [search.trial(n).state for n in (0, 1)] == [TrialState.RUNNING] * 2
+        assert [line for line in search.log.lines if line[0] == "interrupted"] == [
+            ("interrupted", 0, None),
+            ("interrupted", 1, None),
+        ]
+        assert search.ended == []
+    with a_search(tmp_path) as search:
+        assert [search.hand_out(trial)["reported"] for trial in "ab"] == [2, 1]
+
+
+def test_ctrl_c_stops_what_runs_at_once_and_takes_up_nothing(search):
+    interrupts = _Interrupts(search.searcher)
+    search.hand_out("a")
+    interrupts.on_step_begin(0, [])
+    assert search.slots.stops == []
+    interrupts.press(2, None)
+    interrupts.on_step_begin(1, [])
+    interrupts.on_step_begin(2, [])
+    assert search.slots.stops == [Stop.NOW]
+    assert search.searcher.suggest("b") == Searcher.FINISHED
+    assert search.searcher.halted == INTERRUPTED
+    search.end("a", "interrupted")
+    assert search.trial(0).state == TrialState.RUNNING
+    with pytest.raises(KeyboardInterrupt):
+        interrupts.press(2, None)
+
+
+def test_ctrl_c_while_the_slots_start_is_seen_at_the_next_suggestion(search):
+    search.slots.free = []
+    _Interrupts(search.searcher).press(2, None)
+    assert search.searcher.suggest("a") == Searcher.FINISHED
+    assert search.slots.stops == [Stop.NOW]
+    assert search.study.trials() == {"demo": []}
+
+
+def test_ctrl_c_after_the_minutes_are_spent_does_not_wait_for_the_epoch(tmp_path):
+    with a_search(tmp_path, spent=lambda: "spent") as search:
+        search.hand_out("a")
+        search.epoch("a", 1)
+        search.searcher.pressed = True
+        _Interrupts(search.searcher).on_step_begin(1, [])
+        assert search.slots.stops == [Stop.AFTER_EPOCH, Stop.NOW]
+        assert search.searcher.halted == INTERRUPTED
+
+
+def test_a_trials_folder_lies_under_its_signature(search):
+    search.hand_out("a")
+    signature = search.trial(0).user_attrs["signature"]
+    assert (TrialFolder(search.folder / "trials" / signature).path / "config.yaml").exists()
