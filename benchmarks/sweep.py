@@ -29,6 +29,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -111,7 +112,9 @@ def run_plain(space: Path, configurations: Sequence[FrozenTrial]) -> Times:
     begun = time.time()
     with working((space, journal), (space, journal)):
         pass
-    return Times.of(begun, 0.0, ended(journal))
+    trials = ended(journal)
+    assert len(trials) == len(configurations), "plain Optuna left some out, or trained some twice"
+    return Times.of(begun, 0.0, trials)
 
 
 def measure_time(folder: Path, trials: int, rounds: int) -> dict[str, Any]:
@@ -167,28 +170,27 @@ class MemoryWatch(threading.Thread):
 
 
 def memory_bytes(pids: Iterable[int]) -> int:
-    """PSS of processes, and the pages of their object store that are mapped into none of them."""
+    """PSS of processes, and what their object store holds that is mapped into none of them."""
     pss = shared = 0
     store: dict[int, int] = {}
     for pid in pids:
-        try:
-            rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
+        with suppress(OSError):  # it has just ended
+            rollup = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]
+            kib = {line.partition(":")[0]: int(line.split()[1]) for line in rollup}
+            pss += 1024 * kib["Pss"]
+            shared += 1024 * kib["Pss_Shmem"]
             store |= _object_store(pid)
-        except OSError:  # it has just ended
-            continue
-        kib = {line.split(":")[0]: line.split()[1] for line in rollup.splitlines()[1:]}
-        pss += 1024 * int(kib["Pss"])
-        shared += 1024 * int(kib["Pss_Shmem"])
     return pss + max(0, sum(store.values()) - shared)
 
 
 def _object_store(pid: int) -> dict[int, int]:
-    """The bytes that are in use of Ray's shared files that a process has open, by inode."""
+    """Bytes in use of Ray's shared files that a process has open, by inode."""
     found = {}
     for descriptor in Path(f"/proc/{pid}/fd").iterdir():
-        if str(descriptor.readlink()).startswith("/dev/shm/plasma"):
-            file = descriptor.stat()
-            found[file.st_ino] = 512 * file.st_blocks
+        with suppress(OSError):  # it has just been closed
+            if str(descriptor.readlink()).startswith("/dev/shm/plasma"):
+                file = descriptor.stat()
+                found[file.st_ino] = 512 * file.st_blocks
     return found
 
 

@@ -6,7 +6,6 @@ included, and whatever decides how training goes on is the same on all of them.
 Shapes: S steps, B lanes of all workers together, L of one.
 """
 
-import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
@@ -27,24 +26,23 @@ T = TypeVar("T")
 class Workers:
     """This worker among all; on its own it is rank 0 of 1, and everything here is the identity.
 
-    All workers call the same methods in the same order: each one waits for the others.
+    All workers call the same methods in the same order: each one waits for the others. Messages
+    between CPUs need a backend for CPUs beside that of the GPUs: ``cpu:gloo,cuda:nccl``.
 
     Attributes:
         rank: Which one this is, from 0.
         size: How many there are.
-        control: The group of small messages between CPUs; None is the default group.
     """
 
     rank: int = 0
     size: int = 1
-    control: dist.ProcessGroup | None = None
 
     @classmethod
     def joined(cls) -> "Workers":
         """Those of torch.distributed's default group; on its own where there is none."""
         if not dist.is_initialized() or dist.get_world_size() == 1:
             return cls()
-        return cls(dist.get_rank(), dist.get_world_size(), _control_group(dist.group.WORLD))
+        return cls(dist.get_rank(), dist.get_world_size())
 
     def lanes(self, schedule: Schedule) -> Int[np.ndarray, "S L 3"]:
         """This worker's lanes of a global schedule: rank, rank + size, ...
@@ -83,7 +81,7 @@ class Workers:
         if self.size == 1:
             return values
         total = torch.from_numpy(values.copy())
-        dist.all_reduce(total, group=self.control)
+        dist.all_reduce(total)
         return total.numpy()
 
     def agree(self, flag: bool) -> bool:
@@ -91,7 +89,7 @@ class Workers:
         if self.size == 1:
             return flag
         message = torch.tensor([flag])
-        dist.broadcast(message, src=0, group=self.control)
+        dist.broadcast(message, src=0)
         return bool(message)
 
     def share(self, value: T) -> T:
@@ -99,19 +97,11 @@ class Workers:
         if self.size == 1:
             return value
         box = [value if self.rank == 0 else None]
-        dist.broadcast_object_list(box, src=0, group=self.control)
+        dist.broadcast_object_list(box, src=0)
         return cast(T, box[0])
 
 
 ALONE = Workers()
-
-
-@functools.lru_cache(maxsize=1)
-def _control_group(world: dist.ProcessGroup) -> dist.ProcessGroup | None:
-    # A message over NCCL would wait for all that the GPU has still to do.
-    if dist.get_backend(world) == "gloo":
-        return None
-    return cast(dist.ProcessGroup, dist.new_group(backend="gloo"))
 
 
 class _SumOverWorkers(torch.autograd.Function):

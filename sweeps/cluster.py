@@ -48,8 +48,13 @@ class CanCome:
         """From a cluster's configuration as ``ray up`` completes it; None if it leaves a size open
         (``provider: {type: local}``).
         """
-        kinds = config["available_node_types"]
-        if not all("CPU" in kind["resources"] for kind in kinds.values()):
+        kinds = config.get("available_node_types", {})
+        sized = "max_workers" in config and all("max_workers" in kind for kind in kinds.values())
+        if (
+            not kinds
+            or not sized
+            or not all("CPU" in kind.get("resources", {}) for kind in kinds.values())
+        ):
             return None
         sizes = {
             name: (float(kind["resources"]["CPU"]), float(kind["resources"].get("GPU", 0)))
@@ -168,8 +173,8 @@ _SETTINGS = {
     "RAY_AIR_NEW_OUTPUT": "0",
     # Ray lets its workers run at 15, behind everything else on the machine.
     "RAY_worker_niceness": "0",
-    # A warning to set this, otherwise.
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    # Who holds no GPU sees none: gpus_per_worker: 0 trains on CPUs, also where there are GPUs.
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",
 }
 
 _LOOPBACK = "lo0" if sys.platform == "darwin" else "lo"

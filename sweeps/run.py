@@ -58,6 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         check_run_folder(folder, file, dataset)
     if address == LOCAL or words.dry_run:
         print(describe(plan, slots))
+        _say_what_is_idle(file)
     if words.dry_run:
         return 0
     if address != LOCAL and not folder.exists():
@@ -104,6 +105,12 @@ def _load(words: argparse.Namespace) -> SearchFile:
     name = fresh_name(RUNS, file.name)
     print(f"beginning anew as {name}: go on with it by name={name}, without --fresh")
     return load(words.space, [*words.overrides, f"name={name}"])
+
+
+def _say_what_is_idle(file: SearchFile) -> None:
+    _, gpus = this_machine()
+    if gpus and not file.resources.gpus_per_worker:
+        print(f"  note      resources.gpus_per_worker = 0 uses none of this machine's {gpus} GPUs")
 
 
 def _check_fits(file: SearchFile, address: str) -> None:

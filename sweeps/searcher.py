@@ -107,6 +107,7 @@ class StudySearcher(NotSaved, Searcher):
         self.pressed = False
         self._running: dict[str, _Running] = {}
         self._deaths: Counter[tuple[str, int]] = Counter()
+        self._stopping = Stop.NOT
 
     def suggest(self, trial_id: str) -> Any:
         """The next trial for a free slot; None while there is none, FINISHED when all are out."""
@@ -145,9 +146,6 @@ class StudySearcher(NotSaved, Searcher):
         if epoch["epoch"] in running.job.rungs:
             self.slots.actor(slot).decide.remote(running.job.name, epoch["epoch"], prune)
         self.watcher.epoch(proposal, epoch)
-        spent = None if self.halted else self.rules.spent()
-        if spent:
-            self.stop(spent, Stop.AFTER_EPOCH)
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
@@ -171,13 +169,13 @@ class StudySearcher(NotSaved, Searcher):
         else:
             self.watcher.ended(proposal, state, reason)
         if lost:
-            self.slots.lose(slot)
+            self.slots.lose(slot, replace=not self.halted)
         else:
             self.slots.release(slot)
 
     def stop(self, why: str, when: Stop) -> None:
         """Take up nothing more and end what runs, resumably."""
-        self.halted = why
+        self.halted, self._stopping = why, when
         self.slots.stop(when)
 
     def save(self, checkpoint_path: str) -> None:
@@ -187,7 +185,11 @@ class StudySearcher(NotSaved, Searcher):
         """Nothing: the journal is the record."""
 
     def _tick(self) -> None:
+        """Time goes by, whatever else happens: the budget of minutes may be spent."""
         self.clock.tick(bool(self._running))
+        spent = self.rules.spent()
+        if spent and self._stopping == Stop.NOT:
+            self.stop(self.halted or spent, Stop.AFTER_EPOCH)
 
     def _begun(self, running: _Running, result: Mapping[str, Any]) -> None:
         """The workers of a group have come; the first time, or since the last ones died."""

@@ -26,14 +26,16 @@ class Handed:
 
 
 class Desk:
-    """Thread-safe; ``take``, ``put`` and ``fail`` are the workers' side, the rest is the slot's."""
+    """Thread-safe; ``take``, ``begin``, ``put``, ``fail`` are the workers', the rest the slot's."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
         self._job: Job | None = None
         self._events: deque[Event | TrialFailed] = deque()
         self._number = 0
+        self._begun = False
         self._deaths = 0
+        self._last_words: TrialFailed | None = None
         self._placement_group = ""
         self._takers = 0
         self._closed = False
@@ -47,7 +49,7 @@ class Desk:
             SlotLost: There are no workers and there will be none.
         """
         with self._changed:
-            self._job, self._deaths = job, -1
+            self._job, self._begun, self._deaths, self._last_words = job, False, 0, None
             self._events.clear()
             self._changed.notify_all()
         while True:
@@ -85,8 +87,8 @@ class Desk:
     def take(self, placement_group: str, seconds: float) -> Handed | Literal["home"] | None:
         """What to train, or None if nothing comes in this time.
 
-        A job that was taken before is one whose workers died. Who asked before and died leaves a
-        call behind that must take nothing: only the last one to ask does.
+        A job that was begun before is one whose workers died. Who asked and died leaves a call
+        behind: only the last one to ask takes something, and what a dead one takes is not begun.
 
         Returns:
             ``HOME`` once the desk is closed.
@@ -101,14 +103,21 @@ class Desk:
                 return HOME
             if self._job is None or me != self._takers:
                 return None
-            self._deaths += 1
+            if self._begun:
+                self._begun = False
+                self._deaths += 1
             if self._deaths > self._job.restarts:
-                times = "once" if self._deaths == 1 else f"{self._deaths} times"
-                self._end(TrialFailed(f"its workers died {times}: no restart is left", ""))
+                self._end(self._died())
                 return None
             self._number += 1
-            self._add(Begin(self._deaths, placement_group))
             return Handed(self._number, self._job)
+
+    def begin(self, number: int) -> None:
+        """All workers have the job handed out under this number."""
+        with self._changed:
+            if number == self._number and self._job is not None:
+                self._begun = True
+                self._add(Begin(self._deaths, self._placement_group))
 
     def put(self, number: int, event: Epoch | End) -> None:
         """An event of the job handed out under this number; one that comes too late is dropped."""
@@ -121,11 +130,30 @@ class Desk:
                 self._job = _left_of(self._job, event)
                 self._add(event)
 
-    def fail(self, number: int, error: TrialFailed) -> None:
-        """The job handed out under this number broke; the first word on it counts."""
+    def fail(self, number: int, error: TrialFailed, own: bool) -> None:
+        """The job handed out under this number broke; the first word on it counts.
+
+        Args:
+            number: Of the hand-out.
+            error: What a worker met.
+            own: Whether it is the job's; if not, it follows from a worker's death, and is all that
+                is known if one dies too often.
+        """
         with self._changed:
-            if number == self._number and self._job is not None:
+            if number != self._number or self._job is None:
+                return
+            if own:
                 self._end(error)
+            else:
+                self._last_words = error
+
+    def _died(self) -> TrialFailed:
+        times = "once" if self._deaths == 1 else f"{self._deaths} times"
+        reason = f"its workers died {times}: no restart is left"
+        if self._last_words is None:
+            return TrialFailed(reason, reason)
+        last = self._last_words
+        return TrialFailed(f"{reason}; the last one alive: {last.reason}", last.trace)
 
     def _end(self, event: End | TrialFailed) -> None:
         self._job = None

@@ -25,6 +25,8 @@ from sweeps.slots.setup import Setup
 from sweeps.slots.workers import train_jobs
 
 CLOSE_SECONDS = 20
+DEATHS = 20
+"""Of workers, in the life of a group; then the slot is lost, and another one started."""
 
 
 class _Trainer(TorchTrainer):
@@ -72,8 +74,13 @@ class GroupSlot:
                     run_config=RunConfig(
                         name=name,
                         storage_path=temporary,
-                        # Who dies is replaced; how often a trial bears it is the desk's matter.
-                        failure_config=FailureConfig(max_failures=-1),
+                        failure_config=FailureConfig(  # type: ignore[call-arg]
+                            # How often a trial bears a death is the desk's matter.
+                            max_failures=DEATHS,
+                            # Workers that find no place are the sweep's: it says so, and starts
+                            # another slot or gives it up.
+                            controller_failure_limit=0,
+                        ),
                     ),
                 ).fit()
         except Exception as error:
@@ -111,14 +118,19 @@ class GroupSlot:
         return self._desk.take(placement_group, seconds)
 
     @ray.method(concurrency_group="workers")
+    def begin(self, number: int) -> None:
+        """``Desk.begin``."""
+        self._desk.begin(number)
+
+    @ray.method(concurrency_group="workers")
     def put(self, number: int, event: Epoch | End) -> None:
         """``Desk.put``."""
         self._desk.put(number, event)
 
     @ray.method(concurrency_group="workers")
-    def fail(self, number: int, reason: str, trace: str) -> None:
+    def fail(self, number: int, reason: str, trace: str, own: bool) -> None:
         """``Desk.fail``."""
-        self._desk.fail(number, TrialFailed(reason, trace))
+        self._desk.fail(number, TrialFailed(reason, trace), own)
 
     @ray.method(concurrency_group="workers")
     def decision(self, epoch: int, seconds: float) -> bool | None:

@@ -16,6 +16,10 @@ from sweeps.search_file import Resources
 
 SAY_EVERY_SECONDS = 30
 CLOSE_SECONDS = 30
+GRACE_SECONDS = 60
+"""Ray Train gives up a group's place by itself when its time is over; the sweep only if it did not:
+a placement group that nobody knows of would keep its claim.
+"""
 
 
 @dataclass
@@ -75,10 +79,11 @@ class SlotPool:
         """The slot's workers have come (again), and where."""
         self._up[slot].placement_group = placement_group
 
-    def lose(self, slot: int) -> None:
+    def lose(self, slot: int, replace: bool = True) -> None:
         """The slot's process is gone or can train no more: start another in its place."""
         self._kill(self._up.pop(slot))
-        self._begin(slot)
+        if replace:
+            self._begin(slot)
 
     @property
     def gone(self) -> bool:
@@ -91,7 +96,8 @@ class SlotPool:
             slot.actor.stop.remote(when)
 
     def close(self) -> None:
-        """End all slots; what their workers held is free again when this returns."""
+        """End all slots; what the workers of those that are up held is free when this returns."""
+        self.stop(Stop.NOW)
         for slot in self._waiting.values():
             self._kill(slot)
         closing: list[Any] = [slot.actor.close.remote() for slot in self._up.values()]
@@ -112,16 +118,26 @@ class SlotPool:
             try:
                 slot.placement_group = ray.get(slot.ready)
             except RayError as error:
-                cause = error.cause if isinstance(error, RayTaskError) else error
-                self._give_up(slot, f"slot {number} did not start: {in_one_line(cause)}")
+                if self._late(slot):
+                    self._too_late(number, slot)
+                else:
+                    cause = error.cause if isinstance(error, RayTaskError) else error
+                    self._give_up(slot, f"slot {number} did not start: {in_one_line(cause)}")
                 return
             self._up[number] = slot
             self._free.append(number)
-        elif time.monotonic() - slot.since > self._resources.start_timeout_minutes * 60:
-            minutes = self._resources.start_timeout_minutes
-            why = self._why_waiting(number)
+        elif self._late(slot, GRACE_SECONDS if self._resources.workers_per_trial > 1 else 0):
             del self._waiting[number]
-            self._give_up(slot, f"{why}: given up after {minutes:g} minutes")
+            self._too_late(number, slot)
+
+    def _late(self, slot: _Slot, grace_seconds: float = 0) -> bool:
+        limit = self._resources.start_timeout_minutes * 60 + grace_seconds
+        return time.monotonic() - slot.since > limit
+
+    def _too_late(self, number: int, slot: _Slot) -> None:
+        minutes = self._resources.start_timeout_minutes
+        why = self._why_waiting(number)
+        self._give_up(slot, f"{why}: given up after {minutes:g} minutes")
 
     def _give_up(self, slot: _Slot, why: str) -> None:
         self._kill(slot)

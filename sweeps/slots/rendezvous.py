@@ -34,7 +34,7 @@ class _OneAddressBackend(_TorchBackend):
     def on_start(self, worker_group: Any, backend_config: Any) -> None:
         """Join the workers: NCCL between GPUs, gloo between CPUs."""
         gpus = worker_group.get_resources_per_worker().get("GPU", 0)
-        backend = backend_config.backend or ("nccl" if gpus else "gloo")
+        backend = backend_config.backend or ("cpu:gloo,cuda:nccl" if gpus else "gloo")
         size, seconds = len(worker_group), backend_config.timeout_s
         host, port = worker_group.execute_single(0, serve, size)
         joining = [

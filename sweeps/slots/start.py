@@ -11,7 +11,7 @@ from sweeps.slots.group import GroupSlot
 from sweeps.slots.process import ProcessSlot
 from sweeps.slots.setup import Setup
 
-WORKER_CALLS = 8
+WORKER_CALLS = 16
 """Threads for calls of workers: three of a living group, and those that dead ones left waiting."""
 
 

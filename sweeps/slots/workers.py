@@ -40,6 +40,8 @@ def train_jobs(slot: ActorHandle[Any], setup: list[ray.ObjectRef[Setup]]) -> Non
         if handed == HOME:
             return
         if handed is not None:
+            if workers.rank == 0:
+                _answer(slot.begin.remote(handed.number))
             _train(slot, handed, data, workers)
 
 
@@ -51,9 +53,8 @@ def _train(slot: ActorHandle[Any], handed: Handed, data: SlotData, workers: Work
             if workers.rank == 0:
                 ray.get(slot.put.remote(handed.number, event))
     except Exception as error:
-        if not says_that_a_peer_is_gone(error):
-            trace = "".join(traceback.format_exception(error))
-            ray.get(slot.fail.remote(handed.number, in_one_line(error), trace))
+        trace, own = "".join(traceback.format_exception(error)), not says_that_a_peer_is_gone(error)
+        _answer(slot.fail.remote(handed.number, in_one_line(error), trace, own))
         if not isinstance(error, TrainingError):
             raise
 

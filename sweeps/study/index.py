@@ -1,8 +1,10 @@
 """What a sweep's trials amount to, kept as they come, so that no draw or report searches them."""
 
-from collections import Counter, deque
+from collections import Counter, defaultdict, deque
 
 from optuna.trial import FrozenTrial, TrialState
+
+from sweeps.study.sampler import learn
 
 Key = tuple[str, int]  # a study's name and a trial's number in it
 
@@ -18,6 +20,7 @@ class Index:
         running: Trial without a result -> signature.
         unfinished: Those of them that are to be trained and that nobody trains, next one first.
         twins: A running trial -> those that wait for its result.
+        learned: Study -> the finished trials that its sampler learns from.
     """
 
     def __init__(self) -> None:
@@ -28,6 +31,7 @@ class Index:
         self.running: dict[Key, str] = {}
         self.unfinished: deque[Key] = deque()
         self.twins: dict[Key, list[Key]] = {}
+        self.learned: defaultdict[str, list[FrozenTrial]] = defaultdict(list)
 
     def add(self, key: Key, trial: FrozenTrial) -> None:
         """Take in a trial that is in the journal; of all trials, in the order they came."""
@@ -41,17 +45,18 @@ class Index:
         latest = self.latest.setdefault(signature, key)
         self.running[key] = signature
         if trial.state.is_finished():
-            self.end(key, trial.state)
+            self.end(key, trial)
         elif latest == key:
             self.unfinished.append(key)
         else:
             self.twins.setdefault(latest, []).append(key)
 
-    def end(self, key: Key, state: TrialState) -> None:
+    def end(self, key: Key, trial: FrozenTrial) -> None:
         """A running trial has its result."""
         signature = self.running.pop(key)
-        if state == TrialState.FAIL and self.latest[signature] == key:
+        if trial.state == TrialState.FAIL and self.latest[signature] == key:
             self.failed[signature] = key
+        learn(self.learned[key[0]], trial)
 
     def ended(self) -> int:
         """How many have ended, retries left out; one that is in its retry has not."""

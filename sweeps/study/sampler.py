@@ -3,10 +3,12 @@
 import copy
 import functools
 import warnings
-from collections.abc import Container
+from bisect import insort
+from collections.abc import Callable, Container, Sequence
 
 import numpy as np
 import optuna
+from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
 FIT_TRIALS = 1000
@@ -27,8 +29,8 @@ def make_sampler(kind: str, seed: int, number: int, startup: int) -> optuna.samp
     Trials of the same number in different studies draw from the same stream, so what is compared
     starts from the same points. TPE models the parameters by branch (`group`), since a choice
     decides which others exist. `constant_liar` keeps trials that run side by side apart and
-    changes nothing when one runs alone; Optuna 5 made it the default for that (optuna#6738). On a
-    `RecentStudy` it learns from the last `FIT_TRIALS` finished trials alone.
+    changes nothing when one runs alone; Optuna 5 made it the default for that (optuna#6738). What
+    it learns from is bounded: see `learn`.
 
     Args:
         kind: "tpe" or "random".
@@ -46,22 +48,37 @@ def make_sampler(kind: str, seed: int, number: int, startup: int) -> optuna.samp
         )
 
 
+def learn(learned: list[FrozenTrial], trial: FrozenTrial) -> None:
+    """Add a trial that has ended to those that TPE learns from: the last `FIT_TRIALS` by number.
+
+    It learns from COMPLETE and PRUNED ones. By number, not by when they ended, so a restart that
+    reads the journal keeps the same.
+    """
+    if trial.state in (TrialState.COMPLETE, TrialState.PRUNED):
+        insort(learned, trial, key=lambda other: other.number)
+        del learned[:-FIT_TRIALS]
+
+
 class RecentStudy(optuna.Study):
-    """A study that shows its sampler what is running and the last `FIT_TRIALS` that finished.
+    """A study that shows its sampler some trials only.
 
-    "Last" by number, so a restart draws the same; finished means COMPLETE or PRUNED, as TPE learns
-    from nothing else. It goes through all it sees several times a draw: over a whole study of 5,000
-    trials that costs five times as much as over the last thousand.
-
-    It reads its trials once: make one for each draw.
+    TPE goes through all trials that it sees several times a draw: over a whole study of 5,000 that
+    costs five times as much as over a thousand.
     """
 
+    def __init__(
+        self,
+        name: str,
+        storage: BaseStorage,
+        sampler: optuna.samplers.BaseSampler,
+        shown: Callable[[], Sequence[FrozenTrial]],
+    ) -> None:
+        super().__init__(name, storage, sampler)
+        self._show = shown
+
     @functools.cached_property
-    def _recent(self) -> list[FrozenTrial]:
-        trials = self._storage.get_all_trials(self._study_id, deepcopy=False)
-        finished = [t for t in trials if t.state in (TrialState.COMPLETE, TrialState.PRUNED)]
-        running = [t for t in trials if t.state == TrialState.RUNNING]
-        return sorted([*finished[-FIT_TRIALS:], *running], key=lambda trial: trial.number)
+    def _shown(self) -> Sequence[FrozenTrial]:
+        return self._show()
 
     def _get_trials(
         self,
@@ -70,5 +87,5 @@ class RecentStudy(optuna.Study):
         use_cache: bool = False,
     ) -> list[FrozenTrial]:
         """What Optuna's samplers read trials by."""
-        seen = [trial for trial in self._recent if states is None or trial.state in states]
-        return copy.deepcopy(seen) if deepcopy else seen
+        shown = [trial for trial in self._shown if states is None or trial.state in states]
+        return copy.deepcopy(shown) if deepcopy else shown

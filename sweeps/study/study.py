@@ -142,13 +142,16 @@ class SweepStudy:
     ) -> None:
         """End a trial and its twins as COMPLETE (value: the last one reported), PRUNED or FAIL.
 
-        COMPLETE without a value, or with NaN, becomes FAIL. `attributes` (of JSON values) are added
-        to the trial's. The state is written last: after a kill before it the trial is handed out
-        and told again. A trial that has ended keeps its end.
+        COMPLETE without a value, or with NaN, becomes FAIL; if the last decision was to prune, it
+        is PRUNED, whatever its slot heard of that before it ended. `attributes` (of JSON values)
+        are added to the trial's. The state is written last: after a kill before it the trial is
+        handed out and told again. A trial that has ended keeps its end.
         """
         trial = self._trial((study, number))
         if trial.state.is_finished():
             return
+        if state == TrialState.COMPLETE and is_stopped(trial):
+            state = TrialState.PRUNED
         value = _last_value(trial) if state == TrialState.COMPLETE else None
         if state == TrialState.COMPLETE and (value is None or math.isnan(value)):
             state, reason, value = TrialState.FAIL, f"it ended with the value {value}", None
@@ -157,7 +160,7 @@ class SweepStudy:
             if trial.user_attrs.get(key) != attribute:
                 self._journal.set_trial_user_attr(trial._trial_id, key, attribute)
         self._studies[study].tell(number, value, state=state)
-        self._index.end((study, number), state)
+        self._index.end((study, number), self._trial((study, number)))
         self._tell_twins((study, number))
 
     def trials(self) -> dict[str, list[FrozenTrial]]:
@@ -233,7 +236,8 @@ class SweepStudy:
         """Draw the study's next trial, write it, and queue it if it is to be trained."""
         startup = startup_trials(max(self._shares.values()))
         sampler = make_sampler(self._kind, self._seed, self._index.sizes[study], startup)
-        draft = self._journal.draft(RecentStudy(study, self._journal, sampler))
+        shown = RecentStudy(study, self._journal, sampler, lambda: self._shown(study))
+        draft = self._journal.draft(shown)
         overrides = self._sample(draft, self._chosen[study])
         attributes: dict[str, Any] = {"overrides": overrides, "signature": self._sign(overrides)}
         first = self._index.latest.get(attributes["signature"])
@@ -245,6 +249,11 @@ class SweepStudy:
             if told and "reason" in told.user_attrs:
                 attributes["reason"] = told.user_attrs["reason"]
         self._add(study, self._journal.add(self._studies[study]._study_id, draft, attributes, told))
+
+    def _shown(self, study: str) -> list[FrozenTrial]:
+        """What the study's sampler is to know of."""
+        running = [self._trial(key) for key in self._index.running if key[0] == study]
+        return sorted([*self._index.learned[study], *running], key=lambda trial: trial.number)
 
     def _trial(self, key: Key) -> FrozenTrial:
         study, number = key

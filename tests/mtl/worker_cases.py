@@ -31,7 +31,7 @@ from mtl.weighting import BALANCINGS
 from mtl.workers import ALONE, Workers
 
 BACKENDS = {2: "gloo", 3: "cpu:gloo"}
-"""By group size. The second is not named gloo, so messages go over a group of their own."""
+"""By group size; the second is named by device, as one beside NCCL is."""
 TIMEOUT_SECONDS = 300
 STEPS = 20
 LENGTHS = (41, 4, 7, 3, 6, 2)

@@ -45,7 +45,8 @@ def slots_alive(address: str) -> int:
     from ray.util.state import list_actors
 
     with connect(address) as cluster:
-        actors = list_actors(address=cluster.dashboard, filters=[("class_name", "=", "ProcessSlot")])
+        slots = [("class_name", "=", "ProcessSlot")]
+        actors = list_actors(address=cluster.dashboard, filters=slots)
     return sum(actor.state != "DEAD" for actor in actors)
 
 

@@ -58,6 +58,7 @@ def desk() -> Desk:
 def taken(desk: Desk, group: str = "group") -> Handed:
     handed = desk.take(group, LONG)
     assert isinstance(handed, Handed)
+    desk.begin(handed.number)
     return handed
 
 
@@ -148,14 +149,14 @@ def test_what_comes_late_from_workers_thought_dead_is_dropped(desk):
     new = taken(desk).number
     desk.put(old, an_epoch(1))
     desk.put(old, END)
-    desk.fail(old, TrialFailed("old", ""))
+    desk.fail(old, TrialFailed("old", ""), own=True)
     desk.put(new, an_epoch(1))
     desk.put(new, END)
     assert slot.ended().events == [Begin(0, "group"), Begin(1, "group"), an_epoch(1), END]
     assert slot.error is None
     # Also when nothing, or the next job, lies here.
     after = Slot(desk, a_job())
-    desk.fail(new, TrialFailed("late", ""))
+    desk.fail(new, TrialFailed("late", ""), own=True)
     desk.put(new, END)
     desk.put(taken(desk).number, END)
     assert after.ended().events == [Begin(0, "group"), END]
@@ -165,8 +166,8 @@ def test_the_first_word_on_what_broke_counts(desk):
     slot = Slot(desk, a_job())
     number = taken(desk).number
     desk.put(number, an_epoch(1))
-    desk.fail(number, TrialFailed("ValueError: rank 1", "its trace"))
-    desk.fail(number, TrialFailed("TimeoutError: rank 0", "another"))
+    desk.fail(number, TrialFailed("ValueError: rank 1", "its trace"), own=True)
+    desk.fail(number, TrialFailed("TimeoutError: rank 0", "another"), own=True)
     desk.put(number, an_epoch(2))
     assert slot.ended().events == [Begin(0, "group"), an_epoch(1)]
     assert isinstance(slot.error, TrialFailed)
@@ -180,12 +181,36 @@ def test_a_call_that_dead_workers_left_behind_takes_nothing(desk):
     stale.start()
     while desk._takers < 1:
         pass
-    assert desk.take("new", 0.01) is None
-    # It was let go as soon as the next one asked, without a job.
+    # At once: the next workers ask, and a job comes.
+    with desk._changed:
+        assert desk.take("new", 0) is None
+        desk._job = a_job(restarts=1)
     stale.join(LONG / 2)
     assert left == [None]
-    Slot(desk, a_job())
     assert taken(desk, "new").number == 1
+
+
+def test_what_dead_workers_took_and_did_not_begin_is_no_death(desk):
+    """Their call was left behind, and answered when the next job came."""
+    slot = Slot(desk, a_job(restarts=0))
+    assert isinstance(desk.take("old", LONG), Handed)
+    handed = taken(desk, "new")
+    desk.begin(handed.number - 1)
+    desk.put(handed.number, END)
+    assert slot.ended().events == [Begin(0, "new"), END]
+
+
+def test_what_the_last_one_alive_said_is_told_when_no_restart_is_left(desk):
+    """It is no failure of the job, as far as anybody can tell, but all that is known."""
+    slot = Slot(desk, a_job(restarts=0))
+    number = taken(desk).number
+    desk.fail(number, TrialFailed("DistBackendError: no NCCL", "its trace"), own=False)
+    desk.put(number, an_epoch(1))
+    assert desk.take("group", LONG) is None
+    assert slot.ended().events == [Begin(0, "group"), an_epoch(1)]
+    assert isinstance(slot.error, TrialFailed)
+    assert slot.error.reason.endswith("the last one alive: DistBackendError: no NCCL")
+    assert slot.error.trace == "its trace"
 
 
 def test_closed_it_sends_all_home_that_ask(desk):

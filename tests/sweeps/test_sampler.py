@@ -7,11 +7,11 @@ from pathlib import Path
 import optuna
 import pytest
 from optuna.samplers import RandomSampler, TPESampler
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from sweeps.study import sampler
 from sweeps.study.journal import JOURNAL, Journal
-from sweeps.study.sampler import RecentStudy, make_sampler, startup_trials
+from sweeps.study.sampler import RecentStudy, learn, make_sampler, startup_trials
 
 SAMPLE_TWENTY = """
 import optuna
@@ -101,18 +101,28 @@ def test_tpe_keeps_clear_of_running_trials() -> None:
     assert draw() == alone
 
 
-def test_tpe_draws_as_from_a_study_of_the_last_finished_trials_and_the_running_ones(
+def test_the_last_finished_trials_are_learned_from_however_they_come(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sampler, "FIT_TRIALS", 6)
+    study = learned()
+    study.tell(study.ask(), state=TrialState.FAIL)
+    study.ask()
+    for order in (study.trials, study.trials[::-1], study.trials[3:] + study.trials[:3]):
+        kept: list[FrozenTrial] = []
+        for trial in order:
+            learn(kept, trial)
+        assert [trial.number for trial in kept] == [6, 7, 8, 9, 10, 11]
+
+
+def test_tpe_draws_as_from_a_study_of_what_is_shown(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "fsync", lambda _: None)
-    monkeypatch.setattr(sampler, "FIT_TRIALS", 6)
     storage = Journal(tmp_path / JOURNAL)
     whole = optuna.create_study(storage=storage, study_name="whole")
     whole.ask().suggest_float("lr", 0.0, 1.0)  # the oldest, and running
     whole.add_trials(learned().trials)
-    whole.tell(whole.ask(), state=TrialState.FAIL)  # TPE learns nothing from it
-    seen = RecentStudy("whole", storage, sampler=make_sampler("random", 0, 0, startup=4)).trials
-    assert [trial.number for trial in seen] == [0, 7, 8, 9, 10, 11, 12]
     shown = [whole.trials[number] for number in (0, 7, 8, 9, 10, 11, 12)]
     part = optuna.create_study(storage=storage, study_name="part")
     part.add_trials(shown)
@@ -131,7 +141,7 @@ def test_tpe_draws_as_from_a_study_of_the_last_finished_trials_and_the_running_o
             return make_sampler("tpe", 0, number, startup=4)
 
         part.sampler, whole.sampler = tpe(), tpe()
-        drawn = draw(RecentStudy("whole", storage, tpe()))
+        drawn = draw(RecentStudy("whole", storage, tpe(), lambda: shown))
         assert drawn == draw(part)
         differ += drawn != draw(whole)
     assert differ == 5

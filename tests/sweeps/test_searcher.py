@@ -50,9 +50,10 @@ class Slots:
     def release(self, slot: int) -> None:
         self.free.append(slot)
 
-    def lose(self, slot: int) -> None:
+    def lose(self, slot: int, replace: bool = True) -> None:
         self.lost.append(slot)
-        self.free.append(slot)  # the new one is up at once
+        if replace:
+            self.free.append(slot)  # the new one is up at once
 
     def placed(self, slot: int, group: str) -> None:
         self.groups[slot] = group
@@ -171,11 +172,8 @@ def test_trials_are_handed_out_to_free_slots_and_told(search):
     assert search.searcher.suggest("c") is None  # no slot is free
     search.epoch("b", 1, 0.25)
     assert search.trial(1).intermediate_values == {1: 0.25}
-    checkpoint = search.searcher._folder(search.searcher._running["b"].proposal).path
-    (checkpoint / "checkpoint.pt").write_bytes(b"")
     search.end("b", "complete")
     assert (search.trial(1).state, search.trial(1).value) == (TrialState.COMPLETE, 0.25)
-    assert not (checkpoint / "checkpoint.pt").exists()  # its end is on record
     assert search.ended == [(search.trial(1).user_attrs["signature"], False)]
     assert search.hand_out("c")["slot"] == 1
 
@@ -323,12 +321,13 @@ def test_what_halts_the_sweep_lets_training_end(tmp_path):
 
 
 def test_spent_minutes_stop_trials_at_their_next_epoch_and_leave_them_to_be_resumed(tmp_path):
-    spent: list[str | None] = [None, "two minutes are spent"]
-    with a_search(tmp_path, spent=lambda: spent[0] if len(spent) == 1 else spent.pop(0)) as search:
+    spent: list[str] = []
+    with a_search(tmp_path, spent=lambda: spent[0] if spent else None) as search:
         search.hand_out("a")
         search.hand_out("b")
         search.epoch("a", 1)
         assert search.slots.stops == []
+        spent.append("two minutes are spent")
         search.epoch("b", 1)
         search.epoch("a", 2)  # on its way when the slots were told
         assert search.slots.stops == [Stop.AFTER_EPOCH]  # once
@@ -344,6 +343,35 @@ def test_spent_minutes_stop_trials_at_their_next_epoch_and_leave_them_to_be_resu
         assert search.ended == []
     with a_search(tmp_path) as search:
         assert [search.hand_out(trial)["reported"] for trial in "ab"] == [2, 1]
+
+
+def test_minutes_that_are_spent_between_epochs_or_after_another_end_stop_the_others_too(tmp_path):
+    spent: list[str] = []
+    halt: list[str] = []
+    rules = {
+        "spent": lambda: spent[0] if spent else None,
+        "halt": lambda: halt[0] if halt else None,
+    }
+    with a_search(tmp_path, **rules) as search:
+        search.hand_out("a")
+        search.hand_out("b")
+        halt.append("the disk is full")
+        search.end("a", "interrupted")
+        assert search.searcher.suggest("c") == Searcher.FINISHED
+        assert search.slots.stops == []
+        spent.append("two minutes are spent")
+        search.searcher.suggest("d")
+        assert search.slots.stops == [Stop.AFTER_EPOCH]
+        assert search.searcher.halted == "the disk is full"
+        assert search.trial(1).state == TrialState.RUNNING
+
+
+def test_a_slot_that_is_lost_once_nothing_more_is_taken_up_is_not_replaced(search):
+    search.hand_out("a")
+    search.searcher.stop("enough", Stop.NOW)
+    search.end("a", "lost", reason="the slot's process died")
+    assert search.slots.lost == [0]
+    assert search.slots.free == [1]
 
 
 def test_ctrl_c_stops_what_runs_at_once_and_takes_up_nothing(search):
@@ -372,8 +400,10 @@ def test_ctrl_c_while_the_slots_start_is_seen_at_the_next_suggestion(search):
 
 
 def test_ctrl_c_after_the_minutes_are_spent_does_not_wait_for_the_epoch(tmp_path):
-    with a_search(tmp_path, spent=lambda: "spent") as search:
+    spent: list[str] = []
+    with a_search(tmp_path, spent=lambda: spent[0] if spent else None) as search:
         search.hand_out("a")
+        spent.append("spent")
         search.epoch("a", 1)
         search.searcher.pressed = True
         _Interrupts(search.searcher).on_step_begin(1, [])

@@ -25,6 +25,7 @@ class Slot:
     def __init__(self, *jobs: str) -> None:
         self.to_take: list[Any] = [Handed(n, Job(name, {})) for n, name in enumerate(jobs)]
         self.told: list[Any] = []
+        self.begun: list[int] = []
 
     def __getattr__(self, name: str) -> Any:
         return SimpleNamespace(remote=getattr(type(self), f"on_{name}").__get__(self))
@@ -36,8 +37,11 @@ class Slot:
     def on_put(self, number: int, event: Any) -> None:
         self.told.append((number, event))
 
-    def on_fail(self, number: int, reason: str, trace: str) -> None:
-        self.told.append((number, reason, trace))
+    def on_begin(self, number: int) -> None:
+        self.begun.append(number)
+
+    def on_fail(self, number: int, reason: str, trace: str, own: bool) -> None:
+        self.told.append((number, reason, trace, own))
 
     def on_stop_above(self, job: str, known: Stop, seconds: float) -> Any:
         return None
@@ -86,6 +90,7 @@ def test_it_trains_job_after_job_until_it_is_sent_home(jobs, threads):
     slot = Slot("one", "two")
     train_jobs(slot, a_setup(threads))
     assert slot.told == [(0, EPOCH), (0, END), (1, END)]
+    assert slot.begun == [0, 1]
     assert torch.get_num_threads() == threads
 
 
@@ -101,8 +106,8 @@ def test_an_error_that_all_meet_ends_the_trial_and_no_worker(jobs):
     jobs |= {"one": [EPOCH, TrainingError("not finite:\nlower it")], "two": [END]}
     slot = Slot("one", "two")
     train_jobs(slot, a_setup())
-    (number, reason, trace) = slot.told[1]
-    assert (number, reason) == (0, "TrainingError: not finite:")
+    (number, reason, trace, own) = slot.told[1]
+    assert (number, reason, own) == (0, "TrainingError: not finite:", True)
     assert trace.startswith("Traceback")
     assert trace.rstrip().endswith("lower it")
     assert slot.told[2:] == [(1, END)]
@@ -114,18 +119,20 @@ def test_any_other_error_is_told_and_ends_the_worker(jobs):
     slot = Slot("one", "two")
     with pytest.raises(ValueError, match="bad row"):
         train_jobs(slot, a_setup())
-    ((number, reason, trace),) = slot.told
-    assert (number, reason) == (0, "ValueError: bad row")
+    ((number, reason, trace, own),) = slot.told
+    assert (number, reason, own) == (0, "ValueError: bad row", True)
     assert "in events" in trace
 
 
-def test_a_peers_end_ends_the_worker_and_is_not_told(jobs):
+def test_a_peers_end_ends_the_worker_and_is_not_its_own(jobs):
     """What ended the peer is its own to tell, or it was killed and the trial goes on."""
     jobs["one"] = [RuntimeError("[gloo] Connection closed by peer [127.0.0.1]:123")]
     slot = Slot("one")
     with pytest.raises(RuntimeError, match="gloo"):
         train_jobs(slot, a_setup())
-    assert slot.told == []
+    ((number, reason, _, own),) = slot.told
+    assert (number, own) == (0, False)
+    assert "gloo" in reason
 
 
 def test_a_second_worker_asks_and_tells_nothing_but_its_own_errors(jobs, monkeypatch):
@@ -144,6 +151,7 @@ def test_a_second_worker_asks_and_tells_nothing_but_its_own_errors(jobs, monkeyp
         train_jobs(slot, a_setup())
     assert [told[:2] for told in slot.told] == [(6, "ValueError: bad row")]
     assert jobs["told"] is None
+    assert slot.begun == []
 
 
 @pytest.mark.parametrize(

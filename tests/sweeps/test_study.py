@@ -17,13 +17,14 @@ from fake_sweep import (
     opened,
     records,
     run,
+    sample,
     sample_one_of_three,
     train,
 )
 from optuna.trial import TrialState
 
 from mtl.errors import InputError
-from sweeps.study import Proposal, SweepStudy
+from sweeps.study import Proposal, SweepStudy, sampler
 from sweeps.study.journal import JOURNAL, Journal
 
 
@@ -52,6 +53,33 @@ def test_compared_studies_start_from_the_same_points(tmp_path: Path) -> None:
         finish(study)
         first, second = study.trials().values()
     assert [t.params["optim.lr"] for t in first] == [t.params["optim.lr"] for t in second]
+
+
+def test_the_sampler_is_shown_what_runs_and_the_last_that_finished(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sampler, "FIT_TRIALS", 3)
+    shown = []
+
+    def look(trial: optuna.Trial, chosen: Mapping[str, Any]) -> list[str]:
+        shown.append([(t.number, t.state.name) for t in trial.study.trials])
+        return sample(trial, chosen)
+
+    unpruned = {"pruner": Pruner(kind="none"), "sample": look, **COMPARED}
+    with closing(opened(tmp_path, trials=14, **unpruned)) as study:
+        handed = [study.ask() for _ in range(12)]
+        for proposal in handed[2:]:
+            assert proposal is not None
+            train(study, proposal)
+        assert study.ask()
+        recent = [(number, "COMPLETE") for number in (3, 4, 5)]
+        assert shown[-1] == [(0, "RUNNING"), *recent]
+    with closing(opened(tmp_path, trials=15, **unpruned)) as study:
+        assert [p.number for p in (study.ask(), study.ask(), study.ask()) if p] == [0, 0, 6]
+        assert study.ask()  # in the other study
+        assert shown[-1] == [(0, "RUNNING"), *recent]
+        assert study.ask()
+        assert shown[-1] == [(0, "RUNNING"), *recent, (6, "RUNNING")]
 
 
 def test_a_finished_sweep_is_extended_by_more_trials_and_left_alone_by_fewer(
@@ -107,6 +135,18 @@ def test_an_epoch_is_recorded_once_and_its_decision_stands(tmp_path: Path) -> No
         assert (told.state, told.value) == (TrialState.PRUNED, 0.1)
         assert told.intermediate_values == {1: 0.0, 2: 0.1}
         assert "reason" not in told.user_attrs
+
+
+def test_a_trial_that_ends_before_it_hears_of_its_pruning_is_pruned(tmp_path: Path) -> None:
+    """Its last epoch is a rung, and a stop came before the decision."""
+    with closing(opened(tmp_path, trials=2)) as study:
+        for number, value in ((0, 0.5), (1, 0.1)):
+            assert study.ask()
+            stopped = study.report("demo", number, 1, value)
+            study.tell("demo", number, TrialState.COMPLETE)
+            assert stopped == (number == 1)
+        states = [trial.state for trial in study.trials()["demo"]]
+        assert states == [TrialState.COMPLETE, TrialState.PRUNED]
 
 
 def test_a_stopped_trial_that_was_not_told_is_handed_out_to_end(tmp_path: Path) -> None:
@@ -299,13 +339,16 @@ def test_a_bad_configuration_leaves_no_trial_behind(tmp_path: Path) -> None:
     assert run(tmp_path) == run(tmp_path.with_name("other"))
 
 
-def test_no_step_goes_through_all_trials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What it costs stays as it is when there are thousands; TPE's draws are bounded otherwise."""
+@pytest.mark.parametrize("kind", ["tpe", "random"])
+def test_no_step_goes_through_all_trials(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So what a trial costs stays as it is when there are thousands."""
 
     def search(*_: Any, **__: Any) -> None:
         pytest.fail("all trials were read")
 
-    with closing(opened(tmp_path, sampler="random")) as study:
+    with closing(opened(tmp_path, sampler=kind)) as study:
         monkeypatch.setattr(Journal, "get_all_trials", search)
         while (proposal := study.ask()) is not None:
             train(study, proposal)

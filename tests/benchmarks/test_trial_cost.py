@@ -1,0 +1,47 @@
+"""The benchmark of a trial's cost: what is taken off what, and what the table shows."""
+
+import importlib
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+PROGRAMS = Path(__file__).parents[2] / "benchmarks"
+
+
+@pytest.fixture
+def trial_cost(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The program as a module."""
+    monkeypatch.syspath_prepend(PROGRAMS)
+    return importlib.import_module("trial_cost")
+
+
+def test_the_first_trial_and_the_starts_are_no_part_of_a_trials_cost(
+    trial_cost, monkeypatch, tmp_path
+):
+    times = importlib.import_module("sweep").Times(
+        begun=100.0, ray=5.0, starts=(120.0, 131.0, 133.0), ends=(130.0, 132.0, 134.0)
+    )
+    plain = iter([[9.0, 1.0, 1.5], [9.0, 2.0, 1.5]])
+    monkeypatch.setattr(trial_cost, "run_sweep", lambda space: times)
+    monkeypatch.setattr(trial_cost, "plain_seconds", lambda *_: next(plain))
+    (tmp_path / "demo").mkdir()
+    assert trial_cost.measure(tmp_path, [None] * 3, 1, 0) == {
+        "trial": 2.0,
+        "training": 1.5,
+        "cost": 0.5,
+        "ray_start": 5.0,
+        "slot_start": 15.0,
+        "first_trial": 8.0,
+    }
+
+
+def test_the_table_shows_the_median_its_spread_and_the_limit(trial_cost):
+    def one(cost: float) -> dict[str, float]:
+        return {"trial": 1 + cost, "training": 1.0, "cost": cost}
+
+    found = trial_cost.summary([one(0.3), one(0.1), one(0.12)])
+    assert found == {"trial": 1.12, "training": 1.0, "cost": 0.12, "cost_min": 0.1, "cost_max": 0.3}
+    shown = trial_cost.table({"slot of 1": {**found, "limit": 0.15}, "documented": found})
+    assert "| slot of 1 | - | - | - | 1.120 | 1.000 | 0.120 (0.100-0.300) | 0.15 |" in shown
+    assert shown.endswith("| documented | - | - | - | 1.120 | 1.000 | 0.120 (0.100-0.300) | - |")
