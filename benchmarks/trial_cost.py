@@ -8,8 +8,10 @@ the journal, that from the end of the one before it to its own. The training its
 the same round, before the sweep and after it, by plain Optuna that trains the same configurations
 without Ray (``benchmarks/plain_optuna.py``): in one process, or in two that torch.distributed
 joins. The difference is the cost of a trial: drawing it, its record and its files, its way through
-Tune to the slot and back. What is paid once stands beside it: Ray's start, the slot's, and how much
-longer the first trial takes than those after it.
+Tune to the slot and back. The limit is for the mean; beside it the median and the quartiles of all
+trials, each less the training of its own configuration, which bursts of other work move less. What
+is paid once stands apart: Ray's start, the slot's, and how much longer the first trial takes than
+those after it.
 
 Beside it the pattern that Ray documents, a Tune function that runs a ``TorchTrainer`` for each
 trial, from the first one's start to the last one's end.
@@ -23,6 +25,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -71,21 +74,27 @@ def plain_seconds(
 
 def measure(
     folder: Path, configurations: Sequence[FrozenTrial], workers: int, number: int
-) -> dict[str, float]:
-    """One round, in seconds; the first trial warms up and is not in the mean."""
+) -> dict[str, Any]:
+    """One round, in seconds; the first trial warms up and does not count.
+
+    Returns:
+        Means over trials, and in ``costs`` the cost of each.
+    """
     space = write_one_slot(folder / f"cost_{workers}_{number}.yaml", len(configurations), workers)
     before = plain_seconds(space, space.with_suffix(".before"), configurations, workers)
     times = run_sweep(space)
     after = plain_seconds(space, space.with_suffix(".after"), configurations, workers)
-    trial = (times.ends[-1] - times.ends[0]) / (len(times.ends) - 1)
-    training = statistics.mean([*before[1:], *after[1:]])
+    trials = [end - last for last, end in pairwise(times.ends)]
+    training = [(one + other) / 2 for one, other in zip(before[1:], after[1:], strict=True)]
+    costs = [trial - alone for trial, alone in zip(trials, training, strict=True)]
     return {
-        "trial": trial,
-        "training": training,
-        "cost": trial - training,
+        "trial": statistics.mean(trials),
+        "training": statistics.mean(training),
+        "cost": statistics.mean(costs),
         "ray_start": times.ray,
         "slot_start": times.starts[0] - times.begun - times.ray,
-        "first_trial": times.ends[0] - times.starts[0] - trial,
+        "first_trial": times.ends[0] - times.starts[0] - statistics.mean(trials),
+        "costs": costs,
     }
 
 
@@ -142,26 +151,26 @@ def measure_documented(
     return {"trial": seconds, "training": training, "cost": seconds - training}
 
 
-def summary(rounds: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Medians over rounds, and the least and the most that a trial cost."""
-    costs = [r["cost"] for r in rounds]
-    middle = {key: statistics.median(r[key] for r in rounds) for key in rounds[0]}
-    found = {**middle, "cost_min": min(costs), "cost_max": max(costs)}
+def summary(rounds: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Medians over rounds; of the cost also the median and the quartiles of all their trials."""
+    found = {k: statistics.median(r[k] for r in rounds) for k in rounds[0] if k != "costs"}
+    costs = [cost for r in rounds for cost in r.get("costs", ())]
+    if costs:
+        quartiles = statistics.quantiles(costs, n=4, method="inclusive")
+        found |= zip(("cost_q1", "cost_median", "cost_q3"), quartiles, strict=True)
     return {key: round(seconds, 3) for key, seconds in found.items()}
 
 
 def table(results: Mapping[str, Mapping[str, Any]]) -> str:
     """Results as Markdown."""
-    heads = "Ray's start | slot's start | first trial | trial | training | cost (min-max) | limit"
-    lines = [f"| seconds | {heads} |", f"|---|{'---:|' * 7}"]
+    once = {"ray_start": "Ray's start", "slot_start": "slot's start", "first_trial": "first trial"}
+    each = {"trial": "a trial", "training": "its training", "cost": "its cost", "limit": "limit"}
+    spread = {"cost_median": "median", "cost_q1": "quartile", "cost_q3": "quartile"}
+    columns = once | each | spread
+    lines = [f"| seconds | {' | '.join(columns.values())} |", f"|---|{'---:|' * len(columns)}"]
     for name, r in results.items():
-        once = [
-            f"{r[k]:.2f}" if k in r else "-" for k in ("ray_start", "slot_start", "first_trial")
-        ]
-        each = [f"{r['trial']:.3f}", f"{r['training']:.3f}"]
-        cost = f"{r['cost']:.3f} ({r['cost_min']:.3f}-{r['cost_max']:.3f})"
-        limit = f"{r['limit']:.2f}" if "limit" in r else "-"
-        lines.append(f"| {' | '.join([name, *once, *each, cost, limit])} |")
+        cells = [f"{r[key]:.3f}" if key in r else "-" for key in columns]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 

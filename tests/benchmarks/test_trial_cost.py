@@ -22,26 +22,34 @@ def test_the_first_trial_and_the_starts_are_no_part_of_a_trials_cost(
     times = importlib.import_module("sweep").Times(
         begun=100.0, ray=5.0, starts=(120.0, 131.0, 133.0), ends=(130.0, 132.0, 134.0)
     )
-    plain = iter([[9.0, 1.0, 1.5], [9.0, 2.0, 1.5]])
+    plain = iter([[9.0, 1.0, 1.5], [9.0, 2.0, 0.5]])
     monkeypatch.setattr(trial_cost, "run_sweep", lambda space: times)
     monkeypatch.setattr(trial_cost, "plain_seconds", lambda *_: next(plain))
     (tmp_path / "demo").mkdir()
     assert trial_cost.measure(tmp_path, [None] * 3, 1, 0) == {
         "trial": 2.0,
-        "training": 1.5,
-        "cost": 0.5,
+        "training": 1.25,
+        "cost": 0.75,
         "ray_start": 5.0,
         "slot_start": 15.0,
         "first_trial": 8.0,
+        "costs": [0.5, 1.0],
     }
 
 
-def test_the_table_shows_the_median_its_spread_and_the_limit(trial_cost):
-    def one(cost: float) -> dict[str, float]:
-        return {"trial": 1 + cost, "training": 1.0, "cost": cost}
-
-    found = trial_cost.summary([one(0.3), one(0.1), one(0.12)])
-    assert found == {"trial": 1.12, "training": 1.0, "cost": 0.12, "cost_min": 0.1, "cost_max": 0.3}
-    shown = trial_cost.table({"slot of 1": {**found, "limit": 0.15}, "documented": found})
-    assert "| slot of 1 | - | - | - | 1.120 | 1.000 | 0.120 (0.100-0.300) | 0.15 |" in shown
-    assert shown.endswith("| documented | - | - | - | 1.120 | 1.000 | 0.120 (0.100-0.300) | - |")
+def test_the_table_shows_mean_median_and_limit(trial_cost):
+    rounds = [
+        {"training": 1.0, "cost": 0.3, "costs": [0.2, 0.4]},
+        {"training": 1.0, "cost": 0.1, "costs": [0.1]},
+        {"training": 1.0, "cost": 0.12, "costs": [0.1, 0.14]},
+    ]
+    found = trial_cost.summary(rounds)
+    assert found == {
+        "training": 1.0,
+        "cost": 0.12,
+        "cost_q1": 0.1,
+        "cost_median": 0.14,
+        "cost_q3": 0.2,
+    }
+    shown = trial_cost.table({"slot of 1": {**found, "limit": 0.15}})
+    assert "| 1.000 | 0.120 | 0.150 | 0.140 | 0.100 | 0.200 |" in shown

@@ -16,7 +16,7 @@ import psutil
 import pytest
 from ray import cloudpickle
 from ray.exceptions import RayTaskError
-from sweeping import actors, alive, placement_groups, stream, wait_until
+from sweeping import EVENT_SECONDS, actors, alive, placement_groups, stream, wait_until
 
 from mtl.dataset import Dataset
 from mtl.sequences import FeatureTable
@@ -306,6 +306,28 @@ def test_a_slot_that_is_killed_leaves_nothing_and_another_one_trains(group, alon
     wait_until(lambda: placed not in placement_groups(dashboard), 10)
     wait_until(lambda: group.pool.take() == 0, START_SECONDS)
     assert_same(list(group.events(a_job("another"))), alone["gru"])
+
+
+def test_a_second_group_finds_no_place_says_so_and_leaves_no_claim(group, setup):
+    from sweeps.slots.pool import SlotPool
+    from sweeps.slots.start import slot_starter
+
+    dashboard = group.cluster.dashboard
+    held = placement_groups(dashboard)
+    cpus = int(group.cluster.nodes[0][0])
+    resources = Resources(workers_per_trial=2, cpus_per_worker=cpus, start_timeout_minutes=0.05)
+    said: list[str] = []
+    pool = SlotPool(slot_starter("second", setup, resources), 1, resources, said.append)
+    wait_until(lambda: pool.take() is None and pool.gone, EVENT_SECONDS, lambda: said)
+    (line,) = said
+    free = cpus - WORKERS
+    assert line == (
+        f"slot 0 waits for 2 x ({cpus} CPUs); free in the cluster: {free} of {cpus} CPUs "
+        "(see `ray status`): given up after 0.05 minutes"
+    )
+    wait_until(lambda: placement_groups(dashboard) == held, 10, lambda: placement_groups(dashboard))
+    assert len(actors(dashboard)["GroupSlot"]) == 1
+    pool.close()
 
 
 def test_a_stop_ends_the_epoch_or_comes_after_it_and_closing_leaves_nothing(group):

@@ -11,7 +11,7 @@ from sweeps.job import SlotLost
 from sweeps.orders import Stop
 from sweeps.search_file import Resources
 from sweeps.slots import pool as module
-from sweeps.slots.pool import SAY_EVERY_SECONDS, SlotPool
+from sweeps.slots.pool import GRACE_SECONDS, SAY_EVERY_SECONDS, SlotPool
 
 GROUPS = [f"{number:036x}" for number in range(1, 4)]
 
@@ -154,6 +154,27 @@ def test_a_slot_that_waits_too_long_is_given_up(cluster, said):
     assert len(cluster.actors) == 2
 
 
+@pytest.mark.parametrize("answers", [True, False])
+def test_a_group_gives_its_place_up_by_itself_or_is_given_up_a_little_later(cluster, said, answers):
+    """Killed while it still wants its place, it would leave a claim that nobody knows of."""
+    pool = a_pool(cluster, said, 1, workers_per_trial=2, start_timeout_minutes=0.25)
+    cluster.seconds += 16
+    assert pool.take() is None
+    assert not pool.gone
+    if answers:
+        lost = SlotLost("its worker group ended: ControllerError")
+        cluster.actors[0].ready.says(RayTaskError("ready", "a\ntrace", lost))
+    else:
+        cluster.seconds += GRACE_SECONDS
+    assert pool.take() is None
+    assert pool.gone
+    assert said == [
+        "slot 0 waits for 2 x (1 CPUs); free in the cluster: 1 of 2 CPUs (see `ray status`): "
+        "given up after 0.25 minutes"
+    ]
+    assert cluster.killed == cluster.actors
+
+
 def test_without_any_slot_the_pool_is_gone(cluster, said):
     pool = a_pool(cluster, said, 1)
     cluster.actors[0].ready.says(RayTaskError("ready", "a\ntrace", SlotLost("no such image")))
@@ -185,6 +206,16 @@ def test_a_lost_slot_is_replaced_and_what_its_workers_held_is_free(cluster, said
     assert cluster.removed == [GROUPS[2]]
 
 
+def test_a_lost_slot_is_not_replaced_when_nothing_more_is_taken_up(cluster, said):
+    pool = a_pool(cluster, said, 1)
+    up(cluster, 0)
+    pool.take()
+    pool.lose(0, replace=False)
+    assert cluster.killed == cluster.actors
+    assert cluster.removed == [GROUPS[0]]
+    assert pool.gone
+
+
 def test_a_stop_reaches_those_that_still_wait(cluster, said):
     """They may be handed a job that was on its way."""
     pool = a_pool(cluster, said)
@@ -200,6 +231,7 @@ def test_closing_lets_workers_go_home_and_then_ends_every_slot(cluster, said):
     pool.take()
     cluster.actors[1].close.done = False  # one that does not answer is ended all the same
     pool.close()
+    assert [actor.stop.calls for actor in cluster.actors] == [[(Stop.NOW,)]] * 3
     assert [len(actor.close.calls) for actor in cluster.actors] == [1, 1, 0]
     assert cluster.waited[-1] == (2, module.CLOSE_SECONDS)
     assert set(cluster.killed) == set(cluster.actors)

@@ -16,9 +16,10 @@ from mtl.errors import InputError
 from mtl.predictions import Predictions
 from sweeps.compose import compose, signature
 from sweeps.job import End, Epoch, Job
-from sweeps.job_run import JobRun, SlotData
+from sweeps.job_run import JobRun
 from sweeps.plan import divide
 from sweeps.train import Files, main
+from sweeps.trial_data import SlotData
 from sweeps.trial_folder import TrialFolder
 
 ROOT = Path(__file__).resolve().parents[2]
