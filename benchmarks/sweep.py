@@ -9,10 +9,10 @@ not in it.
 
 ``time``: wall time from the start of a side's first process. Ray's start, which is taken out of the
 first ratio and is in the second, is the time from the plan's print to that of the dashboard's
-address: Ray's import and ``ray.init``. What the program reads and plans before, the shards and the
-slots' start stay in, as do the start of plain Optuna's processes and their reading. The third ratio
-begins with the first trial. Each round runs both sides, the first one in turns; the ratios are
-medians over the rounds.
+address: Ray's import and ``ray.init``, and the run folder's opening. What the program reads and
+plans before, the shards and the slots' start stay in, as do the start of plain Optuna's processes
+and their reading. The third ratio begins with the first trial. Each round runs both sides, in turns
+which one first; the ratios are medians over the rounds.
 
 ``memory``: PSS of a side's process tree every half second, with what the object store holds that no
 process has touched, less that of the same side's run on features one value wide. ``peak`` is the
@@ -26,29 +26,31 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import yaml
 from optuna.trial import FrozenTrial
 from plain_optuna import draw, ended, enqueue, working
+from tree_memory import MemoryWatch
 
 from mtl.dataset import Dataset, Listing, write_dataset
 from mtl.synthetic import make_demo
 
 ROOT = Path(__file__).parents[1]
 SEED = 0
-EVERY_SECONDS = 0.5
 MOST_TIME, MOST_MEMORY = 1.10, 0.60
 SIDES = ("sweep", "plain")
 WIDE, VIDEO_FRAMES = 2304, 1000
+SPANS = {
+    "less_ray": "from the program's start, less Ray's start",
+    "with_ray": "from the program's start",
+    "trials": "from the first trial's start",
+}
 SPLITS = ("train",) * 160 + ("validation",) * 60 + ("test",) * 20
 
 
@@ -84,9 +86,10 @@ class Times:
 
 
 def write_space(file: Path, data: Path, trials: int, **sections: Mapping[str, Any]) -> Path:
-    """search.yaml for other data, drawn at random and not pruned; some sections replaced."""
+    """search.yaml for other data, in two slots, at random and unpruned; some sections replaced."""
     space: dict[str, Any] = yaml.safe_load((ROOT / "search.yaml").read_text())
-    space |= {"name": file.stem, "data": str(data), "pruner": {"kind": "none"}, **sections}
+    space |= {"name": file.stem, "data": str(data), "pruner": {"kind": "none"}}
+    space |= {"resources": {"concurrent_trials": 2}, **sections}
     space["search"] |= {"trials": trials, "sampler": "random"}
     file.write_text(yaml.safe_dump(space, sort_keys=False))
     return file
@@ -102,6 +105,8 @@ def run_sweep(space: Path) -> Times:
             said[(line.split() or [""])[0]] = time.time()
     assert process.returncode == 0, f"the sweep ended with exit code {process.returncode}"
     trials = ended(space.parent / "runs" / space.stem / "study.journal", space.stem)
+    asked = yaml.safe_load(space.read_text())["search"]["trials"]
+    assert len(trials) == asked, f"{len(trials)} of {asked} trials came to a value"
     return Times.of(begun, said["Ray's"] - said["varied"], trials)
 
 
@@ -138,60 +143,8 @@ def time_ratios(rounds: Sequence[Mapping[str, Mapping[str, float]]]) -> dict[str
     """Median over rounds of the sweep's seconds over plain Optuna's, for each way of counting."""
     return {
         span: round(statistics.median(r["sweep"][span] / r["plain"][span] for r in rounds), 3)
-        for span in ("less_ray", "with_ray", "trials")
+        for span in SPANS
     }
-
-
-class MemoryWatch(threading.Thread):
-    """Samples the memory of all processes that descend from this one; ``with`` it.
-
-    Attributes:
-        samples: Seconds since the epoch, and bytes.
-    """
-
-    def __init__(self) -> None:
-        super().__init__(daemon=True)
-        self.samples: list[tuple[float, int]] = []
-        self._over = threading.Event()
-
-    def run(self) -> None:
-        """Sample until the end."""
-        while not self._over.wait(EVERY_SECONDS):
-            processes = psutil.Process().children(recursive=True)
-            self.samples.append((time.time(), memory_bytes(process.pid for process in processes)))
-
-    def __enter__(self) -> "MemoryWatch":
-        self.start()
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        self._over.set()
-        self.join()
-
-
-def memory_bytes(pids: Iterable[int]) -> int:
-    """PSS of processes, and what their object store holds that is mapped into none of them."""
-    pss = shared = 0
-    store: dict[int, int] = {}
-    for pid in pids:
-        with suppress(OSError):  # it has just ended
-            rollup = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]
-            kib = {line.partition(":")[0]: int(line.split()[1]) for line in rollup}
-            pss += 1024 * kib["Pss"]
-            shared += 1024 * kib["Pss_Shmem"]
-            store |= _object_store(pid)
-    return pss + max(0, sum(store.values()) - shared)
-
-
-def _object_store(pid: int) -> dict[int, int]:
-    """Bytes in use of Ray's shared files that a process has open, by inode."""
-    found = {}
-    for descriptor in Path(f"/proc/{pid}/fd").iterdir():
-        with suppress(OSError):  # it has just been closed
-            if str(descriptor.readlink()).startswith("/dev/shm/plasma"):
-                file = descriptor.stat()
-                found[file.st_ino] = 512 * file.st_blocks
-    return found
 
 
 def random_dataset(out: Path, width: int) -> Dataset:
@@ -250,24 +203,17 @@ def peak_and_training(samples: Sequence[tuple[float, int]], times: Times) -> dic
 def time_table(result: Mapping[str, Any]) -> str:
     """The ``time`` part as Markdown."""
     middle = {
-        side: {k: statistics.median(r[side][k] for r in result["rounds"]) for k in ("ray", *_SPANS)}
+        side: {k: statistics.median(r[side][k] for r in result["rounds"]) for k in ("ray", *SPANS)}
         for side in SIDES
     }
     lines = ["| wall time to the last trial's end | sweep s | plain s | ratio | limit |"]
     lines.append("|---|---:|---:|---:|---:|")
-    for span, words in _SPANS.items():
+    for span, words in SPANS.items():
         cells = f"{middle['sweep'][span]:.1f} | {middle['plain'][span]:.1f}"
         limit = f"{MOST_TIME:.2f}" if span == "less_ray" else "-"
         lines.append(f"| {words} | {cells} | {result['ratio'][span]:.3f} | {limit} |")
     lines.append(f"| Ray's start | {middle['sweep']['ray']:.1f} | - | - | - |")
     return "\n".join(lines)
-
-
-_SPANS = {
-    "less_ray": "from the program's start, less Ray's start",
-    "with_ray": "from the program's start",
-    "trials": "from the first trial's start",
-}
 
 
 def memory_table(result: Mapping[str, Any]) -> str:

@@ -86,15 +86,16 @@ def test_memory_after_the_last_trial_does_not_count(sweep):
     assert sweep.peak_and_training(samples, times) == {"peak": 7.0, "training": 2.0}
 
 
-def test_pages_of_the_object_store_count_once_mapped_or_not(sweep):
+def test_pages_of_the_object_store_count_once_mapped_or_not():
+    memory_bytes = importlib.import_module("tree_memory").memory_bytes
     size = 64 * MIB
     with tempfile.NamedTemporaryFile(prefix="plasma-test-", dir="/dev/shm") as file:
-        before = sweep.memory_bytes([os.getpid()])
+        before = memory_bytes([os.getpid()])
         os.posix_fallocate(file.fileno(), 0, size)
-        unmapped = sweep.memory_bytes([os.getpid()]) - before
+        unmapped = memory_bytes([os.getpid()]) - before
         with mmap.mmap(file.fileno(), size) as pages:
             pages[:: mmap.PAGESIZE]
-            mapped = sweep.memory_bytes([os.getpid()]) - before
+            mapped = memory_bytes([os.getpid()]) - before
     assert unmapped == pytest.approx(size, abs=8 * MIB)
     assert mapped == pytest.approx(size, abs=8 * MIB)
 
@@ -103,7 +104,7 @@ def test_the_search_file_is_the_shipped_one_at_random_and_unpruned(sweep, tmp_pa
     file = load(sweep.write_space(tmp_path / "bench.yaml", tmp_path, trials=5))
     shipped = load(PROGRAMS.parent / "search.yaml")
     assert (file.name, file.search.trials, file.search.sampler) == ("bench", 5, "random")
-    assert file.pruner.kind == "none"
+    assert (file.pruner.kind, file.resources.concurrent_trials) == ("none", 2)
     assert (file.space, file.fixed) == (shipped.space, shipped.fixed)
 
 
