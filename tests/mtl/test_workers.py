@@ -1,5 +1,4 @@
 import pickle
-import time
 from collections.abc import Mapping
 from functools import cache
 from typing import Any
@@ -8,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 from laws import ENCODER_NAMES, TOLERANCE
-from worker_cases import BACKENDS, CASES, LENGTHS, RUNS, TIMEOUT_SECONDS, run, uneven
+from worker_cases import CASES, LENGTHS, RUNS, uneven
+from worker_group import BACKENDS, Results, run_groups
 
 from mtl.inference import TrialData
 from mtl.tasks import TASKS
@@ -18,26 +18,11 @@ from mtl.workers import ALONE, Workers
 
 pytestmark = pytest.mark.slow
 
-Results = list[dict[str, Any]]
-"""By rank, by case."""
-
 
 @pytest.fixture(scope="module")
 def groups(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Results]:
     """What the workers of each group found."""
-    folder = tmp_path_factory.mktemp("workers")
-    spawned = torch.multiprocessing.spawn(run, (folder,), max(BACKENDS), join=False)
-    deadline = time.monotonic() + TIMEOUT_SECONDS
-    try:
-        while not spawned.join(1):
-            assert time.monotonic() < deadline, f"workers took over {TIMEOUT_SECONDS} s"
-    finally:
-        for process in spawned.processes:
-            process.kill()
-    return {
-        size: [pickle.loads((folder / f"{size}-{rank}").read_bytes()) for rank in range(size)]
-        for size in BACKENDS
-    }
+    return run_groups(tmp_path_factory.mktemp("workers"))
 
 
 @pytest.fixture(params=BACKENDS, ids="{}_workers".format)

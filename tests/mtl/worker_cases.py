@@ -1,17 +1,9 @@
-"""What each of several workers does in the tests of workers, and one alone to compare it with.
-
-Spawned processes import this module; each runs all ``CASES`` in turn.
-"""
+"""What each of several workers does in the tests of workers, and one alone to compare it with."""
 
 import io
-import os
-import pickle
-import socket
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
-from datetime import timedelta
 from functools import partial
-from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
@@ -30,31 +22,10 @@ from mtl.training import EpochResult, Trainer, TrainingError
 from mtl.weighting import BALANCINGS
 from mtl.workers import ALONE, Workers
 
-BACKENDS = {2: "gloo", 3: "cpu:gloo"}
-"""By group size; the second is named by device, as one beside NCCL is."""
-TIMEOUT_SECONDS = 300
 STEPS = 20
 LENGTHS = (41, 4, 7, 3, 6, 2)
 SELECT = (9, 5, 14, 6)
 CPU = torch.device("cpu")
-
-
-def run(rank: int, folder: Path) -> None:
-    """All cases, in one worker of each group in turn; results go to ``<size>-<rank>``."""
-    loopback = next(name for _, name in socket.if_nameindex() if name.startswith("lo"))
-    os.environ["GLOO_SOCKET_IFNAME"] = loopback
-    for size in (size for size in BACKENDS if rank < size):
-        dist.init_process_group(
-            BACKENDS[size],
-            init_method=f"file://{folder}/{size}",
-            rank=rank,
-            world_size=size,
-            timeout=timedelta(seconds=TIMEOUT_SECONDS / 3),
-        )
-        workers = Workers.joined()
-        found = {name: case(workers) for name, case in CASES.items()}
-        (folder / f"{size}-{rank}").write_bytes(pickle.dumps(found))
-        dist.destroy_process_group()
 
 
 def uneven() -> TrialData:
