@@ -49,12 +49,8 @@ class CanCome:
         (``provider: {type: local}``).
         """
         kinds = config.get("available_node_types", {})
-        sized = "max_workers" in config and all("max_workers" in kind for kind in kinds.values())
-        if (
-            not kinds
-            or not sized
-            or not all("CPU" in kind.get("resources", {}) for kind in kinds.values())
-        ):
+        sized = all("CPU" in k.get("resources", {}) and "max_workers" in k for k in kinds.values())
+        if not (kinds and sized and "max_workers" in config):
             return None
         sizes = {
             name: (float(kind["resources"]["CPU"]), float(kind["resources"].get("GPU", 0)))

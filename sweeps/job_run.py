@@ -12,7 +12,7 @@ from safetensors.torch import save as save_weights
 from mtl.config import TrialConfig
 from mtl.inference import TrialData, Weights, predict_best
 from mtl.training import EpochResult, Trainer
-from mtl.workers import Workers
+from mtl.workers import ALONE, Workers
 from sweeps.job import End, EndState, Epoch, Job
 from sweeps.orders import Orders, Stop
 from sweeps.trial_data import PARTS
@@ -41,10 +41,10 @@ class JobRun:
         config: TrialConfig,
         data: TrialData,
         told: Told | None = None,
-        workers: Workers | None = None,
+        workers: Workers = ALONE,
     ) -> None:
         self.job, self.config, self.data = job, config, data
-        self.told, self.workers = told or Orders(), workers or Workers()
+        self.told, self.workers = told or Orders(), workers
 
     def events(self) -> Iterator[Epoch | End]:
         """Train, yielding each epoch that the study does not know yet, and at last the end."""

@@ -15,8 +15,6 @@ import ray
 from ray import tune
 
 from mtl.dataset import Listing
-from sweeps.job import INTERRUPTED
-from sweeps.orders import Stop
 from sweeps.searcher import NotSaved, StudySearcher
 from sweeps.trial import run_trial
 
@@ -33,8 +31,7 @@ class _Interrupts(NotSaved, tune.Callback):
         self.searcher.pressed = True
 
     def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
-        if self.searcher.pressed and self.searcher.halted != INTERRUPTED:
-            self.searcher.stop(INTERRUPTED, Stop.NOW)
+        self.searcher.heed_interrupt()
 
 
 def search(searcher: StudySearcher, listing: Listing) -> str | None:

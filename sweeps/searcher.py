@@ -112,8 +112,7 @@ class StudySearcher(NotSaved, Searcher):
     def suggest(self, trial_id: str) -> Any:
         """The next trial for a free slot; None while there is none, FINISHED when all are out."""
         self._tick()
-        if self.pressed and self.halted != INTERRUPTED:
-            self.stop(INTERRUPTED, Stop.NOW)
+        self.heed_interrupt()
         slot = None if self.halted else self.slots.take()
         if slot is None and self.slots.gone:
             self.halted = self.halted or f"{self.slots.why_gone}: no slot is left"
@@ -177,6 +176,11 @@ class StudySearcher(NotSaved, Searcher):
         """Take up nothing more and end what runs, resumably."""
         self.halted, self._stopping = why, when
         self.slots.stop(when)
+
+    def heed_interrupt(self) -> None:
+        """Stop, if Ctrl-C was pressed."""
+        if self.pressed and self.halted != INTERRUPTED:
+            self.stop(INTERRUPTED, Stop.NOW)
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing: the journal is the record."""

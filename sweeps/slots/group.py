@@ -17,11 +17,12 @@ from ray.train.torch import TorchTrainer
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 
 from sweeps.job import End, Epoch, Event, Job, TrialFailed, in_one_line
-from sweeps.orders import Orders, Stop
+from sweeps.orders import Stop
 from sweeps.search_file import Resources
 from sweeps.slots.desk import Desk, Handed
 from sweeps.slots.rendezvous import OneAddress
 from sweeps.slots.setup import Setup
+from sweeps.slots.slot import Slot
 from sweeps.slots.workers import train_jobs
 
 CLOSE_SECONDS = 20
@@ -40,7 +41,7 @@ class _Trainer(TorchTrainer):
         return [c for c in callbacks if not isinstance(c, PlacementGroupCleanerCallback)]
 
 
-class GroupSlot:
+class GroupSlot(Slot):
     """The actor: ``train`` runs one job at a time; the other calls reach it meanwhile.
 
     Args:
@@ -50,7 +51,8 @@ class GroupSlot:
     """
 
     def __init__(self, name: str, setup: list[ray.ObjectRef[Setup]], resources: Resources) -> None:
-        self._desk, self._orders = Desk(), Orders()
+        super().__init__()
+        self._desk = Desk()
         slot = ray.get_runtime_context().current_actor
         work = functools.partial(train_jobs, slot, setup)
         self._fitting = threading.Thread(
@@ -95,16 +97,6 @@ class GroupSlot:
         """Train a job, streaming its events."""
         self._orders.begin(job.name)
         yield from self._desk.events(job)
-
-    @ray.method(concurrency_group="control")
-    def decide(self, job: str, epoch: int, prune: bool) -> None:
-        """The study's word on an epoch that a job waits after."""
-        self._orders.decide(job, epoch, prune)
-
-    @ray.method(concurrency_group="control")
-    def stop(self, when: Stop) -> None:
-        """The sweep ends: the running job, and any that still comes, ends."""
-        self._orders.stop(when)
 
     @ray.method(concurrency_group="control")
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""Starting a slot of either kind; both have the methods of ``sweeps.slots.process.ProcessSlot``."""
+"""Starting a slot of either kind; both have ``ready``, ``train`` and what ``Slot`` has."""
 
 from collections.abc import Callable
 from typing import Any

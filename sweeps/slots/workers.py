@@ -46,13 +46,19 @@ def train_jobs(slot: ActorHandle[Any], setup: list[ray.ObjectRef[Setup]]) -> Non
 
 
 def _train(slot: ActorHandle[Any], handed: Handed, data: SlotData, workers: Workers) -> None:
+    on_its_way: list[Any] = []
     try:
         config = read_config(handed.job.config)
         told = FromSlot(slot, handed.job) if workers.rank == 0 else None
         for event in JobRun(handed.job, config, data.of(config), told, workers).events():
             if workers.rank == 0:
-                ray.get(slot.put.remote(handed.number, event))
+                # One at a time, in their order; the next epoch does not wait for it.
+                ray.get(on_its_way)
+                on_its_way = [slot.put.remote(handed.number, event)]
+        ray.get(on_its_way)
     except Exception as error:
+        # What ended before is not lost with what broke.
+        ray.get(on_its_way)
         trace, own = "".join(traceback.format_exception(error)), not says_that_a_peer_is_gone(error)
         _answer(slot.fail.remote(handed.number, in_one_line(error), trace, own))
         if not isinstance(error, TrainingError):

@@ -22,6 +22,9 @@ from sweeps.job import Event, Job
 
 ROOT = Path(__file__).parents[2]
 RUN = ROOT / "sweeps" / "run.py"
+START_SECONDS = 180
+END_SECONDS = 60
+LOOPBACK = {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
 SMALL: dict[str, Any] = {"encoder.hidden": 8, "head": "linear", "sequence.window_frames": 16}
 ENCODERS = {
     "choice": {

@@ -11,7 +11,10 @@ import psutil
 import pytest
 from optuna.trial import FrozenTrial, TrialState
 from sweeping import (
+    END_SECONDS,
+    LOOPBACK,
     SMALL,
+    START_SECONDS,
     actors,
     alive,
     facts,
@@ -29,10 +32,7 @@ from sweeps.run import main
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
-START_SECONDS = 180
-END_SECONDS = 60
 Driver = subprocess.Popen[str]
-LOOPBACK = {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
 ONE = {"concurrent_trials": 1}
 
 

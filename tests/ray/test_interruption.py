@@ -9,7 +9,10 @@ import psutil
 import pytest
 from optuna.trial import FrozenTrial, TrialState
 from sweeping import (
+    END_SECONDS,
+    LOOPBACK,
     SMALL,
+    START_SECONDS,
     facts,
     in_mid_training,
     program,
@@ -25,10 +28,6 @@ from sweeps.cluster import connect
 from sweeps.run import main
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
-
-START_SECONDS = 180
-END_SECONDS = 60
-LOOPBACK = {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
 
 
 def progress(folder: Path, trial: FrozenTrial) -> list[dict[str, str]]:

@@ -13,7 +13,7 @@ from small_data import make_dataset, make_listing
 from mtl.config import TrialConfig
 from mtl.inference import TrialData
 from mtl.windows import Schedule
-from mtl.workers import Workers
+from mtl.workers import ALONE, Workers
 from sweeps.compose import compose
 from sweeps.job import End, Epoch, Job
 from sweeps.job_run import HEARTBEAT_SECONDS, JobRun
@@ -47,7 +47,7 @@ def data(slot_data, config) -> Iterator[TrialData]:
 
 
 def a_run(
-    config: TrialConfig, data: TrialData, told: Any = None, workers: Any = None, **job: Any
+    config: TrialConfig, data: TrialData, told: Any = None, workers: Workers = ALONE, **job: Any
 ) -> JobRun:
     return JobRun(Job("demo/0000", config.plain(), **job), config, data, told, workers)
 
