@@ -1,44 +1,30 @@
 """A slot of several DDP workers: one resident Ray Train run that is handed job after job.
 
-The actor itself holds nothing. A thread of it runs ``TorchTrainer.fit``, whose workers take jobs
-from the actor's desk (``sweeps.slots.workers``). If a worker dies Train starts the group anew, and
-the job that lies on the desk goes on from its last epoch.
+The actor itself holds nothing. A thread of it holds the run (``sweeps.slots.resident``), whose
+workers take jobs from the actor's desk (``sweeps.slots.workers``). If a worker dies Train starts
+the group anew, and the job that lies on the desk goes on from its last epoch.
+
+Tune's side of a trial imports this module with the slot's handle: what needs torch is imported in
+the slot.
 """
 
-import functools
-import tempfile
 import threading
-from collections.abc import Callable, Iterator
-from typing import Any, Literal
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, Literal
 
 import ray
-from ray.train import FailureConfig, RunConfig, ScalingConfig
-from ray.train.torch import TorchTrainer
-from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
+from ray.actor import ActorHandle
 
 from sweeps.job import End, Epoch, Event, Job, TrialFailed, in_one_line
 from sweeps.orders import Stop
-from sweeps.search_file import Resources
 from sweeps.slots.desk import Desk, Handed
-from sweeps.slots.rendezvous import OneAddress
-from sweeps.slots.setup import Setup
 from sweeps.slots.slot import Slot
-from sweeps.slots.workers import train_jobs
+
+if TYPE_CHECKING:
+    from sweeps.search_file import Resources
+    from sweeps.slots.setup import Setup
 
 CLOSE_SECONDS = 20
-DEATHS = 20
-"""Of workers, in the life of a group; then the slot is lost, and another one started."""
-
-
-class _Trainer(TorchTrainer):
-    """Ray's, without a process beside each run that removes the placement group of one whose
-    controller was killed, and that never ends once it has (ray 2.60). Here the sweep's driver
-    removes that of a slot it has lost, and Ray those of a driver that is gone.
-    """
-
-    def _create_default_callbacks(self) -> list[Any]:
-        callbacks = super()._create_default_callbacks()  # type: ignore[misc]
-        return [c for c in callbacks if not isinstance(c, PlacementGroupCleanerCallback)]
 
 
 class GroupSlot(Slot):
@@ -50,41 +36,29 @@ class GroupSlot(Slot):
         resources: What the workers hold.
     """
 
-    def __init__(self, name: str, setup: list[ray.ObjectRef[Setup]], resources: Resources) -> None:
+    def __init__(
+        self, name: str, setup: "list[ray.ObjectRef[Setup]]", resources: "Resources"
+    ) -> None:
         super().__init__()
         self._desk = Desk()
         slot = ray.get_runtime_context().current_actor
-        work = functools.partial(train_jobs, slot, setup)
         self._fitting = threading.Thread(
-            target=self._fit, args=(name, work, resources), daemon=True
+            target=self._fit, args=(name, slot, setup, resources), daemon=True
         )
         self._fitting.start()
 
-    def _fit(self, name: str, work: Callable[[], None], resources: Resources) -> None:
-        share = {"CPU": resources.cpus_per_worker, "GPU": resources.gpus_per_worker}
+    def _fit(
+        self,
+        name: str,
+        slot: ActorHandle[Any],
+        setup: "list[ray.ObjectRef[Setup]]",
+        resources: "Resources",
+    ) -> None:
         reason = "its workers have gone"
         try:
-            with tempfile.TemporaryDirectory() as temporary:
-                _Trainer(
-                    work,
-                    torch_config=OneAddress(),
-                    scaling_config=ScalingConfig(
-                        num_workers=resources.workers_per_trial,
-                        use_gpu=resources.gpus_per_worker > 0,
-                        resources_per_worker={k: v for k, v in share.items() if v},
-                    ),
-                    run_config=RunConfig(
-                        name=name,
-                        storage_path=temporary,
-                        failure_config=FailureConfig(  # type: ignore[call-arg]
-                            # How often a trial bears a death is the desk's matter.
-                            max_failures=DEATHS,
-                            # Workers that find no place are the sweep's: it says so, and starts
-                            # another slot or gives it up.
-                            controller_failure_limit=0,
-                        ),
-                    ),
-                ).fit()
+            from sweeps.slots.resident import fit
+
+            fit(name, slot, setup, resources)
         except Exception as error:
             reason = f"its worker group ended: {in_one_line(error)}"
         self._desk.lose(reason)

@@ -1,5 +1,7 @@
 """Tune's side of a trial: files before reports, and a failure that is a result like another."""
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -161,3 +163,11 @@ def test_workers_that_take_the_trial_up_say_where_they_are(tmp_path, reports):
     assert first == {"state": BEGUN, "restarts": 2, "placement_group": "a1b2"}
     assert "checkpoint.pt" not in files
     assert last == {"state": "complete"}
+
+
+def test_it_needs_no_torch(tmp_path):
+    """Also not to read the handle of a slot, which names the slot's class."""
+    modules = "sweeps.trial, sweeps.slots.process, sweeps.slots.group"
+    code = f"import sys, {modules}; print({{'torch', 'optuna'}} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert (done.stdout, done.returncode) == ("set()\n", 0)
