@@ -1,6 +1,5 @@
 """Training one trial: a generator that yields one result an epoch."""
 
-import io
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor
 
 from mtl import metrics
+from mtl.checkpoint import pack, unpack
 from mtl.config import OptimConfig, TrialConfig
 from mtl.encoders import State
 from mtl.frameworks import Outputs
@@ -99,21 +99,22 @@ class Trainer:
 
     def checkpoint(self) -> bytes:
         """All that a later process needs to go on after the last epoch."""
-        buffer = io.BytesIO()
-        state = {
-            "model": self.model.state_dict(),
-            "balancing": self.balancing.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "scaler": self.scaler.state_dict(),
-            "history": [asdict(result) for result in self.history],
-        }
-        torch.save(state, buffer)
-        return buffer.getvalue()
+        return pack(
+            {
+                "model": self.model.state_dict(),
+                "balancing": self.balancing.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "scaler": self.scaler.state_dict(),
+                "history": [asdict(result) for result in self.history],
+            }
+        )
 
     def _restore(self, checkpoint: bytes) -> None:
-        state = torch.load(io.BytesIO(checkpoint), map_location=self.device, weights_only=True)
+        state = unpack(checkpoint)
         self.model.load_state_dict(state["model"])
         self.balancing.load_state_dict(state["balancing"])
+        moments = state["optimizer"]["state"]
+        state["optimizer"]["state"] = {int(number): moments[number] for number in moments}
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
         self.history = [EpochResult(**result) for result in state["history"]]

@@ -25,7 +25,10 @@ class TrialFolder:
     @property
     def ended(self) -> bool:
         """Whether the trial has come to its end."""
-        predictions, checkpoint = self.path / "predictions.parquet", self.path / "checkpoint.pt"
+        predictions, checkpoint = (
+            self.path / "predictions.parquet",
+            self.path / "checkpoint.safetensors",
+        )
         return predictions.exists() and not checkpoint.exists()
 
     def begin(self, config: str) -> None:
@@ -36,7 +39,7 @@ class TrialFolder:
 
     def saved(self) -> tuple[bytes | None, dict[int, bytes]]:
         """Where an earlier process left off: its checkpoint and the weights of its best epochs."""
-        file = self.path / "checkpoint.pt"
+        file = self.path / "checkpoint.safetensors"
         if not file.exists():
             (self.path / "progress.csv").unlink(missing_ok=True)
             return None, {}
@@ -48,7 +51,7 @@ class TrialFolder:
         if event.weights is not None:
             write_whole(self._weights(result["epoch"]), event.weights)
         if event.checkpoint is not None:
-            write_whole(self.path / "checkpoint.pt", event.checkpoint)
+            write_whole(self.path / "checkpoint.safetensors", event.checkpoint)
         self._write_progress(result)
         scores = {"select": {"score": result["objective"], **result["best_scores"]}}
         scores["epochs"] = result["best_epochs"]
@@ -67,7 +70,7 @@ class TrialFolder:
 
     def settle(self) -> None:
         """The trial's end is on record: its checkpoint has done its work."""
-        (self.path / "checkpoint.pt").unlink(missing_ok=True)
+        (self.path / "checkpoint.safetensors").unlink(missing_ok=True)
 
     def write_error(self, text: str) -> None:
         """Why the trial failed."""

@@ -1,6 +1,5 @@
 """What each of several workers does in the tests of workers, and one alone to compare it with."""
 
-import io
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from functools import partial
@@ -14,6 +13,7 @@ from laws import ENCODER_NAMES, LOSS_OF_KIND, MODELS, config, data, part, videos
 from torch import Tensor, nn
 
 from mtl import inference
+from mtl.checkpoint import unpack
 from mtl.config import TrialConfig
 from mtl.encoders import ENCODERS
 from mtl.inference import TrialData, predict, predict_best
@@ -125,7 +125,7 @@ def resume(workers: Workers) -> dict[str, Any]:
         trainer = Trainer(trial, zoo, workers=by)
         next(trainer.epochs())
         checkpoint = trainer.checkpoint()
-        found[name] = torch.load(io.BytesIO(checkpoint))
+        found[name] = unpack(checkpoint)
         for result in found[name]["history"]:
             del result["seconds"], result["data_seconds"]
         goes_on = Trainer(trial, zoo, checkpoint, workers=ALONE if name == "here" else workers)

@@ -194,7 +194,7 @@ def test_killed_at_five_points_it_ends_as_undisturbed(undisturbed, planted, ray_
     assert is_kept(before, trained(folder))
     assert journal(folder) == records
     assert files(folder) == files(undisturbed)
-    assert not list(folder.rglob("checkpoint.pt"))
+    assert not list(folder.rglob("checkpoint.safetensors"))
     submission = (undisturbed / "submission.txt").read_bytes()
     assert (folder / "submission.txt").read_bytes() == submission
 

@@ -34,7 +34,7 @@ def damage_checkpoints_of_gru(folder: Path, dataset_hash: str) -> None:
         config = compose([*fixed, "encoder=gru", f"encoder.hidden={hidden}", "optim.lr=0.001"])
         trial = folder / "trials" / signature(config, dataset_hash)
         trial.mkdir(parents=True)
-        (trial / "checkpoint.pt").write_bytes(b"no checkpoint")
+        (trial / "checkpoint.safetensors").write_bytes(b"no checkpoint")
 
 
 def test_failed_trials_are_recorded_and_too_many_end_the_sweep(

@@ -71,7 +71,7 @@ def test_kill_in_mid_trial_then_the_same_command(planted, ray_address, tmp_path,
 
     ended = [trial for trial in recorded(folder) if trial.state.is_finished()]
     (broken,) = [trial for trial in recorded(folder) if not trial.state.is_finished()]
-    assert (trial_folder(folder, broken) / "checkpoint.pt").exists()
+    assert (trial_folder(folder, broken) / "checkpoint.safetensors").exists()
     trained, files = progress(folder, broken), written(folder / "trials")
     kept = {name: t for name, t in files.items() if not name.startswith(_signature(broken))}
 
@@ -80,7 +80,7 @@ def test_kill_in_mid_trial_then_the_same_command(planted, ray_address, tmp_path,
     assert facts(after)[: len(ended)] == facts(ended)
     assert {n: t for n, t in written(folder / "trials").items() if n in kept} == kept
     assert progress(folder, after[broken.number])[: len(trained)] == trained
-    assert not list(folder.glob("trials/*/checkpoint.pt"))
+    assert not list(folder.glob("trials/*/checkpoint.safetensors"))
 
     assert main([*command, "name=undisturbed"]) == 0
     assert _comparable(after) == _comparable(recorded(tmp_path / "runs" / "undisturbed"))

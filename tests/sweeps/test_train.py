@@ -156,7 +156,7 @@ def test_an_interrupted_trial_goes_on_to_the_same_bits(dataset, tmp_path, capsys
         patched.setattr(TrialFolder, "write_epoch", pressed)
         assert main(arguments(dataset, tmp_path / "cut")) == 130
     assert "interrupted" in capsys.readouterr().err
-    assert (tmp_path / "cut" / "checkpoint.pt").exists()
+    assert (tmp_path / "cut" / "checkpoint.safetensors").exists()
     assert not (tmp_path / "cut" / "predictions.parquet").exists()
     trained = []
     epoch = "mtl.training.Trainer._train_epoch"
@@ -167,7 +167,7 @@ def test_an_interrupted_trial_goes_on_to_the_same_bits(dataset, tmp_path, capsys
     assert last_line(capsys) == {**whole, "folder": str(tmp_path / "cut")}
     read = [Predictions.load(tmp_path / n / "predictions.parquet") for n in ("whole", "cut")]
     np.testing.assert_array_equal(read[0].outputs, read[1].outputs)
-    assert not (tmp_path / "cut" / "checkpoint.pt").exists()
+    assert not (tmp_path / "cut" / "checkpoint.safetensors").exists()
 
 
 def test_a_finished_trial_is_not_trained_again(dataset, tmp_path, capsys, monkeypatch):

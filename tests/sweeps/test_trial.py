@@ -81,11 +81,16 @@ def test_what_is_reported_lies_on_disk_before(tmp_path, reports):
     (first, files), (last, files_at_the_end) = reports
     assert first["state"] == RUNNING
     assert module.json.loads(first["result"]) == EPOCH
-    assert {"checkpoint.pt", "epoch_001.safetensors", "progress.csv", "scores.json"} <= files
+    assert {
+        "checkpoint.safetensors",
+        "epoch_001.safetensors",
+        "progress.csv",
+        "scores.json",
+    } <= files
     assert "predictions.parquet" not in files
     assert last == {"state": "pruned"}
     # The checkpoint stays until the study has the end on record.
-    assert {"predictions.parquet", "checkpoint.pt"} <= files_at_the_end
+    assert {"predictions.parquet", "checkpoint.safetensors"} <= files_at_the_end
     assert slot.called_as == "demo/0007 gru"
 
 
@@ -104,7 +109,7 @@ def test_an_interrupted_trial_leaves_no_predictions(tmp_path, reports):
     run_trial(settings(tmp_path, slot), make_listing())
     metrics, files = reports[-1]
     assert metrics == {"state": "interrupted"}
-    assert "checkpoint.pt" in files
+    assert "checkpoint.safetensors" in files
     assert "predictions.parquet" not in files
 
 
@@ -135,7 +140,7 @@ def test_a_slot_that_died_is_lost_and_the_trial_has_not_failed(tmp_path, reports
     (first, _), (last, files) = reports
     assert first["state"] == RUNNING
     assert last == {"state": LOST, "reason": "the slot's process died"}
-    assert "checkpoint.pt" in files
+    assert "checkpoint.safetensors" in files
 
 
 def test_a_slot_without_workers_is_lost(tmp_path, reports):
@@ -161,7 +166,7 @@ def test_workers_that_take_the_trial_up_say_where_they_are(tmp_path, reports):
     run_trial(settings(tmp_path, slot), make_listing())
     (first, files), (last, _) = reports
     assert first == {"state": BEGUN, "restarts": 2, "placement_group": "a1b2"}
-    assert "checkpoint.pt" not in files
+    assert "checkpoint.safetensors" not in files
     assert last == {"state": "complete"}
 
 

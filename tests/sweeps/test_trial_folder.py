@@ -51,7 +51,7 @@ def test_after_each_epoch_it_holds_the_checkpoint_and_the_best_weights(folder):
     folder.write_epoch(event(2, {"valence": 2, "expression": 1}))
     assert names(folder) == {
         "config.yaml",
-        "checkpoint.pt",
+        "checkpoint.safetensors",
         "progress.csv",
         "scores.json",
         "weights/epoch_001.safetensors",
@@ -130,7 +130,7 @@ def test_an_early_epoch_told_again_leaves_what_later_ones_need(folder):
 
 def test_without_a_checkpoint_a_trial_starts_anew(folder):
     folder.write_epoch(event(1, {"valence": 1, "expression": 1}))
-    (folder.path / "checkpoint.pt").unlink()
+    (folder.path / "checkpoint.safetensors").unlink()
     assert folder.saved() == (None, {})
     assert not (folder.path / "progress.csv").exists()
 

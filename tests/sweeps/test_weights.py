@@ -78,7 +78,7 @@ def test_it_counts_what_trials_take(tmp_path):
 
 
 def test_a_checkpoint_that_a_kill_left_behind_an_end_goes(tmp_path):
-    (tmp_path / trial(tmp_path, "ended") / "checkpoint.pt").write_bytes(b"epoch 3")
+    (tmp_path / trial(tmp_path, "ended") / "checkpoint.safetensors").write_bytes(b"epoch 3")
     Shelf(tmp_path, {"ended": False}, 25)
-    assert not (tmp_path / "ended" / "checkpoint.pt").exists()
+    assert not (tmp_path / "ended" / "checkpoint.safetensors").exists()
     assert (tmp_path / "ended" / "scores.json").exists()

@@ -1,0 +1,52 @@
+import pytest
+import torch
+from laws import ENCODER_NAMES, config, data
+
+from mtl.checkpoint import pack, unpack
+from mtl.training import Trainer
+
+
+def test_what_is_packed_comes_back() -> None:
+    state = {
+        "a": {"0": torch.arange(6.0).reshape(2, 3), "1": torch.tensor(4.0), "empty": {}},
+        "b": [torch.arange(3), {"t": torch.ones(2, 0, dtype=torch.float64)}, None, "text", 1e-17],
+        "transposed": torch.arange(6.0).reshape(2, 3).t(),
+        "flags": (True, torch.tensor([True, False])),
+        "half": torch.ones(3, dtype=torch.bfloat16),
+    }
+    found = unpack(pack(state))
+    assert found["flags"][0] is True
+    assert found["b"][2:] == [None, "text", 1e-17]
+    assert found["a"]["empty"] == {}
+    pairs = [
+        (found["a"]["0"], state["a"]["0"]),
+        (found["a"]["1"], state["a"]["1"]),
+        (found["b"][0], state["b"][0]),
+        (found["b"][1]["t"], state["b"][1]["t"]),
+        (found["transposed"], state["transposed"]),
+        (found["flags"][1], state["flags"][1]),
+        (found["half"], state["half"]),
+    ]
+    for one, other in pairs:
+        assert one.dtype == other.dtype
+        assert torch.equal(one, other)
+
+
+def test_no_code_in_it_runs() -> None:
+    with pytest.raises(Exception, match=r"(?i)header"):
+        unpack(b"cos\nsystem\n(S'true'\ntR.")
+
+
+@pytest.mark.parametrize("name", ENCODER_NAMES)
+def test_a_training_s_checkpoint_holds_all_of_its_optimizer(name: str) -> None:
+    trainer = Trainer(config(name), data())
+    next(trainer.epochs())
+    again = Trainer(config(name), data(), trainer.checkpoint())
+    assert again.history == trainer.history
+    one, other = trainer.optimizer.state_dict(), again.optimizer.state_dict()
+    assert one["param_groups"] == [
+        {**group, "betas": tuple(group["betas"])} for group in other["param_groups"]
+    ]
+    assert one["state"].keys() == other["state"].keys()
+    for number, moments in one["state"].items():
+        assert all(torch.equal(moments[key], other["state"][number][key]) for key in moments)
