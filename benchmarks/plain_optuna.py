@@ -21,7 +21,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from mtl.config import TrialConfig
 from mtl.inference import TrialData, Weights, predict_best
-from mtl.training import Trainer
+from mtl.training import EpochResult, Trainer
 from mtl.workers import Workers
 from sweeps.compose import compose
 from sweeps.data import open_data
@@ -75,8 +75,8 @@ def read_data(file: SearchFile) -> SlotData:
     return SlotData(Files(dataset, listing), listing, parts)
 
 
-def train(config: TrialConfig, data: TrialData, workers: Workers) -> float:
-    """Train a configuration and predict with its best weights; the best score."""
+def train(config: TrialConfig, data: TrialData, workers: Workers) -> list[EpochResult]:
+    """Train a configuration and predict with its best weights; its epochs."""
     trainer = Trainer(config, data, workers=workers)
     kept: dict[int, Weights] = {}
     for result in trainer.epochs():
@@ -84,15 +84,14 @@ def train(config: TrialConfig, data: TrialData, workers: Workers) -> float:
         if result.epoch in best:
             kept[result.epoch] = trainer.weights()
         kept = {epoch: weights for epoch, weights in kept.items() if epoch in best}
-    last = trainer.history[-1]
-    predict_best(config, data, kept, last.best_epochs, workers)
-    return last.objective
+    predict_best(config, data, kept, trainer.history[-1].best_epochs, workers)
+    return trainer.history
 
 
 def work(space: Path, journal: Path, rank: int = 0, size: int = 1) -> None:
     """Train what waits in the journal, alone or as one of ``size`` that train each model together.
 
-    A trial's ``seconds`` are those of its training alone.
+    A trial's ``seconds`` are those of its training alone, ``epoch_seconds`` those of its epochs.
     """
     torch.set_num_threads(1)
     if size > 1:
@@ -113,10 +112,11 @@ def work(space: Path, journal: Path, rank: int = 0, size: int = 1) -> None:
             break
         started = time.perf_counter()
         config = compose(overrides)
-        score = train(config, data.of(config), workers)
+        epochs = train(config, data.of(config), workers)
         if trial and study:
             trial.set_user_attr("seconds", time.perf_counter() - started)
-            study.tell(trial, score)
+            trial.set_user_attr("epoch_seconds", sum(epoch.seconds for epoch in epochs))
+            study.tell(trial, epochs[-1].objective)
     if trial and study:
         study.tell(trial, state=TrialState.FAIL)
     if size > 1:

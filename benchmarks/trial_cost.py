@@ -4,20 +4,25 @@ python benchmarks/trial_cost.py [--workers 1 2] [--rounds 3] [--trials 24] [--do
 
 ``sweeps/run.py`` trains one trial after another in one slot, of one process and of two DDP workers:
 12 epochs each of search.yaml's space on a small demo, without pruning. The time of a trial is, by
-the journal, that from the end of the one before it to its own. The training itself is measured in
-the same round, before the sweep and after it, by plain Optuna that trains the same configurations
-without Ray (``benchmarks/plain_optuna.py``): in one process, or in two that torch.distributed
-joins. The difference is the cost of a trial: drawing it, its record and its files, its way through
-Tune to the slot and back. The limit is for the mean; beside it the median and the quartiles of all
-trials, each less the training of its own configuration, which bursts of other work move less. What
-is paid once stands apart: Ray's start, the slot's, and how much longer the first trial takes than
-those after it.
+the journal, that from the end of the one before it to its own. Plain Optuna trains the same
+configurations without Ray in the same round, before the sweep and after it
+(``benchmarks/plain_optuna.py``): in one process, or in two that torch.distributed joins.
+
+The cost of a trial is its time less its own epochs, as the slot timed them, and less what plain
+Optuna spends beside the epochs (making the model, predicting): what is left is drawing it, its
+record and its files, its scores' and its own way through Tune to the slot and back. How much slower
+epochs are in the slot than in plain Optuna stands beside it, and so does the whole difference to
+plain Optuna, cost and slowness together; where it is some tenths of a second both move with what
+else the machine does. The limit is for the mean; beside it the median and the quartiles of all
+trials' costs. What is paid once stands apart: Ray's start, the slot's, and how much longer the
+first trial takes than those after it.
 
 Beside it the pattern that Ray documents, a Tune function that runs a ``TorchTrainer`` for each
 trial, from the first one's start to the last one's end.
 """
 
 import argparse
+import csv
 import json
 import os
 import statistics
@@ -27,7 +32,7 @@ import time
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from optuna.trial import FrozenTrial
@@ -62,14 +67,32 @@ def write_one_slot(file: Path, trials: int, workers: int) -> Path:
     )
 
 
+class Spent(NamedTuple):
+    """Seconds of one trial's training, and those of its epochs alone."""
+
+    training: float
+    epochs: float
+
+
 def plain_seconds(
     space: Path, journal: Path, configurations: Sequence[FrozenTrial], workers: int
-) -> list[float]:
-    """Seconds of each trial's training alone."""
+) -> list[Spent]:
+    """What each trial takes without a sweep."""
     enqueue(journal, configurations)
     with working(*((space, journal, rank, workers) for rank in range(workers))):
         pass
-    return [trial.user_attrs["seconds"] for trial in ended(journal)]
+    found = [trial.user_attrs for trial in ended(journal)]
+    return [Spent(attrs["seconds"], attrs["epoch_seconds"]) for attrs in found]
+
+
+def epoch_seconds(space: Path, signatures: Sequence[str]) -> list[float]:
+    """What each trial's epochs took in the slot, as its folder says."""
+    trials = space.parent / "runs" / space.stem / "trials"
+    found = []
+    for signature in signatures:
+        with (trials / signature / "progress.csv").open() as file:
+            found.append(sum(float(row["seconds"]) for row in csv.DictReader(file)))
+    return found
 
 
 def measure(
@@ -78,19 +101,30 @@ def measure(
     """One round, in seconds; the first trial warms up and does not count.
 
     Returns:
-        Means over trials, and in ``costs`` the cost of each.
+        Means over trials, in ``slower`` a ratio, and in ``costs`` the cost of each.
     """
     space = write_one_slot(folder / f"cost_{workers}_{number}.yaml", len(configurations), workers)
     before = plain_seconds(space, space.with_suffix(".before"), configurations, workers)
     times = run_sweep(space)
     after = plain_seconds(space, space.with_suffix(".after"), configurations, workers)
     trials = [end - last for last, end in pairwise(times.ends)]
-    training = [(one + other) / 2 for one, other in zip(before[1:], after[1:], strict=True)]
-    costs = [trial - alone for trial, alone in zip(trials, training, strict=True)]
+    signatures = [trial.user_attrs["signature"] for trial in configurations]
+    in_slot = epoch_seconds(space, signatures)[1:]
+    plain = [
+        Spent((one.training + other.training) / 2, (one.epochs + other.epochs) / 2)
+        for one, other in zip(before[1:], after[1:], strict=True)
+    ]
+    costs = [
+        trial - own - (alone.training - alone.epochs)
+        for trial, own, alone in zip(trials, in_slot, plain, strict=True)
+    ]
+    training = statistics.mean(alone.training for alone in plain)
     return {
         "trial": statistics.mean(trials),
-        "training": statistics.mean(training),
+        "training": training,
         "cost": statistics.mean(costs),
+        "slower": statistics.mean(in_slot) / statistics.mean(alone.epochs for alone in plain),
+        "difference": statistics.mean(trials) - training,
         "ray_start": times.ray,
         "slot_start": times.starts[0] - times.begun - times.ray,
         "first_trial": times.ends[0] - times.starts[0] - statistics.mean(trials),
@@ -111,7 +145,7 @@ def measure_documented(
         torch.set_num_threads(1)
         config = compose(asked["overrides"])
         data = read_data(load(space)).of(config)
-        ray.train.report({"score": train(config, data, Workers.joined())})
+        ray.train.report({"score": train(config, data, Workers.joined())[-1].objective})
 
     def trial(asked: Mapping[str, Any]) -> None:
         trainer = TorchTrainer(
@@ -148,7 +182,7 @@ def measure_documented(
     ).fit()
     assert not results.errors, results.errors
     seconds = (max(Clock.ends) - min(Clock.starts)) / len(overrides)
-    return {"trial": seconds, "training": training, "cost": seconds - training}
+    return {"trial": seconds, "training": training, "difference": seconds - training}
 
 
 def summary(rounds: Sequence[Mapping[str, Any]]) -> dict[str, float]:
@@ -164,9 +198,10 @@ def summary(rounds: Sequence[Mapping[str, Any]]) -> dict[str, float]:
 def table(results: Mapping[str, Mapping[str, Any]]) -> str:
     """Results as Markdown."""
     once = {"ray_start": "Ray's start", "slot_start": "slot's start", "first_trial": "first trial"}
-    each = {"trial": "a trial", "training": "its training", "cost": "its cost", "limit": "limit"}
+    each = {"trial": "a trial", "training": "plain Optuna", "cost": "its cost", "limit": "limit"}
     spread = {"cost_median": "median", "cost_q1": "quartile", "cost_q3": "quartile"}
-    columns = once | each | spread
+    whole = {"slower": "slower epochs (ratio)", "difference": "all beside plain Optuna"}
+    columns = once | each | spread | whole
     lines = [f"| seconds | {' | '.join(columns.values())} |", f"|---|{'---:|' * len(columns)}"]
     for name, r in results.items():
         cells = [f"{r[key]:.3f}" if key in r else "-" for key in columns]
@@ -202,7 +237,9 @@ def main() -> None:
                 some = configurations[1 : asked.documented + 1]
                 alone = plain_seconds(drawn, drawn.with_suffix(".plain"), some, workers)
                 with connect(LOCAL):
-                    found = measure_documented(drawn, some, workers, statistics.mean(alone))
+                    found = measure_documented(
+                        drawn, some, workers, statistics.mean(spent.training for spent in alone)
+                    )
                 results[f"documented, {workers}"] = summary([found])
     print(table(results))
     print(json.dumps({"benchmark": "trial_cost", **results}))

@@ -2,7 +2,7 @@
 
 import importlib
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 
@@ -22,19 +22,35 @@ def test_the_first_trial_and_the_starts_are_no_part_of_a_trials_cost(
     times = importlib.import_module("sweep").Times(
         begun=100.0, ray=5.0, starts=(120.0, 131.0, 133.0), ends=(130.0, 132.0, 134.0)
     )
-    plain = iter([[9.0, 1.0, 1.5], [9.0, 2.0, 0.5]])
+    spent = trial_cost.Spent
+    before = [spent(9.0, 9.0), spent(1.0, 0.75), spent(1.5, 1.0)]
+    after = [spent(9.0, 9.0), spent(2.0, 1.75), spent(0.5, 0.5)]
+    plain = iter([before, after])
     monkeypatch.setattr(trial_cost, "run_sweep", lambda space: times)
     monkeypatch.setattr(trial_cost, "plain_seconds", lambda *_: next(plain))
+    monkeypatch.setattr(trial_cost, "epoch_seconds", lambda *_: [8.0, 1.25, 1.25])
     (tmp_path / "demo").mkdir()
-    assert trial_cost.measure(tmp_path, [None] * 3, 1, 0) == {
+    trials = [SimpleNamespace(user_attrs={"signature": name}) for name in "abc"]
+    assert trial_cost.measure(tmp_path, trials, 1, 0) == {
         "trial": 2.0,
         "training": 1.25,
-        "cost": 0.75,
+        "cost": 0.5,
+        "slower": 1.25,
+        "difference": 0.75,
         "ray_start": 5.0,
         "slot_start": 15.0,
         "first_trial": 8.0,
-        "costs": [0.5, 1.0],
+        "costs": [0.5, 0.5],
     }
+
+
+def test_the_epochs_of_a_trial_are_timed_where_it_was_trained(trial_cost, tmp_path):
+    for name, seconds in (("a", (0.5, 0.25)), ("b", (1.0,))):
+        folder = tmp_path / "runs" / "cost" / "trials" / name
+        folder.mkdir(parents=True)
+        rows = "\n".join(f"{epoch},{value}" for epoch, value in enumerate(seconds, 1))
+        (folder / "progress.csv").write_text(f"epoch,seconds\n{rows}\n")
+    assert trial_cost.epoch_seconds(tmp_path / "cost.yaml", ["b", "a"]) == [1.0, 0.75]
 
 
 def test_the_table_shows_mean_median_and_limit(trial_cost):
