@@ -120,6 +120,8 @@ def work(space: Path, journal: Path, rank: int = 0, size: int = 1) -> None:
     if trial and study:
         study.tell(trial, state=TrialState.FAIL)
     if size > 1:
+        # Gloo aborts a process whose peer has gone while its threads end.
+        torch.distributed.barrier()
         torch.distributed.destroy_process_group()
 
 

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import ray
 from jaxtyping import Bool, Int
+from ray import ObjectRef
 from ray.data import DataContext, from_items
 from ray.data.block import BlockAccessor
-from ray.data.dataset import MaterializedDataset
 
 from mtl.dataset import Dataset, FeatureIndex, Listing
 from mtl.errors import InputError
@@ -32,12 +32,12 @@ class Shards:
 
     Attributes:
         names: Video names; a block's ``video`` column points here.
-        datasets: The materialized blocks of each feature set; cheap to pickle.
+        blocks: References to the materialized blocks of each feature set; cheap to pickle.
         statistics: Mean and std of each set.
     """
 
     names: Mapping[str, tuple[str, ...]]
-    datasets: Mapping[str, MaterializedDataset[Any]]
+    blocks: Mapping[str, tuple[ObjectRef[Any], ...]]
     statistics: Mapping[str, tuple[np.ndarray, np.ndarray]]
 
     def load(self, name: str) -> FeatureTable:
@@ -45,10 +45,9 @@ class Shards:
 
         The first process of a node that asks fetches the blocks; the others map the same memory.
         """
-        bundles = self.datasets[name].iter_internal_ref_bundles()
-        blocks = ray.get([ref for bundle in bundles for ref in bundle.block_refs])
         columns = [
-            BlockAccessor.for_block(b).to_numpy(["video", "frame", "feature"]) for b in blocks
+            BlockAccessor.for_block(block).to_numpy(["video", "frame", "feature"])
+            for block in ray.get(list(self.blocks[name]))
         ]
         rows: dict[str, tuple[int, int]] = {}
         frames: dict[str, np.ndarray] = {}
@@ -78,7 +77,7 @@ def make_shards(dataset: Dataset, feature_sets: Iterable[str], listing: Listing 
     dataset = _from_any_folder(dataset)
     indices = {name: dataset.index(name) for name in feature_sets}
     try:
-        datasets = {
+        blocks = {
             name: _materialize(dataset, name, index, listed_rows(index, listing))
             for name, index in indices.items()
         }
@@ -86,7 +85,7 @@ def make_shards(dataset: Dataset, feature_sets: Iterable[str], listing: Listing 
         raise _user_error(error) from None
     return Shards(
         {name: index.names for name, index in indices.items()},
-        datasets,
+        blocks,
         {name: dataset.statistics(name) for name in indices},
     )
 
@@ -110,7 +109,7 @@ def set_up_ray_data() -> None:
 
 def _materialize(
     dataset: Dataset, name: str, index: FeatureIndex, kept: Bool[np.ndarray, " R"]
-) -> MaterializedDataset[Any]:
+) -> tuple[ObjectRef[Any], ...]:
     video = np.repeat(np.arange(len(index.names), dtype=np.int32), np.diff(index.starts))
     spans = _spans(index, kept, dataset.width(name))
     shared = ray.put((video, index.frames, kept))
@@ -128,8 +127,11 @@ def _materialize(
     source = from_items(
         [{"start": start, "stop": stop} for start, stop in spans], override_num_blocks=len(spans)
     )
-    blocks: MaterializedDataset[Any] = source.map_batches(read, batch_size=1).materialize()
-    return blocks
+    materialized = source.map_batches(read, batch_size=1).materialize()
+    # Asked of the dataset in each slot, they would start an executor there, which takes seconds.
+    return tuple(
+        r for bundle in materialized.iter_internal_ref_bundles() for r in bundle.block_refs
+    )
 
 
 def _spans(index: FeatureIndex, kept: Bool[np.ndarray, " R"], width: int) -> list[tuple[int, int]]:
