@@ -60,7 +60,7 @@ def wide_dataset(out: Path, demo: Listing) -> Dataset:
 
 def measure(dataset: Dataset, config: TrialConfig, rounds: int) -> dict[str, Any]:
     """Frames/s from shards and from resident tensors, in turn."""
-    from sweeps.shards import make_shards
+    from sweeps.sharding import make_shards
 
     listing = dataset.listing()
     shards = make_shards(dataset, config.features, listing)

@@ -145,7 +145,7 @@ def _search(plan: Plan, limits: Limits, address: str, resumed: bool) -> str | No
         # Ray must be imported after its settings are made.
         from sweeps.search import search
         from sweeps.searcher import Rules, StudySearcher
-        from sweeps.shards import make_shards
+        from sweeps.sharding import make_shards
         from sweeps.slots.pool import SlotPool
         from sweeps.slots.setup import Setup
         from sweeps.slots.start import slot_starter

@@ -1,38 +1,24 @@
-"""Parquet -> Ray Data -> blocks of whole videos, materialized once per feature set.
+"""Features in the object store of a node, as its trials read them: mapped, not copied."""
 
-Ray Data reads each feature set once, in parallel, and leaves it in the object store: one copy on
-each node, read by all trials of that node without copying. A block carries its own index.
-"""
-
-import logging
-import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
-from pathlib import Path
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import ray
-from jaxtyping import Bool, Int
 from ray import ObjectRef
-from ray.data import DataContext, from_items
-from ray.data.block import BlockAccessor
 
-from mtl.dataset import Dataset, FeatureIndex, Listing
-from mtl.errors import InputError
-from mtl.sequences import FeatureTable, listed_rows
-
-BLOCK_BYTES = 64 * 2**20
-"""Aim of a block; a longer video makes a larger one."""
+from mtl.sequences import FeatureTable
 
 
 @dataclass(frozen=True)
 class Shards:
-    """The materialized features of a dataset.
+    """The materialized features of a dataset (``sweeps.sharding``).
 
     Attributes:
         names: Video names; a block's ``video`` column points here.
-        blocks: References to the materialized blocks of each feature set; cheap to pickle.
+        blocks: References to the blocks of each feature set, Arrow tables of whole videos.
         statistics: Mean and std of each set.
     """
 
@@ -45,112 +31,31 @@ class Shards:
 
         The first process of a node that asks fetches the blocks; the others map the same memory.
         """
-        columns = [
-            BlockAccessor.for_block(block).to_numpy(["video", "frame", "feature"])
-            for block in ray.get(list(self.blocks[name]))
-        ]
+        blocks = ray.get(list(self.blocks[name]))
+        mean, std = self.statistics[name]
+        features: list[np.ndarray] = []
         rows: dict[str, tuple[int, int]] = {}
         frames: dict[str, np.ndarray] = {}
-        for number, block in enumerate(columns):
-            starts = np.flatnonzero(np.diff(block["video"], prepend=-1))
-            for start, stop in zip(starts, [*starts[1:], len(block["video"])], strict=True):
-                video = self.names[name][block["video"][start]]
-                assert video not in rows, f"the rows of {video} came in two blocks"
-                rows[video] = (number, int(start))
-                frames[video] = block["frame"][start:stop]
-        mean, std = self.statistics[name]
-        return FeatureTable(name, [block["feature"] for block in columns], rows, frames, mean, std)
+        for number, block in enumerate(blocks):
+            of_row, numbers, values = (_mapped(block[column]) for column in block.column_names)
+            features.append(values.reshape(len(block), len(mean)))
+            starts = np.flatnonzero(np.diff(of_row, prepend=-1))
+            for start, stop in zip(starts, [*starts[1:], len(block)], strict=True):
+                own = self.names[name][of_row[start]]
+                assert own not in rows, f"the rows of {own} came in two blocks"
+                rows[own] = (number, int(start))
+                frames[own] = numbers[start:stop]
+        return FeatureTable(name, features, rows, frames, mean, std)
 
 
-def make_shards(dataset: Dataset, feature_sets: Iterable[str], listing: Listing | None) -> Shards:
-    """Read feature sets into the object store.
+def _mapped(column: pa.ChunkedArray) -> np.ndarray:
+    """A column's numbers, of all its lists one after the other, where they lie.
 
-    Args:
-        dataset: The opened dataset.
-        feature_sets: Which of them.
-        listing: Keep only the rows of its frames (``sequence.frames: listed``); None keeps all.
-
-    Raises:
-        InputError: A row that breaks the contract (NaN ...), with its file and number.
+    Arrow's own conversions copy the chunk, or import pandas.
     """
-    set_up_ray_data()
-    dataset = _from_any_folder(dataset)
-    indices = {name: dataset.index(name) for name in feature_sets}
-    try:
-        blocks = {
-            name: _materialize(dataset, name, index, listed_rows(index, listing))
-            for name, index in indices.items()
-        }
-    except Exception as error:
-        raise _user_error(error) from None
-    return Shards(
-        {name: index.names for name, index in indices.items()},
-        blocks,
-        {name: dataset.statistics(name) for name in indices},
-    )
-
-
-def _from_any_folder(dataset: Dataset) -> Dataset:
-    """With an absolute path: the processes of a cluster that runs already work elsewhere."""
-    if "://" in dataset.address:
-        return dataset
-    return replace(dataset, address=str(Path(dataset.address).absolute()))
-
-
-def set_up_ray_data() -> None:
-    """No progress bars and no logs (the sweep prints its own, errors are raised), and no block cut
-    in two: a block is whole videos, whatever it weighs.
-    """
-    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
-    context = DataContext.get_current()
-    context.enable_progress_bars = False
-    context.target_max_block_size = None
-
-
-def _materialize(
-    dataset: Dataset, name: str, index: FeatureIndex, kept: Bool[np.ndarray, " R"]
-) -> tuple[ObjectRef[Any], ...]:
-    video = np.repeat(np.arange(len(index.names), dtype=np.int32), np.diff(index.starts))
-    spans = _spans(index, kept, dataset.width(name))
-    shared = ray.put((video, index.frames, kept))
-
-    def read(batch: Mapping[str, Any]) -> dict[str, np.ndarray]:
-        start, stop = int(batch["start"][0]), int(batch["stop"][0])
-        video, frames, kept = ray.get(shared)
-        mine = kept[start:stop]
-        return {
-            "video": video[start:stop][mine],
-            "frame": frames[start:stop][mine],
-            "feature": dataset.read(name, start, stop)[mine],
-        }
-
-    source = from_items(
-        [{"start": start, "stop": stop} for start, stop in spans], override_num_blocks=len(spans)
-    )
-    materialized = source.map_batches(read, batch_size=1).materialize()
-    # Asked of the dataset in each slot, they would start an executor there, which takes seconds.
-    return tuple(
-        r for bundle in materialized.iter_internal_ref_bundles() for r in bundle.block_refs
-    )
-
-
-def _spans(index: FeatureIndex, kept: Bool[np.ndarray, " R"], width: int) -> list[tuple[int, int]]:
-    """Row spans of whole videos that keep about ``BLOCK_BYTES`` each; empty ones are left out."""
-    before: Int[np.ndarray, " R+1"] = np.concatenate([[0], np.cumsum(kept)])
-    rows = before[index.starts]
-    aim = max(1, BLOCK_BYTES // (4 * width))
-    spans: list[tuple[int, int]] = []
-    first = 0
-    for video in range(1, len(rows)):
-        if rows[video] - rows[first] >= aim or video == len(rows) - 1:
-            if rows[video] > rows[first]:
-                spans.append((int(index.starts[first]), int(index.starts[video])))
-            first = video
-    return spans
-
-
-def _user_error(error: Exception) -> Exception:
-    """The user's mistake in an error of Ray Data's, which keeps only its text; else the error."""
-    name = re.escape(f"{InputError.__module__}.{InputError.__qualname__}")
-    found = re.search(f"^{name}: (.+)$", str(error), re.MULTILINE)
-    return InputError(found[1]) if found else error
+    assert column.num_chunks == 1, "a block was cut in two"
+    array = column.chunk(0)
+    if pa.types.is_fixed_size_list(array.type):
+        array = array.flatten()
+    numbers = np.frombuffer(array.buffers()[1], array.type.to_pandas_dtype())
+    return numbers[array.offset : array.offset + len(array)]

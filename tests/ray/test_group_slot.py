@@ -129,7 +129,7 @@ def connected(ray_address: str) -> Iterator[Cluster]:
 
 @pytest.fixture(scope="module")
 def setup(planted: Dataset, connected: Cluster, tmp_path_factory: Any) -> Any:
-    from sweeps.shards import make_shards
+    from sweeps.sharding import make_shards
     from sweeps.slots.setup import Setup
 
     listing = planted.listing()

@@ -68,7 +68,7 @@ def own_bytes(slot: Any) -> int:
 
 def test_features_are_mapped_not_copied_and_their_files_are_not_read_again(wide, ray_address):
     with connect(ray_address):
-        from sweeps.shards import make_shards
+        from sweeps.sharding import make_shards
         from sweeps.slots.setup import Setup
         from sweeps.slots.start import slot_starter
 

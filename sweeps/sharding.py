@@ -1,0 +1,121 @@
+"""Parquet -> Ray Data -> blocks of whole videos, materialized once per feature set.
+
+Ray Data reads each feature set once, in parallel, and leaves it in the object store: one copy on
+each node, read by all trials of that node without copying. A block carries its own index.
+"""
+
+import logging
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import ray
+from jaxtyping import Bool, Int
+from ray import ObjectRef
+from ray.data import DataContext, from_items
+
+from mtl.dataset import Dataset, FeatureIndex, Listing
+from mtl.errors import InputError
+from mtl.sequences import listed_rows
+from sweeps.shards import Shards
+
+BLOCK_BYTES = 64 * 2**20
+"""Aim of a block; a longer video makes a larger one."""
+
+
+def make_shards(dataset: Dataset, feature_sets: Iterable[str], listing: Listing | None) -> Shards:
+    """Read feature sets into the object store.
+
+    Args:
+        dataset: The opened dataset.
+        feature_sets: Which of them.
+        listing: Keep only the rows of its frames (``sequence.frames: listed``); None keeps all.
+
+    Raises:
+        InputError: A row that breaks the contract (NaN ...), with its file and number.
+    """
+    set_up_ray_data()
+    dataset = _from_any_folder(dataset)
+    indices = {name: dataset.index(name) for name in feature_sets}
+    try:
+        blocks = {
+            name: _materialize(dataset, name, index, listed_rows(index, listing))
+            for name, index in indices.items()
+        }
+    except Exception as error:
+        raise _user_error(error) from None
+    return Shards(
+        {name: index.names for name, index in indices.items()},
+        blocks,
+        {name: dataset.statistics(name) for name in indices},
+    )
+
+
+def _from_any_folder(dataset: Dataset) -> Dataset:
+    """With an absolute path: the processes of a cluster that runs already work elsewhere."""
+    if "://" in dataset.address:
+        return dataset
+    return replace(dataset, address=str(Path(dataset.address).absolute()))
+
+
+def set_up_ray_data() -> None:
+    """No progress bars and no logs (the sweep prints its own, errors are raised), and no block cut
+    in two: a block is whole videos, whatever it weighs.
+    """
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
+    context = DataContext.get_current()
+    context.enable_progress_bars = False
+    context.target_max_block_size = None
+
+
+def _materialize(
+    dataset: Dataset, name: str, index: FeatureIndex, kept: Bool[np.ndarray, " R"]
+) -> tuple[ObjectRef[Any], ...]:
+    video = np.repeat(np.arange(len(index.names), dtype=np.int32), np.diff(index.starts))
+    spans = _spans(index, kept, dataset.width(name))
+    shared = ray.put((video, index.frames, kept))
+
+    def read(batch: Mapping[str, Any]) -> pa.Table:
+        start, stop = int(batch["start"][0]), int(batch["stop"][0])
+        video, frames, kept = ray.get(shared)
+        mine = kept[start:stop]
+        features = dataset.read(name, start, stop)[mine]
+        # No tensor column of Ray's: to read one a slot would import all of Ray Data.
+        lists = pa.FixedSizeListArray.from_arrays(pa.array(features.ravel()), features.shape[1])
+        columns = [pa.array(video[start:stop][mine]), pa.array(frames[start:stop][mine]), lists]
+        return pa.table(columns, names=["video", "frame", "feature"])
+
+    source = from_items(
+        [{"start": start, "stop": stop} for start, stop in spans], override_num_blocks=len(spans)
+    )
+    materialized = source.map_batches(read, batch_size=1).materialize()
+    # Asked of the dataset in each slot, they would start an executor there, which takes seconds.
+    return tuple(
+        r for bundle in materialized.iter_internal_ref_bundles() for r in bundle.block_refs
+    )
+
+
+def _spans(index: FeatureIndex, kept: Bool[np.ndarray, " R"], width: int) -> list[tuple[int, int]]:
+    """Row spans of whole videos that keep about ``BLOCK_BYTES`` each; empty ones are left out."""
+    before: Int[np.ndarray, " R+1"] = np.concatenate([[0], np.cumsum(kept)])
+    rows = before[index.starts]
+    aim = max(1, BLOCK_BYTES // (4 * width))
+    spans: list[tuple[int, int]] = []
+    first = 0
+    for video in range(1, len(rows)):
+        if rows[video] - rows[first] >= aim or video == len(rows) - 1:
+            if rows[video] > rows[first]:
+                spans.append((int(index.starts[first]), int(index.starts[video])))
+            first = video
+    return spans
+
+
+def _user_error(error: Exception) -> Exception:
+    """The user's mistake in an error of Ray Data's, which keeps only its text; else the error."""
+    name = re.escape(f"{InputError.__module__}.{InputError.__qualname__}")
+    found = re.search(f"^{name}: (.+)$", str(error), re.MULTILINE)
+    return InputError(found[1]) if found else error
