@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from mtl import metrics
@@ -110,7 +111,12 @@ class Trainer:
         )
 
     def _restore(self, checkpoint: bytes) -> None:
-        state = unpack(checkpoint)
+        try:
+            state = unpack(checkpoint)
+        except SafetensorError as error:
+            raise TrainingError(
+                f"the checkpoint is damaged ({error}): remove it, and the trial begins anew"
+            ) from None
         self.model.load_state_dict(state["model"])
         self.balancing.load_state_dict(state["balancing"])
         moments = state["optimizer"]["state"]

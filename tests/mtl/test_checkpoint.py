@@ -3,7 +3,7 @@ import torch
 from laws import ENCODER_NAMES, config, data
 
 from mtl.checkpoint import pack, unpack
-from mtl.training import Trainer
+from mtl.training import Trainer, TrainingError
 
 
 def test_what_is_packed_comes_back() -> None:
@@ -50,3 +50,11 @@ def test_a_training_s_checkpoint_holds_all_of_its_optimizer(name: str) -> None:
     assert one["state"].keys() == other["state"].keys()
     for number, moments in one["state"].items():
         assert all(torch.equal(moments[key], other["state"][number][key]) for key in moments)
+
+
+def test_a_damaged_one_is_said_in_one_sentence() -> None:
+    trainer = Trainer(config(), data())
+    next(trainer.epochs())
+    for damaged in (b"", b"no checkpoint", trainer.checkpoint()[:-9]):
+        with pytest.raises(TrainingError, match=r"checkpoint is damaged .*: remove it"):
+            Trainer(config(), data(), damaged)

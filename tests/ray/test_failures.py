@@ -65,12 +65,12 @@ def test_failed_trials_are_recorded_and_too_many_end_the_sweep(
         r"TrainingError: the loss of .* is not finite at epoch 1, step \d+: lower optim.lr = .*",
         trials[1].user_attrs["reason"],
     )
-    assert trials[2].user_attrs["reason"].startswith("UnpicklingError: ")
-    for trial, name in zip(trials[1:], ("TrainingError", "UnpicklingError"), strict=True):
-        assert name in (trial_folder(folder, trial) / "error.txt").read_text()
+    assert trials[2].user_attrs["reason"].startswith("TrainingError: the checkpoint is damaged (")
+    for trial, words in zip(trials[1:], ("is not finite", "is damaged"), strict=True):
+        assert words in (trial_folder(folder, trial) / "error.txt").read_text()
         assert not (trial_folder(folder, trial) / "predictions.parquet").exists()
     printed = capsys.readouterr().out
-    assert "2 trials failed, more than budget.failures = 1; the last: UnpicklingError" in printed
+    assert "2 trials failed, more than budget.failures = 1; the last: TrainingError: " in printed
     assert trials[1].user_attrs["reason"] in (folder / "report" / "leaderboard.md").read_text()
     assert (folder / "submission.txt").exists()
 
