@@ -8,14 +8,12 @@ the journal, that from the end of the one before it to its own. Plain Optuna tra
 configurations without Ray in the same round, before the sweep and after it
 (``benchmarks/plain_optuna.py``): in one process, or in two that torch.distributed joins.
 
-The cost of a trial is its time less its own epochs, as the slot timed them, and less what plain
-Optuna spends beside the epochs (making the model, predicting): what is left is drawing it, its
-record and its files, its scores' and its own way through Tune to the slot and back. How much slower
-epochs are in the slot than in plain Optuna stands beside it, and so does the whole difference to
-plain Optuna, cost and slowness together; where it is some tenths of a second both move with what
-else the machine does. The limit is for the mean; beside it the median and the quartiles of all
-trials' costs. What is paid once stands apart: Ray's start, the slot's, and how much longer the
-first trial takes than those after it.
+The limit is for the whole difference to plain Optuna. It has two parts. The trial's own cost is its
+time less its own epochs, as the slot timed them, and less what plain Optuna spends beside epochs
+(making the model, predicting): drawing it, its record and its files, its way through Tune to the
+slot and back; with the median and the quartiles of all trials. The other is how much slower epochs
+are in the slot than in plain Optuna, which moves with what else the machine does. What is paid
+once stands apart: Ray's start, the slot's, and how much longer the first trial takes than others.
 
 Beside it the pattern that Ray documents, a Tune function that runs a ``TorchTrainer`` for each
 trial, from the first one's start to the last one's end.
@@ -198,10 +196,9 @@ def summary(rounds: Sequence[Mapping[str, Any]]) -> dict[str, float]:
 def table(results: Mapping[str, Mapping[str, Any]]) -> str:
     """Results as Markdown."""
     once = {"ray_start": "Ray's start", "slot_start": "slot's start", "first_trial": "first trial"}
-    each = {"trial": "a trial", "training": "plain Optuna", "cost": "its cost", "limit": "limit"}
-    spread = {"cost_median": "median", "cost_q1": "quartile", "cost_q3": "quartile"}
-    whole = {"slower": "slower epochs (ratio)", "difference": "all beside plain Optuna"}
-    columns = once | each | spread | whole
+    each = {"trial": "a trial", "training": "plain Optuna", "difference": "difference"}
+    own = {"cost": "its own cost", "cost_median": "median", "cost_q1": "q1", "cost_q3": "q3"}
+    columns = once | each | {"limit": "limit"} | own | {"slower": "slower epochs (ratio)"}
     lines = [f"| seconds | {' | '.join(columns.values())} |", f"|---|{'---:|' * len(columns)}"]
     for name, r in results.items():
         cells = [f"{r[key]:.3f}" if key in r else "-" for key in columns]

@@ -4,8 +4,9 @@ All tensors of one type stand in one: a file of a hundred small ones takes ten t
 """
 
 import json
-from collections import defaultdict
-from collections.abc import Callable, Mapping
+import math
+from collections import Counter, defaultdict
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -13,19 +14,22 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 PLAIN = "plain"
-"""The tensor that holds, as JSON, all that is no tensor, and each tensor's type and shape."""
+"""The tensor that holds, as JSON, what is no tensor, and where each tensor begins."""
 MARK = "tensor"
 
 
 def pack(state: Mapping[str, Any]) -> bytes:
     """Nested mappings and lists of tensors, numbers, strings and None; a key becomes a string."""
     flat: defaultdict[str, list[Tensor]] = defaultdict(list)
+    sizes: Counter[str] = Counter()
 
     def mark(node: Any) -> Any:
         if isinstance(node, Tensor):
             kind = str(node.dtype).removeprefix("torch.")
+            first = sizes[kind]
+            sizes[kind] += node.numel()
             flat[kind].append(node.detach().flatten())
-            return {MARK: [kind, *node.shape]}
+            return {MARK: [kind, first, *node.shape]}
         if isinstance(node, Mapping):
             return {str(key): mark(value) for key, value in node.items()}
         return [mark(value) for value in node] if isinstance(node, list | tuple) else node
@@ -37,32 +41,21 @@ def pack(state: Mapping[str, Any]) -> bytes:
 
 
 def unpack(packed: bytes) -> dict[str, Any]:
-    """What was packed, its tensors on the CPU."""
+    """What was packed, its tensors on the CPU.
+
+    Raises:
+        SafetensorError: It is damaged.
+    """
     whole = load(packed)
     plain = json.loads(whole.pop(PLAIN).numpy().tobytes())
-    take: dict[str, Callable[[int], Tensor]] = {
-        kind: _taker(tensor) for kind, tensor in whole.items()
-    }
 
     def unmark(node: Any) -> Any:
         if isinstance(node, dict) and node.keys() == {MARK}:
-            kind, *shape = node[MARK]
-            return take[kind](torch.Size(shape).numel()).reshape(shape)
+            kind, first, *shape = node[MARK]
+            return whole[kind][first : first + math.prod(shape)].reshape(shape)
         if isinstance(node, dict):
             return {key: unmark(value) for key, value in node.items()}
         return [unmark(value) for value in node] if isinstance(node, list) else node
 
     state: dict[str, Any] = unmark(plain)
     return state
-
-
-def _taker(tensor: Tensor) -> Callable[[int], Tensor]:
-    """Hands out the next so many elements."""
-    at = 0
-
-    def take(count: int) -> Tensor:
-        nonlocal at
-        at += count
-        return tensor[at - count : at]
-
-    return take

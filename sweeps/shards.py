@@ -37,7 +37,9 @@ class Shards:
         rows: dict[str, tuple[int, int]] = {}
         frames: dict[str, np.ndarray] = {}
         for number, block in enumerate(blocks):
-            of_row, numbers, values = (_mapped(block[column]) for column in block.column_names)
+            of_row, numbers, values = (
+                _mapped(block[column]) for column in ("video", "frame", "feature")
+            )
             features.append(values.reshape(len(block), len(mean)))
             starts = np.flatnonzero(np.diff(of_row, prepend=-1))
             for start, stop in zip(starts, [*starts[1:], len(block)], strict=True):

@@ -26,6 +26,7 @@ class _Trainer(TorchTrainer):
     """
 
     def _create_default_callbacks(self) -> list[Any]:
+        # mypy sees the Trainer of Train V1 under this name, which has no such method.
         callbacks = super()._create_default_callbacks()  # type: ignore[misc]
         return [c for c in callbacks if not isinstance(c, PlacementGroupCleanerCallback)]
 
@@ -57,6 +58,7 @@ def fit(
             run_config=RunConfig(
                 name=name,
                 storage_path=temporary,
+                # mypy sees that of Train V1, which has no controller.
                 failure_config=FailureConfig(  # type: ignore[call-arg]
                     # How often a trial bears a death is the desk's matter.
                     max_failures=DEATHS,

@@ -55,17 +55,18 @@ def test_the_epochs_of_a_trial_are_timed_where_it_was_trained(trial_cost, tmp_pa
 
 def test_the_table_shows_mean_median_and_limit(trial_cost):
     rounds = [
-        {"training": 1.0, "cost": 0.3, "costs": [0.2, 0.4]},
-        {"training": 1.0, "cost": 0.1, "costs": [0.1]},
-        {"training": 1.0, "cost": 0.12, "costs": [0.1, 0.14]},
+        {"training": 1.0, "difference": 0.4, "cost": 0.3, "costs": [0.2, 0.4]},
+        {"training": 1.0, "difference": 0.2, "cost": 0.1, "costs": [0.1]},
+        {"training": 1.0, "difference": 0.1, "cost": 0.12, "costs": [0.1, 0.14]},
     ]
     found = trial_cost.summary(rounds)
     assert found == {
         "training": 1.0,
+        "difference": 0.2,
         "cost": 0.12,
         "cost_q1": 0.1,
         "cost_median": 0.14,
         "cost_q3": 0.2,
     }
     shown = trial_cost.table({"slot of 1": {**found, "limit": 0.15}})
-    assert "| 1.000 | 0.120 | 0.150 | 0.140 | 0.100 | 0.200 |" in shown
+    assert "| 1.000 | 0.200 | 0.150 | 0.120 | 0.140 | 0.100 | 0.200 |" in shown
