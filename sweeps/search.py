@@ -16,7 +16,7 @@ from ray import tune
 
 from mtl.dataset import Listing
 from sweeps.searcher import NotSaved, StudySearcher
-from sweeps.trial import run_trial
+from sweeps.trial import SlotTrial
 
 
 class _Interrupts(NotSaved, tune.Callback):
@@ -41,7 +41,7 @@ def search(searcher: StudySearcher, listing: Listing) -> str | None:
         Why it ended early, or None.
     """
     interrupts = _Interrupts(searcher)
-    trainable = tune.with_parameters(run_trial, listing=listing)
+    trainable = tune.with_parameters(SlotTrial, listing=listing)
     # Tune's side of a trial holds nothing, and writes where this driver reads.
     address: str = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
     here = {"CPU": 0, f"node:{address}": 0.001}
@@ -59,6 +59,8 @@ def search(searcher: StudySearcher, listing: Listing) -> str | None:
                     name=searcher.rules.sweep,
                     storage_path=temporary,
                     callbacks=[interrupts],
+                    # The trial's folder holds what it goes on from.
+                    checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
                     verbose=0,
                 ),
             )

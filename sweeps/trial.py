@@ -23,39 +23,55 @@ from sweeps.trial_folder import TrialFolder
 RUNNING, BEGUN, FAILED, LOST = "running", "begun", "failed", "lost"
 
 
-def run_trial(config: Mapping[str, Any], listing: Listing) -> None:
-    """Tune's trainable: train ``config["job"]`` in slot ``config["slot"]``, write and report."""
+class SlotTrial(tune.Trainable):
+    """Tune's trainable: trains ``config["job"]`` in slot ``config["slot"]``, an event a step."""
+
+    # Tune's ``with_parameters`` gives a class its parameters here.
+    def setup(self, config: Mapping[str, Any], listing: Listing) -> None:  # type: ignore[override]
+        """Begin the actor's first trial."""
+        self._listing = listing
+        self.reset_config(config)
+
+    def reset_config(self, new_config: Mapping[str, Any]) -> bool:
+        """Begin the next one."""
+        self._reports = reports(new_config, self._listing)
+        return True
+
+    def step(self) -> dict[str, Any]:
+        """Wait for the next event."""
+        return next(self._reports)
+
+
+def reports(config: Mapping[str, Any], listing: Listing) -> Iterator[dict[str, Any]]:
+    """What happens in the slot, one report each; its files are written before.
+
+    Nested values travel as JSON, which Tune leaves alone.
+    """
     folder = TrialFolder(Path(config["folder"]))
     try:
         checkpoint, weights = folder.saved()
         job = Job(**config["job"], checkpoint=checkpoint, weights=weights)
         for event in _events(config["slot"], job):
             if isinstance(event, Begin):
-                report(BEGUN, **asdict(event))
+                yield {"state": BEGUN, **asdict(event)}
             elif isinstance(event, Epoch):
                 folder.write_epoch(event)
-                report(RUNNING, result=event.result)
+                yield {"state": RUNNING, "result": json.dumps(event.result)}
             else:
                 if event.state != "interrupted":
                     folder.write_end(event, listing)
-                report(event.state)
+                yield {"state": event.state, "done": True}
     except Exception as error:
         # One trial's failure is a result like another: the sweep goes on.
         state, reason, trace = _what_broke(error)
         folder.write_error(trace)
-        report(state, reason=reason)
+        yield {"state": state, "reason": reason, "done": True}
 
 
 def _events(slot: ActorHandle[Any], job: Job) -> Iterator[Event]:
     train: Any = slot.train
     for ref in train.options(name=job.name, num_returns="streaming").remote(job):
         yield ray.get(ref)
-
-
-def report(state: str, **metrics: Any) -> None:
-    """Hand one event to the driver; nested values travel as JSON, which Tune leaves alone."""
-    plain = {k: json.dumps(v) if isinstance(v, Mapping) else v for k, v in metrics.items()}
-    tune.report({"state": state, **plain})
 
 
 def _what_broke(error: Exception) -> tuple[str, str, str]:

@@ -13,7 +13,7 @@ from small_data import make_listing
 from mtl.training import TrainingError
 from sweeps import trial as module
 from sweeps.job import Begin, End, Epoch, Job, SlotLost, TrialFailed
-from sweeps.trial import BEGUN, FAILED, LOST, RUNNING, run_trial
+from sweeps.trial import BEGUN, FAILED, LOST, RUNNING, reports
 from sweeps.trial_folder import TrialFolder
 
 EPOCH = {
@@ -44,25 +44,16 @@ class FakeSlot:
         return self.events
 
 
-@pytest.fixture
-def reports(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> list[tuple[dict[str, Any], set[str]]]:
-    """What was reported, and what lay in the trial's folder then."""
-    found: list[tuple[dict[str, Any], set[str]]] = []
+@pytest.fixture(autouse=True)
+def streaming(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a fake slot streams are the events themselves."""
 
     def get(event: Any) -> Any:
         if isinstance(event, Exception):
             raise event
         return event
 
-    def report(metrics: dict[str, Any]) -> None:
-        files = {f.name for f in (tmp_path / "trial").rglob("*") if f.is_file()}
-        found.append((metrics, files))
-
     monkeypatch.setattr(module.ray, "get", get)
-    monkeypatch.setattr(module.tune, "report", report)
-    return found
 
 
 def settings(tmp_path: Path, slot: FakeSlot) -> dict[str, Any]:
@@ -71,14 +62,21 @@ def settings(tmp_path: Path, slot: FakeSlot) -> dict[str, Any]:
     return {"job": job, "slot": slot, "folder": str(tmp_path / "trial")}
 
 
+def run(tmp_path: Path, slot: FakeSlot) -> list[Report]:
+    """What was reported, and what lay in the trial's folder then."""
+    return [
+        (metrics, {f.name for f in (tmp_path / "trial").rglob("*") if f.is_file()})
+        for metrics in reports(settings(tmp_path, slot), make_listing())
+    ]
+
+
 def an_end(state: Any) -> End:
     return End(state, np.array([0, 1]), np.zeros((2, 22), np.float32))
 
 
-def test_what_is_reported_lies_on_disk_before(tmp_path, reports):
+def test_what_is_reported_lies_on_disk_before(tmp_path):
     slot = FakeSlot(Epoch(EPOCH, b"checkpoint", b"weights"), an_end("pruned"))
-    run_trial(settings(tmp_path, slot), make_listing())
-    (first, files), (last, files_at_the_end) = reports
+    (first, files), (last, files_at_the_end) = run(tmp_path, slot)
     assert first["state"] == RUNNING
     assert module.json.loads(first["result"]) == EPOCH
     assert {
@@ -88,86 +86,77 @@ def test_what_is_reported_lies_on_disk_before(tmp_path, reports):
         "scores.json",
     } <= files
     assert "predictions.parquet" not in files
-    assert last == {"state": "pruned"}
+    assert last == {"state": "pruned", "done": True}
     # The checkpoint stays until the study has the end on record.
     assert {"predictions.parquet", "checkpoint.safetensors"} <= files_at_the_end
     assert slot.called_as == "demo/0007 gru"
 
 
-def test_it_goes_on_from_what_is_saved(tmp_path, reports):
+def test_it_goes_on_from_what_is_saved(tmp_path):
     slot = FakeSlot(an_end("complete"))
     config = settings(tmp_path, slot)
     TrialFolder(tmp_path / "trial").write_epoch(Epoch(EPOCH, b"checkpoint", b"weights"))
-    run_trial(config, make_listing())
+    list(reports(config, make_listing()))
     assert slot.job is not None
     assert (slot.job.checkpoint, slot.job.weights) == (b"checkpoint", {1: b"weights"})
 
 
-def test_an_interrupted_trial_leaves_no_predictions(tmp_path, reports):
+def test_an_interrupted_trial_leaves_no_predictions(tmp_path):
     empty = End("interrupted", np.empty(0, int), np.empty((0, 22), np.float32))
     slot = FakeSlot(Epoch(EPOCH, b"checkpoint", b"weights"), empty)
-    run_trial(settings(tmp_path, slot), make_listing())
-    metrics, files = reports[-1]
-    assert metrics == {"state": "interrupted"}
+    metrics, files = run(tmp_path, slot)[-1]
+    assert metrics == {"state": "interrupted", "done": True}
     assert "checkpoint.safetensors" in files
     assert "predictions.parquet" not in files
 
 
-def test_an_error_of_the_slot_is_the_trials_reason(tmp_path, reports):
+def test_an_error_of_the_slot_is_the_trials_reason(tmp_path):
     cause = TrainingError("the loss of valence is not finite at epoch 1, step 3: lower optim.lr")
     error = RayTaskError("train", "a long trace\nof the slot", cause)
-    run_trial(settings(tmp_path, FakeSlot(error)), make_listing())
-    ((metrics, files),) = reports
+    ((metrics, files),) = run(tmp_path, FakeSlot(error))
     reason = f"TrainingError: {cause}"
-    assert metrics == {"state": FAILED, "reason": reason}
+    assert metrics == {"state": FAILED, "reason": reason, "done": True}
     assert "error.txt" in files
     assert "of the slot" in (tmp_path / "trial" / "error.txt").read_text()
 
 
-def test_an_error_of_ones_own_keeps_its_trace_and_its_first_line_is_the_reason(tmp_path, reports):
-    run_trial(settings(tmp_path, FakeSlot(OSError("no space left\non the disk"))), make_listing())
-    ((metrics, _),) = reports
+def test_an_error_of_ones_own_keeps_its_trace_and_its_first_line_is_the_reason(tmp_path):
+    ((metrics, _),) = run(tmp_path, FakeSlot(OSError("no space left\non the disk")))
     # The slot goes on training for nobody: it is not free.
-    assert metrics == {"state": LOST, "reason": "OSError: no space left"}
+    assert metrics == {"state": LOST, "reason": "OSError: no space left", "done": True}
     text = (tmp_path / "trial" / "error.txt").read_text()
     assert text.startswith("Traceback")
     assert "on the disk" in text
 
 
-def test_a_slot_that_died_is_lost_and_the_trial_has_not_failed(tmp_path, reports):
+def test_a_slot_that_died_is_lost_and_the_trial_has_not_failed(tmp_path):
     slot = FakeSlot(Epoch(EPOCH, b"checkpoint", b"weights"), RayActorError())
-    run_trial(settings(tmp_path, slot), make_listing())
-    (first, _), (last, files) = reports
+    (first, _), (last, files) = run(tmp_path, slot)
     assert first["state"] == RUNNING
-    assert last == {"state": LOST, "reason": "the slot's process died"}
+    assert last == {"state": LOST, "reason": "the slot's process died", "done": True}
     assert "checkpoint.safetensors" in files
 
 
-def test_a_slot_without_workers_is_lost(tmp_path, reports):
+def test_a_slot_without_workers_is_lost(tmp_path):
     error = RayTaskError("train", "a trace", SlotLost("its workers have gone"))
-    run_trial(settings(tmp_path, FakeSlot(error)), make_listing())
-    ((metrics, _),) = reports
-    assert metrics == {"state": LOST, "reason": "SlotLost: its workers have gone"}
+    ((metrics, _),) = run(tmp_path, FakeSlot(error))
+    assert metrics == {"state": LOST, "reason": "SlotLost: its workers have gone", "done": True}
 
 
-def test_what_broke_in_a_worker_is_told_as_the_worker_said_it(tmp_path, reports):
+def test_what_broke_in_a_worker_is_told_as_the_worker_said_it(tmp_path):
     """Not as an error of the slot's, which only passes it on."""
     cause = TrialFailed("ValueError: bad row", "a trace\nof rank 1")
-    run_trial(
-        settings(tmp_path, FakeSlot(RayTaskError("train", "the slot's", cause))), make_listing()
-    )
-    ((metrics, _),) = reports
-    assert metrics == {"state": FAILED, "reason": "ValueError: bad row"}
+    ((metrics, _),) = run(tmp_path, FakeSlot(RayTaskError("train", "the slot's", cause)))
+    assert metrics == {"state": FAILED, "reason": "ValueError: bad row", "done": True}
     assert (tmp_path / "trial" / "error.txt").read_text() == "a trace\nof rank 1"
 
 
-def test_workers_that_take_the_trial_up_say_where_they_are(tmp_path, reports):
+def test_workers_that_take_the_trial_up_say_where_they_are(tmp_path):
     slot = FakeSlot(Begin(2, "a1b2"), an_end("complete"))
-    run_trial(settings(tmp_path, slot), make_listing())
-    (first, files), (last, _) = reports
+    (first, files), (last, _) = run(tmp_path, slot)
     assert first == {"state": BEGUN, "restarts": 2, "placement_group": "a1b2"}
     assert "checkpoint.safetensors" not in files
-    assert last == {"state": "complete"}
+    assert last == {"state": "complete", "done": True}
 
 
 def test_it_needs_no_torch(tmp_path):
