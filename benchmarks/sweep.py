@@ -11,8 +11,9 @@ not in it.
 first ratio and is in the second, is the time from the plan's print to that of the dashboard's
 address: Ray's import and ``ray.init``, and the run folder's opening. What the program reads and
 plans before, the shards and the slots' start stay in, as do the start of plain Optuna's processes
-and their reading. The third ratio begins with the first trial. Each round runs both sides, in turns
-which one first; the ratios are medians over the rounds.
+and their reading. The third ratio begins with the first trial. In each round both sides run, after
+a first half minute each in turns of two seconds (``benchmarks/turns.py``), the other standing
+still, so that a slow minute of the machine meets both. The ratios are medians over the rounds.
 
 ``memory``: PSS of a side's process tree every half second, with what the object store holds that no
 process has touched, less that of the same side's run on features one value wide. ``peak`` is the
@@ -27,8 +28,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +39,7 @@ import yaml
 from optuna.trial import FrozenTrial
 from plain_optuna import draw, ended, enqueue, working
 from tree_memory import MemoryWatch
+from turns import Side, in_turns
 
 from mtl.dataset import Dataset, Listing, write_dataset
 from mtl.synthetic import make_demo
@@ -78,6 +81,11 @@ class Times:
         ends = sorted(t.datetime_complete.timestamp() for t in found if t.datetime_complete)
         return cls(begun, ray, tuple(starts), tuple(ends))
 
+    def by(self, clock: Callable[[float], float]) -> "Times":
+        """The same on another clock, which Ray's start did not see stand still."""
+        starts, ends = (tuple(map(clock, stamps)) for stamps in (self.starts, self.ends))
+        return Times(clock(self.begun), self.ray, starts, ends)
+
     def seconds(self) -> dict[str, float]:
         """Wall time to the last trial's end, as each of the three ratios takes it."""
         whole = self.ends[-1] - self.begun
@@ -95,12 +103,14 @@ def write_space(file: Path, data: Path, trials: int, **sections: Mapping[str, An
     return file
 
 
-def run_sweep(space: Path) -> Times:
+def run_sweep(space: Path, side: Side | None = None) -> Times:
     """A sweep; its run folder comes to lie beside its search file."""
+    side = side or Side()
     command = [sys.executable, "-u", ROOT / "sweeps" / "run.py", "--space", space]
     said: dict[str, float] = {}
     begun = time.time()
     with subprocess.Popen(command, cwd=space.parent, stdout=subprocess.PIPE, text=True) as process:
+        side.roots.append(process.pid)
         for line in process.stdout or ():
             said[(line.split() or [""])[0]] = time.time()
     assert process.returncode == 0, f"the sweep ended with exit code {process.returncode}"
@@ -110,13 +120,16 @@ def run_sweep(space: Path) -> Times:
     return Times.of(begun, said["Ray's"] - said["varied"], trials)
 
 
-def run_plain(space: Path, configurations: Sequence[FrozenTrial]) -> Times:
+def run_plain(
+    space: Path, configurations: Sequence[FrozenTrial], side: Side | None = None
+) -> Times:
     """Plain Optuna in two processes; its journal comes to lie beside the search file."""
+    side = side or Side()
     journal = space.with_suffix(".journal")
     enqueue(journal, configurations)
     begun = time.time()
-    with working((space, journal), (space, journal)):
-        pass
+    with working((space, journal), (space, journal)) as processes:
+        side.roots += [process.pid for process in processes if process.pid]
     trials = ended(journal)
     assert len(trials) == len(configurations), "plain Optuna left some out, or trained some twice"
     return Times.of(begun, 0.0, trials)
@@ -130,10 +143,13 @@ def measure_time(folder: Path, trials: int, rounds: int) -> dict[str, Any]:
     taken: list[dict[str, dict[str, float]]] = []
     for number in range(rounds):
         space = write_space(folder / f"round_{number}.yaml", data, trials)
-        times = {
-            side: run_sweep(space) if side == "sweep" else run_plain(space, configurations)
-            for side in (SIDES if number % 2 else SIDES[::-1])
+        programs = {
+            "sweep": partial(run_sweep, space),
+            "plain": partial(run_plain, space, configurations),
         }
+        order = SIDES if number % 2 else SIDES[::-1]
+        ran = dict(zip(order, in_turns([programs[side] for side in order]), strict=True))
+        times = {side: found.by(its.clock) for side, (found, its) in ran.items()}
         taken.append({side: {**times[side].seconds(), "ray": times[side].ray} for side in SIDES})
         print(f"round {number + 1}: {taken[-1]}", file=sys.stderr)
     return {"trials": trials, "rounds": taken, "ratio": time_ratios(taken)}
