@@ -164,6 +164,8 @@ _SETTINGS = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     # No snapshots of an experiment that is never restored.
     "TUNE_GLOBAL_CHECKPOINT_S": "1000000",
+    # Else each trial waits until Tune's side of the one before it has started.
+    "TUNE_MAX_PENDING_TRIALS_PG": "1000",
     "RAY_AIR_NEW_OUTPUT": "0",
     # Ray lets its workers run at 15, behind everything else on the machine.
     "RAY_worker_niceness": "0",

@@ -143,9 +143,11 @@ def _search(plan: Plan, limits: Limits, address: str, resumed: bool) -> str | No
     file, study = plan.file, limits.study
     with connect(address) as cluster:
         # Ray must be imported after its settings are made.
+        import ray
+
         from sweeps.search import search
         from sweeps.searcher import Rules, StudySearcher
-        from sweeps.sharding import make_shards
+        from sweeps.sharding import end_helpers, make_shards
         from sweeps.slots.pool import SlotPool
         from sweeps.slots.setup import Setup
         from sweeps.slots.start import slot_starter
@@ -155,9 +157,6 @@ def _search(plan: Plan, limits: Limits, address: str, resumed: bool) -> str | No
         if address != LOCAL:  # how many run at once is known only now
             print(describe(plan, number))
         _say_where(cluster, limits.folder, study, resumed)
-        listed = None if plan.all_frames else plan.listing
-        shards = make_shards(plan.dataset, plan.feature_sets, listed)
-        setup = Setup(shards, plan.listing, plan.parts, resources.cpus_per_worker)
         rules = Rules(
             sweep=file.name,
             folder=limits.folder.resolve(),
@@ -171,8 +170,13 @@ def _search(plan: Plan, limits: Limits, address: str, resumed: bool) -> str | No
             ended=limits.shelf.add,
         )
         with Progress(file.search.trials, study.ended) as progress:
-            start = slot_starter(file.name, setup, resources)
-            slots = SlotPool(start, number, resources, progress.say)
+            slots = SlotPool(slot_starter(file.name, resources), number, resources, progress.say)
+            listed = None if plan.all_frames else plan.listing
+            shards = make_shards(plan.dataset, plan.feature_sets, listed)
+            if address == LOCAL:
+                end_helpers()
+            setup = Setup(shards, plan.listing, plan.parts, resources.cpus_per_worker)
+            slots.open(ray.put(setup))
             searcher = StudySearcher(study, slots, rules, limits.clock, progress)
             return search(searcher, plan.listing)
 

@@ -55,6 +55,14 @@ def make_shards(dataset: Dataset, feature_sets: Iterable[str], listing: Listing 
     )
 
 
+def end_helpers() -> None:
+    """End the actors that Ray Data leaves behind: each takes 1 % of a core and 90 MB for as long as
+    its cluster lasts. For a cluster that is this sweep's own.
+    """
+    for actor in ray.util.list_named_actors(all_namespaces=True):
+        ray.kill(ray.get_actor(actor["name"], actor["namespace"]))
+
+
 def _from_any_folder(dataset: Dataset) -> Dataset:
     """With an absolute path: the processes of a cluster that runs already work elsewhere."""
     if "://" in dataset.address:
@@ -92,7 +100,11 @@ def _materialize(
     source = from_items(
         [{"start": start, "stop": stop} for start, stop in spans], override_num_blocks=len(spans)
     )
-    materialized = source.map_batches(read, batch_size=1).materialize()
+    # The slots hold the CPUs already.
+    cpus: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    at_once = max(1, min(len(spans), int(cpus.get("CPU", 1))))
+    mapped = source.map_batches(read, batch_size=1, num_cpus=0, concurrency=at_once)
+    materialized = mapped.materialize()
     # Asked of the dataset in each slot, they would start an executor there, which takes seconds.
     return tuple(
         r for bundle in materialized.iter_internal_ref_bundles() for r in bundle.block_refs

@@ -32,39 +32,37 @@ class GroupSlot(Slot):
 
     Args:
         name: Of the Train run: ``<sweep>-slot-<k>``.
-        setup: A reference to the ``Setup``, in a list, so that it is not fetched here.
         resources: What the workers hold.
     """
 
-    def __init__(
-        self, name: str, setup: "list[ray.ObjectRef[Setup]]", resources: "Resources"
-    ) -> None:
+    def __init__(self, name: str, resources: "Resources") -> None:
         super().__init__()
+        self._name, self._resources = name, resources
         self._desk = Desk()
-        slot = ray.get_runtime_context().current_actor
-        self._fitting = threading.Thread(
-            target=self._fit, args=(name, slot, setup, resources), daemon=True
-        )
-        self._fitting.start()
+        self._fitting: threading.Thread | None = None
 
-    def _fit(
-        self,
-        name: str,
-        slot: ActorHandle[Any],
-        setup: "list[ray.ObjectRef[Setup]]",
-        resources: "Resources",
-    ) -> None:
+    def _fit(self, slot: ActorHandle[Any], setup: "list[ray.ObjectRef[Setup]]") -> None:
         reason = "its workers have gone"
         try:
             from sweeps.slots.resident import fit
 
-            fit(name, slot, setup, resources)
+            fit(self._name, slot, setup, self._resources)
         except Exception as error:
             reason = f"its worker group ended: {in_one_line(error)}"
         self._desk.lose(reason)
 
-    def ready(self) -> str:
-        """Answers once the workers are up: the id of their placement group."""
+    def ready(self, setup: "list[ray.ObjectRef[Setup]]") -> str:
+        """Start the workers, and answer once they are up.
+
+        Args:
+            setup: A reference to it, in a list, so that it is not fetched here.
+
+        Returns:
+            The id of their placement group.
+        """
+        slot = ray.get_runtime_context().current_actor
+        self._fitting = threading.Thread(target=self._fit, args=(slot, setup), daemon=True)
+        self._fitting.start()
         return self._desk.ready()
 
     def train(self, job: Job) -> Iterator[Event]:
@@ -76,7 +74,8 @@ class GroupSlot(Slot):
     def close(self) -> None:
         """Send the workers home, and wait for them to go."""
         self._desk.close()
-        self._fitting.join(CLOSE_SECONDS)
+        if self._fitting:
+            self._fitting.join(CLOSE_SECONDS)
 
     @ray.method(concurrency_group="workers")
     def take(self, placement_group: str, seconds: float) -> Handed | Literal["home"] | None:

@@ -33,7 +33,8 @@ class _Slot:
 class SlotPool:
     """Starts the slots, hands out those that are up and free, and replaces those that are lost.
 
-    Nothing here waits: a slot comes in when it is up, and trials run in the others meanwhile.
+    Nothing here waits: a slot comes in when it is up, and trials run in the others meanwhile. The
+    slots' processes start at once, while their setup is still made; ``open`` gives it to them.
 
     Args:
         start: Starts slot k.
@@ -55,8 +56,15 @@ class SlotPool:
         self._free: list[int] = []
         self._said = time.monotonic()
         self.why_gone = ""
-        for slot in range(number):
-            self._begin(slot)
+        self._setup: list[Any] = []
+        self._new = [start(slot) for slot in range(number)]
+
+    def open(self, setup: Any) -> None:
+        """Give all slots, also those that come later, this reference to a ``Setup``."""
+        self._setup = [setup]
+        for slot, actor in enumerate(self._new):
+            self._begin(slot, actor)
+        self._new = []
 
     def take(self) -> int | None:
         """A free slot, or None while there is none."""
@@ -83,7 +91,7 @@ class SlotPool:
         """The slot's process is gone or can train no more: start another in its place."""
         self._kill(self._up.pop(slot))
         if replace:
-            self._begin(slot)
+            self._begin(slot, self._start(slot))
 
     @property
     def gone(self) -> bool:
@@ -107,9 +115,8 @@ class SlotPool:
             self._kill(slot)
         self._waiting, self._up, self._free = {}, {}, []
 
-    def _begin(self, slot: int) -> None:
-        actor = self._start(slot)
-        self._waiting[slot] = _Slot(actor, actor.ready.remote(), time.monotonic())
+    def _begin(self, slot: int, actor: ActorHandle[Any]) -> None:
+        self._waiting[slot] = _Slot(actor, actor.ready.remote(self._setup), time.monotonic())
 
     def _look_at(self, number: int) -> None:
         slot = self._waiting[number]

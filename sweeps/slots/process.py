@@ -7,6 +7,8 @@ the slot.
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+import ray
+
 from sweeps.job import End, Epoch, Job
 from sweeps.slots.slot import Slot
 
@@ -15,19 +17,29 @@ if TYPE_CHECKING:
 
 
 class ProcessSlot(Slot):
-    """The actor: ``train`` runs one job at a time, ``control`` calls reach it meanwhile."""
+    """The actor: ``train`` runs one job at a time, ``control`` calls reach it meanwhile.
 
-    def __init__(self, setup: "Setup") -> None:
+    What a job needs is imported as the process starts, while the driver reads the shards.
+
+    Args:
+        threads: Torch's.
+    """
+
+    def __init__(self, threads: int) -> None:
         import torch
 
-        from sweeps.trial_data import SlotData
+        import sweeps.job_run
+        import sweeps.trial_data  # noqa: F401
 
         super().__init__()
-        torch.set_num_threads(setup.threads)
-        self._data = SlotData(setup.shards, setup.listing, setup.parts)
+        torch.set_num_threads(threads)
 
-    def ready(self) -> str:
-        """Answers once the process is up; it is in no placement group."""
+    def ready(self, setup: "list[ray.ObjectRef[Setup]]") -> str:
+        """Take the setup (a reference to it, in a list); the slot is in no placement group."""
+        from sweeps.trial_data import SlotData
+
+        given = ray.get(setup[0])
+        self._data = SlotData(given.shards, given.listing, given.parts)
         return ""
 
     def train(self, job: Job) -> Iterator[Epoch | End]:

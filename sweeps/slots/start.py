@@ -9,17 +9,13 @@ from ray.actor import ActorHandle
 from sweeps.search_file import Resources
 from sweeps.slots.group import GroupSlot
 from sweeps.slots.process import ProcessSlot
-from sweeps.slots.setup import Setup
 
 WORKER_CALLS = 16
 """Threads for calls of workers: three of a living group, and those that dead ones left waiting."""
 
 
-def slot_starter(
-    sweep: str, setup: Setup, resources: Resources
-) -> Callable[[int], ActorHandle[Any]]:
-    """What starts slot k of a sweep; it is up once its ``ready`` answers."""
-    shared = ray.put(setup)
+def slot_starter(sweep: str, resources: Resources) -> Callable[[int], ActorHandle[Any]]:
+    """What starts slot k of a sweep; given its setup, it is up once its ``ready`` answers."""
     remote: Any = ray.remote
     if resources.workers_per_trial == 1:
         alone = remote(
@@ -27,13 +23,13 @@ def slot_starter(
             num_gpus=resources.gpus_per_worker,
             concurrency_groups={"control": 1},
         )(ProcessSlot)
-        return lambda number: alone.remote(shared)
+        return lambda number: alone.remote(resources.cpus_per_worker)
     group = remote(
         num_cpus=0,
         concurrency_groups={"control": 1, "workers": WORKER_CALLS},
         runtime_env={"env_vars": _train_settings(resources)},
     )(GroupSlot)
-    return lambda number: group.remote(f"{sweep}-slot-{number}", [shared], resources)
+    return lambda number: group.remote(f"{sweep}-slot-{number}", resources)
 
 
 def _train_settings(resources: Resources) -> dict[str, str]:

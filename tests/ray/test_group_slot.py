@@ -145,7 +145,8 @@ def alone(setup: Any) -> dict[str, list[Any]]:
 
     from sweeps.slots.start import slot_starter
 
-    slot = slot_starter("alone", setup, Resources())(0)
+    slot = slot_starter("alone", Resources())(0)
+    ray.get(slot.ready.remote([ray.put(setup)]))
     jobs = [a_job(encoder, f"encoder={encoder}") for encoder in ENCODERS]
     slow = a_slow_job("slow", "features=[appearance]", "training.epochs=3")
     found = {job.name: list(stream(slot, job)) for job in [*jobs, slow]}
@@ -155,11 +156,14 @@ def alone(setup: Any) -> dict[str, list[Any]]:
 
 @pytest.fixture(scope="module")
 def group(connected: Cluster, setup: Any, alone: Any) -> Iterator[Group]:
+    import ray
+
     from sweeps.slots.pool import SlotPool
     from sweeps.slots.start import slot_starter
 
     resources = Resources(workers_per_trial=WORKERS)
-    pool = SlotPool(slot_starter("grouped", setup, resources), 1, resources)
+    pool = SlotPool(slot_starter("grouped", resources), 1, resources)
+    pool.open(ray.put(setup))
     group = Group(pool, connected, setup.shards.pids)
     try:
         wait_until(lambda: pool.take() == 0, START_SECONDS)
@@ -309,6 +313,8 @@ def test_a_slot_that_is_killed_leaves_nothing_and_another_one_trains(group, alon
 
 
 def test_a_second_group_finds_no_place_says_so_and_leaves_no_claim(group, setup):
+    import ray
+
     from sweeps.slots.pool import SlotPool
     from sweeps.slots.start import slot_starter
 
@@ -317,7 +323,8 @@ def test_a_second_group_finds_no_place_says_so_and_leaves_no_claim(group, setup)
     cpus = int(group.cluster.nodes[0][0])
     resources = Resources(workers_per_trial=2, cpus_per_worker=cpus, start_timeout_minutes=0.05)
     said: list[str] = []
-    pool = SlotPool(slot_starter("second", setup, resources), 1, resources, said.append)
+    pool = SlotPool(slot_starter("second", resources), 1, resources, said.append)
+    pool.open(ray.put(setup))
     wait_until(lambda: pool.take() is None and pool.gone, EVENT_SECONDS, lambda: said)
     (line,) = said
     free = cpus - WORKERS

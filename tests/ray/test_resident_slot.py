@@ -68,6 +68,8 @@ def own_bytes(slot: Any) -> int:
 
 def test_features_are_mapped_not_copied_and_their_files_are_not_read_again(wide, ray_address):
     with connect(ray_address):
+        import ray
+
         from sweeps.sharding import make_shards
         from sweeps.slots.setup import Setup
         from sweeps.slots.start import slot_starter
@@ -76,7 +78,8 @@ def test_features_are_mapped_not_copied_and_their_files_are_not_read_again(wide,
         shards = make_shards(wide, ["appearance"], listing)
         Path(wide.address, "features").rename(Path(wide.address, "gone"))
         setup = Setup(shards, listing, divide(listing, 0.5, 0), threads=1)
-        slot = slot_starter("wide", setup, Resources())(0)
+        slot = slot_starter("wide", Resources())(0)
+        ray.get(slot.ready.remote([ray.put(setup)]), timeout=60)
         empty = own_bytes(slot)
         blocks = inside(
             slot,

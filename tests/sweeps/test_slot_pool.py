@@ -13,6 +13,7 @@ from sweeps.search_file import Resources
 from sweeps.slots import pool as module
 from sweeps.slots.pool import GRACE_SECONDS, SAY_EVERY_SECONDS, SlotPool
 
+SETUP = "a reference"
 GROUPS = [f"{number:036x}" for number in range(1, 4)]
 
 
@@ -94,12 +95,27 @@ def said() -> list[str]:
 
 
 def a_pool(cluster: Cluster, said: list[str], number: int = 2, **resources: Any) -> SlotPool:
-    return SlotPool(cluster.start, number, Resources(**resources), said.append)
+    pool = SlotPool(cluster.start, number, Resources(**resources), said.append)
+    pool.open(SETUP)
+    return pool
 
 
 def up(cluster: Cluster, *slots: int) -> None:
     for slot in slots:
         cluster.actors[slot].ready.says(GROUPS[slot])
+
+
+def test_slots_start_before_there_is_a_setup_and_are_asked_with_it(cluster, said):
+    pool = SlotPool(cluster.start, 2, Resources(), said.append)
+    assert [actor.ready.calls for actor in cluster.actors] == [[], []]
+    assert pool.take() is None
+    cluster.seconds += 3600  # reading takes as long as it takes
+    pool.open(SETUP)
+    assert [actor.ready.calls for actor in cluster.actors] == [[([SETUP],)]] * 2
+    assert pool.take() is None
+    assert not pool.gone
+    up(cluster, 0)
+    assert pool.take() == 0
 
 
 def test_slots_are_handed_out_once_they_are_up_and_again_when_free(cluster, said):
@@ -201,6 +217,7 @@ def test_a_lost_slot_is_replaced_and_what_its_workers_held_is_free(cluster, said
     new.ready.says("")
     assert pool.take() == 1
     assert pool.actor(1) is new
+    assert new.ready.calls == [([SETUP],)]
     # One of a single process is in no placement group.
     pool.lose(1)
     assert cluster.removed == [GROUPS[2]]
