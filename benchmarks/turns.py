@@ -64,6 +64,8 @@ def in_turns(programs: Sequence[Callable[[Side], Any]]) -> list[tuple[Any, Side]
     """
     sides = [Side() for _ in programs]
     running: list[Future[Any]] = []
+    # A shell that ends hangs up a process group some of whose members stand still.
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     with ThreadPoolExecutor(len(programs)) as pool:
         try:
             for side, program in zip(sides, programs, strict=True):
@@ -80,6 +82,8 @@ def in_turns(programs: Sequence[Callable[[Side], Any]]) -> list[tuple[Any, Side]
             for side in sides:
                 side.signal(signal.SIGKILL)
             raise
+        finally:
+            signal.signal(signal.SIGHUP, before)
     return [(future.result(), side) for future, side in zip(running, sides, strict=True)]
 
 
