@@ -32,8 +32,7 @@ def bootstrap(
     """
     _, group = np.unique(video, return_inverse=True)
     videos = int(group.max()) + 1
-    random = np.random.default_rng(SEED)
-    counts = random.multinomial(videos, np.full(videos, 1 / videos), size=DRAWS).astype(float)
+    counts = draw_videos(videos)
     draws: dict[str, Float[np.ndarray, " R"]] = {}
     for name, task in TASKS.items():
         out, known = outputs[:, task.outputs], mask[:, task.labels]
@@ -45,6 +44,12 @@ def bootstrap(
     together = metrics.combine(draws)
     named = {f"{TASKS[name].score}_{name}": values for name, values in draws.items()}
     return named if together is None else {"p_labelled": np.asarray(together), **named}
+
+
+def draw_videos(videos: int) -> Float[np.ndarray, "R V"]:
+    """How often each video is in each draw; always the same for as many videos."""
+    random = np.random.default_rng(SEED)
+    return random.multinomial(videos, np.full(videos, 1 / videos), size=DRAWS).astype(float)
 
 
 def interval(draws: Float[np.ndarray, " R"]) -> tuple[float, float]:

@@ -7,7 +7,7 @@ It says all that a trained model depends on beside its data; it is composed from
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from mtl.encoders import ENCODERS
 from mtl.errors import InputError
@@ -48,23 +48,17 @@ class SequenceConfig(Strict):
     window_frames: Annotated[int, Field(ge=2)]
 
 
+def _loss_of(task: str) -> BeforeValidator:
+    return component_of(f"loss.{task}", LOSSES[TASKS[task].kind])
+
+
 class LossConfig(Strict):
-    """The loss of each task, by its name in ``LOSSES``."""
+    """The loss of each task: its name in ``LOSSES``, and its parameters."""
 
-    valence: str
-    arousal: str
-    expression: str
-    action_units: str
-
-    @field_validator("*")
-    @classmethod
-    def _known(cls, value: str, info: Any) -> str:
-        known = LOSSES[TASKS[info.field_name].kind]
-        if value not in known:
-            raise InputError(
-                f"loss.{info.field_name} = {value!r} is unknown{did_you_mean(value, known)}"
-            )
-        return value
+    valence: Annotated[Component, _loss_of("valence")]
+    arousal: Annotated[Component, _loss_of("arousal")]
+    expression: Annotated[Component, _loss_of("expression")]
+    action_units: Annotated[Component, _loss_of("action_units")]
 
 
 class OptimConfig(Strict):
@@ -124,6 +118,11 @@ class TrialConfig(Strict):
             if info.field_name == "tasks" and value not in TASKS:
                 raise InputError(f"tasks: {value!r} is unknown{did_you_mean(value, TASKS)}")
         return values
+
+    @model_validator(mode="after")
+    def _wired(self) -> "TrialConfig":
+        FRAMEWORKS[self.framework.name].check(self.tasks, **self.framework.parameters)
+        return self
 
     def plain(self) -> dict[str, Any]:
         """As mappings, lists, numbers and strings; ``read_config`` takes it back."""

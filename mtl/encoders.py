@@ -1,7 +1,8 @@
 """Temporal encoders: features of a window in, one hidden vector per frame out.
 
 A new encoder is one class here, one line in ``ENCODERS`` and one YAML in
-``sweeps/configs/encoder``: its keyword-only constructor parameters are its config keys.
+``sweeps/configs/encoder``: its keyword-only constructor parameters are its config keys, ``layers``
+among them, since frameworks put encoders on top of each other.
 
 Shapes: B windows, T frames, F features, H hidden.
 """
@@ -21,6 +22,11 @@ State = tuple[Tensor, ...] | None
 
 class Encoder(nn.Module):
     """One hidden vector for each frame of a window.
+
+    Args (of each one's constructor, beside its own):
+        features: Width F of the input.
+        on_top: Whether the input is the output of another encoder of this kind, so that the two are
+            one stack cut in two.
 
     Attributes:
         hidden: Width H of the output.
@@ -52,7 +58,13 @@ class Recurrent(Encoder):
     layer: ClassVar[type[nn.GRU] | type[nn.LSTM]]
 
     def __init__(
-        self, features: int, *, hidden: Positive, layers: Positive, dropout: Probability
+        self,
+        features: int,
+        on_top: bool = False,
+        *,
+        hidden: Positive,
+        layers: Positive,
+        dropout: Probability,
     ) -> None:
         super().__init__()
         self.hidden = hidden
@@ -99,6 +111,7 @@ class Transformer(Encoder):
     def __init__(
         self,
         features: int,
+        on_top: bool = False,
         *,
         hidden: Positive,
         layers: Positive,
@@ -112,8 +125,9 @@ class Transformer(Encoder):
                 f"encoder.hidden = {hidden} must be even and a multiple of encoder.heads = {heads}:"
                 f" set encoder.hidden={math.lcm(2, heads) * max(1, hidden // math.lcm(2, heads))}"
             )
-        self.hidden = hidden
-        self.project = nn.Linear(features, hidden)
+        self.hidden, self.on_top = hidden, on_top
+        goes_on = on_top and features == hidden
+        self.project = nn.Identity() if goes_on else nn.Linear(features, hidden)
         self.dropout = nn.Dropout(dropout)
         layer = nn.TransformerEncoderLayer(hidden, heads, feedforward, dropout, batch_first=True)
         # Nested tensors would cut the output to the longest real window.
@@ -126,10 +140,41 @@ class Transformer(Encoder):
     ) -> tuple[Float[Tensor, "B T H"], State]:
         """Encode windows; no frame attends to padding."""
         x = self.project(x)
-        x = self.dropout(x + sinusoidal_positions(x.shape[1], self.hidden).to(x))
+        if not self.on_top:
+            x = self.dropout(x + sinusoidal_positions(x.shape[1], self.hidden).to(x))
         # An idle lane has no real frame: it may look at itself, or its softmax is 0/0.
         idle = ~real.any(dim=1, keepdim=True)
         return self.stack(x, src_key_padding_mask=~(real | idle)), None
+
+
+class PerFrame(Encoder):
+    """(Linear, ReLU, Dropout) for each layer, on each frame alone: what time adds is measured
+    against it.
+    """
+
+    carries = False
+
+    def __init__(
+        self,
+        features: int,
+        on_top: bool = False,
+        *,
+        hidden: Positive,
+        layers: Positive,
+        dropout: Probability,
+    ) -> None:
+        super().__init__()
+        self.hidden = hidden
+        widths = [features, *[hidden] * (layers - 1)]
+        self.layers = nn.Sequential(
+            *(nn.Sequential(nn.Linear(w, hidden), nn.ReLU(), nn.Dropout(dropout)) for w in widths)
+        )
+
+    def forward(
+        self, x: Float[Tensor, "B T F"], real: Bool[Tensor, "B T"], state: State
+    ) -> tuple[Float[Tensor, "B T H"], State]:
+        """Encode frames."""
+        return self.layers(x), None
 
 
 def _without_keys(gradient: Tensor) -> Tensor:
@@ -152,4 +197,9 @@ def sinusoidal_positions(frames: int, hidden: int) -> Float[Tensor, "T H"]:
     return table
 
 
-ENCODERS: dict[str, type[Encoder]] = {"gru": GRU, "lstm": LSTM, "transformer": Transformer}
+ENCODERS: dict[str, type[Encoder]] = {
+    "gru": GRU,
+    "lstm": LSTM,
+    "transformer": Transformer,
+    "per_frame": PerFrame,
+}

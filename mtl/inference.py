@@ -12,8 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mtl.config import TrialConfig
-from mtl.encoders import State
-from mtl.frameworks import Framework
+from mtl.frameworks import Framework, States
 from mtl.model import autocast, build_model, choose_device, choose_precision, parameter_dtype
 from mtl.sequences import Part, VideoSequence
 from mtl.tasks import OUTPUT_COLUMNS, TASKS
@@ -46,12 +45,13 @@ class TrialData:
     prior: Float[np.ndarray, "22"]
 
 
-def restart(state: State, batch: Batch) -> State:
-    """The carried state, 0 in lanes where a sequence begins."""
-    if state is None:
-        return None
+def restart(states: States, batch: Batch) -> States:
+    """The carried states, 0 in lanes where a sequence begins."""
     goes_on = ~batch.begins
-    return tuple(part * goes_on.view(-1, *[1] * (part.dim() - 1)) for part in state)
+    return {
+        name: tuple(part * goes_on.view(-1, *[1] * (part.dim() - 1)) for part in parts)
+        for name, parts in states.items()
+    }
 
 
 @torch.inference_mode()
@@ -78,13 +78,13 @@ def predict(
             make(lengths, EVALUATION_LANES, config.sequence.window_frames, None)
         )
         stitch = Stitch(lengths)
-        state: State = None
+        states: States = {}
         precision = choose_precision(config.training.precision, device)
         dtype = parameter_dtype(precision)
         batches = Batches(part.sequences, data.mean, data.std, device, dtype)
         for windows, batch in zip(schedule, batches(schedule), strict=True):
             with autocast(device, precision):
-                raw, state = model(batch.x, batch.real, restart(state, batch))
+                raw, states = model(batch.x, batch.real, restart(states, batch))
             stitch.add(windows, _output_rows(raw, batch))
         stitch.sums, stitch.counts = workers.total(stitch.sums), workers.total(stitch.counts)
         has = part.source >= 0

@@ -5,23 +5,37 @@ A loss is ``value(sums)`` with ``sums`` additive over frames: workers add theirs
 whole. A frame without a label adds nothing to the sums; a batch without any has loss and
 gradient 0.
 
-A new loss is one class here and one line in ``LOSSES``.
+A new loss is one class here and one line in ``LOSSES``: its keyword-only constructor parameters are
+its config keys.
 
 Shapes: N frames, C outputs, L labels (1, or 12 action units).
 """
 
-from typing import Protocol
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional
 
+from mtl.strict import NonNegative, Probability
 from mtl.tasks import Kind
 
+RAREST = 1e-4
+"""A class or unit is taken to be at least this frequent: none weighs without bound."""
+TINY = 1e-8
+"""Base of a power: that of 0 has an infinite derivative for exponents below 1."""
 
-class Loss(Protocol):
-    """A loss of raw outputs against labels."""
+
+class Loss:
+    """A loss of raw outputs against labels.
+
+    Args:
+        prior: How frequent each class or unit is in training.
+    """
+
+    def __init__(self, prior: Float[Tensor, " C"]) -> None:
+        self.prior = prior.clamp(RAREST, 1 - RAREST)
 
     def sums(
         self,
@@ -30,27 +44,43 @@ class Loss(Protocol):
         mask: Bool[Tensor, "N L"],
     ) -> Float[Tensor, " S"]:
         """Additive, differentiable sums over labelled frames."""
+        raise NotImplementedError
 
     def value(self, sums: Float[Tensor, " S"]) -> Float[Tensor, ""]:
         """The loss of those sums."""
+        raise NotImplementedError
+
+    def labelled(self, sums: Float[Tensor, " S"]) -> Bool[Tensor, ""]:
+        """Whether any frame had a label."""
+        raise NotImplementedError
 
 
-class Mean:
-    """The mean of an elementwise loss over what is labelled: Σ loss / count."""
+class Mean(Loss):
+    """The weighted mean of an elementwise loss over what is labelled: Σ w loss / Σ w."""
 
     def each(self, outputs: Tensor, labels: Tensor) -> Tensor:
         """The loss of each labelled element, of the mask's shape."""
         raise NotImplementedError
 
+    def weights(self, labels: Tensor) -> Tensor:
+        """What each element counts."""
+        return torch.ones_like(labels)
+
     def sums(self, outputs: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
-        """(Σ loss, count)."""
+        """(Σ w loss, Σ w)."""
         # What stands where nothing is known must not even be looked at: it may be no class, or NaN.
-        each = self.each(outputs, labels.masked_fill(~mask, 0))
-        return torch.stack([each.masked_fill(~mask, 0).sum(), mask.sum().to(each)])
+        labels = labels.masked_fill(~mask, 0)
+        weights = self.weights(labels) * mask
+        each = self.each(outputs, labels).masked_fill(~mask, 0)
+        return torch.stack([(weights * each).sum(), weights.sum().to(each)])
 
     def value(self, sums: Tensor) -> Tensor:
-        """Σ loss / count; 0 where nothing is labelled."""
-        return sums[0] / sums[1].clamp(min=1)
+        """Σ w loss / Σ w; 0 where nothing is labelled."""
+        return sums[0] / torch.where(sums[1] > 0, sums[1], 1)
+
+    def labelled(self, sums: Tensor) -> Tensor:
+        """Σ w > 0."""
+        return sums[1] > 0
 
 
 class MSE(Mean):
@@ -69,6 +99,45 @@ class CrossEntropy(Mean):
         return functional.cross_entropy(outputs, labels[:, 0].long(), reduction="none")[:, None]
 
 
+class WeightedCrossEntropy(CrossEntropy):
+    """Cross-entropy in which a class weighs prior^-power: at power 1 all classes weigh the same."""
+
+    def __init__(self, prior: Tensor, *, power: NonNegative = 1.0) -> None:
+        super().__init__(prior)
+        self.class_weights = self.prior**-power
+
+    def weights(self, labels: Tensor) -> Tensor:
+        """Each frame's class's."""
+        return self.class_weights[labels.long()]
+
+
+class Focal(CrossEntropy):
+    """(1 - p)^gamma x cross-entropy, p the label's probability (Lin et al. 2017)."""
+
+    def __init__(self, prior: Tensor, *, gamma: NonNegative = 2.0) -> None:
+        super().__init__(prior)
+        self.gamma = gamma
+
+    def each(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        """Frames that are well classified count little."""
+        entropy = super().each(outputs, labels)
+        return (-torch.expm1(-entropy)).clamp(min=TINY) ** self.gamma * entropy
+
+
+class LogitAdjusted(CrossEntropy):
+    """Cross-entropy of outputs + tau log prior (Menon et al. 2021, 4.2): what the model says of a
+    class is then free of how frequent it is.
+    """
+
+    def __init__(self, prior: Tensor, *, tau: NonNegative = 1.0) -> None:
+        super().__init__(prior)
+        self.shift = tau * self.prior.log()
+
+    def each(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        """The cross-entropy of the shifted outputs."""
+        return super().each(outputs + self.shift, labels)
+
+
 class BinaryCrossEntropy(Mean):
     """Of each unit on its own."""
 
@@ -77,7 +146,48 @@ class BinaryCrossEntropy(Mean):
         return functional.binary_cross_entropy_with_logits(outputs, labels, reduction="none")
 
 
-class CCC:
+class WeightedBinaryCrossEntropy(BinaryCrossEntropy):
+    """Binary cross-entropy in which a unit's positives weigh (negatives / positives)^power."""
+
+    def __init__(self, prior: Tensor, *, power: NonNegative = 1.0) -> None:
+        super().__init__(prior)
+        self.positive_weights = ((1 - self.prior) / self.prior) ** power
+
+    def each(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        """The binary cross-entropy of each unit, positives weighted."""
+        return functional.binary_cross_entropy_with_logits(
+            outputs, labels, reduction="none", pos_weight=self.positive_weights
+        )
+
+
+class Asymmetric(Mean):
+    """ASL (Ben-Baruch et al. 2021, eq. 3-7): positives (1 - p)^gamma_positive, negatives
+    p'^gamma_negative with p' = max(p - clip, 0), so that easy negatives count nothing.
+    """
+
+    def __init__(
+        self,
+        prior: Tensor,
+        *,
+        gamma_negative: NonNegative = 4.0,
+        gamma_positive: NonNegative = 0.0,
+        clip: Probability = 0.05,
+    ) -> None:
+        super().__init__(prior)
+        self.gamma_negative, self.gamma_positive, self.clip = gamma_negative, gamma_positive, clip
+
+    def each(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        """The loss of each unit."""
+        p, rest = outputs.sigmoid(), (-outputs).sigmoid()
+        positive = rest.clamp(min=TINY) ** self.gamma_positive * functional.logsigmoid(outputs)
+        log_rest = functional.logsigmoid(-outputs)
+        if self.clip:
+            log_rest = (rest + self.clip).clamp(max=1).log()
+        negative = (p - self.clip).clamp(min=TINY) ** self.gamma_negative * log_rest
+        return -torch.where(labels > 0.5, positive, negative)
+
+
+class CCC(Loss):
     """1 - CCC (Lin 1989) of all labelled frames of the batch, population variance."""
 
     def sums(self, outputs: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
@@ -98,9 +208,22 @@ class CCC:
         loss: Tensor = (1 - 2 * covariance / spread.clamp(min=1e-8)) * (sums[0] > 0)
         return loss
 
+    def labelled(self, sums: Tensor) -> Tensor:
+        """n > 0."""
+        return sums[0] > 0
 
-LOSSES: dict[Kind, dict[str, type[Loss]]] = {
+
+LOSSES: dict[Kind, dict[str, type[Any]]] = {
     "regression": {"mse": MSE, "ccc": CCC},
-    "multiclass": {"cross_entropy": CrossEntropy},
-    "multilabel": {"binary_cross_entropy": BinaryCrossEntropy},
+    "multiclass": {
+        "cross_entropy": CrossEntropy,
+        "weighted_cross_entropy": WeightedCrossEntropy,
+        "focal": Focal,
+        "logit_adjusted": LogitAdjusted,
+    },
+    "multilabel": {
+        "binary_cross_entropy": BinaryCrossEntropy,
+        "weighted_binary_cross_entropy": WeightedBinaryCrossEntropy,
+        "asymmetric": Asymmetric,
+    },
 }

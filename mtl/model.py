@@ -8,19 +8,31 @@ from mtl.config import TrialConfig
 from mtl.encoders import ENCODERS, Encoder
 from mtl.frameworks import FRAMEWORKS, Framework
 from mtl.heads import HEADS, Head
+from mtl.tasks import TASKS
+
+
+class TrialParts:
+    """A trial's encoders and heads."""
+
+    def __init__(self, config: TrialConfig) -> None:
+        self._encoder, self._head = config.encoder, config.head
+
+    def encoder(self, features: int, *, layers: int | None = None, on_top: bool = False) -> Encoder:
+        """An encoder of ``encoder.layers`` layers, or so many; on top of another one or not."""
+        parameters = self._encoder.parameters
+        if layers is not None:
+            parameters["layers"] = layers
+        return ENCODERS[self._encoder.name](features, on_top, **parameters)
+
+    def head(self, hidden: int, task: str) -> Head:
+        """A task's head."""
+        return HEADS[self._head.name](hidden, TASKS[task].width, **self._head.parameters)
 
 
 def build_model(config: TrialConfig, features: int, tasks: Sequence[str]) -> Framework:
     """The untrained model over ``features`` joined features."""
-
-    def make_encoder(width: int) -> Encoder:
-        return ENCODERS[config.encoder.name](width, **config.encoder.parameters)
-
-    def make_head(hidden: int, outputs: int) -> Head:
-        return HEADS[config.head.name](hidden, outputs, **config.head.parameters)
-
     framework = FRAMEWORKS[config.framework.name]
-    return framework(features, tasks, make_encoder, make_head, **config.framework.parameters)
+    return framework(features, tasks, TrialParts(config), **config.framework.parameters)
 
 
 def choose_device(device: str) -> torch.device:

@@ -37,7 +37,8 @@ class Component(Strict):
 
 
 def component_of(group: str, registry: Mapping[str, type]) -> BeforeValidator:
-    """A validator that turns ``{name: ..., parameters ...}`` into a ``Component``.
+    """A validator that turns ``{name: ..., parameters ...}`` into a ``Component``; a name alone is
+    taken with its defaults.
 
     The parameters are the keyword-only parameters of the registered class, with their types.
     """
@@ -46,6 +47,8 @@ def component_of(group: str, registry: Mapping[str, type]) -> BeforeValidator:
     def validate(value: Any) -> Component:
         if isinstance(value, Component):
             return value
+        if isinstance(value, str):
+            value = {"name": value}
         if not isinstance(value, Mapping) or not isinstance(value.get("name"), str):
             raise InputError(f"{group} must be a mapping with a name, but got {value!r}")
         name = value["name"]
@@ -85,8 +88,9 @@ def _sentence(error: ValidationError, model: type[BaseModel], where: str) -> str
         return str(first["ctx"]["error"])
     path = ".".join([*([where] if where else []), *(str(part) for part in first["loc"])])
     if first["type"] == "extra_forbidden":
-        known = _keys_at(model, first["loc"][:-1])
-        return f"{path} is no known key{did_you_mean(str(first['loc'][-1]), known)}"
+        above = path.removesuffix(str(first["loc"][-1]))
+        known = [above + key for key in _keys_at(model, first["loc"][:-1])]
+        return f"{path} is no known key{did_you_mean(path, known)}"
     if first["type"] == "missing":
         return f"{path} is missing"
     rule = first["msg"][0].lower() + first["msg"][1:]

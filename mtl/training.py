@@ -14,13 +14,14 @@ from torch import Tensor
 from mtl import metrics
 from mtl.checkpoint import pack, unpack
 from mtl.config import OptimConfig, TrialConfig
-from mtl.encoders import State
-from mtl.frameworks import Outputs
+from mtl.errors import InputError
+from mtl.frameworks import Outputs, States, Truth
 from mtl.inference import TrialData, Weights, predict, restart
 from mtl.losses import LOSSES, Loss
 from mtl.model import autocast, build_model, choose_device, choose_precision, parameter_dtype
+from mtl.strict import Component
 from mtl.tasks import TASKS
-from mtl.weighting import BALANCINGS
+from mtl.weighting import BALANCINGS, Balancing
 from mtl.windows import Batch, Batches, Schedule, carried_schedule, free_schedule
 from mtl.workers import ALONE, Workers
 
@@ -79,10 +80,11 @@ class Trainer:
         torch.manual_seed(_seed(config.training.seed, 0))
         dtype = parameter_dtype(self.precision)
         self.model = build_model(config, len(data.mean), data.tasks).to(self.device, dtype)
-        self.balancing = BALANCINGS[config.balancing.name](**config.balancing.parameters)
-        self.losses: dict[str, Loss] = {
-            task: LOSSES[TASKS[task].kind][getattr(config.loss, task)]() for task in data.tasks
-        }
+        self.shared = [
+            p for part in self.model.shared for p in self.model.get_submodule(part).parameters()
+        ]
+        self.balancing = self._balancing().to(self.device)
+        self.losses = {task: self._loss(task, dtype) for task in data.tasks}
         optimizer = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[config.optim.name]
         self.optimizer = optimizer(
             [*self.model.parameters(), *self.balancing.parameters()],
@@ -97,6 +99,21 @@ class Trainer:
         if checkpoint is not None:
             self._restore(checkpoint)
         self.wrapped = workers.wrap(self.model)
+
+    def _balancing(self) -> Balancing:
+        name, parameters = self.config.balancing.name, self.config.balancing.parameters
+        if BALANCINGS[name].alone and self.workers.size > 1:
+            raise InputError(
+                f"balancing = {name!r} needs each task's own gradient, which {self.workers.size} "
+                "workers do not have: train with one"
+            )
+        return BALANCINGS[name](**parameters)
+
+    def _loss(self, task: str, dtype: torch.dtype) -> Loss:
+        loss: Component = getattr(self.config.loss, task)
+        prior = torch.from_numpy(self.data.prior[TASKS[task].outputs]).to(self.device, dtype)
+        made: Loss = LOSSES[TASKS[task].kind][loss.name](prior, **loss.parameters)
+        return made
 
     def checkpoint(self) -> bytes:
         """All that a later process needs to go on after the last epoch."""
@@ -177,10 +194,11 @@ class Trainer:
         # Workers draw different dropout.
         torch.manual_seed(_seed(self.config.training.seed, epoch) + self.workers.rank)
         self.model.train()
+        self.balancing.begin_epoch([result.losses for result in self.history])
         schedule = self._schedule(epoch)
         started, waited = time.perf_counter(), 0.0
         totals = torch.zeros(len(self.data.tasks), device=self.device, dtype=self.batches.dtype)
-        state: State = None
+        states: States = {}
         for step, windows in enumerate(self.workers.lanes(schedule)):
             if step % STOP_CHECK_STEPS == 0 and self.workers.agree(should_stop()):
                 return None
@@ -190,7 +208,7 @@ class Trainer:
             set_learning_rate(
                 self.optimizer, self.config, epoch - 1 + step / len(schedule), 1 / len(schedule)
             )
-            losses, state = self._step(batch, state)
+            losses, states = self._step(batch, states, self._truth(batch, epoch, step))
             totals += torch.stack([losses[task] for task in self.data.tasks])
             self._check_finite(totals, epoch, step)
         self._check_finite(totals, epoch, len(schedule) - 1, last=True)
@@ -214,14 +232,25 @@ class Trainer:
     def _cure(self) -> str:
         return f"lower optim.lr = {self.config.optim.lr:g} or set optim.gradient_clip"
 
-    def _step(self, batch: Batch, state: State) -> tuple[dict[str, Tensor], State]:
-        state = restart(state, batch)
+    def _truth(self, batch: Batch, epoch: int, step: int) -> Truth | None:
+        """The labels that the model is shown; drawn for the whole batch, whoever trains it."""
+        share = self.model.truth_share((epoch - 1) / max(1, self.config.training.epochs - 1))
+        if not share:
+            return None
+        random = np.random.default_rng([self.config.training.seed, epoch, step])
+        lanes, frames = batch.real.shape
+        size = (lanes * self.workers.size, self.config.sequence.window_frames)
+        drawn = random.random(size)[self.workers.rank :: self.workers.size, :frames] < share
+        return Truth(batch.labels, batch.mask & torch.from_numpy(drawn).to(self.device)[..., None])
+
+    def _step(
+        self, batch: Batch, states: States, truth: Truth | None
+    ) -> tuple[dict[str, Tensor], States]:
         with autocast(self.device, self.precision):
-            outputs, state = self.wrapped(batch.x, batch.real, state)
-        losses = self._losses(outputs, batch)
-        total = self.balancing(losses)
+            outputs, states = self.wrapped(batch.x, batch.real, restart(states, batch), truth)
+        losses, labelled = self._losses(outputs, batch)
         self.optimizer.zero_grad(set_to_none=True)
-        self.scaler.scale(total).backward()
+        self.balancing.backward(losses, labelled, self.shared, self.scaler.scale)
         self.scaler.unscale_(self.optimizer)
         if self.config.optim.gradient_clip:
             torch.nn.utils.clip_grad_norm_(
@@ -229,10 +258,14 @@ class Trainer:
             )
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        return {task: loss.detach() for task, loss in losses.items()}, state
+        return {task: loss.detach() for task, loss in losses.items()}, states
 
-    def _losses(self, outputs: Outputs, batch: Batch) -> dict[str, Tensor]:
-        """Each task's loss over the labelled frames of all workers' batches."""
+    def _losses(
+        self, outputs: Outputs, batch: Batch
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Each task's loss over the labelled frames of all workers' batches, and whether there is
+        any.
+        """
         parts = [
             loss.sums(
                 outputs[task].to(batch.labels.dtype).flatten(0, 1),
@@ -241,8 +274,11 @@ class Trainer:
             )
             for task, loss in self.losses.items()
         ]
-        sums = zip(self.losses.items(), self.workers.sum(parts), strict=True)
-        return {task: loss.value(whole) for (task, loss), whole in sums}
+        sums = dict(zip(self.losses, self.workers.sum(parts), strict=True))
+        return (
+            {task: loss.value(sums[task]) for task, loss in self.losses.items()},
+            {task: loss.labelled(sums[task]) for task, loss in self.losses.items()},
+        )
 
     def _score_select(self, epoch: int) -> dict[str, float | None]:
         part = self.data.parts["select"]

@@ -89,11 +89,15 @@ def _set(plain: dict[str, Any], path: str, value: Any) -> None:
     *parents, key = path.split(".")
     node: Any = plain
     for depth, part in enumerate([*parents, key]):
-        if not isinstance(node, dict) or part not in node:
+        # A component's parameters are known to its class: read_config refuses what is not.
+        parameter = depth == len(parents) and isinstance(node, dict) and "name" in node
+        if not parameter and (not isinstance(node, dict) or part not in node):
             names = node if isinstance(node, dict) else []
             known = [".".join([*parents[:depth], name]) for name in names]
             raise InputError(f"{path} is no known key{did_you_mean(path, known)}")
         if depth < len(parents):
+            if isinstance(node[part], str):  # a component by its name alone
+                node[part] = {"name": node[part]}
             node = node[part]
     node[key] = value
 

@@ -1,13 +1,13 @@
 """The best trials fused: everything chosen on ``select``, then scored on ``confirm``, then written.
 
 A member is a trial that left predictions. For each task members are chosen greedily on ``select``;
-valence and arousal are smoothed with the radius that is best there. ``confirm`` is read once, for
+what is done to their mean (``mtl.postprocess``) is chosen there too. ``confirm`` is read once, for
 the scores.
 """
 
 import functools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +19,12 @@ from mtl.affwild2 import write_submission
 from mtl.bootstrap import Draws, bootstrap, interval
 from mtl.dataset import Dataset, Listing
 from mtl.fusion import fuse, greedy
-from mtl.postprocess import choose_radius, smooth
+from mtl.postprocess import Postprocessing, choose
 from mtl.predictions import Predictions, decide
+from mtl.sequences import training_prior
 from mtl.tasks import OUTPUT_COLUMNS, TASKS
 from mtl.whole_files import write_json
-
-SMOOTHED = ("valence", "arousal")
+from sweeps.search_file import Fusion
 
 
 @dataclass(frozen=True)
@@ -69,12 +69,12 @@ class Frames:
 
 @dataclass(frozen=True)
 class Fused:
-    """Outputs of all predicted frames, before and after smoothing, and how they came about."""
+    """Outputs of all predicted frames, raw and post-processed, and how they came about."""
 
     outputs: Float[np.ndarray, "N 22"]
     raw: Float[np.ndarray, "N 22"]
     members: dict[str, dict[str, int]]
-    radius_frames: dict[str, int]
+    postprocessing: Postprocessing
 
 
 def fuse_sweep(
@@ -83,7 +83,7 @@ def fuse_sweep(
     listing: Listing,
     parts: Mapping[str, str],
     members: Sequence[Member],
-    steps: int,
+    fusion: Fusion,
 ) -> dict[str, Any]:
     """Fuse a sweep's members; write ``fusion/``, ``submission.txt`` and ``scores.json``.
 
@@ -91,14 +91,14 @@ def fuse_sweep(
         What ``scores.json`` holds.
     """
     outputs = MemberOutputs(folder, members)
-    frames = Frames(listing, parts, _rows(listing, outputs.predictions(0)))
+    frames = Frames(listing, parts, listed_rows(listing, outputs.predictions(0)))
     select = frames.of("select")
     # Of all members only these rows are held at once.
     on_select = [outputs.predictions(i).outputs[select] for i in range(len(members))]
     best = _best_single(members, on_select)
-    fused = _fuse(outputs, on_select, frames, steps, best)
+    fused = _fuse(outputs, on_select, frames, fusion, best)
     scores = {
-        part: _part_scores(fused, outputs.predictions(best).outputs, frames, part)
+        part: _part_scores(fused, outputs.predictions(best).outputs, frames, part, fusion)
         for part in ("select", "confirm")
         if len(frames.of(part))
     }
@@ -109,7 +109,7 @@ def fuse_sweep(
         "selected_on_the_scored_videos": "confirm" not in scores,
         "best_single": members[best].signature,
         "members": fused.members,
-        "radius_frames": fused.radius_frames,
+        "postprocessing": asdict(fused.postprocessing),
         **({"ceiling": ceiling} if ceiling else {}),
     }
     _write(folder, dataset, frames, fused)
@@ -142,16 +142,16 @@ def _best_single(members: Sequence[Member], on_select: Sequence[Float[np.ndarray
 
 
 def _part_scores(
-    fused: Fused, single: Float[np.ndarray, "N 22"], frames: Frames, part: str
+    fused: Fused, single: Float[np.ndarray, "N 22"], frames: Frames, part: str, fusion: Fusion
 ) -> dict[str, dict[str, Any]]:
     """Scores of the fused model and the best single one, with intervals; the interval of their
     difference where both predict the same tasks.
     """
-    smoothed, _ = _smoothed(single, frames)
+    done, _ = _postprocessed(single, frames, fusion.postprocess)
     scores = {
         "fused": frames.scores(fused.outputs, part),
         "fused_raw": frames.scores(fused.raw, part),
-        "best_single": frames.scores(smoothed, part),
+        "best_single": frames.scores(done, part),
         "best_single_raw": frames.scores(single, part),
     }
     whole, alone = frames.draws(fused.outputs, part), frames.draws(single, part)
@@ -167,7 +167,7 @@ def _intervals(draws: Draws) -> dict[str, tuple[float, float]]:
     return {name: interval(values) for name, values in draws.items()}
 
 
-def _rows(listing: Listing, predictions: Predictions) -> Int[np.ndarray, " N"]:
+def listed_rows(listing: Listing, predictions: Predictions) -> Int[np.ndarray, " N"]:
     """Where predicted frames stand in the listing."""
     place = {
         key: row
@@ -181,7 +181,7 @@ def _fuse(
     outputs: MemberOutputs,
     on_select: Sequence[Float[np.ndarray, "N 22"]],
     frames: Frames,
-    steps: int,
+    fusion: Fusion,
     best: int,
 ) -> Fused:
     raw = np.full((len(frames.rows), len(OUTPUT_COLUMNS)), np.nan, np.float32)
@@ -194,40 +194,34 @@ def _fuse(
             continue
         if mask[:, task.labels].any():
             choice = np.stack([on_select[i][:, task.outputs] for i in able])
-            found = greedy(task, choice, labels[:, task.labels], mask[:, task.labels], steps)
+            found = greedy(task, choice, labels[:, task.labels], mask[:, task.labels], fusion.steps)
             weights = {i: int(w) for i, w in zip(able, found.weights, strict=True) if w}
         else:  # Nothing to choose by: the best trial's.
             weights = {best if best in able else able[0]: 1}
         picked = np.stack([outputs.predictions(i).outputs[:, task.outputs] for i in weights])
         raw[:, task.outputs] = fuse(picked, np.array(list(weights.values())))
         chosen[name] = {outputs.members[i].signature: w for i, w in weights.items()}
-    smoothed, radius = _smoothed(raw, frames)
-    return Fused(smoothed, raw, chosen, radius)
+    done, postprocessing = _postprocessed(raw, frames, fusion.postprocess)
+    return Fused(done, raw, chosen, postprocessing)
 
 
-def _smoothed(
-    outputs: Float[np.ndarray, "N 22"], frames: Frames
-) -> tuple[Float[np.ndarray, "N 22"], dict[str, int]]:
-    """Valence and arousal smoothed by frame number, each with the radius best on ``select``."""
-    smoothed, radius = outputs.copy(), {}
-    video, frame = frames.listing.video[frames.rows], frames.listing.frame[frames.rows]
-    select = frames.of("select")
-    labels, mask = (a[frames.rows[select]] for a in (frames.listing.values, frames.listing.mask))
-    for name in SMOOTHED:
-        task = TASKS[name]
-        values = outputs[:, task.outputs]
-        if np.isnan(values).all() or not mask[:, task.labels].any():
-            continue
-        radius[name] = choose_radius(
-            task,
-            values[select],
-            labels[:, task.labels],
-            mask[:, task.labels],
-            video[select],
-            frame[select],
-        )
-        smoothed[:, task.outputs] = smooth(values, video, frame, radius[name])
-    return smoothed, radius
+def _postprocessed(
+    outputs: Float[np.ndarray, "N 22"], frames: Frames, steps: Sequence[str]
+) -> tuple[Float[np.ndarray, "N 22"], Postprocessing]:
+    """All frames with what is best on ``select``."""
+    listing, rows, select = frames.listing, frames.rows, frames.of("select")
+    video, frame = listing.video[rows], listing.frame[rows]
+    seen = rows[select]
+    found = choose(
+        outputs[select],
+        listing.values[seen],
+        listing.mask[seen],
+        video[select],
+        frame[select],
+        training_prior(listing),
+        steps,
+    )
+    return found(outputs, video, frame), found
 
 
 def _ceiling(dataset: Dataset, frames: Frames, tasks: Sequence[str]) -> dict[str, Any] | None:
@@ -236,7 +230,7 @@ def _ceiling(dataset: Dataset, frames: Frames, tasks: Sequence[str]) -> dict[str
     if "ceiling" not in dataset.info.get("extra", {}) or not file.exists():
         return None
     known = Predictions.load(file)
-    rows = _rows(frames.listing, known)
+    rows = listed_rows(frames.listing, known)
     outputs = np.full((len(frames.listing.frame), len(OUTPUT_COLUMNS)), np.nan, np.float32)
     outputs[rows] = known.outputs
     here = outputs[frames.rows]
@@ -254,8 +248,8 @@ def _write(folder: Path, dataset: Dataset, frames: Frames, fused: Fused) -> None
     video, frame = listing.video[rows], listing.frame[rows]
     file = folder / "fusion" / "predictions.parquet"
     Predictions(video, frame, listing.names, fused.outputs).save(file)
-    members = {"members": fused.members, "radius_frames": fused.radius_frames}
-    write_json(folder / "fusion" / "members.json", members)
+    made = {"members": fused.members, "postprocessing": asdict(fused.postprocessing)}
+    write_json(folder / "fusion" / "members.json", made)
     for name, parts in (
         ("fusion/validation.txt", ("select", "confirm")),
         ("submission.txt", ("test",)),

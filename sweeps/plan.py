@@ -12,10 +12,12 @@ from mtl.config import TrialConfig
 from mtl.dataset import Dataset, Listing
 from mtl.errors import InputError
 from mtl.folds import select_videos
+from mtl.frameworks import FRAMEWORKS
 from mtl.model import build_model
 from mtl.sequences import FeatureTable, join, trained_tasks
 from mtl.strict import did_you_mean
 from mtl.tasks import TASKS
+from mtl.weighting import BALANCINGS
 from sweeps.compose import compose
 from sweeps.search_file import SearchFile
 from sweeps.space import Space
@@ -151,8 +153,26 @@ def _check_labels(
                 f"{file.source}: search.metric = {metric!r} has no label to train and select by: "
                 "use score"
             )
+        _check_wirings([config for config in configs if config.tasks == tasks], here, file)
     varied = {task for config in configs for task in config.tasks}
     return tuple(task for task in trained if task in varied)
+
+
+def _check_wirings(
+    configs: Sequence[TrialConfig], trained: Sequence[str], file: SearchFile
+) -> None:
+    """What a framework or a balancing needs of the tasks that are trained, and of the workers."""
+    workers = file.resources.workers_per_trial
+    for config in configs:
+        try:
+            FRAMEWORKS[config.framework.name].check(trained, **config.framework.parameters)
+        except InputError as error:
+            raise InputError(f"{file.source}: {error}") from None
+        if workers > 1 and BALANCINGS[config.balancing.name].alone:
+            raise InputError(
+                f"{file.source}: balancing = {config.balancing.name!r} needs each task's own "
+                f"gradient: set resources.workers_per_trial = 1, not {workers}"
+            )
 
 
 def _parameters(config: TrialConfig, dataset: Dataset, trained: Sequence[str]) -> int:

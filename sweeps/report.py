@@ -17,9 +17,9 @@ COLUMNS = {
     "f1_action_units": "F1 action units",
 }
 MODELS = {
-    "fused": "fused, smoothed",
+    "fused": "fused, post-processed",
     "fused_raw": "fused",
-    "best_single": "best single, smoothed",
+    "best_single": "best single, post-processed",
     "best_single_raw": "best single",
 }
 

@@ -6,6 +6,7 @@ from typing import Any
 from optuna.trial import TrialState
 
 from mtl.whole_files import write_whole
+from sweeps.compare import compare_sweep
 from sweeps.fuse import Member, fuse_sweep
 from sweeps.job import INTERRUPTED
 from sweeps.limits import Limits
@@ -24,13 +25,16 @@ def finish(plan: Plan, limits: Limits, halted: str | None) -> int:
     members = _members(folder, study)
     scores = None
     if members:
-        steps = plan.file.fusion.steps
-        scores = fuse_sweep(folder, plan.dataset, plan.listing, plan.parts, members, steps)
+        fusion = plan.file.fusion
+        scores = fuse_sweep(folder, plan.dataset, plan.listing, plan.parts, members, fusion)
     remarks = _remarks(plan, study, halted)
     (folder / "report").mkdir(exist_ok=True)
     report = leaderboard(plan.file.name, study.trials(), scores, remarks)
     write_whole(folder / "report" / "leaderboard.md", report.encode())
     _print_results(folder, scores, remarks)
+    compared = compare_sweep(folder, plan, study) if study.done else None
+    if compared:
+        print(f"\n{compared}\ncomparison:  {folder / 'report' / 'comparison.md'}")
     if halted == INTERRUPTED:
         return EXIT_INTERRUPTED
     as_planned = study.done or (halted is not None and halted == limits.spent())

@@ -134,6 +134,7 @@ def open_study(folder: Path, plan: Plan, lock: DriverLock) -> SweepStudy:
         pruner=file.pruner,
         sample=plan.space.sample,
         sign=lambda overrides: signature(compose(overrides), plan.dataset.hash),
+        seeds=file.compare.seeds,
         lock=lock,
     )
 
@@ -169,7 +170,7 @@ def _search(plan: Plan, limits: Limits, address: str, resumed: bool) -> str | No
             spent=limits.spent,
             ended=limits.shelf.add,
         )
-        with Progress(file.search.trials, study.ended) as progress:
+        with Progress(study.planned, study.ended) as progress:
             slots = SlotPool(slot_starter(file.name, resources), number, resources, progress.say)
             listed = None if plan.all_frames else plan.listing
             shards = make_shards(plan.dataset, plan.feature_sets, listed)

@@ -222,7 +222,7 @@ class StudySearcher(NotSaved, Searcher):
         job = Job(
             name=trial_name(proposal, config),
             config=config.plain(),
-            rungs=self.rules.rungs(config.training.epochs),
+            rungs=frozenset() if proposal.unpruned else self.rules.rungs(config.training.epochs),
             reported=max(proposal.reported, default=0),
             stopped=proposal.stopped,
             restarts=self.rules.restarts - self._deaths[proposal.study, proposal.number],

@@ -63,7 +63,11 @@ def make_demo(out: str | Path, seed: int = 20221018, demo: Demo | None = None) -
         demo: Size and difficulty.
     """
     demo = demo or Demo()
-    planted = plant(demo, seed)
+    return write_planted(out, plant(demo, seed), seed, demo)
+
+
+def write_planted(out: str | Path, planted: Planted, seed: int, demo: Demo) -> Dataset:
+    """Write what was drawn, with the ceiling; ``seed`` and ``demo`` are noted in it."""
     ceiling = best_predictions(planted, "validation")
     rows = planted.layout.rows("validation")
     reached = scores(ceiling.outputs, planted.labels[rows], planted.mask[rows])

@@ -21,7 +21,6 @@ from sweeps.search_file.sections import Budget, Compare, Fusion, Pruner, Resourc
 from sweeps.search_file.strict_yaml import parse_yaml, write_yaml
 
 NOT_BUILT: dict[str, Any] = {
-    "compare.seeds": 0,
     "budget.until": None,
     "fusion.per_task": True,
     "refit": {"folds": 0},
@@ -91,10 +90,12 @@ class SearchFile(Strict):
         """What must agree for a run folder to be taken up again, as plain data.
 
         The data's spelling is no part of it (its content hash is compared elsewhere), nor are the
-        number of trials, the budget and the resources: a resumed sweep may have more of them.
+        number of trials and seeds, the budget and the resources: a resumed sweep may have more of
+        them.
         """
         outside: dict[str, Any] = {"name": True, "data": True, "budget": True, "resources": True}
-        return self.model_dump(mode="json", exclude={**outside, "search": {"trials"}})
+        more = {"search": {"trials"}, "compare": {"seeds"}}
+        return self.model_dump(mode="json", exclude={**outside, **more})
 
 
 def _varied(space: Mapping[str, Any]) -> set[str]:

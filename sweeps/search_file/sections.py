@@ -90,9 +90,15 @@ class Resources(Strict):
 
 
 class Compare(Strict):
-    """Paths whose every value gets a study of its own and an equal share of the trials."""
+    """What is compared.
+
+    Attributes:
+        by: Paths whose every value gets a study of its own and an equal share of the trials.
+        seeds: With how many new seeds the best config of each is trained again, unpruned.
+    """
 
     by: tuple[str, ...] = ()
+    seeds: Annotated[int, Field(ge=0)] = 0
 
     @field_validator("by")
     @classmethod
@@ -101,10 +107,25 @@ class Compare(Strict):
             raise ValueError("names one path twice: keep one")
         return by
 
+    @model_validator(mode="after")
+    def _seeds_of_something(self) -> "Compare":
+        if self.seeds and not self.by:
+            raise ValueError("seeds needs compare.by: name what is compared")
+        return self
+
 
 class Fusion(Strict):
-    """How trials are fused: greedily with replacement, for each task, in this many steps."""
+    """How trials are fused: greedily with replacement, for each task, in this many steps.
+
+    Attributes:
+        postprocess: What is then chosen on ``select`` and done to the mean.
+    """
 
     method: Literal["greedy"] = "greedy"
     steps: Positive = 25
     per_task: Literal[True] = True
+    postprocess: tuple[Literal["smoothing", "bias", "thresholds"], ...] = (
+        "smoothing",
+        "bias",
+        "thresholds",
+    )

@@ -20,6 +20,7 @@ class Index:
         running: Trial without a result -> signature.
         unfinished: Those of them that are to be trained and that nobody trains, next one first.
         twins: A running trial -> those that wait for its result.
+        repeats: Trial, as "<study> <number>" -> how many repeat it with another seed.
         learned: Study -> the finished trials that its sampler learns from.
     """
 
@@ -31,6 +32,7 @@ class Index:
         self.running: dict[Key, str] = {}
         self.unfinished: deque[Key] = deque()
         self.twins: dict[Key, list[Key]] = {}
+        self.repeats: Counter[str] = Counter()
         self.learned: defaultdict[str, list[FrozenTrial]] = defaultdict(list)
 
     def add(self, key: Key, trial: FrozenTrial) -> None:
@@ -42,6 +44,8 @@ class Index:
         else:
             self.sizes[key[0]] += 1
             self.asked[signature] += 1
+            if "repeat_of" in trial.user_attrs:
+                self.repeats[trial.user_attrs["repeat_of"]] += 1
         latest = self.latest.setdefault(signature, key)
         self.running[key] = signature
         if trial.state.is_finished():

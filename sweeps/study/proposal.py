@@ -23,6 +23,9 @@ class Proposal:
     stopped: bool = False
     """It was stopped at the last of these epochs, and only its end is missing."""
 
+    unpruned: bool = False
+    """No rung stops it: it repeats another with a new seed."""
+
     @classmethod
     def of(cls, key: Key, trial: FrozenTrial) -> "Proposal":
         """The proposal to train a trial from where it stands."""
@@ -33,6 +36,7 @@ class Proposal:
             signature=trial.user_attrs["signature"],
             reported=dict(trial.intermediate_values),
             stopped=is_stopped(trial),
+            unpruned="repeat_of" in trial.user_attrs,
         )
 
 

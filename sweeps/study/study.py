@@ -15,6 +15,12 @@ from sweeps.study.proposal import KEEP, PRUNE, Proposal, is_stopped
 from sweeps.study.pruner import PrunerSettings, make_pruner
 from sweeps.study.sampler import RecentStudy, make_sampler, startup_trials
 
+FIRST_NEW_SEED = 1001
+"""Of the seeds that the best configs are trained again with."""
+KEPT = ("overrides", "signature", "repeat_of")
+"""What a retry has of the trial that failed."""
+FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
+
 
 class SweepStudy:
     """One Optuna study for each combination of compared values, in `folder`/study.journal.
@@ -25,6 +31,10 @@ class SweepStudy:
     `reason`. A failed trial that is trained again is a new one with `retry_of`. What has no result
     yet is RUNNING. There is no other state, so a new driver goes on where the last one was killed;
     with one trial at a time it ends with an undisturbed sweep's trials.
+
+    Once a combination's trials have ended, its best one is trained again with each of `seeds` new
+    seeds, unpruned, in a study of their own, `<study> seeds`; these trials have `repeat_of`. If the
+    best one becomes another (more trials, a retry), that one is trained with the new seeds too.
 
     Args:
         folder: the sweep's folder, made if needed.
@@ -38,6 +48,7 @@ class SweepStudy:
         pruner: `asha` stops trials at its rungs, `none` never.
         sample: draws one configuration on a trial, given the compared values, as overrides.
         sign: the signature of the configuration that overrides stand for.
+        seeds: with how many new seeds each combination's best trial is trained again.
         lock: the folder's, if the caller has it already; closed with the study.
 
     Raises:
@@ -57,6 +68,7 @@ class SweepStudy:
         pruner: PrunerSettings,
         sample: Callable[[optuna.Trial, Mapping[str, Any]], list[str]],
         sign: Callable[[Sequence[str]], str],
+        seeds: int = 0,
         lock: DriverLock | None = None,
     ) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -67,6 +79,8 @@ class SweepStudy:
         self._chosen = dict(zip(names, combinations, strict=True))
         each, more = divmod(trials, len(names))
         self._shares = {study: each + (i < more) for i, study in enumerate(names)}
+        self._seeds = seeds
+        self._repeats = {study: f"{study} seeds" for study in names} if seeds else {}
         self._lock = lock or DriverLock(folder)
         try:
             self._open(folder / JOURNAL)
@@ -112,7 +126,7 @@ class SweepStudy:
         failed = list(self._index.failed.values())
         for study, number in failed:
             trial = self._trial((study, number))
-            kept = {name: trial.user_attrs[name] for name in ("overrides", "signature")}
+            kept = {name: trial.user_attrs[name] for name in KEPT if name in trial.user_attrs}
             attributes = {**kept, "retry_of": f"{study} {number}"}
             self._add(study, self._journal.add(self._studies[study]._study_id, trial, attributes))
         return len(failed)
@@ -189,6 +203,20 @@ class SweepStudy:
         return self._index.ended()
 
     @property
+    def planned(self) -> int:
+        """How many trials there will be, over all studies."""
+        return sum(self._shares.values()) + self._seeds * len(self._repeats)
+
+    def repeats(self) -> dict[str, list[FrozenTrial]]:
+        """Of each combination's study the finished trials of its best config with new seeds."""
+        found: dict[str, list[FrozenTrial]] = {}
+        for study, repeats in self._repeats.items():
+            best = self._best(study)
+            trials = self._studies[repeats].get_trials(deepcopy=False, states=FINISHED)
+            found[study] = [t for t in trials if t.user_attrs["repeat_of"] == best]
+        return found
+
+    @property
     def done(self) -> bool:
         """Whether every trial has been asked for and has ended."""
         return not self._index.running and self._next_study() is None
@@ -196,13 +224,13 @@ class SweepStudy:
     def _open(self, path: Path) -> None:
         self._journal = Journal(path)
         known = {study.study_name for study in self._journal.get_all_studies()}
-        for study in self._chosen:
+        for study in [*self._chosen, *self._repeats.values()]:
             # Not load_if_exists: it adds a record to the journal at every start.
             if study not in known:
                 optuna.create_study(study_name=study, storage=self._journal, direction="maximize")
         self._studies = {
             study: optuna.load_study(study_name=study, storage=self._journal)
-            for study in self._chosen
+            for study in [*self._chosen, *self._repeats.values()]
         }
         self._index = Index()
         self._take_up()
@@ -227,19 +255,61 @@ class SweepStudy:
                 self._pruner.add(study, epoch, value)
 
     def _next_study(self) -> str | None:
-        """The study with the fewest trials among those that have not had their share."""
+        """The study with the fewest trials among those that have not had their share; then, of
+        those whose trials have ended, one whose best config has not had all its seeds.
+        """
         sizes = self._index.sizes
         short = [study for study, share in self._shares.items() if sizes[study] < share]
-        return min(short, key=lambda study: sizes[study], default=None)
+        if short:
+            return min(short, key=lambda study: sizes[study])
+        busy = {study for study, _ in self._index.running}
+        seeded = {
+            study: self._index.repeats[best]
+            for study in self._repeats.keys() - busy
+            if (best := self._best(study))
+        }
+        few = [study for study in self._repeats if seeded.get(study, self._seeds) < self._seeds]
+        return min(few, key=lambda study: seeded[study], default=None)
+
+    def _best(self, study: str) -> str | None:
+        """The study's best trial, as `repeat_of` names it: of the completed ones, if there are."""
+        trials = self._studies[study].get_trials(deepcopy=False)
+        for state in (TrialState.COMPLETE, TrialState.PRUNED):
+            values = {t.number: _last_value(t) for t in trials if t.state == state}
+            known = {n: v for n, v in values.items() if v is not None and not math.isnan(v)}
+            if known:
+                return f"{study} {max(known, key=lambda number: (known[number], -number))}"
+        return None
 
     def _propose(self, study: str) -> None:
         """Draw the study's next trial, write it, and queue it if it is to be trained."""
+        if self._index.sizes[study] >= self._shares[study]:
+            self._repeat(study)
+            return
         startup = startup_trials(max(self._shares.values()))
         sampler = make_sampler(self._kind, self._seed, self._index.sizes[study], startup)
         shown = RecentStudy(study, self._journal, sampler, lambda: self._shown(study))
         draft = self._journal.draft(shown)
-        overrides = self._sample(draft, self._chosen[study])
-        attributes: dict[str, Any] = {"overrides": overrides, "signature": self._sign(overrides)}
+        self._write(study, draft, self._sample(draft, self._chosen[study]))
+
+    def _repeat(self, study: str) -> None:
+        """Write the study's best trial once more, with a new seed."""
+        best = self._best(study)
+        assert best is not None, f"{study} has no trial to repeat"
+        trial = self._trial((study, int(best.rpartition(" ")[2])))
+        seed = FIRST_NEW_SEED + self._index.repeats[best]
+        overrides = [*trial.user_attrs["overrides"], f"training.seed={seed}"]
+        self._write(self._repeats[study], trial, overrides, repeat_of=best)
+
+    def _write(
+        self,
+        study: str,
+        trial: optuna.Trial | FrozenTrial,
+        overrides: Sequence[str],
+        **attributes: Any,
+    ) -> None:
+        """Write a trial with these overrides, and queue it if it is no twin."""
+        attributes |= {"overrides": list(overrides), "signature": self._sign(overrides)}
         first = self._index.latest.get(attributes["signature"])
         told = None
         if first is not None:
@@ -248,7 +318,7 @@ class SweepStudy:
             told = twin if twin.state.is_finished() else None
             if told and "reason" in told.user_attrs:
                 attributes["reason"] = told.user_attrs["reason"]
-        self._add(study, self._journal.add(self._studies[study]._study_id, draft, attributes, told))
+        self._add(study, self._journal.add(self._studies[study]._study_id, trial, attributes, told))
 
     def _shown(self, study: str) -> list[FrozenTrial]:
         """What the study's sampler is to know of."""
@@ -267,7 +337,8 @@ class SweepStudy:
 
     def _decide(self, key: Key, epoch: int) -> bool:
         """Whether the trial stops at this epoch; what was decided once stays decided."""
-        if self._pruner is None or not self._pruner.is_rung(epoch):
+        pruned = key[0] in self._chosen
+        if self._pruner is None or not pruned or not self._pruner.is_rung(epoch):
             return False
         trial = self._trial(key)
         decision = trial.user_attrs.get(f"decision:{epoch}")

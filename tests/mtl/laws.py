@@ -55,7 +55,7 @@ def plain_config(
     **sections: Any,
 ) -> dict[str, Any]:
     """A trial's plain settings; ``sections`` change ``optim``, ``encoder``, ... in places."""
-    loss = {name: LOSS_OF_KIND[task.kind][0] for name, task in TASKS.items()}
+    loss = {name: {"name": LOSS_OF_KIND[task.kind][0]} for name, task in TASKS.items()}
     plain: dict[str, Any] = {
         "features": ["set"],
         "tasks": list(TASKS),
@@ -77,7 +77,8 @@ def plain_config(
         "training": {"epochs": 3, "seed": 0, "device": "cpu", "precision": "float32"},
     }
     for name, change in sections.items():
-        plain[name] = plain[name] | change if isinstance(change, dict) else change
+        in_places = isinstance(change, dict) and (name == "optim" or "name" not in change)
+        plain[name] = plain[name] | change if in_places else change
     return plain
 
 

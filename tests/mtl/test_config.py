@@ -67,7 +67,7 @@ def test_plain_reads_back(encoder: str, head: str) -> None:
 def test_a_wrong_value_is_named_by_its_path(path: tuple[str, ...], value: Any) -> None:
     with pytest.raises(InputError) as error:
         read_config(at(path, value))
-    named = path[:-1] if path[-1] == "name" and path[0] in REGISTRIES else path
+    named = path[:-1] if path[-1] == "name" and path[0] in {*REGISTRIES, "loss"} else path
     assert str(error.value).startswith(".".join(named))
     assert "\n" not in str(error.value)
 
@@ -88,7 +88,9 @@ def test_no_key_has_a_hidden_default(path: tuple[str, ...]) -> None:
 )
 def test_an_unknown_key_brings_the_nearest(section: str) -> None:
     known = next(key for key in plain_config()[section] if key != "name")
-    with pytest.raises(InputError, match=rf"{section}\.{known}x .*did you mean '{known}'\?"):
+    with pytest.raises(
+        InputError, match=rf"{section}\.{known}x .*did you mean '{section}.{known}'"
+    ):
         read_config(changed((section, f"{known}x"), 1))
 
 

@@ -1,17 +1,35 @@
+from collections.abc import Iterator
 from itertools import product
 
 import pytest
 import torch
 import yaml
-from laws import CONFIGS, MODELS, TOLERANCE, WIDTH, config, gradients, inputs, model
+from laws import (
+    CARRYING,
+    CONFIGS,
+    MODELS,
+    TOLERANCE,
+    WIDTH,
+    config,
+    gradients,
+    inputs,
+    model,
+)
 
 from mtl.config import read_config
 from mtl.encoders import ENCODERS
+from mtl.errors import InputError
+from mtl.frameworks import FRAMEWORKS, States
 from mtl.model import build_model, choose_device, choose_precision
 from mtl.tasks import TASKS
 
 LENGTHS = (6, 3, 1, 5)
 SETS = (tuple(TASKS), ("arousal",), ("action_units", "valence"))
+
+
+def close(a: torch.Tensor, b: torch.Tensor) -> None:
+    torch.testing.assert_close(a, b, atol=TOLERANCE, rtol=0)
+
 
 every_model = pytest.mark.parametrize("names", MODELS, ids="-".join)
 Names = tuple[str, str, str]
@@ -20,6 +38,10 @@ Names = tuple[str, str, str]
 @every_model
 @pytest.mark.parametrize("tasks", SETS)
 def test_each_trained_task_has_its_outputs(names: Names, tasks: tuple[str, ...]) -> None:
+    if names[2] == "feedback" and len(tasks) < len(TASKS):
+        with pytest.raises(InputError, match="is not trained"):
+            model(config(*names), tasks)
+        return
     network = model(config(*names), tasks)
     x, real = inputs(LENGTHS)
     outputs, _ = network(x, real, None)
@@ -56,13 +78,18 @@ def test_padding_changes_no_gradient(names: Names) -> None:
         torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
 
 
+SEEDS = range(4)
+"""Of models: in one of them all six units of a head may be off."""
+
+
 @every_model
-def test_every_task_reaches_the_encoder(names: Names) -> None:
+def test_every_task_reaches_the_features(names: Names) -> None:
     for task in TASKS:
-        network = model(config(*names))
         x, real = inputs(LENGTHS)
         x.requires_grad_()
-        network(x, real, None)[0][task][real].square().sum().backward()
+        for seed in SEEDS:
+            network = model(config(*names), seed=seed)
+            network(x, real, None)[0][task][real].square().sum().backward()
         assert x.grad is not None
         assert x.grad[real].any(dim=-1).all()
 
@@ -74,6 +101,91 @@ def test_models_are_built_without_memory_on_the_meta_device(names: Names) -> Non
     assert {p.device.type for p in network.parameters()} == {"meta"}
     count = sum(p.numel() for p in model(config(*names)).parameters())
     assert sum(p.numel() for p in network.parameters()) == count
+
+
+def moves(names: Names, task: str) -> Iterator[tuple[str, torch.Tensor]]:
+    """The gradients of a task's outputs in all parameters, in models of all seeds."""
+    for seed in SEEDS:
+        network = model(config(*names), seed=seed)
+        x, real = inputs(LENGTHS)
+        network(x, real, None)[0][task][real].square().sum().backward()
+        for name, parameter in network.named_parameters():
+            grad = parameter.grad
+            yield name, torch.zeros(1) if grad is None else grad
+
+
+@every_model
+def test_each_shared_layer_hears_every_task(names: Names) -> None:
+    for task in TASKS:
+        moved: dict[str, bool] = {}
+        for name, gradient in moves(names, task):
+            moved[name] = moved.get(name, False) or bool(gradient.any())
+        for part in model(config(*names)).shared:
+            own = [name for name in moved if name.startswith(f"{part}.")]
+            assert own, f"{task} does not reach {part}"
+            assert all(moved[name] for name in own), f"{task} does not move all of {part}"
+
+
+@every_model
+def test_what_is_not_shared_belongs_to_one_task_or_to_what_it_hears(names: Names) -> None:
+    """Each parameter outside ``shared`` is moved by exactly one task."""
+    movers: dict[str, set[str]] = {}
+    for task in TASKS:
+        for name, gradient in moves(names, task):
+            if gradient.any():
+                movers.setdefault(name, set()).add(task)
+    network = model(config(*names))
+    assert movers.keys() == {name for name, _ in network.named_parameters()}
+    for name, tasks in movers.items():
+        assert len(tasks) == (len(TASKS) if name.split(".")[0] in network.shared else 1), name
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+@pytest.mark.parametrize("encoder", CARRYING)
+@pytest.mark.parametrize("cuts", [(1, 2, 3), (3, 3)])
+def test_windows_with_carried_states_equal_the_whole(
+    encoder: str, framework: str, cuts: tuple[int, ...]
+) -> None:
+    network = model(config(encoder, "mlp", framework))
+    x, real = inputs((6, 6))
+    whole, _ = network(x, real, None)
+    states: States = {}
+    found: dict[str, list[torch.Tensor]] = {task: [] for task in TASKS}
+    for window, mask in zip(x.split(cuts, dim=1), real.split(cuts, dim=1), strict=True):
+        outputs, states = network(window, mask, states)
+        for task in TASKS:
+            found[task].append(outputs[task])
+    for task in TASKS:
+        close(torch.cat(found[task], dim=1), whole[task])
+
+
+@pytest.mark.parametrize("encoder", ENCODERS)
+def test_a_shared_bottom_under_one_task_is_the_encoder_cut_in_two(encoder: str) -> None:
+    whole = model(config(encoder, encoder={"layers": 3}), ("arousal",)).eval()
+    cut = config(encoder, "linear", "share_bottom", encoder={"layers": 2})
+    halves = model(cut, ("arousal",), seed=1).eval()
+    weights = {}
+    for name, value in whole.state_dict().items():
+        weights[name.replace("encoder.", "bottom.", 1)] = value
+    for layer in (1, 2):
+        for old in [name for name in weights if f"_l{layer}" in name or f"layers.{layer}." in name]:
+            new = old.replace("bottom.", "tops.arousal.", 1)
+            new = new.replace(f"_l{layer}", f"_l{layer - 1}")
+            weights[new.replace(f"layers.{layer}.", f"layers.{layer - 1}.")] = weights.pop(old)
+    halves.load_state_dict(weights)
+    x, real = inputs(LENGTHS)
+    close(halves(x, real, None)[0]["arousal"][real], whole(x, real, None)[0]["arousal"][real])
+
+
+def test_single_tasks_in_one_model_are_those_trained_alone() -> None:
+    together = model(config("gru", "mlp", "single_task")).eval()
+    x, real = inputs(LENGTHS)
+    outputs, _ = together(x, real, None)
+    for task in TASKS:
+        alone = model(config("gru", "mlp", "single_task"), (task,), seed=1).eval()
+        own = {k: v for k, v in together.state_dict().items() if f".{task}." in k}
+        alone.load_state_dict(own)
+        assert torch.equal(alone(x, real, None)[0][task], outputs[task])
 
 
 PARAMETERS = {

@@ -94,12 +94,11 @@ def test_a_state_restarts_in_lanes_that_begin(encoder: str) -> None:
     cut = Batches(zoo.train, zoo.mean, zoo.std, CPU).cut
     network = model(trial).eval()
     before, after = cut(np.array([[0, 0, 3], [2, 0, 3]])), cut(np.array([[0, 3, 3], [1, 0, 3]]))
-    assert restart(None, before) is None
-    _, state = network(before.x, before.real, None)
-    restarted = restart(state, after)
-    assert state
-    assert restarted
-    for old, new in zip(state, restarted, strict=True):
+    assert restart({}, before) == {}
+    _, states = network(before.x, before.real, None)
+    restarted = restart(states, after)
+    assert states.keys() == restarted.keys() == {"encoder"}
+    for old, new in zip(states["encoder"], restarted["encoder"], strict=True):
         assert torch.equal(new[0], old[0])
         assert old[1].any()
         assert not new[1].any()

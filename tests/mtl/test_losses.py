@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 from laws import LOSS_NAMES
+from timm.loss import AsymmetricLossMultiLabel
 from torch import Tensor
 from torch.nn import functional
 
@@ -13,7 +14,14 @@ WRONG = (-5.0, -1.0, 99.0, float("nan"), float("inf"))
 
 
 def make(kind: Kind, name: str) -> tuple[Loss, Task]:
-    return LOSSES[kind][name](), next(task for task in TASKS.values() if task.kind == kind)
+    task = next(task for task in TASKS.values() if task.kind == kind)
+    return LOSSES[kind][name](prior(task)), task
+
+
+def prior(task: Task) -> Tensor:
+    """How frequent each class or unit is: some rare."""
+    shares = torch.arange(1, task.width + 1) / (task.width + 1)
+    return shares / shares.sum() if task.kind == "multiclass" else shares
 
 
 def case(kind: Kind, frames: int = FRAMES, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
@@ -123,17 +131,42 @@ def test_better_outputs_have_a_lower_loss(kind: Kind, name: str) -> None:
     )
 
 
+CLASSES, UNITS_PRIOR = prior(TASKS["expression"]), prior(TASKS["action_units"])
+
+
+def focal(o: Tensor, t: Tensor, m: Tensor) -> Tensor:
+    p = o.softmax(dim=1)[m[:, 0]].gather(1, t[m].long()[:, None])[:, 0]
+    return ((1 - p) ** 2 * -p.log()).mean()
+
+
+def positives(m: Tensor) -> Tensor:
+    return ((1 - UNITS_PRIOR) / UNITS_PRIOR).expand_as(m)[m]
+
+
 REFERENCES = {
     "mse": lambda o, t, m: functional.mse_loss(o[m], t[m]),
     "cross_entropy": lambda o, t, m: functional.cross_entropy(o[m[:, 0]], t[m].long()),
+    "weighted_cross_entropy": lambda o, t, m: functional.cross_entropy(
+        o[m[:, 0]], t[m].long(), weight=1 / CLASSES
+    ),
+    "focal": focal,
+    "logit_adjusted": lambda o, t, m: functional.cross_entropy(
+        o[m[:, 0]] + CLASSES.log(), t[m].long()
+    ),
     "binary_cross_entropy": lambda o, t, m: functional.binary_cross_entropy_with_logits(o[m], t[m]),
+    "weighted_binary_cross_entropy": lambda o, t, m: functional.binary_cross_entropy_with_logits(
+        o[m], t[m], pos_weight=positives(m)
+    ),
+    "asymmetric": lambda o, t, m: AsymmetricLossMultiLabel(
+        gamma_neg=4, gamma_pos=0, clip=0.05, reduction="mean"
+    )(o[m], t[m]),
 }
 
 
 @pytest.mark.parametrize(
-    ("kind", "name"), [(kind, name) for kind, name in LOSS_NAMES if name in REFERENCES]
+    ("kind", "name"), [(kind, name) for kind, name in LOSS_NAMES if name != "ccc"]
 )
-def test_means_equal_torch_s_on_the_labelled(kind: Kind, name: str) -> None:
+def test_means_equal_those_of_torch_and_timm_on_the_labelled(kind: Kind, name: str) -> None:
     loss, _ = make(kind, name)
     outputs, labels, mask = case(kind)
     value, gradient = loss_and_gradient(loss, outputs, labels, mask)
@@ -153,13 +186,13 @@ def test_ccc_equals_plain_numpy(shift: float) -> None:
     outputs, labels, mask = case("regression", 200)
     outputs += shift
     expected = 1 - plain_ccc(outputs[mask].double().numpy(), labels[mask].double().numpy())
-    loss = CCC()
+    loss = CCC(torch.zeros(1))
     assert loss.value(loss.sums(outputs, labels, mask)).item() == pytest.approx(expected, abs=1e-9)
 
 
 def test_ccc_s_gradient_is_its_derivative() -> None:
     outputs, labels, mask = case("regression")
-    loss = CCC()
+    loss = CCC(torch.zeros(1))
     assert torch.autograd.gradcheck(
         lambda x: loss.value(loss.sums(x, labels.double(), mask)),
         outputs.double().requires_grad_(),
@@ -170,7 +203,7 @@ def test_ccc_s_gradient_is_its_derivative() -> None:
 def test_ccc_of_constants_is_one_and_finite(outputs: float, labels: float) -> None:
     """Constants have no correlation, whether they agree or not."""
     x, y = torch.full((FRAMES, 1), outputs), torch.full((FRAMES, 1), labels)
-    value, gradient = loss_and_gradient(CCC(), x, y, torch.ones(FRAMES, 1).bool())
+    value, gradient = loss_and_gradient(CCC(torch.zeros(1)), x, y, torch.ones(FRAMES, 1).bool())
     assert value.item() == pytest.approx(1, abs=1e-6)
     assert gradient.isfinite().all()
 
@@ -200,3 +233,39 @@ def test_golden_values(kind: Kind, name: str) -> None:
     loss, task = make(kind, name)
     value = loss.value(loss.sums(*fixed_input(task)))
     assert value.item() == pytest.approx(GOLDEN[name], abs=1e-6)
+
+
+NEUTRAL = {
+    ("multiclass", "weighted_cross_entropy"): ("cross_entropy", {"power": 0.0}),
+    ("multiclass", "focal"): ("cross_entropy", {"gamma": 0.0}),
+    ("multiclass", "logit_adjusted"): ("cross_entropy", {"tau": 0.0}),
+    ("multilabel", "weighted_binary_cross_entropy"): ("binary_cross_entropy", {"power": 0.0}),
+    ("multilabel", "asymmetric"): (
+        "binary_cross_entropy",
+        {"gamma_negative": 0.0, "gamma_positive": 0.0, "clip": 0.0},
+    ),
+}
+
+
+@pytest.mark.parametrize(("kind", "name"), NEUTRAL)
+def test_with_neutral_parameters_it_is_the_plain_loss(kind: Kind, name: str) -> None:
+    plain, neutral = NEUTRAL[kind, name]
+    task = next(task for task in TASKS.values() if task.kind == kind)
+    found = loss_and_gradient(LOSSES[kind][name](prior(task), **neutral), *case(kind))
+    expected = loss_and_gradient(make(kind, plain)[0], *case(kind))
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("exponent", [0.0, 0.5, 1.0, 4.0])
+@pytest.mark.parametrize(("kind", "name"), LOSS_NAMES)
+def test_sure_outputs_right_or_wrong_keep_loss_and_gradient_finite(
+    kind: Kind, name: str, exponent: float
+) -> None:
+    task = next(task for task in TASKS.values() if task.kind == kind)
+    exponents = {"focal": ["gamma"], "asymmetric": ["gamma_negative", "gamma_positive"]}
+    loss = LOSSES[kind][name](prior(task), **dict.fromkeys(exponents.get(name, []), exponent))
+    outputs, labels, mask = case(kind)
+    value, gradient = loss_and_gradient(loss, outputs * 1000, labels, mask)
+    assert value.isfinite()
+    assert gradient.isfinite().all()

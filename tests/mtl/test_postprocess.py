@@ -2,11 +2,24 @@
 
 import numpy as np
 import pytest
-from scipy.ndimage import uniform_filter1d
+from scipy.ndimage import gaussian_filter1d
 
-from mtl.metrics import task_score, task_sums
-from mtl.postprocess import RADII_FRAMES, choose_radius, smooth
-from mtl.tasks import EXPRESSION, VALENCE
+from mtl.metrics import decisions, scores, task_score, task_sums
+from mtl.postprocess import (
+    FILTERS,
+    WIDTHS_FRAMES,
+    Kind,
+    Postprocessing,
+    Smoothing,
+    biased,
+    choose,
+    choose_bias,
+    choose_smoothing,
+    choose_thresholds,
+    rebased,
+    smooth,
+)
+from mtl.tasks import EXPRESSION, TASKS, UNITS, VALENCE
 
 Rows = tuple[np.ndarray, np.ndarray, np.ndarray]
 
@@ -19,28 +32,35 @@ def rows(frames: int = 300, videos: int = 5, seed: int = 0) -> Rows:
     return random.uniform(-1, 1, (frames, 2)).astype(np.float32), video, frame
 
 
-def plain(values: np.ndarray, video: np.ndarray, frame: np.ndarray, radius: int) -> np.ndarray:
-    near = abs(frame[:, None] - frame) <= radius
-    near &= video[:, None] == video
-    return near @ values.astype(np.float64) / near.sum(axis=1, keepdims=True)
+def plain(
+    values: np.ndarray, video: np.ndarray, frame: np.ndarray, width: int, kind: Kind = "box"
+) -> np.ndarray:
+    distance = abs(frame[:, None] - frame)
+    if kind == "box":
+        weight = (distance <= width).astype(float)
+    else:
+        weight = np.exp(-0.5 * (distance / width) ** 2) * (distance <= 4 * width)
+    weight *= video[:, None] == video
+    return weight @ values.astype(np.float64) / weight.sum(axis=1, keepdims=True)
 
 
-@pytest.mark.parametrize("radius", [1, 2, 7, 50, 899, 5000])
+@pytest.mark.parametrize("kind", FILTERS)
+@pytest.mark.parametrize("width", [1, 2, 7, 50, 899])
 @pytest.mark.parametrize("seed", range(3))
-def test_smooth_is_the_plain_mean_over_neighbours(radius: int, seed: int) -> None:
+def test_smooth_is_the_plain_mean_over_neighbours(kind: Kind, width: int, seed: int) -> None:
     values, video, frame = rows(seed=seed)
-    smoothed = smooth(values, video, frame, radius)
-    np.testing.assert_allclose(smoothed, plain(values, video, frame, radius), atol=1e-6)
+    smoothed = smooth(values, video, frame, width, kind)
+    np.testing.assert_allclose(smoothed, plain(values, video, frame, width, kind), atol=1e-6)
     assert smoothed.dtype == values.dtype
 
 
-@pytest.mark.parametrize("radius", [1, 5, 20])
-def test_smooth_on_regular_frames_is_scipys_uniform_filter(radius: int) -> None:
-    values = np.random.default_rng(0).normal(size=(200, 1))
-    video, frame = np.zeros(200, int), np.arange(1, 201)
-    inside = slice(radius, 200 - radius)
-    expected = uniform_filter1d(values[:, 0], 2 * radius + 1)
-    smoothed = smooth(values, video, frame, radius)[:, 0]
+@pytest.mark.parametrize("deviation", [1, 5, 20])
+def test_smooth_on_regular_frames_is_scipys_gaussian_filter(deviation: int) -> None:
+    values = np.random.default_rng(0).normal(size=(400, 1))
+    video, frame = np.zeros(400, int), np.arange(1, 401)
+    inside = slice(4 * deviation, 400 - 4 * deviation)
+    expected = gaussian_filter1d(values[:, 0], deviation)
+    smoothed = smooth(values, video, frame, deviation, "gaussian")[:, 0]
     np.testing.assert_allclose(smoothed[inside], expected[inside], atol=1e-12)
 
 
@@ -96,43 +116,39 @@ def noisy_path() -> tuple[np.ndarray, ...]:
     return outputs, labels, np.ones(labels.shape, bool), video, frame
 
 
-def test_choose_radius_is_the_best_on_these_rows() -> None:
+def test_the_smoothing_that_is_chosen_is_the_best_on_these_rows() -> None:
     outputs, labels, mask, video, frame = noisy_path()
-    scores = {
-        radius: task_score(
-            VALENCE, task_sums(VALENCE, smooth(outputs, video, frame, radius), labels, mask)
+    found = {
+        Smoothing(kind, width): task_score(
+            VALENCE, task_sums(VALENCE, smooth(outputs, video, frame, width, kind), labels, mask)
         )
-        for radius in RADII_FRAMES
+        for kind, widths in WIDTHS_FRAMES.items()
+        for width in widths
     }
-    chosen = choose_radius(VALENCE, outputs, labels, mask, video, frame)
-    assert chosen == max(scores, key=scores.__getitem__)
-    assert 0 < chosen < max(RADII_FRAMES)
+    chosen = choose_smoothing(VALENCE, outputs, labels, mask, video, frame)
+    assert chosen == max(found, key=found.__getitem__)
+    assert chosen.width_frames > 0
 
 
-def test_choose_radius_leaves_what_smoothing_harms() -> None:
+def test_what_smoothing_harms_is_left() -> None:
     _, labels, mask, video, frame = noisy_path()
     fast = np.sign(np.sin(labels * 50))
-    assert choose_radius(VALENCE, fast, fast, mask, video, frame) == 0
+    assert choose_smoothing(VALENCE, fast, fast, mask, video, frame) == Smoothing()
 
 
-@pytest.mark.parametrize("radii", [(20, 5, 10), (10, 20, 5)])
-def test_equal_scores_go_to_the_smaller_radius(radii: tuple[int, ...]) -> None:
-    outputs, labels, mask, video, _ = noisy_path()
-    apart = 1000 * np.arange(len(outputs))
-    assert choose_radius(VALENCE, outputs, labels, mask, video, apart, radii) == 5
-
-
-def test_without_labels_the_smallest_radius_is_kept() -> None:
-    outputs, labels, mask, video, frame = noisy_path()
-    assert choose_radius(VALENCE, outputs, labels, ~mask, video, frame) == 0
+def test_of_equal_scores_nothing_is_done() -> None:
+    outputs, labels, mask, video, _ = (each[::10] for each in noisy_path())
+    apart = 1000 * np.arange(len(outputs))  # further than any filter looks
+    assert choose_smoothing(VALENCE, outputs, labels, mask, video, apart) == Smoothing()
 
 
 def test_unlabelled_neighbours_help_but_their_labels_are_not_read() -> None:
     outputs, labels, mask, video, frame = noisy_path()
     mask[::2] = False
-    expected = choose_radius(VALENCE, outputs, labels, mask, video, frame)
+    expected = choose_smoothing(VALENCE, outputs, labels, mask, video, frame)
     labels[~mask] = -5
-    assert choose_radius(VALENCE, outputs, labels, mask, video, frame) == expected > 0
+    assert choose_smoothing(VALENCE, outputs, labels, mask, video, frame) == expected
+    assert expected.width_frames > 0
 
 
 def test_expression_is_smoothed_as_probabilities() -> None:
@@ -141,4 +157,122 @@ def test_expression_is_smoothed_as_probabilities() -> None:
     labels = (frame // 100 % 8)[:, None].astype(float)
     outputs = (labels == np.arange(8)) + random.random((800, 8)) * 2
     mask = np.ones(labels.shape, bool)
-    assert choose_radius(EXPRESSION, outputs, labels, mask, video, frame) > 0
+    found = choose_smoothing(EXPRESSION, outputs, labels, mask, video, frame)
+    assert found.width_frames > 0
+
+
+PRIOR = np.array([0.4, 0.02, 0.02, 0.02, 0.3, 0.04, 0.1, 0.1])
+
+
+def test_a_bias_is_added_to_log_probabilities() -> None:
+    random = np.random.default_rng(0)
+    p = random.dirichlet(np.ones(8), 50)
+    bias = random.normal(size=8)
+    expected = np.exp(np.log(p) + bias)
+    expected /= expected.sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(biased(p, bias), expected, atol=1e-12)
+    np.testing.assert_allclose(biased(p, np.full(8, 3.0)), p, atol=1e-12)
+
+
+def test_a_bias_lifts_rare_classes_that_a_model_shies_from() -> None:
+    random = np.random.default_rng(0)
+    labels = random.choice(8, 4000, p=PRIOR)[:, None].astype(float)
+    evidence = 1.2 * (labels == np.arange(8)) + random.gumbel(size=(4000, 8)) * 0.5
+    p = np.exp(evidence + np.log(PRIOR))
+    p /= p.sum(axis=1, keepdims=True)
+    mask = np.ones(labels.shape, bool)
+    bias = choose_bias(p, labels, mask, PRIOR)
+    assert np.argsort(bias).tolist()[::-1][:3] != [0, 4, 6]
+    assert bias[1] > 0 > bias[0]
+
+    def score(outputs: np.ndarray) -> float:
+        return float(task_score(EXPRESSION, task_sums(EXPRESSION, outputs, labels, mask)) or 0)
+
+    assert score(biased(p, np.array(bias))) > score(p)
+
+
+def test_a_bias_that_does_not_help_is_none() -> None:
+    labels = np.random.default_rng(0).integers(0, 8, (400, 1)).astype(float)
+    exact = 0.9 * (labels == np.arange(8)) + 0.0125
+    assert choose_bias(exact, labels, np.ones(labels.shape, bool), PRIOR) == (0,) * 8
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float64])
+def test_what_a_threshold_decides_stays_decided_at_one_half(kind: type) -> None:
+    random = np.random.default_rng(0)
+    thresholds = random.uniform(0.02, 0.98, 12)
+    p = random.random((2000, 12)).astype(kind)
+    p[:12] = np.diag(thresholds).astype(kind) + (1 - np.eye(12)).astype(kind) * p[:12]
+    p[12:14] = [[0.0] * 12, [1.0] * 12]
+    moved = rebased(p, thresholds)
+    assert moved.dtype == kind
+    np.testing.assert_array_equal(decisions(UNITS, moved), p >= thresholds)
+    assert (np.diff(moved[np.argsort(p[:, 3]), 3]) >= 0).all()
+
+
+def test_thresholds_are_the_best_of_each_unit_and_one_half_where_nothing_is_better() -> None:
+    random = np.random.default_rng(0)
+    labels = (random.random((3000, 12)) < np.linspace(0.03, 0.6, 12)).astype(float)
+    p = (0.15 * labels + 0.2 * random.random(labels.shape)).clip(0, 1)
+    mask = np.ones(labels.shape, bool)
+    mask[:, 11] = False
+    found = choose_thresholds(p, labels, mask)
+    assert all(0.1 < threshold < 0.4 for threshold in found[:11])
+    assert found[11] == pytest.approx(0.5)
+
+
+def whole_case(frames: int = 400) -> dict[str, np.ndarray]:
+    """Outputs of all tasks that follow their labels with noise, in two videos."""
+    random = np.random.default_rng(0)
+    step = np.arange(frames) // 25
+    labels = np.zeros((frames, 15), np.float32)
+    labels[:, :2] = np.sin(step[:, None] / 3 + np.arange(2))
+    labels[:, 2] = step % 8
+    labels[:, 3:] = (step[:, None] + np.arange(12)) % 5 == 0
+    outputs = np.empty((frames, 22), np.float32)
+    outputs[:, :2] = labels[:, :2] + 0.5 * random.normal(size=(frames, 2))
+    chances = np.exp(2 * (labels[:, 2:3] == np.arange(8)) + random.normal(size=(frames, 8)))
+    outputs[:, 2:10] = chances / chances.sum(axis=1, keepdims=True)
+    outputs[:, 10:] = (0.2 * labels[:, 3:] + 0.25 * random.random((frames, 12))).clip(0, 1)
+    return {
+        "outputs": outputs,
+        "labels": labels,
+        "mask": random.random((frames, 15)) < 0.7,
+        "video": np.repeat([0, 1], frames // 2),
+        "frame": np.tile(np.arange(1, frames // 2 + 1), 2),
+        "prior": np.concatenate([[0, 0], PRIOR, np.full(12, 0.2)]).astype(np.float32),
+    }
+
+
+def test_all_of_it_together_is_better_in_every_task_on_these_frames() -> None:
+    case = whole_case()
+    found = choose(**case)
+    done = found(case["outputs"], case["video"], case["frame"])
+    before = scores(case["outputs"], case["labels"], case["mask"])
+    after = scores(done, case["labels"], case["mask"])
+    for name, task in TASKS.items():
+        assert after[f"{task.score}_{name}"] > before[f"{task.score}_{name}"]
+    assert found.smoothing.keys() == TASKS.keys()
+    np.testing.assert_allclose(done[:, EXPRESSION.outputs].sum(axis=1), 1, atol=1e-5)
+
+
+def test_only_the_steps_that_are_wanted_are_taken() -> None:
+    case = whole_case()
+    assert choose(**case, steps=()) == Postprocessing()
+    assert choose(**case, steps=["thresholds"]).smoothing == {}
+    assert choose(**case, steps=["thresholds"]).thresholds
+    assert choose(**case, steps=["smoothing"]).thresholds == ()
+
+
+def test_a_task_without_outputs_or_labels_is_left_alone() -> None:
+    case = whole_case()
+    case["outputs"][:, UNITS.outputs] = np.nan
+    case["mask"][:, EXPRESSION.labels] = False
+    found = choose(**case)
+    assert found.smoothing.keys() == {"valence", "arousal"}
+    assert found.bias == found.thresholds == ()
+    done = found(case["outputs"], case["video"], case["frame"])
+    assert np.isnan(done[:, UNITS.outputs]).all()
+    np.testing.assert_array_equal(
+        done[:, EXPRESSION.outputs], case["outputs"][:, EXPRESSION.outputs]
+    )

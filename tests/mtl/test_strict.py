@@ -99,7 +99,10 @@ NAN, INF = float("nan"), float("inf")
 REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"cuont": 2}, "cuont is no known key: did you mean 'count'?"),
     ({"zzz": 2}, "zzz is no known key; known are part, inner, count, names"),
-    ({"inner": {"rat": 1, "rate": 1, "decay": 0}}, "inner.rat is no known key: did you mean 'rate"),
+    (
+        {"inner": {"rat": 1, "rate": 1, "decay": 0}},
+        "inner.rat is no known key: did you mean 'inner.rate",
+    ),
     ({"inner": {"rate": 1}}, "inner.decay is missing"),
     ({"inner": {"rate": 0, "decay": 0}}, "inner.rate = 0 is refused: input should be greater than"),
     ({"inner": {"rate": NAN, "decay": 0}}, "inner.rate = nan is refused"),
@@ -119,7 +122,8 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"part": {"name": "smal", "hidden": 3}}, "part = 'smal' is unknown: did you mean 'small'?"),
     ({"part": {"name": "zzz"}}, "part = 'zzz' is unknown; known are small, large, other"),
     ({"part": {"hidden": 3}}, "part must be a mapping with a name, but got {'hidden': 3}"),
-    ({"part": "small"}, "part must be a mapping with a name, but got 'small'"),
+    ({"part": "small"}, "part.hidden is missing"),
+    ({"part": ["small"]}, "part must be a mapping with a name, but got ['small']"),
     ({"part": {"name": 3}}, "part must be a mapping with a name"),
     ({"part": {"name": "small"}}, "part.hidden is missing"),
     ({"part": {"name": "small", "hidden": 0}}, "part.hidden = 0 is refused"),

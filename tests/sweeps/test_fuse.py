@@ -15,6 +15,7 @@ from mtl.predictions import Predictions, outputs_of
 from mtl.tasks import TASKS
 from sweeps.fuse import Member, fuse_sweep
 from sweeps.plan import divide
+from sweeps.search_file import Fusion
 
 ORDER = ("select", "confirm", "test")
 
@@ -50,7 +51,7 @@ class Sweep:
 
     def fuse(self) -> dict[str, Any]:
         return fuse_sweep(
-            self.folder, self.dataset, self.listing, self.parts, self.members, steps=5
+            self.folder, self.dataset, self.listing, self.parts, self.members, Fusion(steps=5)
         )
 
     def images(self, *parts: str) -> list[str]:
@@ -109,7 +110,7 @@ def test_confirm_changes_no_choice(sweep):
     confirm = np.array([sweep.parts[name] == "confirm" for name in NAMES])[sweep.listing.video]
     sweep.listing.values[confirm, :2] *= -1
     after = sweep.fuse()
-    for key in ("members", "radius_frames", "best_single", "select"):
+    for key in ("members", "postprocessing", "best_single", "select"):
         assert after[key] == before[key]
     assert after["confirm"]["fused"]["ccc_valence"] < 0 < before["confirm"]["fused"]["ccc_valence"]
 

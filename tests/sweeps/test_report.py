@@ -74,9 +74,9 @@ def test_each_study_has_its_own_table():
 
 def test_a_score_table_has_intervals_where_there_are_and_dashes_for_none():
     first, *others = rows(score_table(scores(), "confirm"))[2:]
-    assert first[:3] == ["fused, smoothed", "1.250 [1.000, 1.500]", "0.5000"]
+    assert first[:3] == ["fused, post-processed", "1.250 [1.000, 1.500]", "0.5000"]
     assert first[4] == "-"
-    assert [row[0] for row in others] == ["fused", "best single, smoothed", "best single"]
+    assert [row[0] for row in others] == ["fused", "best single, post-processed", "best single"]
     with_ceiling = {**scores(), "ceiling": {"confirm": {**ONE, "p_labelled": 2.0}}}
     assert rows(score_table(with_ceiling, "confirm"))[-1][:2] == ["exact posterior", "2.0000"]
 

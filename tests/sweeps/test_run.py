@@ -43,7 +43,31 @@ def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
 SPACE_FAULTS = {
     "unknown key": ({"serach": {}}, "serach is no known key: did you mean"),
     "key of a section": ({"search": {"trails": 3}}, "search.trails is no known key.*trials"),
-    "later key": ({"compare": {"seeds": 2}}, "compare.seeds = 2 is not built yet"),
+    "later key": ({"refit": {"folds": 6}}, "refit = .*6.* is not built yet"),
+    "seeds of nothing": ({"compare": {"seeds": 2}}, "compare.*seeds needs compare.by"),
+    "a source that is a target": (
+        {
+            "space": {
+                "framework": {
+                    "choice": {
+                        "feedback": {
+                            "framework.sources": {"values": [["valence"], ["arousal"]]},
+                            "framework.targets": {"values": [["arousal"]]},
+                        }
+                    }
+                }
+            }
+        },
+        "framework.targets: arousal is a source too",
+    ),
+    "a source that is not trained": (
+        {"fixed": {"framework": "feedback", "tasks": ["valence", "arousal"]}},
+        "framework.sources: action_units is not trained: trained are valence, arousal",
+    ),
+    "gradients of two workers": (
+        {"fixed": {"balancing": "upgrad"}, "resources": {"workers_per_trial": 2}},
+        "balancing = 'upgrad' needs each task's own gradient.*workers_per_trial = 1",
+    ),
     "min above max": ({"space": {"optim.lr": {"min": 0.1, "max": 0.01}}}, "optim.lr.*0.1.*0.01"),
     "empty list": ({"space": {"encoder": {"values": []}}}, "space.encoder.* must not be empty"),
     "unknown encoder": ({"space": {"encoder": {"values": ["gruu"]}}}, "gruu.*did you mean.*gru"),

@@ -1,0 +1,259 @@
+"""Do the mechanisms pay where data are planted so that they must, and not where they cannot?
+
+python benchmarks/mechanisms.py [--only temporal ...] [--jobs 2]
+
+For each mechanism a planted dataset is drawn with each of five seeds (``SEEDS``, fixed before the
+first run), and the same model is trained without it and with it. Everything is chosen on `select`;
+the difference of pooled scores on `confirm` (30 videos) is taken for each seed, and its mean over
+seeds comes with Student's 95 % interval. One mechanism is planted to be useless: its interval must
+hold 0.
+"""
+
+import argparse
+import json
+import multiprocessing
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.stats import t as student
+
+from mtl import metrics
+from mtl.config import TrialConfig
+from mtl.inference import TrialData, Weights, predict_best
+from mtl.postprocess import choose
+from mtl.sequences import training_prior
+from mtl.synthetic import Demo
+from mtl.synthetic.demo import Planted, plant, write_planted
+from mtl.tasks import EXPRESSION, TASKS, UNITS
+from mtl.training import Trainer
+from sweeps.compose import compose
+from sweeps.plan import divide
+from sweeps.train import Files
+from sweeps.trial_data import SlotData
+
+SEEDS = (101, 202, 303, 404, 505)
+DEMO = Demo(videos=120, split_shares=(0.48, 0.5, 0.02), mean_frames=150)
+JOINED = "features=[appearance,geometry,motion]"
+BASE = ("training.epochs=20", "training.device=cpu")
+RARE = 0.1
+"""Share of the labelled training frames that keep a rare task's labels."""
+
+Change = Callable[[Planted, np.random.Generator], Planted]
+
+
+@dataclass(frozen=True)
+class Mechanism:
+    """What is compared.
+
+    Attributes:
+        question: In words.
+        measure: The task, or ``p_labelled``.
+        without: Overrides of the reference; of several, the best on `select` counts.
+        with_it: Overrides with the mechanism.
+        change: What is done to the planted data.
+        postprocess: Whether the mechanism is post-processing: then one model serves both sides.
+    """
+
+    question: str
+    measure: str
+    without: tuple[tuple[str, ...], ...]
+    with_it: tuple[str, ...]
+    change: Change = lambda planted, random: planted
+    postprocess: bool = False
+
+
+def rare(task: str) -> Change:
+    """Few training videos keep the task's labels."""
+
+    def change(planted: Planted, random: np.random.Generator) -> Planted:
+        train = np.flatnonzero([split == "train" for split in planted.layout.splits])
+        keep = random.permutation(train)[: max(2, round(RARE * len(train)))]
+        dropped = np.isin(planted.layout.video, np.setdiff1d(train, keep))
+        mask = planted.mask.copy()
+        mask[dropped, TASKS[task].labels] = False
+        return replace(planted, mask=mask)
+
+    return change
+
+
+def dependent(planted: Planted, random: np.random.Generator) -> Planted:
+    """Arousal is valence, its sign turned where AU12 is off; few videos know it."""
+    labels = planted.labels.copy()
+    on = labels[:, UNITS.labels][:, 6] > 0.5
+    noise = 0.05 * random.standard_normal(len(labels))
+    labels[:, 1] = np.clip(np.where(on, 1, -1) * labels[:, 0] + noise, -1, 1)
+    return rare("arousal")(replace(planted, labels=labels), random)
+
+
+def unrelated(planted: Planted, random: np.random.Generator) -> Planted:
+    """Expressions are drawn anew for each run of frames: nothing can be known from them."""
+    labels = planted.labels.copy()
+    runs = np.arange(len(labels)) // 20
+    labels[:, EXPRESSION.labels] = random.integers(0, 8, runs.max() + 1)[runs][:, None]
+    return replace(planted, labels=labels)
+
+
+def feedback(*sources: str) -> tuple[str, ...]:
+    """Into arousal."""
+    wiring = (f"framework.sources=[{','.join(sources)}]", "framework.targets=[arousal]")
+    return (JOINED, "framework=feedback", *wiring)
+
+
+BOTTOM = (JOINED, "framework=share_bottom")
+MECHANISMS = {
+    "temporal": Mechanism(
+        "a GRU over each frame alone", "p_labelled", ((JOINED, "encoder=per_frame"),), (JOINED,)
+    ),
+    "several_tasks": Mechanism(
+        "all tasks over expression alone, 10 % of whose labels are left",
+        "expression",
+        ((JOINED, "tasks=[expression]"),),
+        (JOINED,),
+        rare("expression"),
+    ),
+    "feedback": Mechanism(
+        "feedback of valence and action units over a shared bottom, arousal planted to follow them",
+        "arousal",
+        (BOTTOM,),
+        feedback("valence", "action_units"),
+        dependent,
+    ),
+    "joined_features": Mechanism(
+        "all three sets over the best single one",
+        "p_labelled",
+        tuple((f"features=[{name}]",) for name in ("appearance", "geometry", "motion")),
+        (JOINED,),
+    ),
+    "postprocessing": Mechanism(
+        "smoothing, bias and thresholds over none", "p_labelled", (), (JOINED,), postprocess=True
+    ),
+    "useless": Mechanism(
+        "feedback of an expression that is drawn at random over a shared bottom",
+        "arousal",
+        (BOTTOM,),
+        feedback("expression"),
+        unrelated,
+    ),
+}
+
+
+def train(config: TrialConfig, data: TrialData) -> tuple[float, dict[str, np.ndarray]]:
+    """The objective on `select`, and the outputs of each part."""
+    trainer = Trainer(config, data)
+    kept: dict[int, Weights] = {}
+    for result in trainer.epochs():
+        best = set(result.best_epochs.values())
+        if result.epoch in best:
+            kept[result.epoch] = trainer.weights()
+        kept = {epoch: weights for epoch, weights in kept.items() if epoch in best}
+    last = trainer.history[-1]
+    return last.objective, predict_best(config, data, kept, last.best_epochs)
+
+
+def score(measure: str, outputs: np.ndarray, data: TrialData) -> float:
+    """On `confirm`."""
+    part = data.parts["confirm"]
+    found = metrics.scores(outputs, part.labels, part.mask)
+    name = measure if measure == "p_labelled" else f"{TASKS[measure].score}_{measure}"
+    value = found[name]
+    assert value is not None, f"confirm has no label of {measure}"
+    return float(value)
+
+
+def difference(name: str, seed: int) -> tuple[float, float]:
+    """Scores without the mechanism and with it, with this seed."""
+    torch.set_num_threads(1)
+    mechanism = MECHANISMS[name]
+    with tempfile.TemporaryDirectory() as folder:
+        planted = mechanism.change(plant(DEMO, seed), np.random.default_rng(seed))
+        dataset = write_planted(Path(folder) / "planted", planted, seed, DEMO)
+        listing = dataset.listing()
+        parts = divide(listing, 0.5, seed)
+        slot = SlotData(Files(dataset, listing), listing, parts)
+
+        def trained(words: Sequence[str]) -> tuple[float, dict[str, np.ndarray], TrialData]:
+            config = compose([*BASE, f"training.seed={seed}", *words])
+            data = slot.of(config)
+            return (*train(config, data), data)
+
+        _, outputs, data = trained(mechanism.with_it)
+        if mechanism.postprocess:
+            raw = score(mechanism.measure, outputs["confirm"], data)
+            frames = {
+                part: (listing.video[data.parts[part].rows], listing.frame[data.parts[part].rows])
+                for part in ("select", "confirm")
+            }
+            select = data.parts["select"]
+            found = choose(
+                outputs["select"],
+                select.labels,
+                select.mask,
+                *frames["select"],
+                training_prior(listing),
+            )
+            done = found(outputs["confirm"], *frames["confirm"])
+            return raw, score(mechanism.measure, done, data)
+        references = [trained(words) for words in mechanism.without]
+        _, best, its_data = max(references, key=lambda found: found[0])
+        return (
+            score(mechanism.measure, best["confirm"], its_data),
+            score(mechanism.measure, outputs["confirm"], data),
+        )
+
+
+def summary(pairs: Sequence[tuple[float, float]]) -> dict[str, Any]:
+    """Means, and the mean difference with Student's 95 % interval over seeds."""
+    without, with_it = np.array(pairs).T
+    gains = with_it - without
+    half = student.ppf(0.975, len(gains) - 1) * gains.std(ddof=1) / np.sqrt(len(gains))
+    mean = float(gains.mean())
+    return {
+        "without": float(without.mean()),
+        "with": float(with_it.mean()),
+        "difference": mean,
+        "interval": (mean - float(half), mean + float(half)),
+        "seeds": [round(float(gain), 4) for gain in gains],
+    }
+
+
+def table(results: Mapping[str, Mapping[str, Any]]) -> str:
+    """Results as Markdown."""
+    lines = ["| mechanism | measure | without | with | difference [95 %] | it |"]
+    lines.append("|---|---|---:|---:|---:|---|")
+    for name, r in results.items():
+        low, high = r["interval"]
+        verdict = "pays" if low > 0 else "harms" if high < 0 else "does not show"
+        mechanism = MECHANISMS[name]
+        lines.append(
+            f"| {name}: {mechanism.question} | {mechanism.measure} | {r['without']:.3f} | "
+            f"{r['with']:.3f} | {r['difference']:+.3f} [{low:+.3f}, {high:+.3f}] | {verdict} |"
+        )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """The program."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--only", nargs="+", choices=MECHANISMS, default=tuple(MECHANISMS))
+    parser.add_argument("--jobs", type=int, default=2)
+    words = parser.parse_args()
+    asked = [(name, seed) for name in words.only for seed in SEEDS]
+    with multiprocessing.get_context("spawn").Pool(words.jobs) as pool:
+        pairs = pool.starmap(difference, asked, chunksize=1)
+    results = {
+        name: summary([p for p, (own, _) in zip(pairs, asked, strict=True) if own == name])
+        for name in words.only
+    }
+    print(table(results))
+    print(json.dumps({"benchmark": "mechanisms", "seeds": SEEDS, **results}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,248 @@
+"""How fast the training loop is on data of the shape of s-Aff-Wild2.
+
+python benchmarks/training.py [--encoders gru lstm transformer] [--rounds 3]
+
+307 videos with 142,333 training frames, their lengths lognormal (sigma 0.8), with random features
+768 + 1024 + 512 wide in float16, hidden 128. Three loops run the same model in turn, on one thread,
+and are compared in frames/s (padding is no frame), as medians of the rounds' ratios:
+
+- ours: an epoch of ``mtl.training.Trainer``;
+- the ceiling: as many steps of the same batch size over tensors that are ready, without padding;
+- the authors' scheme, written anew: eight whole videos, padded to the longest, are walked through
+  window by window, the state carried, a step for each.
+
+Then how much of an epoch's time scoring `select` takes (a fifth as many frames again), and what
+memory the features cost: PSS of a process that reads and trains, less that of one on features of
+width 1, over the features' size on disk.
+"""
+
+import argparse
+import json
+import multiprocessing
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tree_memory import memory_bytes
+
+from mtl.dataset import Dataset, Listing, write_dataset
+from mtl.frameworks import States
+from mtl.training import Trainer
+from mtl.windows import Batch
+from sweeps.compose import compose
+from sweeps.plan import divide
+from sweeps.train import Files
+from sweeps.trial_data import SlotData
+
+SEED = 0
+WIDTHS = {"mae": 768, "iresnet": 1024, "densenet": 512}
+VIDEOS, FRAMES, SIGMA = 307, 142_333, 0.8
+VALIDATION_VIDEOS, VALIDATION_FRAMES = 58, 26_876
+LEAST_OF_CEILING, MOST_MEMORY, MOST_EVALUATION = 0.9, 1.5, 0.15
+GAIN = {"gru": 1.2, "lstm": 1.2, "transformer": 1.0}
+"""The least gain over the authors' scheme, as a multiple of its padding factor."""
+
+
+def lengths(random: np.random.Generator, videos: int, frames: int) -> np.ndarray:
+    """Of videos, lognormal, with this sum."""
+    drawn = random.lognormal(0, SIGMA, videos)
+    whole = np.maximum(2, drawn / drawn.sum() * frames).astype(int)
+    whole[whole.argmax()] += frames - whole.sum()
+    return whole
+
+
+def make_dataset(out: Path, widths: dict[str, int]) -> Dataset:
+    """Random features and labels; half of the labels are missing."""
+    random = np.random.default_rng(SEED)
+    sizes = [
+        *lengths(random, VIDEOS, FRAMES),
+        *lengths(random, VALIDATION_VIDEOS, VALIDATION_FRAMES),
+    ]
+    splits = ("train",) * VIDEOS + ("validation",) * VALIDATION_VIDEOS
+    names = tuple(f"video_{number:03d}" for number in range(len(sizes)))
+    video = np.repeat(np.arange(len(names), dtype=np.int32), sizes)
+    frame = np.concatenate([np.arange(1, size + 1, dtype=np.int32) for size in sizes])
+    values = random.integers(0, 2, (len(video), 15)).astype(np.float32)
+    mask = random.random(values.shape) < 0.5
+    listing = Listing(names, splits, names, video, frame, values, mask)
+
+    def rows(width: int) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+        for name, size in zip(names, sizes, strict=True):
+            drawn = random.standard_normal((size, width), np.float32)
+            yield name, np.arange(1, size + 1, dtype=np.int32), drawn.astype(np.float16)
+
+    sets = {name: rows(width) for name, width in widths.items()}
+    return write_dataset(out, listing, sets, sources={"made by": __file__})
+
+
+def make_trainer(dataset: Dataset, encoder: str) -> Trainer:
+    """Of one model over all sets."""
+    sets = ",".join(dataset.feature_sets())
+    words = [f"encoder={encoder}", "encoder.hidden=128", f"features=[{sets}]"]
+    config = compose([*words, "training.precision=float32", "training.device=cpu"])
+    listing = dataset.listing()
+    # All validation frames are scored, as after each epoch of a sweep without `confirm`.
+    parts = divide(listing, 0, SEED)
+    return Trainer(config, SlotData(Files(dataset, listing), listing, parts).of(config))
+
+
+def ours(trainer: Trainer) -> float:
+    """Frames/s of an epoch."""
+    done = trainer._train_epoch(1, lambda: False)
+    assert done is not None
+    return float(done["frames"] / done["seconds"])
+
+
+def ceiling(trainer: Trainer) -> float:
+    """Frames/s of as many steps over full batches that are ready."""
+    lanes, window = trainer.config.optim.batch_videos, trainer.config.sequence.window_frames
+    steps = len(trainer._schedule(1))
+    longest = np.argsort([-len(sequence) for sequence in trainer.data.train])[:lanes]
+    ready = [
+        trainer.batches.cut(np.array([(video, window * step, window) for video in longest]))
+        for step in range(8)
+    ]
+    trainer.model.train()
+    states: States = {}
+    started = time.perf_counter()
+    for step in range(steps):
+        _, states = trainer._step(ready[step % len(ready)], states, None)
+    return steps * lanes * window / (time.perf_counter() - started)
+
+
+def authors(trainer: Trainer) -> tuple[float, float]:
+    """Frames/s of whole videos padded to the longest of eight, and the padding factor."""
+    lanes, window = trainer.config.optim.batch_videos, trainer.config.sequence.window_frames
+    train = trainer.data.train
+    order = np.random.default_rng(SEED).permutation(len(train))
+    mean, scale = trainer.batches.mean, trainer.batches.scale
+    trainer.model.train()
+    frames = padded = 0
+    started = time.perf_counter()
+    for first in range(0, len(order), lanes):
+        videos = [train[i] for i in order[first : first + lanes]]
+        longest = max(map(len, videos))
+        x = np.zeros((len(videos), longest, len(mean)), np.float32)
+        labels, mask = (np.zeros((len(videos), longest, 15), kind) for kind in (np.float32, bool))
+        real = np.zeros((len(videos), longest), bool)
+        for lane, video in enumerate(videos):
+            sets = [rows.window(0, len(video)) for rows in video.features]
+            x[lane, : len(video)] = np.concatenate(sets, axis=1)
+            labels[lane, : len(video)], mask[lane, : len(video)] = video.labels, video.mask
+            real[lane, : len(video)] = True
+        whole = Batch(
+            (torch.from_numpy(x) - mean) * scale,
+            torch.from_numpy(real),
+            torch.from_numpy(labels),
+            torch.from_numpy(mask),
+            torch.ones(len(videos), dtype=torch.bool),
+        )
+        states: States = {}
+        for start in range(0, longest, window):
+            part = slice(start, start + window)
+            batch = Batch(
+                whole.x[:, part],
+                whole.real[:, part],
+                whole.labels[:, part],
+                whole.mask[:, part],
+                whole.begins if start == 0 else ~whole.begins,
+            )
+            _, states = trainer._step(batch, states, None)
+        frames += int(real.sum())
+        padded += real.size
+    return frames / (time.perf_counter() - started), padded / frames
+
+
+def evaluation_share(trainer: Trainer) -> float:
+    """Time of scoring all validation frames over that of an epoch's training."""
+    started = time.perf_counter()
+    trainer._score_select(1)
+    scoring = time.perf_counter() - started
+    done = trainer._train_epoch(1, lambda: False)
+    assert done is not None
+    return float(scoring / done["seconds"])
+
+
+def measure(dataset: Dataset, encoder: str, rounds: int) -> dict[str, float]:
+    """Medians over rounds."""
+    trainer = make_trainer(dataset, encoder)
+    found: dict[str, list[float]] = {}
+    for number in range(rounds):
+        rates = {"ours": ours(trainer), "ceiling": ceiling(trainer)}
+        rates["authors"], padding = authors(trainer)
+        rates |= {
+            "padding": padding,
+            "of_ceiling": rates["ours"] / rates["ceiling"],
+            "gain": rates["ours"] / rates["authors"],
+            "evaluation": evaluation_share(trainer),
+        }
+        print(encoder, number + 1, rates, flush=True)
+        for key, value in rates.items():
+            found.setdefault(key, []).append(value)
+    return {key: round(statistics.median(values), 3) for key, values in found.items()}
+
+
+def train_once(folder: str, peak: Any) -> None:
+    """Read all features and train an epoch's first steps; tells the PSS at its end."""
+    torch.set_num_threads(1)
+    trainer = make_trainer(Dataset.open(folder), "gru")
+    steps = trainer._schedule(1)[:40]
+    states: States = {}
+    trainer.model.train()
+    for windows in steps:
+        _, states = trainer._step(trainer.batches.cut(windows), states, None)
+    peak.value = memory_bytes([os.getpid()])
+
+
+def memory(folder: Path) -> dict[str, float]:
+    """GiB of a process on wide and on narrow features, and their difference over the features."""
+    spawn = multiprocessing.get_context("spawn")
+    gib = {}
+    for name in ("wide", "narrow"):
+        peak = spawn.Value("d", 0.0)
+        process = spawn.Process(target=train_once, args=(str(folder / name), peak))
+        process.start()
+        process.join()
+        assert process.exitcode == 0
+        gib[name] = peak.value / 2**30
+    stored = (FRAMES + VALIDATION_FRAMES) * sum(WIDTHS.values()) * 2 / 2**30
+    return {**gib, "features": stored, "ratio": (gib["wide"] - gib["narrow"]) / stored}
+
+
+def main() -> None:
+    """The program."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--encoders", nargs="+", choices=GAIN, default=tuple(GAIN))
+    parser.add_argument("--rounds", type=int, default=3)
+    words = parser.parse_args()
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        wide = make_dataset(folder / "wide", WIDTHS)
+        make_dataset(folder / "narrow", dict.fromkeys(WIDTHS, 1))
+        spent = memory(folder)
+        results = {name: measure(wide, name, words.rounds) for name in words.encoders}
+    print("| encoder | frames/s | of the ceiling (>= 0.9) | gain over padding (limit) | padding |")
+    print("|---|---:|---:|---:|---:|")
+    for name, r in results.items():
+        limit = GAIN[name] * r["padding"]
+        print(
+            f"| {name} | {r['ours']:,.0f} | {r['of_ceiling']:.3f} | "
+            f"{r['gain']:.2f} ({limit:.2f}) | {r['padding']:.2f} |"
+        )
+    shares = ", ".join(f"{name} {r['evaluation']:.3f}" for name, r in results.items())
+    print(f"evaluation over training, at most {MOST_EVALUATION}: {shares}")
+    print(f"memory over features, at most {MOST_MEMORY}: {spent['ratio']:.3f}")
+    print(json.dumps({"benchmark": "training", "memory": spent, **results}))
+
+
+if __name__ == "__main__":
+    main()

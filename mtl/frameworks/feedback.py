@@ -1,0 +1,164 @@
+"""SBE-HSF: what source tasks say is fed back into the target tasks' own top layers.
+
+Shapes: B windows, T frames, H hidden, W outputs of a task, E embedding.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from torch.nn import functional
+
+from mtl.errors import InputError
+from mtl.frameworks.framework import Framework, Outputs, Parts, States, Truth, Walk, make_heads
+from mtl.strict import Positive, Probability, did_you_mean
+from mtl.tasks import TASKS, Task
+
+
+class Feedback(Framework):
+    """Hidden-States Feedback over a shared bottom (Zhang et al. 2022, 3.3).
+
+    The source tasks run first. What they say is concatenated, detached, to the bottom's output and
+    goes into the top layers of the targets; all other tasks are as in ``ShareBottom``. In the form
+    ``features`` it is the hidden state of each source's head. In the form ``labels`` it is a learnt
+    embedding of each source's values, in [0, 1]; in training a share of the frames, decaying to 0
+    over the epochs, has the true value where it is known.
+
+    Args:
+        shared_layers: Of the bottom; ``encoder.layers`` are the top's.
+        sources: Tasks that are fed back.
+        targets: Tasks that they are fed to; none of them is a source.
+        form: What is fed back.
+        embedding: Width of each source's embedding (form ``labels``).
+        truth_share: Of the frames that have their true values fed back at first.
+    """
+
+    shared = ("bottom",)
+
+    def __init__(
+        self,
+        features: int,
+        tasks: Sequence[str],
+        parts: Parts,
+        *,
+        shared_layers: Positive,
+        sources: tuple[str, ...],
+        targets: tuple[str, ...],
+        form: Literal["features", "labels"],
+        embedding: Positive,
+        truth_share: Probability,
+    ) -> None:
+        super().__init__()
+        self.check(tasks, sources=sources, targets=targets)
+        self.sources, self.targets, self.form = sources, targets, form
+        self.first_share = truth_share
+        self.bottom = parts.encoder(features, layers=shared_layers)
+        hidden = self.bottom.hidden
+        self.heads = make_heads(parts, hidden, tasks)
+        fed = sum(self._width(source, embedding) for source in sources)
+        widths = {task: hidden + fed if task in targets else hidden for task in tasks}
+        self.tops = nn.ModuleDict(
+            {task: parts.encoder(width, on_top=True) for task, width in widths.items()}
+        )
+        self.embeddings = nn.ModuleDict()
+        if form == "labels":
+            for target in targets:
+                self.embeddings[target] = nn.ModuleDict(
+                    {s: nn.Linear(TASKS[s].width, embedding, bias=False) for s in sources}
+                )
+
+    @classmethod
+    def check(cls, tasks: Sequence[str], **parameters: Any) -> None:
+        """Sources and targets are trained tasks, and no task is both.
+
+        Raises:
+            InputError: Which one is not, by name.
+        """
+        sources, targets = parameters["sources"], parameters["targets"]
+        for role, named in (("sources", sources), ("targets", targets)):
+            if not named:
+                raise InputError(f"framework.{role} is empty: name at least one task")
+            for task in named:
+                if task not in TASKS:
+                    raise InputError(
+                        f"framework.{role}: {task!r} is unknown{did_you_mean(task, TASKS)}"
+                    )
+                if named.count(task) > 1:
+                    raise InputError(f"framework.{role} names {task} twice: name it once")
+                if task not in tasks:
+                    raise InputError(
+                        f"framework.{role}: {task} is not trained: trained are {', '.join(tasks)}"
+                    )
+        for task in targets:
+            if task in sources:
+                raise InputError(
+                    f"framework.targets: {task} is a source too, and cannot hear itself: keep one"
+                )
+
+    def truth_share(self, progress: float) -> float:
+        """Linearly from ``truth_share`` to 0."""
+        return self.first_share * (1 - progress) if self.form == "labels" else 0.0
+
+    def forward(
+        self,
+        x: Float[Tensor, "B T F"],
+        real: Bool[Tensor, "B T"],
+        states: States | None,
+        truth: Truth | None = None,
+    ) -> tuple[Outputs, States]:
+        """The targets' top layers hear the sources; nothing flows back."""
+        walk = Walk(real, states)
+        bottom = walk.encode("bottom", self.bottom, x)
+        outputs: Outputs = {}
+        hidden: dict[str, Tensor] = {}
+        last = [task for task in self.heads if task in self.targets]
+        for task in [*(task for task in self.heads if task not in last), *last]:
+            below = bottom
+            if task in last:
+                below = torch.cat([bottom, *self._fed(task, outputs, hidden, truth)], dim=-1)
+            head: Any = self.heads[task]
+            hidden[task] = head.trunk(walk.encode(task, self.tops[task], below))
+            outputs[task] = head.output(hidden[task])
+        return {task: outputs[task] for task in self.heads}, walk.states
+
+    def _width(self, source: str, embedding: int) -> int:
+        head: Any = self.heads[source]
+        return embedding if self.form == "labels" else int(head.output.in_features)
+
+    def _fed(
+        self,
+        target: str,
+        outputs: Outputs,
+        hidden: dict[str, Tensor],
+        truth: Truth | None,
+    ) -> list[Tensor]:
+        if self.form == "features":
+            return [hidden[source].detach() for source in self.sources]
+        embeddings: Any = self.embeddings[target]
+        return [
+            embeddings[source](values(TASKS[source], outputs[source].detach(), truth))
+            for source in self.sources
+        ]
+
+
+def values(task: Task, raw: Float[Tensor, "B T W"], truth: Truth | None) -> Float[Tensor, "B T W"]:
+    """A task's values in [0, 1]: what is predicted, and what is true where that is shown.
+
+    Valence and arousal as (x + 1) / 2, expression as class probabilities, action units each as its
+    probability.
+    """
+    if task.kind == "regression":
+        predicted = (raw.clamp(-1, 1) + 1) / 2
+    else:
+        predicted = raw.softmax(dim=-1) if task.kind == "multiclass" else raw.sigmoid()
+    if truth is None:
+        return predicted
+    shown = truth.shown[..., task.labels]
+    true = truth.labels[..., task.labels].masked_fill(~shown, 0).to(predicted.dtype)
+    if task.kind == "regression":
+        true = (true + 1) / 2
+    elif task.kind == "multiclass":
+        true = functional.one_hot(true[..., 0].long(), task.width).to(predicted.dtype)
+    return torch.where(shown, true, predicted)

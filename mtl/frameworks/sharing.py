@@ -1,0 +1,94 @@
+"""Frameworks by what the tasks share of the encoder: nothing, all of it, or its bottom layers."""
+
+from collections.abc import Sequence
+
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from mtl.frameworks.framework import Framework, Outputs, Parts, States, Truth, Walk, make_heads
+from mtl.strict import Positive
+
+
+class SingleTask(Framework):
+    """One encoder and one head for each task: the reference, as if each were trained alone."""
+
+    def __init__(self, features: int, tasks: Sequence[str], parts: Parts) -> None:
+        super().__init__()
+        encoders = {task: parts.encoder(features) for task in tasks}
+        self.encoders = nn.ModuleDict(encoders)
+        self.heads = nn.ModuleDict(
+            {task: parts.head(encoder.hidden, task) for task, encoder in encoders.items()}
+        )
+
+    def forward(
+        self,
+        x: Float[Tensor, "B T F"],
+        real: Bool[Tensor, "B T"],
+        states: States | None,
+        truth: Truth | None = None,
+    ) -> tuple[Outputs, States]:
+        """Each task's head over its own encoder."""
+        walk = Walk(real, states)
+        outputs = {
+            task: head(walk.encode(task, self.encoders[task], x))
+            for task, head in self.heads.items()
+        }
+        return outputs, walk.states
+
+
+class ShareEncoder(Framework):
+    """SE: one temporal encoder for all tasks, one head per task (Zhang et al. 2022, 3.3)."""
+
+    shared = ("encoder",)
+
+    def __init__(self, features: int, tasks: Sequence[str], parts: Parts) -> None:
+        super().__init__()
+        self.encoder = parts.encoder(features)
+        self.heads = make_heads(parts, self.encoder.hidden, tasks)
+
+    def forward(
+        self,
+        x: Float[Tensor, "B T F"],
+        real: Bool[Tensor, "B T"],
+        states: States | None,
+        truth: Truth | None = None,
+    ) -> tuple[Outputs, States]:
+        """Each task's head over the one encoder."""
+        walk = Walk(real, states)
+        h = walk.encode("encoder", self.encoder, x)
+        return {task: head(h) for task, head in self.heads.items()}, walk.states
+
+
+class ShareBottom(Framework):
+    """SBE: the bottom layers are shared, each task has its own top layers and head (3.3).
+
+    Args:
+        shared_layers: Of the bottom; ``encoder.layers`` are the top's.
+    """
+
+    shared = ("bottom",)
+
+    def __init__(
+        self, features: int, tasks: Sequence[str], parts: Parts, *, shared_layers: Positive
+    ) -> None:
+        super().__init__()
+        self.bottom = parts.encoder(features, layers=shared_layers)
+        hidden = self.bottom.hidden
+        self.tops = nn.ModuleDict({task: parts.encoder(hidden, on_top=True) for task in tasks})
+        self.heads = make_heads(parts, hidden, tasks)
+
+    def forward(
+        self,
+        x: Float[Tensor, "B T F"],
+        real: Bool[Tensor, "B T"],
+        states: States | None,
+        truth: Truth | None = None,
+    ) -> tuple[Outputs, States]:
+        """Each task's head over its top layers over the one bottom."""
+        walk = Walk(real, states)
+        bottom = walk.encode("bottom", self.bottom, x)
+        outputs = {
+            task: head(walk.encode(task, self.tops[task], bottom))
+            for task, head in self.heads.items()
+        }
+        return outputs, walk.states

@@ -1,0 +1,107 @@
+"""A comparison as a page to look at: differences with their intervals, and who helps whom."""
+
+import math
+from collections.abc import Mapping, Sequence
+
+import plotly.graph_objects as go
+from plotly.io import to_html
+from plotly.subplots import make_subplots
+
+from mtl.comparison import LEVEL, Standing
+from mtl.tasks import TASKS
+
+ROW_PIXELS, MARGIN_PIXELS, COLUMN_PIXELS = 26, 140, 260
+SURE, UNSURE = "#0b6e4f", "#8a8a8a"
+
+
+def page(title: str, note: str, figures: Sequence[go.Figure]) -> bytes:
+    """One HTML file that needs no network."""
+    parts = [
+        to_html(figure, full_html=False, include_plotlyjs=first, config={"displaylogo": False})
+        for first, figure in zip([True] + [False] * len(figures), figures, strict=False)
+    ]
+    head = f'<!doctype html><meta charset="utf-8"><title>{title}</title>'
+    style = "<style>body{font-family:sans-serif;margin:2em;max-width:90em}</style>"
+    return f"{head}{style}<h1>{title}</h1><p>{note}</p>{''.join(parts)}".encode()
+
+
+def differences(standings: Mapping[str, Mapping[str, Standing]]) -> go.Figure:
+    """One panel per task: each way's difference to the first, with its interval."""
+    ways = list(dict.fromkeys(way for found in standings.values() for way in found))
+    titles = [f"{name} ({_reference(found)} = 0)" for name, found in standings.items()]
+    figure = make_subplots(1, len(standings), shared_yaxes=True, subplot_titles=titles)
+    for column, found in enumerate(standings.values(), 1):
+        for sure, colour in ((True, SURE), (False, UNSURE)):
+            known = {
+                way: standing.difference
+                for way, standing in found.items()
+                if standing.difference and (standing.difference.p < LEVEL) == sure
+            }
+            figure.add_scatter(
+                x=[d.mean for d in known.values()],
+                y=list(known),
+                error_x={
+                    "type": "data",
+                    "symmetric": False,
+                    "array": [d.interval[1] - d.mean for d in known.values()],
+                    "arrayminus": [d.mean - d.interval[0] for d in known.values()],
+                },
+                mode="markers",
+                marker={"color": colour},
+                name=f"p < {LEVEL:g}" if sure else f"p >= {LEVEL:g}",
+                legendgroup=str(sure),
+                showlegend=column == 1,
+                row=1,
+                col=column,
+            )
+    figure.add_vline(x=0, line_width=1)
+    figure.update_yaxes(categoryorder="array", categoryarray=ways[::-1])
+    figure.update_layout(
+        height=MARGIN_PIXELS + ROW_PIXELS * len(ways),
+        width=2 * MARGIN_PIXELS + COLUMN_PIXELS * len(standings),
+        template="simple_white",
+    )
+    return figure
+
+
+def affinity(gains: Mapping[str, Mapping[str, Standing]]) -> go.Figure:
+    """Companions by target: the gain from being trained together."""
+    values = [[_gain(row.get(task)) for task in TASKS] for row in gains.values()]
+    known = [abs(v) for row in values for v in row if not math.isnan(v)]
+    figure = go.Figure(
+        go.Heatmap(
+            z=values,
+            x=list(TASKS),
+            y=list(gains),
+            text=[[_written(row.get(task)) for task in TASKS] for row in gains.values()],
+            texttemplate="%{text}",
+            colorscale="RdBu",
+            zmid=0,
+            zmin=-max(known, default=1),
+            zmax=max(known, default=1),
+            hoverongaps=False,
+        )
+    )
+    figure.update_yaxes(autorange="reversed")
+    figure.update_layout(
+        title="Gain of each task (columns) from being trained together with others (rows)",
+        height=MARGIN_PIXELS + ROW_PIXELS * len(gains),
+        width=2 * MARGIN_PIXELS + COLUMN_PIXELS * 3,
+        template="simple_white",
+    )
+    return figure
+
+
+def _reference(found: Mapping[str, Standing]) -> str:
+    return next(iter(found))
+
+
+def _gain(standing: Standing | None) -> float:
+    return standing.difference.mean if standing and standing.difference else math.nan
+
+
+def _written(standing: Standing | None) -> str:
+    if standing is None or standing.difference is None:
+        return ""
+    star = "*" if standing.difference.p < LEVEL else ""
+    return f"{standing.difference.mean:+.3f}{star}"
