@@ -165,7 +165,7 @@ def test_the_share_that_is_shown_decays_to_none() -> None:
 def test_in_training_the_share_of_known_labels_is_shown_and_at_evaluation_none() -> None:
     wiring = {"form": "labels", "sources": ["valence"], "targets": ["arousal"]}
     trial = config("gru", "mlp", "feedback", framework=wiring, training={"epochs": 5})
-    trainer = Trainer(trial, data((400,) * 6))
+    trainer = Trainer(trial, data((150,) * 6))
     seen: list[tuple[bool, Truth | None]] = []
     known: list[Tensor] = []
     cut = trainer.batches.cut
