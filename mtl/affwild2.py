@@ -211,9 +211,13 @@ def _short(text: str) -> str:
 
 def _numbers(rows: list[_Row], texts: list[str]) -> np.ndarray:
     """The labels of each row, float32 (N, 15): Arrow reads them, Python finds what it cannot."""
+    # Arrow's own memory: a reader's thread that lets go of Python's while the interpreter ends
+    # aborts the process (apache/arrow#34314).
+    memory = pa.BufferOutputStream()
+    memory.write("\n".join(texts).encode())
     try:
         table = csv.read_csv(
-            pa.BufferReader("\n".join(texts).encode()),
+            pa.BufferReader(memory.getvalue()),
             read_options=csv.ReadOptions(column_names=LABEL_COLUMNS),
             parse_options=csv.ParseOptions(quote_char=False),
             convert_options=csv.ConvertOptions(
