@@ -40,7 +40,7 @@ class SequenceConfig(Strict):
     Attributes:
         frames: ``listed`` (those in the annotation and release files) or ``all`` with features.
         frame_stride: Every n-th of them.
-        window_frames: Frames of a window; the batch is ``optim.batch_videos`` windows.
+        window_frames: Most frames of a window; the batch is ``optim.batch_videos`` of them.
     """
 
     frames: Frames
@@ -65,7 +65,8 @@ class OptimConfig(Strict):
     """Optimizer and schedule; the schedule is taken per step.
 
     Attributes:
-        batch_videos: Windows, of as many videos, in a step over all workers together.
+        batch_videos: Windows, of as many videos, in a step over all workers together; for an
+            encoder that carries no state, as many more as shorter ones have room.
         warmup_epochs: Epochs (may be broken) of linear warm-up from lr / steps to lr.
         decay: ``cosine`` to 0, or ``constant``.
         gradient_clip: Largest norm of the gradient; 0 for none.

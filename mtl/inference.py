@@ -46,10 +46,11 @@ class TrialData:
 
 
 def restart(states: States, batch: Batch) -> States:
-    """The carried states, 0 in lanes where a sequence begins."""
+    """The carried states of the batch's lanes, 0 where a sequence begins."""
     goes_on = ~batch.begins
+    lanes = len(goes_on)
     return {
-        name: tuple(part * goes_on.view(-1, *[1] * (part.dim() - 1)) for part in parts)
+        name: tuple(part[:lanes] * goes_on.view(-1, *[1] * (part.dim() - 1)) for part in parts)
         for name, parts in states.items()
     }
 

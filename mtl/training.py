@@ -90,6 +90,7 @@ class Trainer:
             [*self.model.parameters(), *self.balancing.parameters()],
             lr=config.optim.lr,
             weight_decay=config.optim.weight_decay,
+            fused=True,  # the plain loop over parameters is a tenth of a small step on a CPU
         )
         self.scaler = torch.amp.GradScaler(
             self.device.type, enabled=self.precision is torch.float16

@@ -2,7 +2,8 @@
 
 A schedule says for each step and lane which frames of which sequence come next. It follows from the
 lengths, the number of lanes, the seed and the epoch alone, so that any number of workers, each
-taking every W-th lane, trains on the same global batches. A lane that has run out has length 0.
+taking every W-th lane, trains on the same global batches. A lane that has run out has length 0;
+such lanes come last.
 
 Shapes: S steps, B lanes, T frames of a window, F features of all sets together.
 """
@@ -40,6 +41,7 @@ def carried_schedule(
     if random:
         for queue in queues:
             random.shuffle(queue)
+    queues = [queues[lane] for lane in np.argsort(-load, kind="stable")]
     return _stacked([[w for i in q for w in _cut(i, lengths[i], window_frames)] for q in queues])
 
 
@@ -48,9 +50,10 @@ def free_schedule(
 ) -> Schedule:
     """For an encoder without memory: windows in any order.
 
-    With ``random``: windows side by side from a random phase, shuffled. Without: windows that
-    overlap by half, so that each frame is seen with what is around it; their predictions are
-    averaged.
+    With ``random``: windows side by side from a random phase, those of a length together, as many a
+    step as fill ``lanes`` whole windows, so that little is padding and each frame weighs the same;
+    the steps are shuffled. Without: windows that overlap by half, so that each frame is seen with
+    what is around it; their predictions are averaged.
     """
     windows: list[tuple[int, int, int]] = []
     for sequence, length in enumerate(lengths):
@@ -61,9 +64,16 @@ def free_schedule(
             last = max(0, length - window_frames)
             starts = sorted({*range(0, last, window_frames // 2), last})
             windows += [(sequence, start, min(window_frames, length)) for start in starts]
-    if random:
-        windows = [windows[i] for i in random.permutation(len(windows))]
-    return _stacked([windows[lane::lanes] for lane in range(min(lanes, len(windows)))])
+    if random is None:
+        return _stacked([windows[lane::lanes] for lane in range(min(lanes, len(windows)))])
+    shuffled = [windows[i] for i in random.permutation(len(windows))]
+    steps: list[list[tuple[int, int, int]]] = [[]]
+    for window in sorted(shuffled, key=lambda window: window[2]):
+        if (len(steps[-1]) + 1) * window[2] > lanes * window_frames:
+            steps.append([])
+        steps[-1].append(window)
+    random.shuffle(steps)
+    return _stacked(steps).swapaxes(0, 1)
 
 
 def _cut(
@@ -76,6 +86,7 @@ def _cut(
 
 
 def _stacked(lanes: Sequence[Sequence[tuple[int, int, int]]]) -> Schedule:
+    """Of the lanes' windows, or, its first two axes swapped, of the steps'."""
     schedule = np.zeros((max(map(len, lanes)), len(lanes), 3), int)
     for lane, windows in enumerate(lanes):
         schedule[: len(windows), lane] = windows
@@ -121,23 +132,26 @@ class Batches:
         return (self.cut(step) for step in schedule)
 
     def cut(self, step: Int[np.ndarray, "B 3"]) -> Batch:
-        """The batch of one step of a schedule; one frame long where all lanes are idle."""
+        """The batch of one step of a schedule, without idle lanes; one frame of padding where all
+        are idle.
+        """
+        step = step[: max(1, np.count_nonzero(step[:, 2]))]
         lanes, frames = len(step), max(1, int(step[:, 2].max()))
-        x = np.zeros((lanes, frames, len(self.mean)), np.float32)
+        stored = {rows.block.dtype for rows in self.sequences[0].features}
+        x = np.zeros((lanes, frames, len(self.mean)), np.result_type(*stored))
         labels = np.zeros((lanes, frames, len(LABEL_COLUMNS)), np.float32)
         mask = np.zeros(labels.shape, bool)
         for lane, (index, start, length) in enumerate(step.tolist()):
             sequence = self.sequences[index]
             labels[lane, :length] = sequence.labels[start : start + length]
             mask[lane, :length] = sequence.mask[start : start + length]
-            at = 0
-            for rows in sequence.features:
-                values = rows.window(start, length)
-                x[lane, :length, at : at + values.shape[1]] = values
-                at += values.shape[1]
+            sets = [rows.window(start, length) for rows in sequence.features]
+            np.concatenate(sets, axis=1, out=x[lane, :length])
         real = torch.from_numpy(np.arange(frames) < step[:, 2:]).to(self.device)
-        features = torch.from_numpy(x).to(self.device, self.dtype, non_blocking=True)
-        features = features.sub_(self.mean).mul_(self.scale).mul_(real[:, :, None])
+        features = torch.from_numpy(x).to(self.device, non_blocking=True).to(self.dtype)
+        features = features.sub_(self.mean).mul_(self.scale)
+        if step[:, 2].min() < frames:
+            features *= real[:, :, None]
         return Batch(
             features,
             real,
@@ -155,11 +169,11 @@ class Stitch:
         self.sums = np.zeros((self.starts[-1], len(OUTPUT_COLUMNS)), np.float32)
         self.counts = np.zeros(self.starts[-1], np.float32)
 
-    def add(self, step: Int[np.ndarray, "B 3"], outputs: Float[np.ndarray, "B T 22"]) -> None:
-        """The outputs of one step of a schedule."""
-        for lane, (sequence, start, length) in enumerate(step.tolist()):
+    def add(self, step: Int[np.ndarray, "B 3"], outputs: Float[np.ndarray, "A T 22"]) -> None:
+        """The outputs of one step of a schedule: of its lanes that are not idle, A of them."""
+        for (sequence, start, length), rows in zip(step.tolist(), outputs, strict=False):
             first = self.starts[sequence] + start
-            self.sums[first : first + length] += outputs[lane, :length]
+            self.sums[first : first + length] += rows[:length]
             self.counts[first : first + length] += 1
 
     def rows(self) -> Float[np.ndarray, "N 22"]:

@@ -301,6 +301,7 @@ def test_scaled_gradients_are_clipped_as_what_they_are() -> None:
     trainer = Trainer(config("transformer", **settings), data())
     norms = norms_of(trainer)
     assert trainer.scaler.is_enabled()
+    norms = [norm for norm in norms if math.isfinite(norm)]  # the others' steps are skipped
     assert norms
     assert norms == pytest.approx([1e-3] * len(norms), rel=1e-2)
 
