@@ -56,7 +56,7 @@ class Mechanism:
         without: Overrides of the reference; of several, the best on `select` counts.
         with_it: Overrides with the mechanism.
         change: What is done to the planted data.
-        postprocess: Whether the mechanism is post-processing: then one model serves both sides.
+        postprocess: The step of post-processing that is the mechanism: one model serves both sides.
     """
 
     question: str
@@ -64,7 +64,7 @@ class Mechanism:
     without: tuple[tuple[str, ...], ...]
     with_it: tuple[str, ...]
     change: Change = lambda planted, random: planted
-    postprocess: bool = False
+    postprocess: str = ""
 
 
 def rare(task: str) -> Change:
@@ -129,8 +129,16 @@ MECHANISMS = {
         tuple((f"features=[{name}]",) for name in ("appearance", "geometry", "motion")),
         (JOINED,),
     ),
-    "postprocessing": Mechanism(
-        "smoothing, bias and thresholds over none", "p_labelled", (), (JOINED,), postprocess=True
+    "smoothing": Mechanism(
+        "box or Gaussian over none", "p_labelled", (), (JOINED,), postprocess="smoothing"
+    ),
+    "bias": Mechanism("a bias over none", "expression", (), (JOINED,), postprocess="bias"),
+    "thresholds": Mechanism(
+        "a threshold for each unit over 0.5",
+        "action_units",
+        (),
+        (JOINED,),
+        postprocess="thresholds",
     ),
     "useless": Mechanism(
         "feedback of an expression that is drawn at random over a shared bottom",
@@ -165,8 +173,9 @@ def score(measure: str, outputs: np.ndarray, data: TrialData) -> float:
     return float(value)
 
 
-def difference(name: str, seed: int) -> tuple[float, float]:
+def difference(asked: tuple[str, int]) -> tuple[float, float]:
     """Scores without the mechanism and with it, with this seed."""
+    name, seed = asked
     torch.set_num_threads(1)
     mechanism = MECHANISMS[name]
     with tempfile.TemporaryDirectory() as folder:
@@ -195,6 +204,7 @@ def difference(name: str, seed: int) -> tuple[float, float]:
                 select.mask,
                 *frames["select"],
                 training_prior(listing),
+                [mechanism.postprocess],
             )
             done = found(outputs["confirm"], *frames["confirm"])
             return raw, score(mechanism.measure, done, data)
@@ -245,8 +255,11 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=2)
     words = parser.parse_args()
     asked = [(name, seed) for name in words.only for seed in SEEDS]
+    pairs = []
     with multiprocessing.get_context("spawn").Pool(words.jobs) as pool:
-        pairs = pool.starmap(difference, asked, chunksize=1)
+        for (name, seed), pair in zip(asked, pool.imap(difference, asked), strict=True):
+            print(f"{name}, seed {seed}: {pair[0]:.4f} -> {pair[1]:.4f}", flush=True)
+            pairs.append(pair)
     results = {
         name: summary([p for p, (own, _) in zip(pairs, asked, strict=True) if own == name])
         for name in words.only

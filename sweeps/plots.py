@@ -7,17 +7,19 @@ import plotly.graph_objects as go
 from plotly.io import to_html
 from plotly.subplots import make_subplots
 
-from mtl.comparison import LEVEL, Standing
+from mtl.comparison import LEVEL, Difference, Standing
 from mtl.tasks import TASKS
 
-ROW_PIXELS, MARGIN_PIXELS, COLUMN_PIXELS = 26, 140, 260
-SURE, UNSURE = "#0b6e4f", "#8a8a8a"
+ROW_PIXELS, MARGIN_PIXELS = 26, 140
+COLOURS = {"gain": "#0b6e4f", "loss": "#b3261e", f"not sure (p >= {LEVEL:g})": "#8a8a8a"}
+GAIN, LOSS, UNSURE = COLOURS
+CONFIG = {"displaylogo": False, "responsive": True}
 
 
 def page(title: str, note: str, figures: Sequence[go.Figure]) -> bytes:
     """One HTML file that needs no network."""
     parts = [
-        to_html(figure, full_html=False, include_plotlyjs=first, config={"displaylogo": False})
+        to_html(figure, full_html=False, include_plotlyjs=first, config=CONFIG)
         for first, figure in zip([True] + [False] * len(figures), figures, strict=False)
     ]
     head = f'<!doctype html><meta charset="utf-8"><title>{title}</title>'
@@ -28,14 +30,14 @@ def page(title: str, note: str, figures: Sequence[go.Figure]) -> bytes:
 def differences(standings: Mapping[str, Mapping[str, Standing]]) -> go.Figure:
     """One panel per task: each way's difference to the first, with its interval."""
     ways = list(dict.fromkeys(way for found in standings.values() for way in found))
-    titles = [f"{name} ({_reference(found)} = 0)" for name, found in standings.items()]
+    titles = [f"{name}<br>{_reference(found)} = 0" for name, found in standings.items()]
     figure = make_subplots(1, len(standings), shared_yaxes=True, subplot_titles=titles)
     for column, found in enumerate(standings.values(), 1):
-        for sure, colour in ((True, SURE), (False, UNSURE)):
+        for verdict, colour in COLOURS.items():
             known = {
                 way: standing.difference
                 for way, standing in found.items()
-                if standing.difference and (standing.difference.p < LEVEL) == sure
+                if standing.difference and _verdict(standing.difference) == verdict
             }
             figure.add_scatter(
                 x=[d.mean for d in known.values()],
@@ -48,17 +50,20 @@ def differences(standings: Mapping[str, Mapping[str, Standing]]) -> go.Figure:
                 },
                 mode="markers",
                 marker={"color": colour},
-                name=f"p < {LEVEL:g}" if sure else f"p >= {LEVEL:g}",
-                legendgroup=str(sure),
+                name=verdict,
+                legendgroup=verdict,
                 showlegend=column == 1,
                 row=1,
                 col=column,
             )
     figure.add_vline(x=0, line_width=1)
-    figure.update_yaxes(categoryorder="array", categoryarray=ways[::-1])
+    figure.update_annotations(font_size=12)
+    figure.update_xaxes(nticks=4)
+    figure.update_yaxes(categoryorder="array", categoryarray=ways[::-1], automargin=True)
     figure.update_layout(
         height=MARGIN_PIXELS + ROW_PIXELS * len(ways),
-        width=2 * MARGIN_PIXELS + COLUMN_PIXELS * len(standings),
+        margin={"t": MARGIN_PIXELS / 2, "b": MARGIN_PIXELS / 2},
+        legend={"orientation": "h", "y": -40 / (ROW_PIXELS * len(ways)), "yanchor": "top"},
         template="simple_white",
     )
     return figure
@@ -86,7 +91,6 @@ def affinity(gains: Mapping[str, Mapping[str, Standing]]) -> go.Figure:
     figure.update_layout(
         title="Gain of each task (columns) from being trained together with others (rows)",
         height=MARGIN_PIXELS + ROW_PIXELS * len(gains),
-        width=2 * MARGIN_PIXELS + COLUMN_PIXELS * 3,
         template="simple_white",
     )
     return figure
@@ -94,6 +98,12 @@ def affinity(gains: Mapping[str, Mapping[str, Standing]]) -> go.Figure:
 
 def _reference(found: Mapping[str, Standing]) -> str:
     return next(iter(found))
+
+
+def _verdict(difference: Difference) -> str:
+    if difference.p >= LEVEL:
+        return UNSURE
+    return GAIN if difference.mean > 0 else LOSS
 
 
 def _gain(standing: Standing | None) -> float:
