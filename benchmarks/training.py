@@ -89,7 +89,7 @@ def make_trainer(dataset: Dataset, encoder: str) -> Trainer:
     config = compose([*words, "training.precision=float32", "training.device=cpu"])
     listing = dataset.listing()
     # All validation frames are scored, as after each epoch of a sweep without `confirm`.
-    parts = divide(listing, 0, SEED)
+    parts = divide(listing, 0.0, SEED)
     return Trainer(config, SlotData(Files(dataset, listing), listing, parts).of(config))
 
 
@@ -104,10 +104,12 @@ def ceiling(trainer: Trainer) -> float:
     """Frames/s of as many steps over full batches that are ready."""
     lanes, window = trainer.config.optim.batch_videos, trainer.config.sequence.window_frames
     steps = len(trainer._schedule(1))
-    longest = np.argsort([-len(sequence) for sequence in trainer.data.train])[:lanes]
+    lengths = np.array([len(sequence) for sequence in trainer.data.train])
+    longest = np.argsort(-lengths)[:lanes]
+    starts = np.minimum(window * np.arange(8)[:, None], lengths[longest] - window)
     ready = [
-        trainer.batches.cut(np.array([(video, window * step, window) for video in longest]))
-        for step in range(8)
+        trainer.batches.cut(np.stack([longest, start, np.full(lanes, window)], axis=1))
+        for start in starts
     ]
     trainer.model.train()
     states: States = {}
