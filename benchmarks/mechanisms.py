@@ -116,6 +116,13 @@ MECHANISMS = {
         (JOINED,),
         rare("expression"),
     ),
+    "several_tasks_valence": Mechanism(
+        "all tasks over valence alone, 10 % of whose labels are left",
+        "valence",
+        ((JOINED, "tasks=[valence]"),),
+        (JOINED,),
+        rare("valence"),
+    ),
     "feedback": Mechanism(
         "feedback of valence and action units over a shared bottom, arousal planted to follow them",
         "arousal",

@@ -118,14 +118,11 @@ class Fusion(Strict):
     """How trials are fused: greedily with replacement, for each task, in this many steps.
 
     Attributes:
-        postprocess: What is then chosen on ``select`` and done to the mean.
+        postprocess: What is then chosen on ``select`` and done to the mean. Smoothing is not among
+            it by default: it does not pay behind a temporal encoder (benchmarks/mechanisms.py).
     """
 
     method: Literal["greedy"] = "greedy"
     steps: Positive = 25
     per_task: Literal[True] = True
-    postprocess: tuple[Literal["smoothing", "bias", "thresholds"], ...] = (
-        "smoothing",
-        "bias",
-        "thresholds",
-    )
+    postprocess: tuple[Literal["smoothing", "bias", "thresholds"], ...] = ("bias", "thresholds")
