@@ -137,16 +137,19 @@ class Batches:
         """
         step = step[: max(1, np.count_nonzero(step[:, 2]))]
         lanes, frames = len(step), max(1, int(step[:, 2].max()))
-        stored = {rows.block.dtype for rows in self.sequences[0].features}
-        x = np.zeros((lanes, frames, len(self.mean)), np.result_type(*stored))
+        cut = [
+            [rows.window(start, length) for rows in self.sequences[index].features]
+            for index, start, length in step.tolist()
+        ]
+        stored = np.result_type(*{values.dtype for values in cut[0]})
+        x = np.zeros((lanes, frames, len(self.mean)), stored)
         labels = np.zeros((lanes, frames, len(LABEL_COLUMNS)), np.float32)
         mask = np.zeros(labels.shape, bool)
         for lane, (index, start, length) in enumerate(step.tolist()):
             sequence = self.sequences[index]
             labels[lane, :length] = sequence.labels[start : start + length]
             mask[lane, :length] = sequence.mask[start : start + length]
-            sets = [rows.window(start, length) for rows in sequence.features]
-            np.concatenate(sets, axis=1, out=x[lane, :length])
+            np.concatenate(cut[lane], axis=1, out=x[lane, :length])
         real = torch.from_numpy(np.arange(frames) < step[:, 2:]).to(self.device)
         features = torch.from_numpy(x).to(self.device, non_blocking=True).to(self.dtype)
         features = features.sub_(self.mean).mul_(self.scale)
