@@ -33,7 +33,6 @@ from tree_memory import memory_bytes
 
 from mtl.dataset import Dataset, Listing, open_dataset, write_dataset
 from mtl.frameworks import States
-from mtl.inference import restart
 from mtl.training import Trainer
 from mtl.windows import Batch
 from sweeps.compose import compose
@@ -108,7 +107,7 @@ def ceiling(trainer: Trainer) -> float:
     longest = np.argsort(-lengths)[:lanes]
     starts = np.minimum(window * np.arange(8)[:, None], lengths[longest] - window)
     ready = [
-        trainer.batches.cut(np.stack([longest, start, np.full(lanes, window)], axis=1))
+        trainer.batches.cut(np.stack([longest, start, np.full(lanes, window)], axis=1)[:, None])
         for start in starts
     ]
     trainer.model.train()
@@ -145,7 +144,7 @@ def authors(trainer: Trainer) -> tuple[float, float]:
             torch.from_numpy(real),
             torch.from_numpy(labels),
             torch.from_numpy(mask),
-            torch.ones(len(videos), dtype=torch.bool),
+            torch.zeros(real.shape, dtype=torch.bool),
         )
         states: States = {}
         for start in range(0, longest, window):
@@ -155,9 +154,9 @@ def authors(trainer: Trainer) -> tuple[float, float]:
                 whole.real[:, part],
                 whole.labels[:, part],
                 whole.mask[:, part],
-                whole.begins if start == 0 else ~whole.begins,
+                whole.begins[:, part],
             )
-            outputs, states = model(batch.x, batch.real, restart(states, batch), None)
+            outputs, states = model(batch.x, batch.real, states)
             losses, _ = trainer._losses(outputs, batch)
             optimizer.zero_grad()
             torch.stack(list(losses.values())).sum().backward()

@@ -8,6 +8,7 @@ Shapes: B windows, T frames, F features, H hidden.
 """
 
 import math
+from itertools import pairwise
 from typing import ClassVar
 
 import torch
@@ -38,7 +39,11 @@ class Encoder(nn.Module):
     hidden: int
 
     def forward(
-        self, x: Float[Tensor, "B T F"], real: Bool[Tensor, "B T"], state: State
+        self,
+        x: Float[Tensor, "B T F"],
+        real: Bool[Tensor, "B T"],
+        state: State,
+        begins: Bool[Tensor, "B T"] | None = None,
     ) -> tuple[Float[Tensor, "B T H"], State]:
         """Encode windows.
 
@@ -46,7 +51,9 @@ class Encoder(nn.Module):
             x: Features, z-scored; padding stands at the end of a window.
             real: Which frames are no padding. Padding never changes a real frame's output.
             state: What the previous window of each lane left behind, batch first and detached, or
-                None at the start; lanes in which a video begins are 0.
+                None at the start; it may have lanes more, that have run out since.
+            begins: Frames at which a video begins, which hear nothing of what was before; on the
+                CPU. A window is walked in as many stretches as that takes.
         """
         raise NotImplementedError
 
@@ -73,18 +80,34 @@ class Recurrent(Encoder):
         self.dropout = nn.Dropout(dropout)
 
     def forward(
-        self, x: Float[Tensor, "B T F"], real: Bool[Tensor, "B T"], state: State
+        self,
+        x: Float[Tensor, "B T F"],
+        real: Bool[Tensor, "B T"],
+        state: State,
+        begins: Bool[Tensor, "B T"] | None = None,
     ) -> tuple[Float[Tensor, "B T H"], State]:
         """Encode windows, each lane going on from its state."""
-        y, last = self.stack(x, self._to_torch(state))
-        return self.dropout(y), self._from_torch(last)
+        if state is not None:
+            state = tuple(part[: len(x)] for part in state)
+        starts = [] if begins is None else begins.any(dim=0).nonzero().flatten().tolist()
+        outputs = []
+        for start, stop in pairwise(sorted({0, *starts, x.shape[1]})):
+            if begins is not None and state is not None and start in starts:
+                goes_on = ~begins[:, start].to(x.device)
+                state = tuple(p * goes_on.view(-1, *[1] * (p.dim() - 1)) for p in state)
+            y, last = self.stack(x[:, start:stop], self._to_torch(state))
+            state = self._from_torch(last)
+            outputs.append(y)
+        y = outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1)
+        return self.dropout(y), tuple(part.detach() for part in state or ())
 
     @staticmethod
-    def _from_torch(last: Tensor | tuple[Tensor, ...]) -> State:
+    def _from_torch(last: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         parts = last if isinstance(last, tuple) else (last,)
-        return tuple(part.detach().transpose(0, 1) for part in parts)
+        return tuple(part.transpose(0, 1) for part in parts)
 
-    def _to_torch(self, state: State) -> Tensor | tuple[Tensor, ...] | None:
+    @staticmethod
+    def _to_torch(state: State) -> Tensor | tuple[Tensor, ...] | None:
         if state is None:
             return None
         parts = tuple(part.transpose(0, 1).contiguous() for part in state)
@@ -136,7 +159,11 @@ class Transformer(Encoder):
             each.self_attn.in_proj_bias.register_hook(_without_keys)
 
     def forward(
-        self, x: Float[Tensor, "B T F"], real: Bool[Tensor, "B T"], state: State
+        self,
+        x: Float[Tensor, "B T F"],
+        real: Bool[Tensor, "B T"],
+        state: State,
+        begins: Bool[Tensor, "B T"] | None = None,
     ) -> tuple[Float[Tensor, "B T H"], State]:
         """Encode windows; no frame attends to padding."""
         x = self.project(x)
@@ -171,7 +198,11 @@ class PerFrame(Encoder):
         )
 
     def forward(
-        self, x: Float[Tensor, "B T F"], real: Bool[Tensor, "B T"], state: State
+        self,
+        x: Float[Tensor, "B T F"],
+        real: Bool[Tensor, "B T"],
+        state: State,
+        begins: Bool[Tensor, "B T"] | None = None,
     ) -> tuple[Float[Tensor, "B T H"], State]:
         """Encode frames."""
         return self.layers(x), None

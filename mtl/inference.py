@@ -45,16 +45,6 @@ class TrialData:
     prior: Float[np.ndarray, "22"]
 
 
-def restart(states: States, batch: Batch) -> States:
-    """The carried states of the batch's lanes, 0 where a sequence begins."""
-    goes_on = ~batch.begins
-    lanes = len(goes_on)
-    return {
-        name: tuple(part[:lanes] * goes_on.view(-1, *[1] * (part.dim() - 1)) for part in parts)
-        for name, parts in states.items()
-    }
-
-
 @torch.inference_mode()
 def predict(
     model: Framework,
@@ -85,7 +75,7 @@ def predict(
         batches = Batches(part.sequences, data.mean, data.std, device, dtype)
         for windows, batch in zip(schedule, batches(schedule), strict=True):
             with autocast(device, precision):
-                raw, states = model(batch.x, batch.real, restart(states, batch))
+                raw, states = model(batch.x, batch.real, states, None, batch.begins)
             stitch.add(windows, _output_rows(raw, batch))
         stitch.sums, stitch.counts = workers.total(stitch.sums), workers.total(stitch.counts)
         has = part.source >= 0

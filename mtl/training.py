@@ -16,7 +16,7 @@ from mtl.checkpoint import pack, unpack
 from mtl.config import OptimConfig, TrialConfig
 from mtl.errors import InputError
 from mtl.frameworks import Outputs, States, Truth
-from mtl.inference import TrialData, Weights, predict, restart
+from mtl.inference import TrialData, Weights, predict
 from mtl.losses import LOSSES, Loss
 from mtl.model import autocast, build_model, choose_device, choose_precision, parameter_dtype
 from mtl.strict import Component
@@ -216,7 +216,7 @@ class Trainer:
         means = (totals / len(schedule)).tolist()
         return {
             "losses": dict(zip(self.data.tasks, means, strict=True)),
-            "frames": int(schedule[:, :, 2].sum()),
+            "frames": int(schedule[..., 2].sum()),
             "seconds": time.perf_counter() - started,
             "data_seconds": waited,
         }
@@ -248,7 +248,7 @@ class Trainer:
         self, batch: Batch, states: States, truth: Truth | None
     ) -> tuple[dict[str, Tensor], States]:
         with autocast(self.device, self.precision):
-            outputs, states = self.wrapped(batch.x, batch.real, restart(states, batch), truth)
+            outputs, states = self.wrapped(batch.x, batch.real, states, truth, batch.begins)
         losses, labelled = self._losses(outputs, batch)
         self.optimizer.zero_grad(set_to_none=True)
         self.balancing.backward(losses, labelled, self.shared, self.scaler.scale)

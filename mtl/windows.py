@@ -1,11 +1,11 @@
 """Windows of sequences: scheduled, cut into batches, stitched together again.
 
-A schedule says for each step and lane which frames of which sequence come next. It follows from the
-lengths, the number of lanes, the seed and the epoch alone, so that any number of workers, each
-taking every W-th lane, trains on the same global batches. A lane that has run out has length 0;
-such lanes come last.
+A schedule says for each step and lane which frames of which sequences come next, piece after piece.
+It follows from the lengths, the number of lanes, the seed and the epoch alone, so that any number
+of workers, each taking every W-th lane, trains on the same global batches. A piece of length 0 is
+none; such pieces, and lanes without any other, come last.
 
-Shapes: S steps, B lanes, T frames of a window, F features of all sets together.
+Shapes: S steps, B lanes, P pieces, T frames of a window, F features of all sets together.
 """
 
 from collections.abc import Iterator, Sequence
@@ -19,17 +19,19 @@ from torch import Tensor
 from mtl.sequences import VideoSequence
 from mtl.tasks import LABEL_COLUMNS, OUTPUT_COLUMNS
 
-Schedule = Int[np.ndarray, "S B 3"]
-"""(sequence, start, length) for each step and lane."""
+Schedule = Int[np.ndarray, "S B P 3"]
+"""(sequence, start, length) of each piece of each lane's window, for each step."""
+Piece = tuple[int, int, int]
 
 
 def carried_schedule(
     lengths: Sequence[int], lanes: int, window_frames: int, random: np.random.Generator | None
 ) -> Schedule:
-    """For an encoder that carries its state: each lane walks whole sequences from their start.
+    """For an encoder that carries its state: each lane walks whole sequences, one after the other.
 
-    Sequences go, longest first, to the lane with the least to do; ``random`` then shuffles them
-    within their lane (None: the order stays).
+    A window may hold the end of one and the beginning of the next, so that only a lane's own end is
+    padding. Sequences go, longest first, to the lane with the least to do; ``random`` then shuffles
+    them within their lane (None: the order stays).
     """
     queues: list[list[int]] = [[] for _ in range(min(lanes, len(lengths)))]
     load = np.zeros(len(queues), int)
@@ -37,12 +39,28 @@ def carried_schedule(
     for sequence in sorted(order, key=lambda i: -lengths[i]):
         lane = int(load.argmin())
         queues[lane].append(int(sequence))
-        load[lane] += -(-lengths[sequence] // window_frames)
+        load[lane] += lengths[sequence]
     if random:
         for queue in queues:
             random.shuffle(queue)
     queues = [queues[lane] for lane in np.argsort(-load, kind="stable")]
-    return _stacked([[w for i in q for w in _cut(i, lengths[i], window_frames)] for q in queues])
+    return _stacked([_walk(queue, lengths, window_frames) for queue in queues])
+
+
+def _walk(queue: Sequence[int], lengths: Sequence[int], window_frames: int) -> list[list[Piece]]:
+    """The windows of sequences that follow each other, full but for the last."""
+    windows: list[list[Piece]] = []
+    room = 0
+    for sequence in queue:
+        at = 0
+        while at < lengths[sequence]:
+            if not room:
+                windows.append([])
+                room = window_frames
+            taken = min(room, lengths[sequence] - at)
+            windows[-1].append((sequence, at, taken))
+            at, room = at + taken, room - taken
+    return windows
 
 
 def free_schedule(
@@ -55,7 +73,7 @@ def free_schedule(
     the steps are shuffled. Without: windows that overlap by half, so that each frame is seen with
     what is around it; their predictions are averaged.
     """
-    windows: list[tuple[int, int, int]] = []
+    windows: list[Piece] = []
     for sequence, length in enumerate(lengths):
         if random:
             phase = int(random.integers(1, min(window_frames, length) + 1))
@@ -65,31 +83,32 @@ def free_schedule(
             starts = sorted({*range(0, last, window_frames // 2), last})
             windows += [(sequence, start, min(window_frames, length)) for start in starts]
     if random is None:
-        return _stacked([windows[lane::lanes] for lane in range(min(lanes, len(windows)))])
+        side_by_side = [windows[lane::lanes] for lane in range(min(lanes, len(windows)))]
+        return _stacked([[[window] for window in lane] for lane in side_by_side])
     shuffled = [windows[i] for i in random.permutation(len(windows))]
-    steps: list[list[tuple[int, int, int]]] = [[]]
+    steps: list[list[list[Piece]]] = [[]]
     for window in sorted(shuffled, key=lambda window: window[2]):
         if (len(steps[-1]) + 1) * window[2] > lanes * window_frames:
             steps.append([])
-        steps[-1].append(window)
+        steps[-1].append([window])
     random.shuffle(steps)
     return _stacked(steps).swapaxes(0, 1)
 
 
-def _cut(
-    sequence: int, length: int, window_frames: int, start: int = 0
-) -> list[tuple[int, int, int]]:
+def _cut(sequence: int, length: int, window_frames: int, start: int) -> list[Piece]:
     return [
         (sequence, at, min(window_frames, length - at))
         for at in range(start, length, window_frames)
     ]
 
 
-def _stacked(lanes: Sequence[Sequence[tuple[int, int, int]]]) -> Schedule:
+def _stacked(lanes: Sequence[Sequence[Sequence[Piece]]]) -> Schedule:
     """Of the lanes' windows, or, its first two axes swapped, of the steps'."""
-    schedule = np.zeros((max(map(len, lanes)), len(lanes), 3), int)
+    most = max(len(window) for windows in lanes for window in windows)
+    schedule = np.zeros((max(map(len, lanes)), len(lanes), most, 3), int)
     for lane, windows in enumerate(lanes):
-        schedule[: len(windows), lane] = windows
+        for step, pieces in enumerate(windows):
+            schedule[step, lane, : len(pieces)] = pieces
     return schedule
 
 
@@ -101,14 +120,15 @@ class Batch:
         x: Features.
         real: Which frames are no padding.
         labels: With ``mask``: what is known of each frame.
-        begins: Lanes in which a sequence begins, whose state is therefore 0.
+        begins: Frames at which a sequence begins, before which the state is therefore 0; it stays
+            on the CPU, where the window is cut at them.
     """
 
     x: Float[Tensor, "B T F"]
     real: Bool[Tensor, "B T"]
     labels: Float[Tensor, "B T 15"]
     mask: Bool[Tensor, "B T 15"]
-    begins: Bool[Tensor, " B"]
+    begins: Bool[Tensor, "B T"]
 
 
 class Batches:
@@ -126,41 +146,45 @@ class Batches:
         self.mean = torch.from_numpy(np.array(mean, np.float32)).to(device, dtype)
         self.scale = torch.from_numpy((1 / np.asarray(std)).astype(np.float32)).to(device, dtype)
         self.device, self.dtype = device, dtype
+        self.stored = np.result_type(*{r.window(0, 1).dtype for r in sequences[0].features})
 
     def __call__(self, schedule: Schedule) -> Iterator[Batch]:
         """The batches of a schedule."""
         return (self.cut(step) for step in schedule)
 
-    def cut(self, step: Int[np.ndarray, "B 3"]) -> Batch:
+    def cut(self, step: Int[np.ndarray, "B P 3"]) -> Batch:
         """The batch of one step of a schedule, without idle lanes; one frame of padding where all
         are idle.
         """
-        step = step[: max(1, np.count_nonzero(step[:, 2]))]
-        lanes, frames = len(step), max(1, int(step[:, 2].max()))
-        cut = [
-            [rows.window(start, length) for rows in self.sequences[index].features]
-            for index, start, length in step.tolist()
-        ]
-        stored = np.result_type(*{values.dtype for values in cut[0]})
-        x = np.zeros((lanes, frames, len(self.mean)), stored)
+        lengths = step[:, :, 2].sum(axis=1)
+        lanes, frames = max(1, int(np.count_nonzero(lengths))), max(1, int(lengths.max()))
+        step, lengths = step[:lanes], lengths[:lanes]
+        x = np.zeros((lanes, frames, len(self.mean)), self.stored)
         labels = np.zeros((lanes, frames, len(LABEL_COLUMNS)), np.float32)
         mask = np.zeros(labels.shape, bool)
-        for lane, (index, start, length) in enumerate(step.tolist()):
-            sequence = self.sequences[index]
-            labels[lane, :length] = sequence.labels[start : start + length]
-            mask[lane, :length] = sequence.mask[start : start + length]
-            np.concatenate(cut[lane], axis=1, out=x[lane, :length])
-        real = torch.from_numpy(np.arange(frames) < step[:, 2:]).to(self.device)
+        begins = np.zeros((lanes, frames), bool)
+        for lane, pieces in enumerate(step.tolist()):
+            here = 0
+            for index, start, length in pieces:
+                if length:
+                    sequence, stop = self.sequences[index], here + length
+                    sets = [rows.window(start, length) for rows in sequence.features]
+                    np.concatenate(sets, axis=1, out=x[lane, here:stop])
+                    labels[lane, here:stop] = sequence.labels[start : start + length]
+                    mask[lane, here:stop] = sequence.mask[start : start + length]
+                    begins[lane, here] = start == 0
+                    here = stop
+        real = torch.from_numpy(np.arange(frames) < lengths[:, None]).to(self.device)
         features = torch.from_numpy(x).to(self.device, non_blocking=True).to(self.dtype)
         features = features.sub_(self.mean).mul_(self.scale)
-        if step[:, 2].min() < frames:
+        if lengths.min() < frames:
             features *= real[:, :, None]
         return Batch(
             features,
             real,
             torch.from_numpy(labels).to(self.device, self.dtype, non_blocking=True),
             torch.from_numpy(mask).to(self.device, non_blocking=True),
-            torch.from_numpy(step[:, 1] == 0).to(self.device),
+            torch.from_numpy(begins),
         )
 
 
@@ -172,12 +196,15 @@ class Stitch:
         self.sums = np.zeros((self.starts[-1], len(OUTPUT_COLUMNS)), np.float32)
         self.counts = np.zeros(self.starts[-1], np.float32)
 
-    def add(self, step: Int[np.ndarray, "B 3"], outputs: Float[np.ndarray, "A T 22"]) -> None:
+    def add(self, step: Int[np.ndarray, "B P 3"], outputs: Float[np.ndarray, "A T 22"]) -> None:
         """The outputs of one step of a schedule: of its lanes that are not idle, A of them."""
-        for (sequence, start, length), rows in zip(step.tolist(), outputs, strict=False):
-            first = self.starts[sequence] + start
-            self.sums[first : first + length] += rows[:length]
-            self.counts[first : first + length] += 1
+        for pieces, rows in zip(step.tolist(), outputs, strict=False):
+            here = 0
+            for sequence, start, length in pieces:
+                first = self.starts[sequence] + start
+                self.sums[first : first + length] += rows[here : here + length]
+                self.counts[first : first + length] += 1
+                here += length
 
     def rows(self) -> Float[np.ndarray, "N 22"]:
         """The outputs of all sequences, one after the other."""

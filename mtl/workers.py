@@ -44,7 +44,7 @@ class Workers:
             return cls()
         return cls(dist.get_rank(), dist.get_world_size())
 
-    def lanes(self, schedule: Schedule) -> Int[np.ndarray, "S L 3"]:
+    def lanes(self, schedule: Schedule) -> Int[np.ndarray, "S L P 3"]:
         """This worker's lanes of a global schedule: rank, rank + size, ...
 
         Idle lanes are added until each worker has equally many, and at least one.
@@ -52,7 +52,8 @@ class Workers:
         if self.size == 1:
             return schedule
         steps, lanes = schedule.shape[:2]
-        padded = np.zeros((steps, -(-lanes // self.size) * self.size, 3), schedule.dtype)
+        each = -(-lanes // self.size)
+        padded = np.zeros((steps, each * self.size, *schedule.shape[2:]), schedule.dtype)
         padded[:, :lanes] = schedule
         return padded[:, self.rank :: self.size]
 

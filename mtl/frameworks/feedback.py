@@ -107,9 +107,10 @@ class Feedback(Framework):
         real: Bool[Tensor, "B T"],
         states: States | None,
         truth: Truth | None = None,
+        begins: Bool[Tensor, "B T"] | None = None,
     ) -> tuple[Outputs, States]:
         """The targets' top layers hear the sources; nothing flows back."""
-        walk = Walk(real, states)
+        walk = Walk(real, states, begins)
         bottom = walk.encode("bottom", self.bottom, x)
         outputs: Outputs = {}
         hidden: dict[str, Tensor] = {}

@@ -76,6 +76,7 @@ class Framework(nn.Module):
         real: Bool[Tensor, "B T"],
         states: States | None,
         truth: Truth | None = None,
+        begins: Bool[Tensor, "B T"] | None = None,
     ) -> tuple[Outputs, States]:
         """Raw outputs (B, T, C) of each task.
 
@@ -84,6 +85,7 @@ class Framework(nn.Module):
             real: Which frames are no padding.
             states: What the previous window of each lane left behind; None at the start.
             truth: Labels to be shown; none at evaluation.
+            begins: Frames at which a video begins.
 
         Returns:
             The outputs, and the states to carry.
@@ -94,8 +96,13 @@ class Framework(nn.Module):
 class Walk:
     """One window's way through encoders, each with its own carried state."""
 
-    def __init__(self, real: Bool[Tensor, "B T"], states: States | None) -> None:
-        self.real, self._before = real, states or {}
+    def __init__(
+        self,
+        real: Bool[Tensor, "B T"],
+        states: States | None,
+        begins: Bool[Tensor, "B T"] | None,
+    ) -> None:
+        self.real, self._before, self._begins = real, states or {}, begins
         self.states: States = {}
 
     def encode(
@@ -103,7 +110,7 @@ class Walk:
     ) -> Float[Tensor, "B T H"]:
         """The hidden vectors of encoder ``name``."""
         h: Tensor
-        h, state = encoder(x, self.real, self._before.get(name))
+        h, state = encoder(x, self.real, self._before.get(name), self._begins)
         if state is not None:
             self.states[name] = state
         return h

@@ -26,9 +26,10 @@ class SingleTask(Framework):
         real: Bool[Tensor, "B T"],
         states: States | None,
         truth: Truth | None = None,
+        begins: Bool[Tensor, "B T"] | None = None,
     ) -> tuple[Outputs, States]:
         """Each task's head over its own encoder."""
-        walk = Walk(real, states)
+        walk = Walk(real, states, begins)
         outputs = {
             task: head(walk.encode(task, self.encoders[task], x))
             for task, head in self.heads.items()
@@ -52,9 +53,10 @@ class ShareEncoder(Framework):
         real: Bool[Tensor, "B T"],
         states: States | None,
         truth: Truth | None = None,
+        begins: Bool[Tensor, "B T"] | None = None,
     ) -> tuple[Outputs, States]:
         """Each task's head over the one encoder."""
-        walk = Walk(real, states)
+        walk = Walk(real, states, begins)
         h = walk.encode("encoder", self.encoder, x)
         return {task: head(h) for task, head in self.heads.items()}, walk.states
 
@@ -83,9 +85,10 @@ class ShareBottom(Framework):
         real: Bool[Tensor, "B T"],
         states: States | None,
         truth: Truth | None = None,
+        begins: Bool[Tensor, "B T"] | None = None,
     ) -> tuple[Outputs, States]:
         """Each task's head over its top layers over the one bottom."""
-        walk = Walk(real, states)
+        walk = Walk(real, states, begins)
         bottom = walk.encode("bottom", self.bottom, x)
         outputs = {
             task: head(walk.encode(task, self.tops[task], bottom))

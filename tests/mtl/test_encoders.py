@@ -1,4 +1,5 @@
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -93,6 +94,48 @@ def test_windows_with_a_carried_state_equal_the_whole(name: str, cuts: tuple[int
         part, state = encoder(window, mask, state)
         outputs.append(part)
     close(torch.cat(outputs, dim=1), whole)
+
+
+@pytest.mark.parametrize("name", CARRYING)
+def test_a_video_that_begins_in_a_window_hears_nothing_of_the_one_before(name: str) -> None:
+    encoder = make(name)
+    x, real = inputs((6, 6, 6))
+    _, before = encoder(x.flip(1), real, None)
+    begins = torch.zeros(3, 6, dtype=torch.bool)
+    begins[0, 2] = begins[0, 5] = begins[1, 0] = begins[1, 5] = True
+    whole, after = encoder(x, real, before, begins)
+    for lane, cuts in enumerate([(0, 2, 5, 6), (0, 5, 6), (0, 6)]):
+        for start, stop in pairwise(cuts):
+            own = None if begins[lane, start] else tuple(p[lane : lane + 1] for p in before)
+            here = slice(lane, lane + 1), slice(start, stop)
+            alone, left = encoder(x[here], real[here], own)
+            close(whole[here], alone)
+        for part, expected in zip(after, left, strict=True):
+            close(part[lane], expected[0])
+
+
+@pytest.mark.parametrize("name", CARRYING)
+def test_the_gradient_goes_back_to_where_a_video_begins_and_no_further(name: str) -> None:
+    encoder = make(name)
+    x, real = inputs((6, 6))
+    begins = torch.zeros(2, 6, dtype=torch.bool)
+    begins[0, 2] = True
+    x.requires_grad_()
+    encoder(x, real, None, begins)[0][:, 5].square().sum().backward()
+    assert not x.grad[0, :2].any()
+    assert x.grad[0, 2:].any(dim=1).all()
+    assert x.grad[1].any(dim=1).all()
+
+
+@pytest.mark.parametrize("name", CARRYING)
+def test_lanes_that_have_run_out_are_forgotten(name: str) -> None:
+    encoder = make(name)
+    x, real = inputs((4, 4, 4))
+    _, before = encoder(x, real, None)
+    first, _ = encoder(x, real, before)
+    fewer, state = encoder(x[:2], real[:2], before)
+    close(fewer, first[:2])
+    assert {len(part) for part in state} == {2}
 
 
 @pytest.mark.parametrize("name", CARRYING)

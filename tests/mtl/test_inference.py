@@ -8,7 +8,7 @@ from laws import CARRYING, ENCODER_NAMES, MODELS, TOLERANCE, config, data, model
 from mtl import inference
 from mtl.config import TrialConfig
 from mtl.encoders import ENCODERS
-from mtl.inference import predict, predict_best, restart
+from mtl.inference import predict, predict_best
 from mtl.sequences import Part, VideoSequence
 from mtl.tasks import TASKS
 from mtl.windows import Batches, carried_schedule, free_schedule
@@ -88,22 +88,6 @@ def test_a_video_s_first_frame_knows_nothing_of_the_video_before(encoder: str) -
     np.testing.assert_allclose(predicted(trial, both)[7:], small, atol=TOLERANCE, rtol=0)
 
 
-@pytest.mark.parametrize("encoder", CARRYING)
-def test_a_state_restarts_in_lanes_that_begin(encoder: str) -> None:
-    trial, zoo = config(encoder), data()
-    cut = Batches(zoo.train, zoo.mean, zoo.std, CPU).cut
-    network = model(trial).eval()
-    before, after = cut(np.array([[0, 0, 3], [2, 0, 3]])), cut(np.array([[0, 3, 3], [1, 0, 3]]))
-    assert restart({}, before) == {}
-    _, states = network(before.x, before.real, None)
-    restarted = restart(states, after)
-    assert states.keys() == restarted.keys() == {"encoder"}
-    for old, new in zip(states["encoder"], restarted["encoder"], strict=True):
-        assert torch.equal(new[0], old[0])
-        assert old[1].any()
-        assert not new[1].any()
-
-
 @pytest.mark.parametrize("encoder", ENCODER_NAMES)
 def test_outputs_are_values_and_probabilities(encoder: str) -> None:
     outputs = predicted(config(encoder), part(videos(LENGTHS)))
@@ -134,8 +118,8 @@ def test_windows_are_stitched_by_their_mean(encoder: str) -> None:
     (windows,) = (carried_schedule if carries else free_schedule)((10,), 1, 4, None).swapaxes(0, 1)
     sums, counts, state = np.zeros(10), np.zeros(10), None
     batches = Batches(sequences, zoo.mean, zoo.std, CPU)
-    for window in windows:
-        batch = batches.cut(window[None])
+    for pieces in windows:
+        batch, (window,) = batches.cut(pieces[None]), pieces
         raw, state = network(batch.x, batch.real, state)
         values = raw["valence"].clamp(-1, 1).detach().numpy()
         frames = slice(window[1], window[1] + window[2])

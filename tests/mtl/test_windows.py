@@ -42,8 +42,9 @@ def test_every_training_frame_once_an_epoch(make: Make, lengths: tuple[int, ...]
     for epoch, (lanes, window) in product(range(3), SIZES):
         schedule = make(lengths, lanes, window, np.random.default_rng([0, epoch]))
         assert frames_of(schedule) == Counter(all_frames(lengths))
-        assert schedule[:, :, 2].max() <= window
-        busy, longest = (schedule[:, :, 2] > 0).sum(axis=1), schedule[:, :, 2].max(axis=1)
+        assert schedule[..., 2].sum(axis=2).max() <= window
+        frames = schedule[..., 2].sum(axis=2)
+        busy, longest = (frames > 0).sum(axis=1), frames.max(axis=1)
         assert (busy * longest <= lanes * window).all()
         assert schedule.shape[1] <= (lanes if make is carried_schedule else lanes * window)
 
@@ -51,7 +52,7 @@ def test_every_training_frame_once_an_epoch(make: Make, lengths: tuple[int, ...]
 def test_windows_of_a_length_are_batched_together() -> None:
     """Else a batch would be padded to its longest window: 12 % of this data's epoch."""
     lengths = np.random.default_rng(0).lognormal(6, 0.8, 100).astype(int).tolist()
-    schedule = free_schedule(lengths, 8, 64, np.random.default_rng(0))[:, :, 2]
+    schedule = free_schedule(lengths, 8, 64, np.random.default_rng(0))[..., 2].sum(axis=2)
     padded = (schedule > 0).sum(axis=1) * schedule.max(axis=1)
     assert schedule.sum() / padded.sum() > 0.98
     assert padded.mean() > 0.95 * 8 * 64
@@ -63,14 +64,16 @@ def test_every_frame_is_predicted(make: Make, lengths: tuple[int, ...]) -> None:
     for lanes, window in SIZES:
         schedule = make(lengths, lanes, window, None)
         assert set(frames_of(schedule)) == all_frames(lengths)
-        assert schedule[:, :, 2].max() <= window
+        assert schedule[..., 2].sum(axis=2).max() <= window
 
 
 @every_maker
 @every_length
 def test_no_step_is_empty_and_idle_lanes_come_last(make: Make, lengths: tuple[int, ...]) -> None:
     for random in (None, np.random.default_rng(0)):
-        busy = make(lengths, 3, 4, random)[:, :, 2] > 0
+        busy = make(lengths, 3, 4, random)[..., 2] > 0
+        assert (np.diff(busy.astype(int), axis=2) <= 0).all()
+        busy = busy.any(axis=2)
         assert busy.any(axis=1).all()
         assert (np.diff(busy.astype(int), axis=1) <= 0).all()
         if make is carried_schedule:  # else the states of one lane would become another's
@@ -85,29 +88,32 @@ def test_a_carried_lane_walks_videos_from_start_to_end(
     for lanes, window in SIZES:
         random = None if seed is None else np.random.default_rng(seed)
         schedule = carried_schedule(lengths, lanes, window, random)
-        for lane in schedule.transpose(1, 0, 2):
-            assert_walks(lane[lane[:, 2] > 0].tolist(), lengths, window)
+        for lane in schedule.swapaxes(0, 1):
+            frames = lane[..., 2].sum(axis=1)
+            frames = frames[frames > 0]
+            assert (frames[:-1] == window).all()
+            pieces = lane.reshape(-1, 3)
+            assert_walks(pieces[pieces[:, 2] > 0].tolist(), lengths)
 
 
-def assert_walks(windows: list[list[int]], lengths: tuple[int, ...], window: int) -> None:
-    """Each window goes on where the last ended, or there a video ended and the next begins."""
+def assert_walks(pieces: list[list[int]], lengths: tuple[int, ...]) -> None:
+    """Each piece goes on where the last ended, or there a video ended and the next begins."""
     before, at, end = -1, -1, -1
-    for sequence, start, length in windows:
+    for sequence, start, length in pieces:
         if start == 0:
             assert at == end
         else:
             assert (sequence, start) == (before, at)
         before, at, end = sequence, start + length, lengths[sequence]
-        assert length == min(window, end - start)
     assert at == end
 
 
 @every_length
 def test_carried_lanes_are_about_equally_long(lengths: tuple[int, ...]) -> None:
-    """The longest lane is at most a video's windows above the shortest."""
+    """The longest lane is at most a video above the shortest."""
     schedule = carried_schedule(lengths, 3, 2, np.random.default_rng(0))
-    busy = (schedule[:, :, 2] > 0).sum(axis=0)
-    assert busy.max() - busy.min() <= -(-max(lengths) // 2)
+    frames = schedule[..., 2].sum(axis=(0, 2))
+    assert frames.max() - frames.min() <= max(lengths)
 
 
 @every_length
@@ -178,6 +184,10 @@ def by_hand(lengths: tuple[int, ...], sequence: int, frame: int) -> np.ndarray:
     return (np.concatenate(values).astype(float) - zoo.mean) / zoo.std
 
 
+def frames_in(pieces: list[list[int]]) -> list[tuple[int, int]]:
+    return [(i, k) for i, start, length in pieces for k in range(start, start + length)]
+
+
 @every_maker
 @pytest.mark.parametrize("seed", [None, 0])
 def test_batches_hold_the_scheduled_frames(make: Make, seed: int | None) -> None:
@@ -189,32 +199,31 @@ def test_batches_hold_the_scheduled_frames(make: Make, seed: int | None) -> None
     assert len(made) == len(schedule)
     for batch, step in zip(made, schedule.tolist(), strict=True):
         assert batch.x.shape == (*batch.real.shape, WIDTH)
-        busy = [window for window in step if window[2]]
-        assert len(batch.real) == len(busy)
-        for lane, (i, start, length) in enumerate(busy):
-            assert batch.real[lane].tolist() == [k < length for k in range(batch.real.shape[1])]
-            assert batch.begins[lane] == (start == 0)
-            frames = slice(start, start + length)
-            for k in range(length):
-                expected = by_hand(lengths, i, start + k)
-                np.testing.assert_allclose(batch.x[lane, k], expected, atol=1e-5)
-            assert np.array_equal(batch.labels[lane, :length], sequences[i].labels[frames])
-            assert np.array_equal(batch.mask[lane, :length], sequences[i].mask[frames])
+        lanes = [frames for frames in map(frames_in, step) if frames]
+        assert len(batch.real) == len(lanes)
+        for lane, frames in enumerate(lanes):
+            padding = batch.real.shape[1] - len(frames)
+            assert batch.real[lane].tolist() == [True] * len(frames) + [False] * padding
+            assert batch.begins[lane].tolist() == [k == 0 for _, k in frames] + [False] * padding
+            for at, (i, k) in enumerate(frames):
+                np.testing.assert_allclose(batch.x[lane, at], by_hand(lengths, i, k), atol=1e-5)
+                assert np.array_equal(batch.labels[lane, at], sequences[i].labels[k])
+                assert np.array_equal(batch.mask[lane, at], sequences[i].mask[k])
         assert_padding_is_empty(batch)
 
 
 def test_a_step_of_idle_lanes_alone_is_one_empty_frame() -> None:
-    batch = batches((9, 4)).cut(np.zeros((2, 3), int))
+    batch = batches((9, 4)).cut(np.zeros((2, 1, 3), int))
     assert batch.x.shape == (1, 1, WIDTH)
     assert not batch.real.any()
-    assert batch.begins.all()
+    assert not batch.begins.any()
     assert_padding_is_empty(batch)
 
 
 def test_batches_in_double_precision() -> None:
     zoo = data((9, 4))
     cut = Batches(zoo.train, zoo.mean, zoo.std, torch.device("cpu"), torch.float64).cut
-    batch = cut(np.array([[1, 1, 3]]))
+    batch = cut(np.array([[[1, 1, 3]]]))
     assert batch.x.dtype == batch.labels.dtype == torch.float64
     for k in range(3):
         expected = by_hand((9, 4), 1, 1 + k)
@@ -257,10 +266,11 @@ def cut_and_stitched(rows: np.ndarray, lengths: tuple[int, ...], schedule: Sched
     starts = np.concatenate([[0], np.cumsum(lengths)])
     stitch = Stitch(lengths)
     for step in schedule:
-        outputs = np.full((len(step), int(step[:, 2].max()), rows.shape[1]), np.nan, np.float32)
-        for lane, (i, at, length) in enumerate(step.tolist()):
-            first = starts[i] + at
-            outputs[lane, :length] = rows[first : first + length]
+        longest = int(step[..., 2].sum(axis=1).max())
+        outputs = np.full((len(step), longest, rows.shape[1]), np.nan, np.float32)
+        for lane, pieces in enumerate(step.tolist()):
+            for at, (i, k) in enumerate(frames_in(pieces)):
+                outputs[lane, at] = rows[starts[i] + k]
         stitch.add(step, outputs)
     return stitch.rows()
 
@@ -283,6 +293,7 @@ def test_overlapping_windows_are_averaged() -> None:
     stitch = Stitch((3, 2))
     width = len(OUTPUT_COLUMNS)
     outputs = np.arange(1, 5, dtype=np.float32)[:, None, None] * np.ones((4, 2, width), np.float32)
-    stitch.add(np.array([[0, 0, 2], [0, 1, 2], [1, 0, 2], [0, 0, 0]]), outputs)
+    windows = np.array([[0, 0, 2], [0, 1, 2], [1, 0, 2], [0, 0, 0]])
+    stitch.add(windows[:, None], outputs)
     expected = np.array([1, 1.5, 2, 3, 3], np.float32)
     assert np.array_equal(stitch.rows(), np.repeat(expected[:, None], width, 1))

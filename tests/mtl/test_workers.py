@@ -87,7 +87,7 @@ def test_these_runs_have_the_hard_cases(make: Any, size: int) -> None:
     for lanes in (1, 3):
         schedule = make(LENGTHS, lanes, 4, np.random.default_rng([0, 1]))
         split = [Workers(rank, size).lanes(schedule) for rank in range(size)]
-        idle += [not part[:, :, 2].any(axis=1).all() for part in split]
+        idle += [not part[..., 2].any(axis=(1, 2)).all() for part in split]
         known = np.array([[labelled(zoo, step) for step in part] for part in split])
         assert (known.sum(axis=0) == 0).any()
         assert (known.sum(axis=0) == 1).any()
@@ -96,7 +96,8 @@ def test_these_runs_have_the_hard_cases(make: Any, size: int) -> None:
 
 def labelled(zoo: TrialData, step: np.ndarray) -> list[bool]:
     """Of which tasks a worker's batch has a label."""
-    masks = [zoo.train[i].mask[start : start + length] for i, start, length in step.tolist()]
+    pieces = step.reshape(-1, 3).tolist()
+    masks = [zoo.train[i].mask[start : start + length] for i, start, length in pieces]
     return [bool(np.concatenate(masks)[:, task.labels].any()) for task in TASKS.values()]
 
 
@@ -216,10 +217,10 @@ def test_one_alone_exchanges_nothing() -> None:
 @pytest.mark.parametrize("size", [1, 2, 3, 5])
 @pytest.mark.parametrize("lanes", [1, 2, 4, 6])
 def test_lanes_are_dealt_out_in_turn(lanes: int, size: int) -> None:
-    schedule = np.arange(1, 2 * lanes * 3 + 1).reshape(2, lanes, 3)
+    schedule = np.arange(1, 2 * lanes * 3 + 1).reshape(2, lanes, 1, 3)
     split = [Workers(rank, size).lanes(schedule) for rank in range(size)]
     width = max(1, -(-lanes // size))
-    assert {part.shape for part in split} == {(2, width, 3)}
-    dealt = np.stack(split, axis=2).reshape(2, width * size, 3)
+    assert {part.shape for part in split} == {(2, width, 1, 3)}
+    dealt = np.stack(split, axis=2).reshape(2, width * size, 1, 3)
     np.testing.assert_array_equal(dealt[:, :lanes], schedule)
     assert not dealt[:, lanes:].any()
