@@ -22,8 +22,9 @@ from unittest.mock import patch
 
 import numpy as np
 import torch
-from mechanisms import JOINED, train
+from mechanisms import JOINED
 from scipy.stats import t as student
+from whole_training import train
 
 from mtl.metrics import scores
 from mtl.postprocess import choose

@@ -21,16 +21,15 @@ from typing import Any
 import numpy as np
 import torch
 from scipy.stats import t as student
+from whole_training import train
 
 from mtl import metrics
-from mtl.config import TrialConfig
-from mtl.inference import TrialData, Weights, predict_best
+from mtl.inference import TrialData
 from mtl.postprocess import choose
 from mtl.sequences import training_prior
 from mtl.synthetic import Demo
 from mtl.synthetic.demo import Planted, plant, write_planted
 from mtl.tasks import EXPRESSION, TASKS, UNITS
-from mtl.training import Trainer
 from sweeps.compose import compose
 from sweeps.plan import divide
 from sweeps.train import Files
@@ -157,19 +156,6 @@ MECHANISMS = {
 }
 
 
-def train(config: TrialConfig, data: TrialData) -> tuple[float, dict[str, np.ndarray]]:
-    """The objective on `select`, and the outputs of each part."""
-    trainer = Trainer(config, data)
-    kept: dict[int, Weights] = {}
-    for result in trainer.epochs():
-        best = set(result.best_epochs.values())
-        if result.epoch in best:
-            kept[result.epoch] = trainer.weights()
-        kept = {epoch: weights for epoch, weights in kept.items() if epoch in best}
-    last = trainer.history[-1]
-    return last.objective, predict_best(config, data, kept, last.best_epochs)
-
-
 def score(measure: str, outputs: np.ndarray, data: TrialData) -> float:
     """On `confirm`."""
     part = data.parts["confirm"]
@@ -195,7 +181,8 @@ def difference(asked: tuple[str, int]) -> tuple[float, float]:
         def trained(words: Sequence[str]) -> tuple[float, dict[str, np.ndarray], TrialData]:
             config = compose([*BASE, f"training.seed={seed}", *words])
             data = slot.of(config)
-            return (*train(config, data), data)
+            epochs, outputs = train(config, data)
+            return epochs[-1].objective, outputs, data
 
         _, outputs, data = trained(mechanism.with_it)
         if mechanism.postprocess:

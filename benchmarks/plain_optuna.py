@@ -18,10 +18,8 @@ import torch
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
+from whole_training import train
 
-from mtl.config import TrialConfig
-from mtl.inference import TrialData, Weights, predict_best
-from mtl.training import EpochResult, Trainer
 from mtl.workers import Workers
 from sweeps.compose import compose
 from sweeps.data import open_data
@@ -75,19 +73,6 @@ def read_data(file: SearchFile) -> SlotData:
     return SlotData(Files(dataset, listing), listing, parts)
 
 
-def train(config: TrialConfig, data: TrialData, workers: Workers) -> list[EpochResult]:
-    """Train a configuration and predict with its best weights; its epochs."""
-    trainer = Trainer(config, data, workers=workers)
-    kept: dict[int, Weights] = {}
-    for result in trainer.epochs():
-        best = set(result.best_epochs.values())
-        if result.epoch in best:
-            kept[result.epoch] = trainer.weights()
-        kept = {epoch: weights for epoch, weights in kept.items() if epoch in best}
-    predict_best(config, data, kept, trainer.history[-1].best_epochs, workers)
-    return trainer.history
-
-
 def work(space: Path, journal: Path, rank: int = 0, size: int = 1) -> None:
     """Train what waits in the journal, alone or as one of ``size`` that train each model together.
 
@@ -112,7 +97,7 @@ def work(space: Path, journal: Path, rank: int = 0, size: int = 1) -> None:
             break
         started = time.perf_counter()
         config = compose(overrides)
-        epochs = train(config, data.of(config), workers)
+        epochs, _ = train(config, data.of(config), workers)
         if trial and study:
             trial.set_user_attr("seconds", time.perf_counter() - started)
             trial.set_user_attr("epoch_seconds", sum(epoch.seconds for epoch in epochs))

@@ -34,8 +34,9 @@ from typing import Any, NamedTuple
 
 import torch
 from optuna.trial import FrozenTrial
-from plain_optuna import draw, ended, enqueue, read_data, train, working
+from plain_optuna import draw, ended, enqueue, read_data, working
 from sweep import run_sweep, write_space
+from whole_training import train
 
 from mtl.synthetic import Demo, make_demo
 from mtl.workers import Workers
@@ -143,7 +144,8 @@ def measure_documented(
         torch.set_num_threads(1)
         config = compose(asked["overrides"])
         data = read_data(load(space)).of(config)
-        ray.train.report({"score": train(config, data, Workers.joined())[-1].objective})
+        epochs, _ = train(config, data, Workers.joined())
+        ray.train.report({"score": epochs[-1].objective})
 
     def trial(asked: Mapping[str, Any]) -> None:
         trainer = TorchTrainer(

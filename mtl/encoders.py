@@ -8,6 +8,7 @@ Shapes: B windows, T frames, F features, H hidden.
 """
 
 import math
+from abc import ABC, abstractmethod
 from itertools import pairwise
 from typing import ClassVar
 
@@ -21,7 +22,7 @@ from mtl.strict import Positive, Probability
 State = tuple[Tensor, ...] | None
 
 
-class Encoder(nn.Module):
+class Encoder(nn.Module, ABC):
     """One hidden vector for each frame of a window.
 
     Args (of each one's constructor, beside its own):
@@ -38,6 +39,7 @@ class Encoder(nn.Module):
     carries: ClassVar[bool]
     hidden: int
 
+    @abstractmethod
     def forward(
         self,
         x: Float[Tensor, "B T F"],
@@ -55,7 +57,6 @@ class Encoder(nn.Module):
             begins: Frames at which a video begins, which hear nothing of what was before; on the
                 CPU. A window is walked in as many stretches as that takes.
         """
-        raise NotImplementedError
 
 
 class Recurrent(Encoder):

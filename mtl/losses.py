@@ -11,6 +11,7 @@ its config keys.
 Shapes: N frames, C outputs, L labels (1, or 12 action units).
 """
 
+from abc import ABC, abstractmethod
 from typing import Any
 
 import torch
@@ -27,7 +28,7 @@ TINY = 1e-8
 """Base of a power: that of 0 has an infinite derivative for exponents below 1."""
 
 
-class Loss:
+class Loss(ABC):
     """A loss of raw outputs against labels.
 
     Args:
@@ -37,6 +38,7 @@ class Loss:
     def __init__(self, prior: Float[Tensor, " C"]) -> None:
         self.prior = prior.clamp(RAREST, 1 - RAREST)
 
+    @abstractmethod
     def sums(
         self,
         outputs: Float[Tensor, "N C"],
@@ -44,23 +46,22 @@ class Loss:
         mask: Bool[Tensor, "N L"],
     ) -> Float[Tensor, " S"]:
         """Additive, differentiable sums over labelled frames."""
-        raise NotImplementedError
 
+    @abstractmethod
     def value(self, sums: Float[Tensor, " S"]) -> Float[Tensor, ""]:
         """The loss of those sums."""
-        raise NotImplementedError
 
+    @abstractmethod
     def labelled(self, sums: Float[Tensor, " S"]) -> Bool[Tensor, ""]:
         """Whether any frame had a label."""
-        raise NotImplementedError
 
 
 class Mean(Loss):
     """The weighted mean of an elementwise loss over what is labelled: Σ w loss / Σ w."""
 
+    @abstractmethod
     def each(self, outputs: Tensor, labels: Tensor) -> Tensor:
         """The loss of each labelled element, of the mask's shape."""
-        raise NotImplementedError
 
     def weights(self, labels: Tensor) -> Tensor:
         """What each element counts."""

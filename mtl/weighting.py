@@ -6,6 +6,7 @@ A new balancing is one class here, one line in ``BALANCINGS`` and one YAML in
 Evidence: well-tuned fixed weights match or beat the rest (Kurin et al. 2022, Xin et al. 2022).
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import ClassVar
 
@@ -20,7 +21,7 @@ Losses = Mapping[str, Float[Tensor, ""]]
 Labelled = Mapping[str, Bool[Tensor, ""]]
 
 
-class Balancing(nn.Module):
+class Balancing(nn.Module, ABC):
     """How the losses of several tasks become one step.
 
     Attributes:
@@ -32,6 +33,7 @@ class Balancing(nn.Module):
     def begin_epoch(self, history: Sequence[Mapping[str, float]]) -> None:
         """Told the mean losses of the epochs so far."""
 
+    @abstractmethod
     def forward(self, losses: Losses, labelled: Labelled) -> Float[Tensor, ""]:
         """The one loss.
 
@@ -39,7 +41,6 @@ class Balancing(nn.Module):
             losses: Of each task.
             labelled: Whether the batch has a label of it at all; the loss is 0 if not.
         """
-        raise NotImplementedError
 
     def backward(
         self,

@@ -3,6 +3,7 @@
 Shapes: B windows, T frames, F features, H hidden, C outputs of a task.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
@@ -42,7 +43,7 @@ class Parts(Protocol):
         """A task's head."""
 
 
-class Framework(nn.Module):
+class Framework(nn.Module, ABC):
     """Encoders and heads, wired.
 
     Attributes:
@@ -70,6 +71,7 @@ class Framework(nn.Module):
         """The share of labels that it is shown when this share of the training is over."""
         return 0.0
 
+    @abstractmethod
     def forward(
         self,
         x: Float[Tensor, "B T F"],
@@ -90,7 +92,6 @@ class Framework(nn.Module):
         Returns:
             The outputs, and the states to carry.
         """
-        raise NotImplementedError
 
 
 class Walk:

@@ -7,6 +7,7 @@ Every kind says how it is drawn (``suggest``), which of its values are worth a c
 import itertools
 import json
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Annotated, Any
 
@@ -61,12 +62,12 @@ class Range(Strict):
         return f"{self.min} .. {self.max}" + (" log" if self.log else "")
 
 
-class _Categorical(Strict):
+class _Categorical(Strict, ABC):
     """One of ``listed()``."""
 
+    @abstractmethod
     def listed(self) -> list[Any]:
         """All values, in the file's order."""
-        raise NotImplementedError
 
     def suggest(self, trial: optuna.trial.BaseTrial, name: str) -> Any:
         """One of the values; Optuna stores lists and mappings as compact JSON."""

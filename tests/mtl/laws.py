@@ -165,3 +165,11 @@ def inputs(
 def gradients(module: torch.nn.Module) -> list[torch.Tensor]:
     """Copies of all parameters' gradients."""
     return [p.grad.clone() for p in module.parameters() if p.grad is not None]
+
+
+def features_of(video: VideoSequence, at: slice, zoo: TrialData) -> torch.Tensor:
+    half, scattered = video.features
+    assert isinstance(half.index, slice)
+    values = [half.block[half.index][at], scattered.block[scattered.index][at]]
+    joined = np.concatenate([v.astype(np.float32) for v in values], axis=1)
+    return torch.from_numpy((joined - zoo.mean) / zoo.std)[None]

@@ -162,7 +162,9 @@ def test_the_share_that_is_shown_decays_to_none() -> None:
     assert wired("features", ("valence",), ("arousal",)).truth_share(0.0) == 0.0
 
 
-def test_in_training_the_share_of_known_labels_is_shown_and_at_evaluation_none() -> None:
+def test_in_training_the_share_of_known_labels_is_shown_and_at_evaluation_none(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     wiring = {"form": "labels", "sources": ["valence"], "targets": ["arousal"]}
     trial = config("gru", "mlp", "feedback", framework=wiring, training={"epochs": 5})
     trainer = Trainer(trial, data((150,) * 6))
@@ -175,7 +177,7 @@ def test_in_training_the_share_of_known_labels_is_shown_and_at_evaluation_none()
         known.append(batch.mask)
         return batch
 
-    trainer.batches.cut = remember  # type: ignore[method-assign]
+    monkeypatch.setattr(trainer.batches, "cut", remember)
     trainer.model.register_forward_pre_hook(
         lambda module, given: seen.append((module.training, given[3] if len(given) > 3 else None))
     )

@@ -6,25 +6,24 @@ import numpy as np
 import pytest
 import torch
 from laws import (
-    CARRYING,
     ENCODER_NAMES,
     LOSS_OF_KIND,
     MODELS,
     component,
     config,
     data,
+    features_of,
     model,
     part,
     videos,
 )
 from torch.nn import functional
 
-from mtl import metrics
 from mtl.config import TrialConfig
 from mtl.inference import TrialData
 from mtl.sequences import VideoSequence
 from mtl.tasks import TASKS
-from mtl.training import EpochResult, Trainer, TrainingError, lr_factor
+from mtl.training import EpochResult, Trainer, lr_factor
 from mtl.weighting import BALANCINGS
 from mtl.windows import carried_schedule, free_schedule
 
@@ -121,14 +120,6 @@ def plain_loss(task: str, outputs: torch.Tensor, video: VideoSequence, at: slice
         logits = outputs[mask]
         return functional.binary_cross_entropy_with_logits(logits, truth, reduction="sum")
     return (outputs[mask] - truth).square().sum()
-
-
-def features_of(video: VideoSequence, at: slice, zoo: TrialData) -> torch.Tensor:
-    half, scattered = video.features
-    assert isinstance(half.index, slice)
-    values = [half.block[half.index][at], scattered.block[scattered.index][at]]
-    joined = np.concatenate([v.astype(np.float32) for v in values], axis=1)
-    return torch.from_numpy((joined - zoo.mean) / zoo.std)[None]
 
 
 @pytest.mark.parametrize("encoder", ENCODER_NAMES)
@@ -320,169 +311,9 @@ def norms_of(trainer: Trainer) -> list[float]:
     return norms
 
 
-# Scores
-
-
-def scored(monkeypatch: pytest.MonkeyPatch, scores: list[dict[str, float | None]]) -> Trainer:
-    """A trainer whose epochs score so."""
-    given = iter(scores)
-    monkeypatch.setattr(Trainer, "_score_select", lambda self, epoch: next(given))
-    return Trainer(config(training={"epochs": len(scores)}), data())
-
-
-def test_each_task_keeps_its_best_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
-    valence, arousal = (-0.4, -0.1, -0.2, -0.1), (0.1, 0.0, 0.3, 0.2)
-    expression, units = (0.5, 0.5, 0.5, 0.6), (None, None, None, None)
-    columns = zip(valence, arousal, expression, units, strict=True)
-    epochs = scored(monkeypatch, [dict(zip(TASKS, row, strict=True)) for row in columns]).epochs()
-    results = list(epochs)
-    assert [list(r.best_epochs.values()) for r in results] == [
-        [1, 1, 1, 1],
-        [2, 1, 1, 2],
-        [2, 3, 1, 3],
-        [2, 3, 4, 4],
-    ]
-    assert [list(r.best_scores.values()) for r in results] == [
-        [-0.4, 0.1, 0.5, None],
-        [-0.1, 0.1, 0.5, None],
-        [-0.1, 0.3, 0.5, None],
-        [-0.1, 0.3, 0.6, None],
-    ]
-    assert [r.objective for r in results] == pytest.approx([0.35, 0.5, 0.6, 0.7])
-
-
-def test_all_scores_negative_is_still_a_result(monkeypatch: pytest.MonkeyPatch) -> None:
-    scores: dict[str, float | None] = dict.fromkeys(TASKS)
-    trainer = scored(monkeypatch, [scores | {"valence": -0.9}, scores | {"valence": -0.8}])
-    assert [r.objective for r in trainer.epochs()] == [-0.9, -0.8]
-
-
-def test_a_select_part_without_labels_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    trainer = scored(monkeypatch, [dict.fromkeys(TASKS)])
-    with pytest.raises(TrainingError, match="no frame of select has a label of valence, arousal"):
-        next(trainer.epochs())
-
-
-@pytest.mark.parametrize("names", MODELS, ids="-".join)
-def test_scores_are_those_of_select(names: tuple[str, str, str]) -> None:
-    zoo = data()
-    trainer = Trainer(config(*names), zoo)
-    best = dict.fromkeys(TASKS, -math.inf)
-    for result in trainer.epochs():
-        best = {task: max(best[task], result.scores[task]) for task in TASKS}
-        assert result.best_scores == best
-        assert result.objective == metrics.combine(best)
-        for task, epoch in result.best_epochs.items():
-            assert trainer.history[epoch - 1].scores[task] == best[task]
-
-
-@pytest.mark.parametrize("encoder", CARRYING)
-def test_a_score_is_that_of_whole_videos(encoder: str) -> None:
-    zoo = data()
-    trainer = Trainer(config(encoder), zoo)
-    *_, result = trainer.epochs()
-    network, where = trainer.model.eval(), zoo.parts["select"]
-    outputs = [
-        network(features_of(video, slice(None), zoo), torch.ones(1, len(video)).bool(), None)[0]
-        for video in where.sequences
-    ]
-    values = np.concatenate([o["valence"][0].clamp(-1, 1).detach().numpy() for o in outputs])
-    sums = metrics.task_sums(TASKS["valence"], values, where.labels[:, :1], where.mask[:, :1])
-    expected = metrics.task_score(TASKS["valence"], sums)
-    assert result.scores["valence"] == pytest.approx(expected, abs=1e-4)
-
-
 def test_nothing_but_train_and_select_is_read() -> None:
     zoo = data()
     assert run(config(), replace(zoo, parts={"select": zoo.parts["select"]})) == run(config(), zoo)
-
-
-# How it ends early
-
-
-@pytest.mark.parametrize("looks", [0, 1, 2])
-def test_a_stop_ends_without_another_epoch(looks: int) -> None:
-    asked = 0
-
-    def stop() -> bool:
-        nonlocal asked
-        asked += 1
-        return asked > looks
-
-    trainer = Trainer(config(training={"epochs": 50}, optim={"batch_videos": 1}), data())
-    results = list(trainer.epochs(stop))
-    # Eight steps an epoch are looked at before the first and fifth.
-    assert asked == looks + 1
-    assert len(results) == looks // 2 == len(trainer.history)
-
-
-def test_a_stop_takes_few_steps() -> None:
-    stopped = False
-    trainer = Trainer(config(optim={"batch_videos": 1}), data(train=(60,) * 4))
-    steps: list[int] = []
-
-    def count(*_: object) -> None:
-        nonlocal stopped
-        steps.append(1)
-        stopped = len(steps) >= 10
-
-    trainer.optimizer.register_step_post_hook(count)
-    assert not list(trainer.epochs(lambda: stopped))
-    assert len(steps) <= 14
-
-
-def nan_after(trainer: Trainer, steps: int) -> None:
-    """Poison the weights after so many steps."""
-    taken: list[int] = []
-
-    def poison(*_: object) -> None:
-        taken.append(1)
-        if len(taken) == steps:
-            with torch.no_grad():
-                next(trainer.model.parameters()).fill_(math.nan)
-
-    trainer.optimizer.register_step_post_hook(poison)
-
-
-def steps_per_epoch() -> int:
-    schedule = carried_schedule([len(v) for v in data().train], 3, 4, np.random.default_rng(0))
-    return len(schedule)
-
-
-@pytest.mark.parametrize("encoder", ENCODER_NAMES)
-def test_a_loss_that_is_not_finite_names_epoch_and_step(encoder: str) -> None:
-    trainer = Trainer(config(encoder), data())
-    nan_after(trainer, 1)
-    expected = "the loss of valence, arousal, expression, action_units is not finite at epoch 1, "
-    with pytest.raises(TrainingError, match=rf"{expected}step 2: lower optim\.lr = 0\.01"):
-        next(trainer.epochs())
-    assert not trainer.history
-
-
-def test_a_learning_rate_that_blows_up_is_named() -> None:
-    trainer = Trainer(config(optim={"lr": 1e30, "warmup_epochs": 0}), data())
-    with pytest.raises(TrainingError, match=r"not finite at epoch 1, step \d+: .*1e\+30"):
-        list(trainer.epochs())
-
-
-def test_a_feature_that_is_not_finite_is_noticed() -> None:
-    first, *rest = data().train
-    block = first.features[0].block.copy()
-    block[6] = np.nan
-    broken = replace(first, features=(replace(first.features[0], block=block), first.features[1]))
-    zoo = replace(data(), train=(broken, *rest))
-    with pytest.raises(TrainingError, match="not finite at epoch 1"):
-        list(Trainer(config(), zoo).epochs())
-
-
-def test_weights_that_break_in_the_last_step_are_noticed() -> None:
-    trainer = Trainer(config(), data())
-    nan_after(trainer, 2 * steps_per_epoch())
-    epochs = trainer.epochs()
-    next(epochs)
-    with pytest.raises(TrainingError, match="predictions of valence are not finite after epoch 2"):
-        next(epochs)
-    assert len(trainer.history) == 1
 
 
 @pytest.mark.parametrize("encoder", ENCODER_NAMES)

@@ -91,10 +91,10 @@ def test_without_confirm_it_is_said_to_be_of_select(tmp_path: Path) -> None:
     assert "videos of select, raw" in (compare_sweep(sweep.folder, sweep.plan, sweep) or "")
 
 
-def test_one_value_alone_is_no_comparison(tmp_path: Path) -> None:
+def test_one_value_alone_is_no_comparison(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sweep = Compared(tmp_path, "encoder", {"values": ["gru", "lstm"]})
     (name, trials), *_ = sweep.repeats().items()
-    sweep.repeats = lambda: {name: trials}  # type: ignore[method-assign]
+    monkeypatch.setattr(sweep, "repeats", lambda: {name: trials})
     assert compare_sweep(sweep.folder, sweep.plan, sweep) is None
     assert not (sweep.folder / "report").exists()
 

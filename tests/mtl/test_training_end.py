@@ -1,0 +1,101 @@
+"""A training ends early when told to, or when a number is not finite."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from laws import (
+    ENCODER_NAMES,
+    config,
+    data,
+)
+
+from mtl.training import Trainer, TrainingError
+from mtl.windows import carried_schedule
+
+
+@pytest.mark.parametrize("looks", [0, 1, 2])
+def test_a_stop_ends_without_another_epoch(looks: int) -> None:
+    asked = 0
+
+    def stop() -> bool:
+        nonlocal asked
+        asked += 1
+        return asked > looks
+
+    trainer = Trainer(config(training={"epochs": 50}, optim={"batch_videos": 1}), data())
+    results = list(trainer.epochs(stop))
+    # Eight steps an epoch are looked at before the first and fifth.
+    assert asked == looks + 1
+    assert len(results) == looks // 2 == len(trainer.history)
+
+
+def test_a_stop_takes_few_steps() -> None:
+    stopped = False
+    trainer = Trainer(config(optim={"batch_videos": 1}), data(train=(60,) * 4))
+    steps: list[int] = []
+
+    def count(*_: object) -> None:
+        nonlocal stopped
+        steps.append(1)
+        stopped = len(steps) >= 10
+
+    trainer.optimizer.register_step_post_hook(count)
+    assert not list(trainer.epochs(lambda: stopped))
+    assert len(steps) <= 14
+
+
+def nan_after(trainer: Trainer, steps: int) -> None:
+    """Poison the weights after so many steps."""
+    taken: list[int] = []
+
+    def poison(*_: object) -> None:
+        taken.append(1)
+        if len(taken) == steps:
+            with torch.no_grad():
+                next(trainer.model.parameters()).fill_(math.nan)
+
+    trainer.optimizer.register_step_post_hook(poison)
+
+
+def steps_per_epoch() -> int:
+    schedule = carried_schedule([len(v) for v in data().train], 3, 4, np.random.default_rng(0))
+    return len(schedule)
+
+
+@pytest.mark.parametrize("encoder", ENCODER_NAMES)
+def test_a_loss_that_is_not_finite_names_epoch_and_step(encoder: str) -> None:
+    trainer = Trainer(config(encoder), data())
+    nan_after(trainer, 1)
+    expected = "the loss of valence, arousal, expression, action_units is not finite at epoch 1, "
+    with pytest.raises(TrainingError, match=rf"{expected}step 2: lower optim\.lr = 0\.01"):
+        next(trainer.epochs())
+    assert not trainer.history
+
+
+def test_a_learning_rate_that_blows_up_is_named() -> None:
+    trainer = Trainer(config(optim={"lr": 1e30, "warmup_epochs": 0}), data())
+    with pytest.raises(TrainingError, match=r"not finite at epoch 1, step \d+: .*1e\+30"):
+        list(trainer.epochs())
+
+
+def test_a_feature_that_is_not_finite_is_noticed() -> None:
+    first, *rest = data().train
+    block = first.features[0].block.copy()
+    block[6] = np.nan
+    broken = replace(first, features=(replace(first.features[0], block=block), first.features[1]))
+    zoo = replace(data(), train=(broken, *rest))
+    with pytest.raises(TrainingError, match="not finite at epoch 1"):
+        list(Trainer(config(), zoo).epochs())
+
+
+def test_weights_that_break_in_the_last_step_are_noticed() -> None:
+    trainer = Trainer(config(), data())
+    nan_after(trainer, 2 * steps_per_epoch())
+    epochs = trainer.epochs()
+    next(epochs)
+    with pytest.raises(TrainingError, match="predictions of valence are not finite after epoch 2"):
+        next(epochs)
+    assert len(trainer.history) == 1
