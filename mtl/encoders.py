@@ -9,6 +9,8 @@ Shapes: B windows, T frames, F features, H hidden.
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import pairwise
 from typing import ClassVar
 
@@ -20,6 +22,20 @@ from mtl.errors import InputError
 from mtl.strict import Positive, Probability
 
 State = tuple[Tensor, ...] | None
+
+
+@contextmanager
+def _without_onednn() -> Iterator[None]:
+    """On the CPU, torch's own LSTM: oneDNN's sets itself up anew at each call, and the windows of
+    this project make many short ones (``benchmarks/training.py``).
+    """
+    # A plain flag; mypy sees the descriptor behind it.
+    before = torch.backends.mkldnn.enabled
+    torch.backends.mkldnn.enabled = False  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        torch.backends.mkldnn.enabled = before
 
 
 class Encoder(nn.Module, ABC):
@@ -96,7 +112,8 @@ class Recurrent(Encoder):
             if begins is not None and state is not None and start in starts:
                 goes_on = ~begins[:, start].to(x.device)
                 state = tuple(p * goes_on.view(-1, *[1] * (p.dim() - 1)) for p in state)
-            y, last = self.stack(x[:, start:stop], self._to_torch(state))
+            with _without_onednn():
+                y, last = self.stack(x[:, start:stop], self._to_torch(state))
             state = self._from_torch(last)
             outputs.append(y)
         y = outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1)

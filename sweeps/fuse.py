@@ -102,7 +102,7 @@ def fuse_sweep(
         for part in ("select", "confirm")
         if len(frames.of(part))
     }
-    ceiling = _ceiling(dataset, frames, predicted_tasks(fused.outputs))
+    ceiling = _ceiling(dataset, frames, fused.outputs)
     content = {
         "select": scores["select"],
         "confirm": scores.get("confirm"),
@@ -224,8 +224,12 @@ def _postprocessed(
     return found(outputs, video, frame), found
 
 
-def _ceiling(dataset: Dataset, frames: Frames, tasks: Sequence[str]) -> dict[str, Any] | None:
-    """Scores of the exact posterior in the same tasks, which only planted data have."""
+def _ceiling(
+    dataset: Dataset, frames: Frames, fused: Float[np.ndarray, "N 22"]
+) -> dict[str, Any] | None:
+    """Scores of the exact posterior in the same tasks, which only planted data have, and what share
+    of its P the fused model reaches.
+    """
     file = Path(dataset.address) / "ceiling.parquet"
     if "ceiling" not in dataset.info.get("extra", {}) or not file.exists():
         return None
@@ -235,11 +239,24 @@ def _ceiling(dataset: Dataset, frames: Frames, tasks: Sequence[str]) -> dict[str
     outputs[rows] = known.outputs
     here = outputs[frames.rows]
     for task in TASKS.values():
-        if task.name not in tasks:
+        if task.name not in predicted_tasks(fused):
             here[:, task.outputs] = np.nan
     return {
-        part: frames.scores(here, part) for part in ("select", "confirm") if len(frames.of(part))
+        part: {**frames.scores(here, part), "reached": _share(fused, here, frames, part)}
+        for part in ("select", "confirm")
+        if len(frames.of(part))
     }
+
+
+def _share(
+    outputs: Float[np.ndarray, "N 22"], best: Float[np.ndarray, "N 22"], frames: Frames, part: str
+) -> dict[str, Any] | None:
+    """One model's P over another's, with the interval over videos; None without labels."""
+    whole, most = (frames.scores(each, part)["p_labelled"] for each in (outputs, best))
+    if whole is None or not most:
+        return None
+    draws, of = (frames.draws(each, part)["p_labelled"] for each in (outputs, best))
+    return {"share": whole / most, "interval": interval(draws / of)}
 
 
 def _write(folder: Path, dataset: Dataset, frames: Frames, fused: Fused) -> None:

@@ -39,7 +39,9 @@ def score_table(scores: Mapping[str, Any], part: str) -> str:
 
 
 def gain(scores: Mapping[str, Any], part: str) -> str:
-    """What fusion gains over the best single trial, and whether that is a gain at all."""
+    """What fusion gains over the best single trial, whether that is a gain at all, and on planted
+    data how near it comes to the best there is.
+    """
     models = scores[part]
     if "p_labelled" not in models["fused_minus_best_single_raw"]["interval"]:
         return f"fused and best single on {part}: not compared, no labels or not the same tasks"
@@ -48,7 +50,18 @@ def gain(scores: Mapping[str, Any], part: str) -> str:
     verdict = "" if low > 0 or high < 0 else ": no gain that these videos can show"
     return (
         f"fused minus best single on {part}: {difference:+.3f} "
-        f"[{low:+.3f}, {high:+.3f}]{verdict} (95 % over videos)"
+        f"[{low:+.3f}, {high:+.3f}]{verdict} (95 % over videos)" + _reached(scores, part)
+    )
+
+
+def _reached(scores: Mapping[str, Any], part: str) -> str:
+    reached = scores.get("ceiling", {}).get(part, {}).get("reached")
+    if reached is None:
+        return ""
+    low, high = reached["interval"]
+    return (
+        f"\nfused over the exact posterior on {part}: {reached['share']:.3f} "
+        f"[{low:.3f}, {high:.3f}]"
     )
 
 

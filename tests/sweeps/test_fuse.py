@@ -167,7 +167,12 @@ def test_the_ceiling_is_scored_on_the_same_frames_and_tasks(sweep):
     exact = outputs_of(listing.values[rows], np.ones((len(rows), 15), bool))
     predictions = Predictions(listing.video[rows], listing.frame[rows], listing.names, exact)
     predictions.save(Path(sweep.dataset.address) / "ceiling.parquet")
-    found = sweep.fuse()["ceiling"]
+    fused = sweep.fuse()
+    found = fused["ceiling"]
     for part in ("select", "confirm"):
         assert found[part]["ccc_valence"] == pytest.approx(1)
         assert found[part]["f1_action_units"] is None
+        reached = found[part]["reached"]
+        share = fused[part]["fused"]["p_labelled"] / found[part]["p_labelled"]
+        assert reached["share"] == pytest.approx(share)
+        assert reached["interval"][0] <= reached["share"] <= reached["interval"][1]
