@@ -32,6 +32,7 @@ def differences(standings: Mapping[str, Mapping[str, Standing]]) -> go.Figure:
     ways = list(dict.fromkeys(way for found in standings.values() for way in found))
     titles = [f"{name}<br>{_reference(found)} = 0" for name, found in standings.items()]
     figure = make_subplots(1, len(standings), shared_yaxes=True, subplot_titles=titles)
+    in_legend: set[str] = set()
     for column, found in enumerate(standings.values(), 1):
         for verdict, colour in COLOURS.items():
             known = {
@@ -52,10 +53,12 @@ def differences(standings: Mapping[str, Mapping[str, Standing]]) -> go.Figure:
                 marker={"color": colour},
                 name=verdict,
                 legendgroup=verdict,
-                showlegend=column == 1,
+                # A trace without points has no entry.
+                showlegend=bool(known) and verdict not in in_legend,
                 row=1,
                 col=column,
             )
+            in_legend |= {verdict} if known else set()
     figure.add_vline(x=0, line_width=1)
     figure.update_annotations(font_size=12)
     figure.update_xaxes(nticks=4)

@@ -155,3 +155,16 @@ def test_the_plots_show_what_the_tables_say() -> None:
     assert heat.z[0][0] == 0.1
     assert np.isnan(heat.z[0][1:]).all()
     assert list(heat.text[0]) == ["+0.100*", "", "", ""]
+
+
+def test_each_verdict_is_in_the_legend_once_and_by_its_first_points() -> None:
+    unsure, loss = standing(0.1, -0.1, 0.2, 0.5), standing(-0.1, -0.2, -0.05, 0.01)
+    first = Standing((0.5,), None)
+    panels = {
+        "valence": {"alone": first, "with": unsure},
+        "arousal": {"alone": first, "with": loss},
+        "expression": {"alone": first, "with": loss},
+    }
+    traces = plots.differences(panels).data
+    entries = [(trace.name, trace.x) for trace in traces if trace.showlegend]
+    assert entries == [(plots.UNSURE, (0.1,)), (plots.LOSS, (-0.1,))]
