@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mtl.bootstrap import bootstrap, interval
+from mtl.bootstrap import bootstrap
 from mtl.dataset import Dataset, Listing, open_dataset
 from mtl.folds import select_videos
 from mtl.metrics import scores, task_score, task_sums
@@ -261,8 +261,8 @@ def ridge_scores(
     results = {}
     for name, own in chosen.items():
         labelled = outputs[own], listing.values[rows][own], listing.mask[rows][own]
-        draws = bootstrap(*labelled, listing.video[rows][own])
-        intervals = {key: interval(values) for key, values in draws.items()}
+        sampled = bootstrap(*labelled, listing.video[rows][own])
+        intervals = {key: score.interval() for key, score in sampled.items()}
         results[name] = {**scores(*labelled), "interval": intervals}
     return results
 

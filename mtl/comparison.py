@@ -13,8 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from mtl import metrics
-from mtl.bootstrap import draw_videos, interval
+from mtl.bootstrap import Sampled, bootstrap, weighted
 from mtl.tasks import TASKS
 
 LEVEL = 0.05
@@ -56,14 +55,6 @@ class Standing:
         return float(np.mean(self.scores))
 
 
-@dataclass(frozen=True)
-class _Scored:
-    """Pooled scores: of each seed, and of each draw their mean over seeds."""
-
-    seeds: Float[np.ndarray, " K"]
-    draws: Float[np.ndarray, " R"]
-
-
 def compare(
     ways: Mapping[str, Sequence[Float[np.ndarray, "N 22"]]],
     labels: Float[np.ndarray, "N 15"],
@@ -79,59 +70,44 @@ def compare(
         mask: See there.
         video: Of each frame.
     """
-    _, group = np.unique(video, return_inverse=True)
-    counts = draw_videos(int(group.max()) + 1)
-    scored: dict[str, dict[str, _Scored]] = {}
-    for name, task in TASKS.items():
-        known = mask[:, task.labels]
-        for way, seeds in ways.items():
-            outputs = [one[:, task.outputs] for one in seeds]
-            if not known.any() or not outputs or any(np.isnan(one).all() for one in outputs):
-                continue
-            sums = [
-                metrics.task_sums_by_group(
-                    task, one, labels[:, task.labels], known, group, counts.shape[1]
-                )
-                for one in outputs
-            ]
-            scored.setdefault(name, {})[way] = _Scored(
-                np.array([metrics.task_scores(task, s.sum(axis=0)) for s in sums]),
-                np.mean([metrics.task_scores(task, counts @ s) for s in sums], axis=0),
-            )
-    together = _together(scored, ways)
-    return {name: _standings(found) for name, found in {**together, **scored}.items()}
+    scored: dict[str, dict[str, list[Sampled]]] = {}
+    for way, seeds in ways.items():
+        for name, found in _of_all_seeds(
+            [bootstrap(o, labels, mask, video) for o in seeds]
+        ).items():
+            scored.setdefault(name, {})[way] = found
+    together = scored.pop(ALL, {})
+    if together.keys() != ways.keys() or any(of.keys() != ways.keys() for of in scored.values()):
+        together = {}
+    order = [name for name in TASKS if name in scored]
+    standings = {name: _standings(scored[name]) for name in order}
+    return {ALL: _standings(together), **standings} if together else standings
 
 
-def _together(
-    scored: Mapping[str, Mapping[str, _Scored]], ways: Mapping[str, object]
-) -> dict[str, dict[str, _Scored]]:
-    if not scored or any(found.keys() != ways.keys() for found in scored.values()):
-        return {}
-    summed = {}
-    for way in ways:
-        seeds = metrics.combine({name: found[way].seeds for name, found in scored.items()})
-        draws = metrics.combine({name: found[way].draws for name, found in scored.items()})
-        summed[way] = _Scored(np.asarray(seeds), np.asarray(draws))
-    return {ALL: summed}
+def _of_all_seeds(seeds: Sequence[Mapping[str, Sampled]]) -> dict[str, list[Sampled]]:
+    """Each task's scores (and those of ``ALL``) as far as every seed has them."""
+    names = {"p_labelled": ALL, **{f"{task.score}_{name}": name for name, task in TASKS.items()}}
+    return {
+        own: [seed[name] for seed in seeds]
+        for name, own in names.items()
+        if seeds and all(name in seed for seed in seeds)
+    }
 
 
-def _standings(scored: Mapping[str, _Scored]) -> dict[str, Standing]:
+def _standings(scored: Mapping[str, Sequence[Sampled]]) -> dict[str, Standing]:
     first, *others = scored
-    reference = scored[first]
-    gains = {way: scored[way].draws - reference.draws for way in others}
-    corrected = dict(zip(others, holm([p_value(gains[way]) for way in others]), strict=True))
-    standings = {first: Standing(tuple(reference.seeds.tolist()), None)}
-    for way in others:
-        mean = float(scored[way].seeds.mean() - reference.seeds.mean())
-        difference = Difference(mean, interval(gains[way]), corrected[way])
-        standings[way] = Standing(tuple(scored[way].seeds.tolist()), difference)
-    return standings
-
-
-def p_value(draws: Float[np.ndarray, " R"]) -> float:
-    """Two-sided, of no difference: twice the share of draws on the smaller side of 0, never 0."""
-    side = min((draws <= 0).sum(), (draws >= 0).sum())
-    return float(min(1.0, 2 * (1 + side) / (1 + len(draws))))
+    means = {way: weighted(seeds, [1 / len(seeds)] * len(seeds)) for way, seeds in scored.items()}
+    gains = {way: means[way] - means[first] for way in others}
+    corrected = dict(zip(others, holm([gains[way].p_value() for way in others]), strict=True))
+    return {
+        way: Standing(
+            tuple(seed.score for seed in seeds),
+            None
+            if way == first
+            else Difference(gains[way].score, gains[way].interval(), corrected[way]),
+        )
+        for way, seeds in scored.items()
+    }
 
 
 def holm(p: Sequence[float]) -> list[float]:

@@ -91,6 +91,21 @@ def class_scores(task: Task, sums: Float[np.ndarray, "*S"]) -> Float[np.ndarray,
     return np.where(labelled > 0, f1, np.nan)
 
 
+def task_slopes(task: Task, sums: Float[np.ndarray, "*S"]) -> Float[np.ndarray, "*S"]:
+    """How ``task_scores`` changes with each sum: its gradient; 0 where the score is constant."""
+    if task.kind == "regression":
+        return _concordance_slopes(sums)
+    hits, predicted, actual, labelled = np.moveaxis(
+        sums.reshape(*sums.shape[:-1], 4, task.width), -2, 0
+    )
+    found = np.where(predicted + actual > 0, predicted + actual, np.inf)
+    known = labelled > 0
+    share = known / np.maximum(known.sum(axis=-1, keepdims=True), 1)  # of a class in the mean
+    by_hits, by_found = 2 * share / found, -2 * share * hits / found**2
+    slopes = np.stack([by_hits, by_found, by_found, np.zeros_like(hits)], axis=-2)
+    return np.asarray(slopes.reshape(sums.shape))
+
+
 def combine(by_task: Mapping[str, Score | None]) -> Score | None:
     """The challenge's P over the tasks that have a score (or draws of one); None if none has.
 
@@ -187,6 +202,20 @@ def _concordance(sums: np.ndarray) -> np.ndarray:
     spread = var_x + var_y + (x - y) ** 2
     ccc = np.divide(2 * (xy - x * y), spread, out=np.zeros_like(spread), where=varies)
     return np.where(labelled, ccc, np.nan)
+
+
+def _concordance_slopes(sums: np.ndarray) -> np.ndarray:
+    n = np.where(sums[..., 0] > 0, sums[..., 0], 1.0)
+    x, y, xx, yy, xy = np.moveaxis(sums[..., 1:] / n[..., None], -1, 0)
+    spread = xx + yy - 2 * x * y
+    spread = np.where(spread > 0, spread, np.inf)
+    ccc = np.nan_to_num(_concordance(sums))
+    # In means CCC = 2 (xy - x y) / spread; the count's slope makes the rest one of sums.
+    by_x, by_y = -2 * y * (1 - ccc) / spread, -2 * x * (1 - ccc) / spread
+    by_square, by_product = -ccc / spread, 2 / spread
+    slopes = np.stack([by_x, by_y, by_square, by_square, by_product], axis=-1)
+    by_count = -(slopes * np.stack([x, y, xx, yy, xy], axis=-1)).sum(axis=-1)
+    return np.asarray(np.concatenate([by_count[..., None], slopes], axis=-1) / n[..., None])
 
 
 def _by_name(names: tuple[str, ...], values: np.ndarray) -> dict[str, float | None]:

@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 
 from mtl import metrics
 from mtl.affwild2 import write_submission
-from mtl.bootstrap import Draws, bootstrap, interval
+from mtl.bootstrap import BOUNDS, Sampled, bootstrap
 from mtl.dataset import Dataset, Listing
 from mtl.fusion import fuse, greedy
 from mtl.postprocess import Postprocessing, choose
@@ -59,8 +59,8 @@ class Frames:
         rows = self.rows[at]
         return metrics.scores(outputs[at], self.listing.values[rows], self.listing.mask[rows])
 
-    def draws(self, outputs: Float[np.ndarray, "N 22"], part: str) -> Draws:
-        """Bootstrap draws over the part's videos."""
+    def sampled(self, outputs: Float[np.ndarray, "N 22"], part: str) -> dict[str, Sampled]:
+        """The part's scores with what the bootstrap over its videos says of them."""
         at = self.of(part)
         rows = self.rows[at]
         labels, mask = self.listing.values[rows], self.listing.mask[rows]
@@ -154,17 +154,20 @@ def _part_scores(
         "best_single": frames.scores(done, part),
         "best_single_raw": frames.scores(single, part),
     }
-    whole, alone = frames.draws(fused.outputs, part), frames.draws(single, part)
+    whole, alone = frames.sampled(fused.outputs, part), frames.sampled(single, part)
     scores["fused"]["interval"] = _intervals(whole)
     scores["best_single_raw"]["interval"] = _intervals(alone)
     same = predicted_tasks(fused.outputs) == predicted_tasks(single)
-    gain = {name: whole[name] - alone[name] for name in whole} if same else {}
-    scores["fused_minus_best_single_raw"] = {"interval": _intervals(gain)}
+    gain = {name: (whole[name] - alone[name]).interval() for name in whole} if same else {}
+    scores["fused_minus_best_single_raw"] = {"interval": gain}
     return scores
 
 
-def _intervals(draws: Draws) -> dict[str, tuple[float, float]]:
-    return {name: interval(values) for name, values in draws.items()}
+def _intervals(scores: Mapping[str, Sampled]) -> dict[str, tuple[float, float]]:
+    return {
+        name: score.interval(*BOUNDS.get(name.split("_")[0], (-np.inf, np.inf)))
+        for name, score in scores.items()
+    }
 
 
 def listed_rows(listing: Listing, predictions: Predictions) -> Int[np.ndarray, " N"]:
@@ -252,11 +255,11 @@ def _share(
     outputs: Float[np.ndarray, "N 22"], best: Float[np.ndarray, "N 22"], frames: Frames, part: str
 ) -> dict[str, Any] | None:
     """One model's P over another's, with the interval over videos; None without labels."""
-    whole, most = (frames.scores(each, part)["p_labelled"] for each in (outputs, best))
-    if whole is None or not most:
+    whole, most = (frames.sampled(each, part).get("p_labelled") for each in (outputs, best))
+    if whole is None or most is None or not most.score:
         return None
-    draws, of = (frames.draws(each, part)["p_labelled"] for each in (outputs, best))
-    return {"share": whole / most, "interval": interval(draws / of)}
+    share = whole.over(most)
+    return {"share": share.score, "interval": share.interval()}
 
 
 def _write(folder: Path, dataset: Dataset, frames: Frames, fused: Fused) -> None:
