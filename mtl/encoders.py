@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import pairwise
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Bool, Float
@@ -29,13 +29,12 @@ def _without_onednn() -> Iterator[None]:
     """On the CPU, torch's own LSTM: oneDNN's sets itself up anew at each call, and the windows of
     this project make many short ones (``benchmarks/training.py``).
     """
-    # A plain flag; mypy sees the descriptor behind it.
-    before = torch.backends.mkldnn.enabled
-    torch.backends.mkldnn.enabled = False  # type: ignore[assignment]
+    onednn: Any = torch.backends.mkldnn  # its flags are typed as the descriptors behind them
+    before, onednn.enabled = onednn.enabled, False
     try:
         yield
     finally:
-        torch.backends.mkldnn.enabled = before
+        onednn.enabled = before
 
 
 class Encoder(nn.Module, ABC):

@@ -50,7 +50,8 @@ def gain(scores: Mapping[str, Any], part: str) -> str:
     verdict = "" if low > 0 or high < 0 else ": no gain that these videos can show"
     return (
         f"fused minus best single on {part}: {difference:+.3f} "
-        f"[{low:+.3f}, {high:+.3f}]{verdict} (95 % over videos)" + _reached(scores, part)
+        f"[{low:+.3f}, {high:+.3f}]{verdict} "
+        "(fused post-processed, best single raw; 95 % over videos)" + _reached(scores, part)
     )
 
 
