@@ -1,19 +1,20 @@
-"""Greedy fusion: which trials to average, and how often each, for one task.
+"""Fusion: which trials to average for one task, and how much each counts.
 
-Ensemble selection with replacement (Caruana et al., ICML 2004, sections 2 and 2.1): start from the
-best member, then add again and again the member whose addition makes the mean's score highest.
+``greedy`` is ensemble selection with replacement (Caruana et al., ICML 2004, sections 2 and 2.1):
+start from the best member, then add again and again the member whose addition makes the mean's
+score highest. The other rules of ``RULES`` are what it must beat.
 
 Shapes: ``M`` members, ``N`` frames, ``W`` outputs and ``L`` label columns of one task.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Shaped
 
-from mtl.metrics import task_scores, truths
-from mtl.tasks import Task
+from mtl.metrics import combine, task_scores, truths
+from mtl.tasks import TASKS, Task
 
 TIE = 1e-12  # scores closer than this differ by rounding only
 
@@ -25,18 +26,19 @@ class Fusion:
     """What was chosen.
 
     Attributes:
-        weights: How often each member was taken, shape (M,); ``fuse`` makes the mean of it.
-        path: The score after each step up to the one that was kept: the last is the best.
+        weights: How much each member counts, shape (M,); ``fuse`` makes the mean of it.
+        path: The score after each step up to the one that was kept: the last is the fused one's.
     """
 
-    weights: Int[np.ndarray, " M"]
+    weights: Shaped[np.ndarray, " M"]
     path: tuple[float, ...]
 
 
 def fuse(
-    members: Float[np.ndarray, "M N W"], weights: Int[np.ndarray, " M"]
+    members: Float[np.ndarray, "M N W"],
+    weights: Shaped[np.ndarray, " M"],
 ) -> Float[np.ndarray, "N W"]:
-    """Mean of the members' outputs, each counted ``weights`` times; the rest are not looked at."""
+    """Weighted mean of the members' outputs; those of weight 0 are not looked at."""
     total = np.zeros(members.shape[1:])
     for member in np.flatnonzero(weights):
         total += weights[member] * members[member].astype(np.float64)
@@ -63,37 +65,160 @@ def greedy(
         mask: Which of them are known; at least one is.
         steps: The most members to take.
     """
-    rows = np.flatnonzero(mask.any(axis=1))
-    assert len(members) > 0, "fusion needs a member"
+    columns, rate = _labelled(task, members, labels, mask)
     assert steps > 0, "fusion needs a step"
-    assert len(rows) > 0, f"fusion needs labels of {task.name}"
-    columns, labels, mask = _labelled_columns(members, rows), labels[rows], mask[rows]
-    assert np.isfinite(columns).all(), f"every member must predict {task.name}"
-    if task.kind == "regression":
-        return _select(_concordances(task, columns[:, 0], labels[:, 0]), columns, steps)
-    return _select(_f1_scores(task, columns, labels, mask), columns, steps)
-
-
-def _labelled_columns(members: np.ndarray, rows: np.ndarray) -> np.ndarray:  # (M, W, n)
-    columns = np.empty((len(members), members.shape[2], len(rows)), members.dtype)
-    for member, outputs in enumerate(members):  # one copy at a time: there may be hundreds
-        columns[member] = outputs[rows].T
-    return columns
-
-
-def _select(rate: Rate, columns: np.ndarray, steps: int) -> Fusion:
-    # float64 holds sums of float32 outputs exactly: the order of choice leaves no trace.
     total = np.zeros(columns.shape[1:])
     chosen: list[int] = []
     path: list[float] = []
+    # float64 holds sums of float32 outputs exactly: the order of choice leaves no trace.
     for count in range(steps):
         ratings = rate(total, count)
         best = _pick(ratings, chosen)
         total += columns[best]
         chosen.append(best)
         path.append(float(ratings[best]))
-    kept = int(np.argmax(np.array(path) >= max(path) - TIE)) + 1
+    kept = _earliest_best(path)
     return Fusion(np.bincount(chosen[:kept], minlength=len(columns)), tuple(path[:kept]))
+
+
+def top_k(
+    task: Task,
+    members: Float[np.ndarray, "M N W"],
+    labels: Float[np.ndarray, "N L"],
+    mask: Bool[np.ndarray, "N L"],
+    steps: int = 25,
+) -> Fusion:
+    """The mean of the k best members, with the best k of at most ``steps``; see ``greedy``."""
+    columns, rate = _labelled(task, members, labels, mask)
+    order = np.argsort(-rate(np.zeros(columns.shape[1:]), 0), kind="stable")[:steps]
+    total = np.zeros(columns.shape[1:])
+    path = []
+    for count, member in enumerate(order):
+        path.append(float(rate(total, count)[member]))
+        total += columns[member]
+    kept = _earliest_best(path)
+    weights = np.zeros(len(columns), int)
+    weights[order[:kept]] = 1
+    return Fusion(weights, tuple(path[:kept]))
+
+
+def best_single(
+    task: Task,
+    members: Float[np.ndarray, "M N W"],
+    labels: Float[np.ndarray, "N L"],
+    mask: Bool[np.ndarray, "N L"],
+    steps: int = 25,
+) -> Fusion:
+    """The task's best member alone; see ``greedy``."""
+    return greedy(task, members, labels, mask, steps=1)
+
+
+def score_weighted(
+    task: Task,
+    members: Float[np.ndarray, "M N W"],
+    labels: Float[np.ndarray, "N L"],
+    mask: Bool[np.ndarray, "N L"],
+    steps: int = 25,
+) -> Fusion:
+    """The mean of the ``steps`` best members weighted by their scores, as far as these are above 0;
+    the best one alone where none is. See ``greedy``.
+    """
+    columns, rate = _labelled(task, members, labels, mask)
+    ratings = rate(np.zeros(columns.shape[1:]), 0)
+    weights = ratings.clip(min=0)
+    weights[np.argsort(-ratings, kind="stable")[steps:]] = 0
+    if not weights.any():
+        weights[np.argmax(ratings)] = 1
+    fused = np.tensordot(weights / weights.sum(), columns, axes=1)
+    _, rate_fused = _rater(task, fused[None], *_known(labels, mask))
+    return Fusion(weights, (float(rate_fused(np.zeros(fused.shape), 0)[0]),))
+
+
+Rule = Callable[..., Fusion]
+RULES: dict[str, Rule] = {
+    "greedy": greedy,
+    "top_k": top_k,
+    "best_single": best_single,
+    "score_weighted": score_weighted,
+}
+
+
+def forward_order(
+    members: Float[np.ndarray, "M N 22"],
+    labels: Float[np.ndarray, "N 15"],
+    mask: Bool[np.ndarray, "N 15"],
+    most: int,
+) -> tuple[int, ...]:
+    """Up to ``most`` members in the order in which each next one adds most to the plain mean's
+    combined score: whoever can afford to run only k models takes the first k.
+
+    All members predict the same tasks; one that is not labelled here is left out.
+    """
+    raters = {
+        name: _labelled(task, members[:, :, task.outputs], labels[:, task.labels], known)
+        for name, task in TASKS.items()
+        if (known := mask[:, task.labels]).any() and np.isfinite(members[0, :, task.outputs]).all()
+    }
+    totals = {name: np.zeros(columns.shape[1:]) for name, (columns, _) in raters.items()}
+    order: list[int] = []
+    for count in range(min(most, len(members))):
+        ratings = combine({n: rate(totals[n], count) for n, (_, rate) in raters.items()})
+        assert ratings is not None, "forward_order needs labels"
+        ratings[order] = -np.inf
+        order.append(int(np.argmax(ratings >= ratings.max() - TIE)))
+        for name, (columns, _) in raters.items():
+            totals[name] += columns[order[-1]]
+    return tuple(order)
+
+
+def error_correlation(
+    task: Task,
+    members: Float[np.ndarray, "M N W"],
+    labels: Float[np.ndarray, "N L"],
+    mask: Bool[np.ndarray, "N L"],
+) -> Float[np.ndarray, "M M"]:
+    """How alike the members err: Pearson's correlation of (output - truth) over all known labels.
+
+    A member helps the more the less its errors are those of the others. NaN for one whose error
+    never varies.
+    """
+    truth = labels if task.kind == "regression" else truths(task, labels, mask)
+    known = np.broadcast_to(mask, truth.shape)
+    errors = np.stack([(outputs - truth)[known] for outputs in members]).astype(np.float64)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.atleast_2d(np.corrcoef(errors))
+
+
+def _labelled(
+    task: Task, members: np.ndarray, labels: np.ndarray, mask: np.ndarray
+) -> tuple[np.ndarray, Rate]:
+    """The members' outputs of the labelled frames, (M, W, n), and what rates them."""
+    rows = np.flatnonzero(mask.any(axis=1))
+    assert len(members) > 0, "fusion needs a member"
+    assert len(rows) > 0, f"fusion needs labels of {task.name}"
+    columns = np.empty((len(members), members.shape[2], len(rows)), members.dtype)
+    for member, outputs in enumerate(members):  # one copy at a time: there may be hundreds
+        columns[member] = outputs[rows].T
+    assert np.isfinite(columns).all(), f"every member must predict {task.name}"
+    return _rater(task, columns, labels[rows], mask[rows])
+
+
+def _rater(
+    task: Task, columns: np.ndarray, labels: np.ndarray, mask: np.ndarray
+) -> tuple[np.ndarray, Rate]:
+    if task.kind == "regression":
+        return columns, _concordances(task, columns[:, 0], labels[:, 0])
+    return columns, _f1_scores(task, columns, labels, mask)
+
+
+def _known(labels: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    rows = mask.any(axis=1)
+    return labels[rows], mask[rows]
+
+
+def _earliest_best(path: Sequence[float]) -> int:
+    """How many steps of a path to keep."""
+    return int(np.argmax(np.array(path) >= max(path) - TIE)) + 1
 
 
 def _pick(ratings: np.ndarray, chosen: list[int]) -> int:

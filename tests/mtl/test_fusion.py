@@ -3,8 +3,19 @@
 import numpy as np
 import pytest
 
-from mtl.fusion import Fusion, _decisions, _pick, fuse, greedy
-from mtl.metrics import decisions, task_score, task_sums
+from mtl.fusion import (
+    RULES,
+    Fusion,
+    _decisions,
+    _pick,
+    error_correlation,
+    forward_order,
+    fuse,
+    greedy,
+    score_weighted,
+    top_k,
+)
+from mtl.metrics import decisions, scores, task_score, task_sums
 from mtl.tasks import EXPRESSION, TASKS, UNITS, VALENCE, Task
 
 EACH_TASK = pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
@@ -209,3 +220,93 @@ def test_members_are_left_as_they_are() -> None:
     fusion = greedy(EXPRESSION, members, labels, mask)
     assert isinstance(fusion, Fusion)
     np.testing.assert_array_equal(members, before)
+
+
+@EACH_TASK
+@pytest.mark.parametrize("rule", RULES)
+def test_every_rule_says_what_its_mean_scores(task: Task, rule: str) -> None:
+    members, labels, mask = case(task, members=9, frames=400)
+    fusion = RULES[rule](task, members, labels, mask, steps=5)
+    assert fusion.weights.shape == (9,)
+    assert (fusion.weights >= 0).all()
+    assert fusion.weights.any()
+    fused = score(task, fuse(members, fusion.weights), labels, mask)
+    assert fused == pytest.approx(fusion.path[-1], abs=2e-3 if rule == "score_weighted" else 1e-6)
+
+
+@EACH_TASK
+def test_greedy_beats_or_equals_the_best_single_and_the_best_single_is_one(task: Task) -> None:
+    members, labels, mask = case(task, members=9)
+    singles = [score(task, member, labels, mask) for member in members]
+    single = RULES["best_single"](task, members, labels, mask)
+    assert single.weights.tolist() == np.eye(9)[int(np.argmax(singles))].tolist()
+
+
+@EACH_TASK
+def test_top_k_is_the_best_of_the_means_of_the_best(task: Task) -> None:
+    members, labels, mask = case(task, members=7, frames=300, seed=4)
+    singles = np.array([score(task, member, labels, mask) for member in members])
+    order = np.argsort(-singles)
+    means = [
+        score(task, members[order[:k]].astype(float).mean(axis=0), labels, mask)
+        for k in range(1, 6)
+    ]
+    fusion = top_k(task, members, labels, mask, steps=5)
+    best = int(np.argmax(means)) + 1
+    assert np.flatnonzero(fusion.weights).tolist() == sorted(order[:best].tolist())
+    assert fusion.path[-1] == pytest.approx(max(means), abs=1e-9)
+
+
+def test_weights_by_score_are_the_scores_of_the_best_and_never_below_zero() -> None:
+    _, labels, mask = case(VALENCE, frames=300)
+    noise = np.random.default_rng(5).normal(scale=0.3, size=labels.shape)
+    members = np.stack([labels + noise, -labels, 0.5 * labels + noise, labels + 3 * noise])
+    singles = [score(VALENCE, member, labels, mask) for member in members]
+    fusion = score_weighted(VALENCE, members, labels, mask, steps=2)
+    np.testing.assert_allclose(fusion.weights, [singles[0], 0, singles[2], 0], atol=1e-9)
+    only_bad = score_weighted(VALENCE, members[1:2], labels, mask)
+    assert only_bad.weights.tolist() == [1]
+
+
+def every_task(members: int, seed: int) -> Case:
+    """Members of all four tasks: (M, N, 22), (N, 15), (N, 15)."""
+    cases = [case(task, members=members, seed=seed + i) for i, task in enumerate(TASKS.values())]
+    outputs, labels, mask = zip(*cases, strict=True)
+    joined = [np.concatenate(each, axis=-1) for each in (outputs, labels, mask)]
+    return joined[0], joined[1], joined[2]
+
+
+def combined_score(outputs: np.ndarray, labels: np.ndarray, mask: np.ndarray) -> float:
+    return float(scores(outputs.astype(np.float32), labels, mask)["p_labelled"])
+
+
+def test_the_first_k_of_the_order_are_a_greedy_choice_without_replacement() -> None:
+    members, labels, mask = every_task(6, seed=2)
+    chosen: list[int] = []
+    for _ in range(4):
+        left = [m for m in range(6) if m not in chosen]
+        means = [members[[*chosen, m]].astype(float).mean(axis=0) for m in left]
+        chosen.append(left[int(np.argmax([combined_score(mean, labels, mask) for mean in means]))])
+    assert forward_order(members, labels, mask, most=4) == tuple(chosen)
+    assert sorted(forward_order(members, labels, mask, most=99)) == list(range(6))
+
+
+@EACH_TASK
+def test_the_correlation_of_errors_is_that_of_the_differences_to_the_truth(task: Task) -> None:
+    members, labels, mask = case(task, members=3, frames=200)
+    mask[:] = True
+    copy = np.concatenate([members, members[:1]])
+    found = error_correlation(task, copy, labels, mask)
+    truth = labels == np.arange(8) if task.kind == "multiclass" else labels
+    expected = np.corrcoef((copy - truth).reshape(4, -1))
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    assert found[0, 3] == pytest.approx(1)
+
+
+def test_the_correlation_of_errors_leaves_out_what_is_not_known() -> None:
+    members, labels, mask = case(UNITS, members=2, frames=200)
+    changed = np.where(mask, members, 77)
+    np.testing.assert_array_equal(
+        error_correlation(UNITS, members, labels, mask),
+        error_correlation(UNITS, changed, labels, mask),
+    )
