@@ -2,6 +2,7 @@
 
 import shutil
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 from sweeps.clock import TrainingClock
@@ -10,6 +11,8 @@ from sweeps.study import SweepStudy
 from sweeps.weights import Shelf
 
 FREE_BYTES = 5 * 10**8
+RESERVE_SECONDS = 60
+"""So long before ``budget.until`` training stops: the end of a sweep takes time too."""
 
 
 @dataclass(frozen=True)
@@ -29,9 +32,15 @@ class Limits:
     def spent(self) -> str | None:
         """Why no more epochs should be trained, or None."""
         minutes = self.budget.minutes
+        if self.late():
+            return self.late()
         if minutes is None or self.clock.seconds < 60 * minutes:
             return None
         return f"budget.minutes = {minutes:g} of training are spent: raise it to go on"
+
+    def late(self) -> str | None:
+        """Why what trains should stop at once, or None."""
+        return too_late(self.budget)
 
     def _too_many_failures(self) -> str | None:
         failures = self.study.failures()
@@ -55,3 +64,17 @@ class Limits:
                 f"the disk of {self.folder} has less than {FREE_BYTES / 1e9:g} GB left: free some"
             )
         return None
+
+
+def too_late(budget: Budget) -> str | None:
+    """Why there is no time left to train, or None."""
+    if budget.until is None:
+        return None
+    left = (budget.until - datetime.now(UTC)).total_seconds()
+    if left > RESERVE_SECONDS:
+        return None
+    when = budget.until.isoformat(sep=" ", timespec="minutes")
+    return (
+        f"budget.until = {when} is reached, less the {RESERVE_SECONDS} s that the end takes: "
+        "give a later one to go on"
+    )

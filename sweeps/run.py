@@ -16,6 +16,8 @@ from pathlib import Path
 import yaml
 
 from mtl.config import TrialConfig
+from mtl.errors import InputError
+from sweeps.anytime import AnytimeFusion
 from sweeps.cli import run_program
 from sweeps.clock import TrainingClock
 from sweeps.cluster import (
@@ -28,7 +30,8 @@ from sweeps.cluster import (
 )
 from sweeps.compose import compose, signature
 from sweeps.data import open_data
-from sweeps.limits import Limits
+from sweeps.fuse import SweepFusion
+from sweeps.limits import Limits, too_late
 from sweeps.plan import Plan, describe, make_plan
 from sweeps.progress import Progress
 from sweeps.results import finish
@@ -36,10 +39,9 @@ from sweeps.run_folder import check_run_folder, fresh_name, open_run_folder
 from sweeps.search_file import SearchFile, load
 from sweeps.study import Proposal, SweepStudy
 from sweeps.study.journal import DriverLock
-from sweeps.weights import Shelf
+from sweeps.weights import KEEP_WEIGHTS, Shelf
 
 RUNS = Path("runs")
-KEEP_WEIGHTS = 25
 CLOCK = "training_seconds.json"
 
 
@@ -55,7 +57,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         slots = concurrent_trials(file.resources, file.search.trials, [this_machine()])
     folder = RUNS / file.name
     if not words.dry_run:
-        check_run_folder(folder, file, dataset)
+        resumed = check_run_folder(folder, file, dataset)
+        _check_time(file, resumed)
     if address == LOCAL or words.dry_run:
         print(describe(plan, slots))
         _say_what_is_idle(file)
@@ -71,10 +74,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         if words.retry_failed:
             print(f"{study.retry_failed()} failed trials are trained again")
         limits = Limits(file.budget, folder, study, shelf, TrainingClock(folder / CLOCK))
+        fusion = SweepFusion(
+            folder, dataset, plan.listing, plan.parts, file.fusion, file.search.metric
+        )
         halted = limits.spent()
         if not (study.done or halted):
-            halted = _search(plan, limits, address, resumed)
-        return finish(plan, limits, halted)
+            halted = _search(plan, limits, fusion, address, resumed)
+        return finish(plan, limits, fusion, halted)
     finally:
         study.close()
 
@@ -113,6 +119,13 @@ def _say_what_is_idle(file: SearchFile) -> None:
         print(f"  note      resources.gpus_per_worker = 0 uses none of this machine's {gpus} GPUs")
 
 
+def _check_time(file: SearchFile, resumed: bool) -> None:
+    """Refuse to begin what cannot train; a sweep that was begun is fused at least."""
+    late = too_late(file.budget)
+    if late and not resumed:
+        raise InputError(f"{file.source}: {late}")
+
+
 def _check_fits(file: SearchFile, address: str) -> None:
     """Refuse what a cluster cannot hold before a folder is made for it."""
     with connect(address) as cluster:
@@ -139,7 +152,9 @@ def open_study(folder: Path, plan: Plan, lock: DriverLock) -> SweepStudy:
     )
 
 
-def _search(plan: Plan, limits: Limits, address: str, resumed: bool) -> str | None:
+def _search(
+    plan: Plan, limits: Limits, fusion: SweepFusion, address: str, resumed: bool
+) -> str | None:
     """Train until the study is done; why it ended before, or None."""
     file, study = plan.file, limits.study
     with connect(address) as cluster:
@@ -152,6 +167,12 @@ def _search(plan: Plan, limits: Limits, address: str, resumed: bool) -> str | No
         from sweeps.slots.pool import SlotPool
         from sweeps.slots.setup import Setup
         from sweeps.slots.start import slot_starter
+
+        anytime = AnytimeFusion(fusion)
+
+        def ended(signature: str, failed: bool) -> None:
+            limits.shelf.add(signature, failed)
+            anytime.due()
 
         resources = file.resources
         number = concurrent_trials(resources, file.search.trials, cluster.nodes, cluster.can_come)
@@ -168,9 +189,10 @@ def _search(plan: Plan, limits: Limits, address: str, resumed: bool) -> str | No
             describe=lambda proposal, config: _trial_yaml(plan, proposal, config),
             halt=limits.halt,
             spent=limits.spent,
-            ended=limits.shelf.add,
+            late=limits.late,
+            ended=ended,
         )
-        with Progress(study.planned, study.ended) as progress:
+        with Progress(study.planned, study.ended) as progress, anytime.saying(progress.say):
             slots = SlotPool(slot_starter(file.name, resources), number, resources, progress.say)
             listed = None if plan.all_frames else plan.listing
             shards = make_shards(plan.dataset, plan.feature_sets, listed)

@@ -60,6 +60,7 @@ class Rules:
         describe: The YAML that goes into a trial's folder.
         halt: Why the sweep should take up no more trials, or None; asked before each.
         spent: Why those in training should stop at their next epoch, or None; asked after each.
+        late: Why they should stop at once, or None.
         ended: Told the signature of each trial that has ended, and whether it failed.
     """
 
@@ -72,6 +73,7 @@ class Rules:
     describe: Callable[[Proposal, TrialConfig], str]
     halt: Callable[[], str | None]
     spent: Callable[[], str | None]
+    late: Callable[[], str | None]
     ended: Callable[[str, bool], None]
 
 
@@ -178,9 +180,12 @@ class StudySearcher(NotSaved, Searcher):
         self.slots.stop(when)
 
     def heed_interrupt(self) -> None:
-        """Stop, if Ctrl-C was pressed."""
+        """Stop at once, if Ctrl-C was pressed or the time is up."""
         if self.pressed and self.halted != INTERRUPTED:
             self.stop(INTERRUPTED, Stop.NOW)
+        late = self.rules.late()
+        if late and self._stopping != Stop.NOW:
+            self.stop(self.halted or late, Stop.NOW)
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing: the journal is the record."""

@@ -9,6 +9,9 @@ from pathlib import Path
 from mtl.tasks import TASKS
 from sweeps.trial_folder import TrialFolder
 
+KEEP_WEIGHTS = 25
+"""Of how many of the best trials of each task; these are the ones that may be fused."""
+
 
 class Shelf:
     """Keeps the weights of the best trials of each task and counts what all trials take.

@@ -21,7 +21,6 @@ from sweeps.search_file.sections import Budget, Compare, Fusion, Pruner, Resourc
 from sweeps.search_file.strict_yaml import parse_yaml, write_yaml
 
 NOT_BUILT: dict[str, Any] = {
-    "budget.until": None,
     "fusion.per_task": True,
     "refit": {"folds": 0},
 }

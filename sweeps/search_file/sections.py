@@ -1,8 +1,9 @@
 """The sections of a search file that hold settings, each with its rules and defaults."""
 
+from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from mtl.strict import AboveZero, NonNegative, Positive, Probability, Strict
 
@@ -31,17 +32,23 @@ class Pruner(Strict):
     reduction_factor: Annotated[int, Field(ge=2)] = 3
 
 
+def _with_zone(time: datetime) -> datetime:
+    return time if time.tzinfo else time.astimezone()
+
+
 class Budget(Strict):
     """When a sweep or a trial stops by itself.
 
     Attributes:
         minutes: Training time over all starts; then trials stop at their next epoch, resumably.
+        until: Date and time (local, unless it names its zone) by which it has ended, resumably.
         disk_gb: GB that the sweep's folder may hold.
         failures: Failed trials that are put up with.
         restarts: How often a trial goes on after its process died; then it has failed.
     """
 
     minutes: AboveZero | None = None
+    until: Annotated[datetime, AfterValidator(_with_zone)] | None = None
     disk_gb: AboveZero | None = 5.0
     failures: Annotated[int, Field(ge=0)] = 3
     restarts: Annotated[int, Field(ge=0)] = 3
@@ -115,14 +122,17 @@ class Compare(Strict):
 
 
 class Fusion(Strict):
-    """How trials are fused: greedily with replacement, for each task, in this many steps.
+    """How trials are fused, for each task on its own.
 
     Attributes:
+        method: ``greedy`` choice with replacement; the mean of the ``top_k`` best, with the best
+            k; the ``best_single`` trial of each task; ``score_weighted`` mean.
+        steps: The most members of a task.
         postprocess: What is then chosen on ``select`` and done to the mean. Smoothing is not among
             it by default: it does not pay behind a temporal encoder (benchmarks/mechanisms.py).
     """
 
-    method: Literal["greedy"] = "greedy"
+    method: Literal["greedy", "top_k", "best_single", "score_weighted"] = "greedy"
     steps: Positive = 25
     per_task: Literal[True] = True
     postprocess: tuple[Literal["smoothing", "bias", "thresholds"], ...] = ("bias", "thresholds")

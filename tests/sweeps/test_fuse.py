@@ -6,16 +6,19 @@ from typing import Any
 
 import numpy as np
 import pytest
-from small_data import NAMES, make_dataset, make_listing
+from safetensors.numpy import save_file
+from small_data import NAMES, make_dataset, make_listing, search_file
 
 from mtl import metrics
 from mtl.affwild2 import read_file
 from mtl.dataset import Dataset, Listing
+from mtl.errors import InputError
+from mtl.fusion import RULES
 from mtl.predictions import Predictions, outputs_of
 from mtl.tasks import TASKS
-from sweeps.fuse import Member, fuse_sweep
+from sweeps.fuse import SweepFusion, main
 from sweeps.plan import divide
-from sweeps.search_file import Fusion
+from sweeps.search_file import Fusion, load
 
 ORDER = ("select", "confirm", "test")
 
@@ -30,11 +33,11 @@ class Sweep:
         self.parts = divide(listing, confirm, 3)
         of_frame = np.array([self.parts[name] for name in NAMES])[listing.video]
         self.rows = np.concatenate([np.flatnonzero(of_frame == part) for part in ORDER])
-        self.members: list[Member] = []
+        self.trials = 0
 
     def trial(self, name: str, score: float, noise: float = 0.0, without: str = "") -> np.ndarray:
         """A trial; ``noise`` away from the labels, and none of the task ``without``."""
-        random = np.random.default_rng(len(self.members))
+        random = np.random.default_rng(self.trials)
         values = self.listing.values[self.rows]
         outputs = outputs_of(values, np.ones(values.shape, bool))
         outputs = outputs + noise * random.normal(size=outputs.shape).astype(np.float32)
@@ -46,13 +49,28 @@ class Sweep:
         video, frame = self.listing.video[self.rows], self.listing.frame[self.rows]
         predictions = Predictions(video, frame, self.listing.names, outputs)
         predictions.save(folder / "predictions.parquet")
-        self.members.append(Member(name, score))
+        self._write_scores(folder, score, outputs)
+        self.trials += 1
         return outputs
 
-    def fuse(self) -> dict[str, Any]:
-        return fuse_sweep(
-            self.folder, self.dataset, self.listing, self.parts, self.members, Fusion(steps=5)
-        )
+    def fusion(self, **settings: Any) -> SweepFusion:
+        fusion = Fusion(**{"steps": 5, **settings})
+        return SweepFusion(self.folder, self.dataset, self.listing, self.parts, fusion)
+
+    def fuse(self, **settings: Any) -> dict[str, Any]:
+        found = self.fusion(**settings).finish()
+        assert found is not None
+        return found
+
+    def _write_scores(self, folder: Path, score: float, outputs: np.ndarray) -> None:
+        select = np.array([self.parts[name] == "select" for name in NAMES])
+        at = select[self.listing.video[self.rows]]
+        labels, mask = self.listing.values[self.rows[at]], self.listing.mask[self.rows[at]]
+        found = metrics.scores(outputs[at], labels, mask)
+        trained = [n for n, t in TASKS.items() if not np.isnan(outputs[:, t.outputs]).any()]
+        tasks = {name: found[f"{TASKS[name].score}_{name}"] for name in trained}
+        scores = {"select": {"score": score, **tasks}, "epochs": dict.fromkeys(trained, 2)}
+        (folder / "scores.json").write_text(json.dumps(scores))
 
     def images(self, *parts: str) -> list[str]:
         chosen = np.isin([self.parts[name] for name in NAMES], parts)[self.listing.video]
@@ -176,3 +194,145 @@ def test_the_ceiling_is_scored_on_the_same_frames_and_tasks(sweep):
         share = fused[part]["fused"]["p_labelled"] / found[part]["p_labelled"]
         assert reached["share"] == pytest.approx(share)
         assert reached["interval"][0] <= reached["share"] <= reached["interval"][1]
+
+
+def test_a_difference_is_post_processed_or_raw_on_both_sides(sweep):
+    sweep.trial("one", 1.0, noise=0.3)
+    sweep.trial("two", 1.1, noise=0.3)
+    found = sweep.fuse()
+    for part in ("select", "confirm"):
+        scores = found[part]
+        for ours, single in (("fused", "best_single"), ("fused_raw", "best_single_raw")):
+            gain = scores[f"{ours}_minus_{single}"]
+            for name in ("p_labelled", "ccc_arousal", "f1_expression"):
+                assert gain[name] == pytest.approx(scores[ours][name] - scores[single][name])
+                low, high = gain["interval"][name]
+                assert low <= high
+    for model, flattered in found["search_optimism"].items():
+        both = [found[part][model]["p_labelled"] for part in ("select", "confirm")]
+        assert flattered == pytest.approx(both[0] - both[1])
+
+
+@pytest.mark.parametrize("method", RULES)
+def test_each_rule_can_be_the_sweeps_own_and_stands_beside_the_others(sweep, method):
+    for number in range(4):
+        sweep.trial(f"t{number}", 1.0 + number, noise=0.5)
+    found = sweep.fuse(method=method, postprocess=())
+    own = found["rules"][method]
+    assert found["rules"].keys() == RULES.keys()
+    for part in ("select", "confirm"):
+        assert own[part]["p"] == pytest.approx(found[part]["fused"]["p_labelled"])
+    assert own["minus_fused_raw"]["p_labelled"] == 0
+    other = next(name for name in RULES if name != method)
+    minus = found["rules"][other]["minus_fused_raw"]["p_labelled"]
+    expected = found["rules"][other]["confirm"]["p"] - own["confirm"]["p"]
+    assert minus == pytest.approx(expected)
+    if method == "best_single":
+        assert all(len(chosen) == 1 for chosen in found["members"].values())
+
+
+def test_small_ensembles_grow_and_the_smallest_is_one_trial(sweep):
+    for number in range(5):
+        sweep.trial(f"t{number}", 1.0 + number, noise=0.6)
+    found = sweep.fuse(postprocess=())["small_ensembles"]
+    assert [own["members"] for own in found] == [1, 2, 4]
+    assert found[0]["models"] == 1  # all its tasks are of one epoch
+    on_select = [own["select"]["p"] for own in found]
+    assert on_select[0] < on_select[1] < on_select[2]
+    assert all(own["parameters"] is None for own in found)  # these trials left no weights
+
+
+def test_the_cost_counts_each_trained_model_once(sweep):
+    sweep.trial("one", 1.0)
+    weights = sweep.folder / "trials" / "one" / "weights"
+    weights.mkdir()
+    tensors = {"a": np.zeros((3, 4), np.float32), "b": np.zeros(5, np.float32)}
+    save_file(tensors, weights / "epoch_002.safetensors")
+    assert sweep.fuse()["cost"] == {"models": 1, "parameters": 17}
+
+
+def test_a_member_that_all_hangs_on_is_lost_most(sweep):
+    sweep.trial("good", 1.0, noise=0.3)
+    sweep.trial("twin", 1.1, noise=0.3)
+    sweep.trial("poor", 0.5, noise=3.0)
+    sweep.fuse()
+    found = json.loads((sweep.folder / "fusion" / "analysis.json").read_text())["valence"]
+    assert list(found["members"].values()) == sorted(found["members"].values(), reverse=True)
+    assert {"good", "twin"} <= found["members"].keys()
+    lost = found["lost_without"]["confirm"]
+    assert lost["good"]["score"] > 0.01
+    np.testing.assert_allclose(np.diag(found["error_correlation"]), 1)
+    first, second = (list(found["members"]).index(name) for name in ("good", "twin"))
+    assert abs(found["error_correlation"][first][second]) < 0.5  # drawn apart
+    report = (sweep.folder / "report" / "fusion.md").read_text()
+    assert "## Members for valence" in report
+    assert (sweep.folder / "report" / "fusion.html").stat().st_size > 10_000
+
+
+def test_only_trials_whose_weights_are_kept_are_fused(sweep, monkeypatch):
+    monkeypatch.setattr("sweeps.candidates.KEEP_WEIGHTS", 2)
+    for number in range(5):
+        sweep.trial(f"t{number}", 1.0, noise=0.2 + number)
+    for name, chosen in sweep.fuse(method="top_k")["members"].items():
+        scores = {
+            f"t{n}": json.loads((sweep.folder / f"trials/t{n}/scores.json").read_text())["select"]
+            for n in range(5)
+        }
+        ranked = sorted(scores, key=lambda trial: -scores[trial][name])
+        assert chosen.keys() <= set(ranked[:2])
+
+
+def test_a_trial_that_failed_or_goes_on_is_no_member(sweep):
+    sweep.trial("good", 1.0, noise=0.3)
+    sweep.trial("failed", 2.0)
+    (sweep.folder / "trials/failed/error.txt").write_text("it broke")
+    sweep.trial("running", 2.0)
+    (sweep.folder / "trials/running/checkpoint.safetensors").write_bytes(b"")
+    assert sweep.fuse()["best_single"] == "good"
+
+
+def test_nothing_to_fuse_is_none(sweep):
+    assert sweep.fusion().finish() is None
+    assert not sweep.fusion().improve()
+
+
+def test_what_improves_is_written_without_a_look_at_confirm(sweep):
+    fusion = sweep.fusion()
+    sweep.trial("poor", 1.0, noise=1.0)
+    assert fusion.improve()
+    first = json.loads((sweep.folder / "scores.json").read_text())
+    assert first["confirm"] is None
+    assert "search_optimism" not in first
+    submission = (sweep.folder / "submission.txt").read_bytes()
+    assert not fusion.improve()  # nothing is new
+    sweep.trial("worse", 0.5, noise=30.0)
+    fusion.improve()
+    sweep.trial("good", 2.0, noise=0.1)
+    assert fusion.improve()
+    second = json.loads((sweep.folder / "scores.json").read_text())
+    better = [s["select"]["fused"]["p_labelled"] for s in (first, second)]
+    assert better[0] < better[1]
+    assert (sweep.folder / "submission.txt").read_bytes() != submission
+    found = fusion.finish()
+    assert found["confirm"]
+    assert json.loads(json.dumps(found["select"])) == second["select"]
+
+
+def test_the_program_fuses_a_sweeps_folder_again(sweep, tmp_path, capsys):
+    sweep.trial("one", 1.0, noise=0.3)
+    sweep.trial("two", 1.1, noise=0.3)
+    search_file(tmp_path, search={"trials": 2, "seed": 3}).to_yaml()
+    space = load(tmp_path / "space.yaml").to_yaml().replace("data: data", f"data: {tmp_path}/data")
+    (sweep.folder / "space.yaml").write_text(space)
+    (sweep.folder / "environment.json").write_text(json.dumps({"dataset": sweep.dataset.hash}))
+    assert main([str(sweep.folder), "fusion.method=best_single"]) == 0
+    assert "fused minus best single on confirm, raw:" in capsys.readouterr().out
+    found = json.loads((sweep.folder / "scores.json").read_text())
+    assert found["method"] == "best_single"
+    with pytest.raises(InputError, match=r"only fusion\.\* can be given anew"):
+        main([str(sweep.folder), "search.trials=9"])
+    with pytest.raises(InputError, match="is no sweep's folder"):
+        main([str(tmp_path / "nothing")])
+    (sweep.folder / "environment.json").write_text(json.dumps({"dataset": "0" * 64}))
+    with pytest.raises(InputError, match="was trained on other data"):
+        main([str(sweep.folder)])

@@ -1,6 +1,8 @@
 """What ends a sweep before its last trial, in one sentence that says how to go on."""
 
+import re
 from collections import namedtuple
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -8,7 +10,7 @@ from typing import Any
 import pytest
 
 from sweeps import limits as module
-from sweeps.limits import FREE_BYTES, Limits
+from sweeps.limits import FREE_BYTES, RESERVE_SECONDS, Limits
 from sweeps.search_file import Budget
 
 Usage = namedtuple("Usage", "free")
@@ -73,3 +75,18 @@ def test_a_full_disk(monkeypatch):
     assert limits(disk_gb=None).halt() == (
         "the disk of runs/demo has less than 0.5 GB left: free some"
     )
+
+
+def test_until_ends_training_a_minute_before_so_that_all_is_written_by_then():
+    now = datetime.now(UTC)
+    soon = limits(until=now + timedelta(seconds=RESERVE_SECONDS - 5))
+    assert soon.late() is not None
+    assert soon.spent() == soon.halt() == soon.late()
+    assert re.fullmatch(
+        r"budget\.until = \S+ \S+ is reached, less the 60 s that the end takes: give a later one "
+        "to go on",
+        soon.late() or "",
+    )
+    later = limits(until=now + timedelta(seconds=RESERVE_SECONDS + 60))
+    assert later.late() is later.spent() is later.halt() is None
+    assert limits().late() is None

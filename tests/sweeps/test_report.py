@@ -1,20 +1,11 @@
-"""The report: trials best first, what failed and why, and scores beside the best single trial's."""
+"""The leaderboard: trials best first, what failed and why."""
 
 from typing import Any
 
-import pytest
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from sweeps.report import gain, last_value, leaderboard, score_table, table
+from sweeps.report import last_value, leaderboard, table
 from sweeps.search_file.overrides import by_path, varied_paths
-
-ONE = {
-    "p_labelled": 1.0,
-    "ccc_valence": 0.5,
-    "ccc_arousal": 0.25,
-    "f1_expression": None,
-    "f1_action_units": 0.625,
-}
 
 
 def trial(number: int, state: TrialState, values: list[float], **attributes: Any) -> FrozenTrial:
@@ -26,17 +17,6 @@ def trial(number: int, state: TrialState, values: list[float], **attributes: Any
     )
     made.number = number
     return made
-
-
-def scores(fused: float = 1.25, low: float = 0.125, high: float = 0.5) -> dict[str, Any]:
-    models: dict[str, Any] = {
-        "fused": {**ONE, "p_labelled": fused, "interval": {"p_labelled": (1.0, 1.5)}},
-        "fused_raw": ONE,
-        "best_single": ONE,
-        "best_single_raw": ONE,
-        "fused_minus_best_single_raw": {"interval": {"p_labelled": (low, high)}},
-    }
-    return {"select": models, "confirm": models}
 
 
 TRIALS = [
@@ -53,7 +33,7 @@ def rows(text: str) -> list[list[str]]:
 
 
 def test_trials_stand_best_first_with_what_varies():
-    text = leaderboard("demo", {"demo": TRIALS}, None, ["a remark"])
+    text = leaderboard("demo", {"demo": TRIALS}, ["a remark"])
     assert text.startswith("# demo\n\n- a remark\n")
     head, _, *found = rows(text)
     assert head == ["", "trial", "state", "epochs", "select", "encoder", "folder"]
@@ -66,29 +46,9 @@ def test_trials_stand_best_first_with_what_varies():
 
 
 def test_each_study_has_its_own_table():
-    text = leaderboard("demo", {"demo/gru": TRIALS[:1], "demo/lstm": TRIALS[1:2]}, scores(), [])
-    assert text.index("| confirm ") < text.index("| select ") < text.index("## demo/gru")
+    text = leaderboard("demo", {"demo/gru": TRIALS[:1], "demo/lstm": TRIALS[1:2]}, [])
     assert text.index("## demo/gru") < text.index("signature0") < text.index("## demo/lstm")
     assert "## Failed" not in text
-
-
-def test_a_score_table_has_intervals_where_there_are_and_dashes_for_none():
-    first, *others = rows(score_table(scores(), "confirm"))[2:]
-    assert first[:3] == ["fused, post-processed", "1.250 [1.000, 1.500]", "0.5000"]
-    assert first[4] == "-"
-    assert [row[0] for row in others] == ["fused", "best single, post-processed", "best single"]
-    with_ceiling = {**scores(), "ceiling": {"confirm": {**ONE, "p_labelled": 2.0}}}
-    assert rows(score_table(with_ceiling, "confirm"))[-1][:2] == ["exact posterior", "2.0000"]
-
-
-@pytest.mark.parametrize(
-    ("low", "high", "shown"),
-    [(0.125, 0.5, True), (-0.125, 0.5, False), (-0.5, -0.125, True)],
-)
-def test_a_gain_that_may_be_chance_is_called_that(low, high, shown):
-    text = gain(scores(1.25, low, high), "confirm")
-    assert text.startswith("fused minus best single on confirm: +0.250 [")
-    assert ("no gain that these videos can show" not in text) == shown
 
 
 def test_a_trials_value_is_its_last_epochs():

@@ -1,5 +1,7 @@
 """The search file is read as written, and every mistake in it is one sentence that says where."""
 
+from datetime import UTC, datetime
+
 import pytest
 from search_files import ENCODERS, SMALL, space
 
@@ -193,7 +195,6 @@ def test_workers_of_one_trial_share_no_gpu(write, resources):
 @pytest.mark.parametrize(
     ("line", "path"),
     [
-        ("budget: {until: '18:00'}", "budget.until = '18:00'"),
         ("refit: {folds: 6}", "refit = {'folds': 6}"),
         ("fusion: {per_task: false}", "fusion.per_task = False"),
     ],
@@ -209,8 +210,26 @@ def test_what_is_not_built_may_be_asked_not_to_be_done(write):
     assert load(write(SMALL + lines)) == load(write(SMALL))
 
 
+@pytest.mark.parametrize("text", ["2030-07-25 18:00", "'2030-07-25T18:00:00'"])
+def test_until_is_local_time(write, text):
+    file = load(write(f"{SMALL}budget: {{until: {text}}}"))
+    assert file.budget.until == datetime(2030, 7, 25, 18).astimezone()
+    stored = load(write(file.to_yaml()))
+    assert stored.budget.until == file.budget.until
+
+
+def test_until_may_name_its_zone_and_may_come_from_the_command_line(write):
+    file = load(write(SMALL), ["budget.until=2030-07-25T18:00+02:00"])
+    assert file.budget.until == datetime(2030, 7, 25, 16, tzinfo=UTC)
+
+
+def test_until_that_is_no_date_and_time_is_refused(refusal):
+    assert "budget.until" in refusal(SMALL + "budget: {until: '18:00'}")
+    assert "budget.until" in refusal(SMALL + "budget: {until: tomorrow}")
+    assert "budget.until" in refusal(SMALL + "budget: {until: 12}")
+
+
 def test_what_is_not_built_is_refused_on_the_command_line(refusal):
-    assert "budget.until = '18:00'" in refusal(SMALL, ["budget.until='18:00'"])
     assert "refit = {'folds': 6}" in refusal(SMALL, ["refit.folds=6"])
 
 

@@ -120,6 +120,7 @@ class Search:
             describe=lambda proposal, config: "",
             halt=lambda: None,
             spent=lambda: None,
+            late=lambda: None,
             ended=lambda signature, failed: self.ended.append((signature, failed)),
         )
         self.searcher = StudySearcher(
@@ -343,6 +344,23 @@ def test_spent_minutes_stop_trials_at_their_next_epoch_and_leave_them_to_be_resu
         assert search.ended == []
     with a_search(tmp_path) as search:
         assert [search.hand_out(trial)["reported"] for trial in "ab"] == [2, 1]
+
+
+def test_when_the_time_is_up_trials_stop_at_once_and_are_left_to_be_resumed(tmp_path):
+    late: list[str] = []
+    with a_search(tmp_path, late=lambda: late[0] if late else None) as search:
+        search.hand_out("a")
+        search.epoch("a", 1)
+        search.searcher.heed_interrupt()
+        assert search.slots.stops == []
+        late.append("the time is up")
+        search.searcher.heed_interrupt()  # as between two steps of Tune
+        search.searcher.heed_interrupt()
+        assert search.slots.stops == [Stop.NOW]  # once
+        search.end("a", "interrupted")
+        assert search.searcher.suggest("b") == Searcher.FINISHED
+        assert search.searcher.halted == "the time is up"
+        assert search.trial(0).state == TrialState.RUNNING
 
 
 def test_minutes_that_are_spent_between_epochs_or_after_another_end_stop_the_others_too(tmp_path):

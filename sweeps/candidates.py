@@ -1,0 +1,113 @@
+"""The trials that may be fused: for each task the best, whose weights are kept.
+
+What is fused can so be exported. On 72 trials of the demo nothing is lost by it: the greedy choice
+among all of them scores higher on ``select`` only.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
+
+from mtl.predictions import Predictions
+from mtl.tasks import TASKS, Task
+from sweeps.trial_folder import TrialFolder
+from sweeps.weights import KEEP_WEIGHTS
+
+
+@dataclass(frozen=True)
+class Member:
+    """A trial that left predictions.
+
+    Attributes:
+        signature: Its folder under ``trials/``.
+        score: Its objective on ``select``.
+        tasks: Each trained task's own score there; None without a label.
+        epochs: The epoch whose weights predict each task.
+    """
+
+    signature: str
+    score: float
+    tasks: Mapping[str, float | None]
+    epochs: Mapping[str, int]
+
+
+def read_members(
+    folder: Path, metric: str = "score", known: Mapping[str, Member] | None = None
+) -> dict[str, Member]:
+    """All trials of a sweep's folder that have ended with predictions, by signature; those that are
+    known already are not read again.
+    """
+    found = dict(known or {})
+    for path in (folder / "trials").glob("*/predictions.parquet"):
+        trial = TrialFolder(path.parent)
+        new = path.parent.name not in found and not (path.parent / "error.txt").exists()
+        if new and trial.ended:
+            scores = json.loads((path.parent / "scores.json").read_text())
+            tasks = {name: scores["select"].get(name) for name in scores["epochs"]}
+            score = scores["select"][metric]
+            found[path.parent.name] = Member(path.parent.name, score, tasks, scores["epochs"])
+    return dict(sorted(found.items()))
+
+
+class Candidates:
+    """The outputs of the best members of each task, kept from one fusion to the next."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._outputs: dict[str, dict[str, np.ndarray]] = {task: {} for task in TASKS}
+        self._known: dict[str, Member] = {}
+
+    @property
+    def members(self) -> list[Member]:
+        """All trials with predictions, by signature."""
+        return list(self._known.values())
+
+    def update(self, metric: str = "score") -> bool:
+        """Take in what has ended meanwhile; whether any task has other candidates than before."""
+        self._known = read_members(self._folder, metric, self._known)
+        wanted = {name: self._best(name) for name in TASKS}
+        changed = any(set(wanted[name]) != self._outputs[name].keys() for name in TASKS)
+        for signature in sorted({s for best in wanted.values() for s in best}):
+            new = [n for n in TASKS if signature in set(wanted[n]) - self._outputs[n].keys()]
+            outputs = self.load(signature).outputs if new else np.empty((0, 22), np.float32)
+            for name in new:
+                self._outputs[name][signature] = outputs[:, TASKS[name].outputs].copy()
+        for name, best in wanted.items():
+            # In the members' order, which decides between equals.
+            self._outputs[name] = {s: self._outputs[name][s] for s in sorted(best)}
+        return changed
+
+    def of(self, task: Task) -> tuple[list[str], Float[np.ndarray, "M N W"]]:
+        """A task's candidates and their outputs of all predicted frames."""
+        found = self._outputs[task.name]
+        return list(found), np.stack(list(found.values())) if found else np.empty((0, 0, 0))
+
+    def best_single(self) -> Member:
+        """The best of those that predict the most tasks: a sum over more tasks is no better score.
+        Of equals the first.
+        """
+        return max(self.members, key=lambda member: (len(member.tasks), member.score))
+
+    def whole(self, most: int) -> list[Member]:
+        """The ``most`` best candidates that predict as many tasks as any, by their objective."""
+        known = set().union(*self._outputs.values())
+        able = [member for member in self.members if member.signature in known]
+        tasks = max(len(member.tasks) for member in able)
+        ranked = sorted(able, key=lambda member: -member.score)
+        return [member for member in ranked if len(member.tasks) == tasks][:most]
+
+    def load(self, signature: str) -> Predictions:
+        """A trial's stored predictions."""
+        return Predictions.load(self._folder / "trials" / signature / "predictions.parquet")
+
+    def _best(self, task: str) -> list[str]:
+        """As ``sweeps.weights.Shelf`` ranks them; where nobody has a score, the best trial."""
+        able = [member for member in self.members if task in member.tasks]
+        scores = {m.signature: score for m in able if (score := m.tasks[task]) is not None}
+        if not scores:
+            return [max(able, key=lambda member: member.score).signature] if able else []
+        return sorted(scores, key=lambda s: (-scores[s], s))[:KEEP_WEIGHTS]
