@@ -195,11 +195,13 @@ def table(results: Sequence[Mapping[str, Any]]) -> str:
 
 
 def summary(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Counts over the splits, and mean scores."""
+    """Counts over the splits, mean scores, and how wide the intervals are that held so many."""
+    ends = np.array([result["confirm"]["interval"] for result in results])
     return {
         "splits": len(results),
         "inside": sum(result["inside"] for result in results),
         "within_errors": sum(result["errors_apart"] <= WITHIN for result in results),
+        "mean_width": float(np.mean(ends[:, 1] - ends[:, 0])),
         "mean_select": float(np.mean([result["select"] for result in results])),
         "mean_confirm": float(np.mean([result["confirm"]["p_labelled"] for result in results])),
         "mean_held_back": float(np.mean([r["held_back"]["p_labelled"] for r in results])),
@@ -224,7 +226,10 @@ def main() -> None:
         print(table(results[-1:]).splitlines()[-1], flush=True)
     counted = summary(results)
     print(f"\n{table(results)}\n")
-    print(f"held-back score inside the interval: {counted['inside']} of {counted['splits']}")
+    print(
+        f"held-back score inside the interval: {counted['inside']} of {counted['splits']} "
+        f"(mean width {counted['mean_width']:.3f})"
+    )
     print(f"within {WITHIN} standard errors: {counted['within_errors']} of {counted['splits']}")
     print(json.dumps({"benchmark": "resplits", "seed": SEED, **counted, "results": results}))
 

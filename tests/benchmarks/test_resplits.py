@@ -58,6 +58,9 @@ def test_subjects_stay_together(resplits, listing):
         subject_of = dict(zip(paired.names, subjects, strict=True))
         pairs = {(subject_of[name], part) for name, part in drawn.items()}
         assert len(pairs) == len({subject_of[name] for name in drawn})
+        sizes = [len(names) for names in by_split(drawn).values()]
+        assert sizes[1] in (5, 6)  # the first to be as many as validate now, or one more
+        assert sizes[2] in (2, 3)
 
 
 def rows_of(listing: Listing, name: str) -> np.ndarray:
@@ -136,6 +139,7 @@ def test_counts_and_means(resplits):
     counted = resplits.summary(results)
     assert (counted["splits"], counted["inside"], counted["within_errors"]) == (3, 1, 2)
     assert (counted["mean_confirm"], counted["mean_held_back"]) == (0.5, 0.375)
+    assert counted["mean_width"] == 0.375
     row = "| 1 | 0.750 | 0.500 [0.250, 0.625] | 0.375 | no | 1.90 | 4, 4 | 100 |"
     assert row in resplits.table(results).splitlines()
 
