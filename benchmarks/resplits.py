@@ -1,0 +1,238 @@
+"""Whether an interval holds what a sweep's fused model then scores on videos it never saw.
+
+python benchmarks/resplits.py --data DIR [--splits 10] [--trials 12] [--out runs/resplits]
+
+Re-splits of studyforrest (cues; any dataset with its feature sets will do) by whole scenes, or
+whole subjects where scenes share them: the labelled videos are shuffled by seed and split; half as
+many as there are validation videos are held back, as many as there are validate, the rest train;
+the unlabelled test videos are left out. The held-back videos become the test split of a dataset
+that has none of their labels. ``sweeps/run.py`` searches and fuses there, and says how good the
+fused model is on `confirm`, with an interval. Only then the held-back labels score its predictions.
+
+P is the sweep's ``p_labelled``: over the tasks that have labels in those videos, of which few
+videos may lack one; the table says how many there are. A few held-back videos are a sample of their
+own, so fewer than 95 % of the intervals can hold their score. Beside it stands the difference of
+the two scores over its standard error, from both jackknife errors: 95 % should be within 1.96.
+
+A split that is finished is kept in ``--out`` and not run again. 1 to 2 minutes a split on 2 cores.
+"""
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mtl.bootstrap import bootstrap
+from mtl.dataset import SPLITS, Dataset, Listing, open_dataset, read_features, write_dataset
+from mtl.errors import InputError
+from mtl.metrics import scores
+from mtl.predictions import Predictions
+from mtl.whole_files import write_json
+from sweeps.cli import run_program
+from sweeps.plan import divide
+from sweeps.search_file import load
+
+ROOT = Path(__file__).parents[1]
+SPACE = ROOT / "sweeps" / "configs" / "spaces" / "studyforrest_cues.yaml"
+SEED = 17
+WITHIN = 1.96  # standard errors, 95 % of the time
+SCORES = ("ccc_valence", "ccc_arousal", "f1_expression", "f1_action_units")
+
+
+def draw_split(listing: Listing, split: int) -> dict[str, str]:
+    """The new split of each video that has one, whole subjects at a time; held-back ones: test."""
+    subject_of = {
+        name: subject
+        for name, subject, old in zip(listing.names, listing.subjects, listing.splits, strict=True)
+        if old != "test"
+    }
+    validation = listing.splits.count("validation")
+    wanted = {"test": validation // 2, "validation": validation}
+    videos, part_of = Counter(subject_of.values()), {}
+    taken: Counter[str] = Counter()
+    for subject in np.random.default_rng([SEED, split]).permutation(sorted(videos)):
+        part = next((part for part in wanted if taken[part] < wanted[part]), "train")
+        part_of[subject] = part
+        taken[part] += videos[subject]
+    return {name: part_of[subject] for name, subject in subject_of.items()}
+
+
+def resplit(listing: Listing, split_of: Mapping[str, str]) -> Listing:
+    """The videos in their new splits, those of the test split without labels, others left out."""
+    kept = [place for place, name in enumerate(listing.names) if name in split_of]
+    names = tuple(listing.names[place] for place in kept)
+    splits = tuple(split_of[name] for name in names)
+    place_of = np.full(len(listing.names), -1, np.int32)
+    place_of[kept] = np.arange(len(kept))
+    rank = np.array([SPLITS.index(split) for split in splits])
+    rows = np.flatnonzero(place_of[listing.video] >= 0)
+    rows = rows[np.argsort(rank[place_of[listing.video[rows]]], kind="stable")]
+    video = place_of[listing.video[rows]]
+    mask = listing.mask[rows] & (rank[video] != SPLITS.index("test"))[:, None]
+    values = np.where(mask, listing.values[rows], np.float32(0))
+    subjects = tuple(listing.subjects[place] for place in kept)
+    return Listing(names, splits, subjects, video, listing.frame[rows], values, mask)
+
+
+def write_split(source: Dataset, split: int, out: Path) -> Dataset:
+    """The dataset of one split, unless it is there."""
+    if out.exists():
+        return open_dataset(out)
+    listing = source.listing()
+    features = {n: read_features(f"{source.address}/features/{n}") for n in source.feature_sets()}
+    return write_dataset(
+        out,
+        resplit(listing, draw_split(listing, split)),
+        features,
+        image_name=source.info["image_name"],
+        sources={"resplit of": source.hash, "seed": SEED, "split": split},
+    )
+
+
+def sweep(data: Path, name: str, trials: int, out: Path) -> Path:
+    """The real program on one dataset; its run folder."""
+    program = [sys.executable, str(ROOT / "sweeps" / "run.py"), "--space", str(SPACE)]
+    command = [*program, f"data={data.resolve()}", f"name={name}", f"search.trials={trials}"]
+    log = out / f"{name}.log"
+    # Not run(): after Ctrl-C that kills what is about to end cleanly.
+    with (
+        log.open("a") as stream,
+        subprocess.Popen(command, cwd=out, stdout=stream, stderr=stream) as process,
+    ):
+        code = process.wait()
+    if code:
+        raise InputError(f"the sweep {name} ended with exit code {code}: see {log}")
+    return out / "runs" / name
+
+
+def score(predictions: Predictions, truth: Listing, videos: Collection[str]) -> dict[str, Any]:
+    """P of all listed frames of some videos, its standard error, and over how many tasks it is."""
+    wanted = np.array([name in videos for name in truth.names])
+    rows = np.flatnonzero(wanted[truth.video])
+    keys = zip(predictions.video.tolist(), predictions.frame.tolist(), strict=True)
+    place = {(predictions.names[video], frame): at for at, (video, frame) in enumerate(keys)}
+    own = zip(truth.video[rows].tolist(), truth.frame[rows].tolist(), strict=True)
+    outputs = predictions.outputs[[place[truth.names[video], frame] for video, frame in own]]
+    labelled = outputs, truth.values[rows], truth.mask[rows]
+    found = scores(*labelled)
+    return {
+        "p_labelled": found["p_labelled"],
+        "error": bootstrap(*labelled, truth.video[rows])["p_labelled"].error(),
+        "tasks": sum(found[name] is not None for name in SCORES),
+        "videos": len(videos),
+    }
+
+
+def compare(folder: Path, written: Listing, truth: Listing) -> dict[str, Any]:
+    """What a sweep said of its fused model, and what the held-back labels say."""
+    said = json.loads((folder / "scores.json").read_text())
+    search = load(folder / "space.yaml").search
+    parts = divide(written, search.confirm, search.seed)
+    predictions = Predictions.load(folder / "fusion" / "predictions.parquet")
+    confirm, held = (
+        score(predictions, truth, {name for name, own in parts.items() if own == part})
+        for part in ("confirm", "test")
+    )
+    fused = said["confirm"]["fused"]
+    assert np.isclose(confirm["p_labelled"], fused["p_labelled"]), "other frames were scored"
+    low, high = fused["interval"]["p_labelled"]
+    off = held["p_labelled"] - confirm["p_labelled"]
+    return {
+        "select": said["select"]["fused"]["p_labelled"],
+        "confirm": {**confirm, "interval": [low, high]},
+        "held_back": held,
+        "inside": bool(low <= held["p_labelled"] <= high),
+        "errors_apart": abs(off) / float(np.hypot(confirm["error"], held["error"])),
+    }
+
+
+def run_split(source: Dataset, split: int, trials: int, out: Path) -> dict[str, Any]:
+    """One split's result, from its file where it has been run."""
+    name = f"resplit_{split}"
+    file = out / f"{name}.json"
+    asked = {"split": split, "seed": SEED, "trials": trials, "data": source.hash}
+    if file.exists():
+        known: dict[str, Any] = json.loads(file.read_text())
+        if asked.items() <= known.items():
+            return known
+    begun = time.monotonic()
+    dataset = write_split(source, split, out / "datasets" / name)
+    written = dataset.listing()
+    videos = ", ".join(f"{written.splits.count(part)} {part}" for part in SPLITS)
+    print(f"split {split}: sweep of {trials} trials on {videos} (held back) videos", flush=True)
+    folder = sweep(Path(dataset.address), name, trials, out)
+    found = compare(folder, written, source.listing())
+    result = {**asked, **found, "seconds": round(time.monotonic() - begun)}
+    write_json(file, result)
+    shutil.rmtree(dataset.address)  # as large as the source, and written again alike
+    return result
+
+
+def table(results: Sequence[Mapping[str, Any]]) -> str:
+    """A row for each split."""
+    lines = [
+        "| split | select | confirm | held back | inside | errors apart | tasks | seconds |",
+        "|---:|---:|---:|---:|---|---:|---:|---:|",
+    ]
+    for result in results:
+        confirm, held = result["confirm"], result["held_back"]
+        low, high = confirm["interval"]
+        lines.append(
+            f"| {result['split']} | {result['select']:.3f} | "
+            f"{confirm['p_labelled']:.3f} [{low:.3f}, {high:.3f}] | {held['p_labelled']:.3f} | "
+            f"{'yes' if result['inside'] else 'no'} | {result['errors_apart']:.2f} | "
+            f"{confirm['tasks']}, {held['tasks']} | {result['seconds']} |"
+        )
+    return "\n".join(lines)
+
+
+def summary(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Counts over the splits, mean scores, and how wide the intervals are that held so many."""
+    ends = np.array([result["confirm"]["interval"] for result in results])
+    return {
+        "splits": len(results),
+        "inside": sum(result["inside"] for result in results),
+        "within_errors": sum(result["errors_apart"] <= WITHIN for result in results),
+        "mean_width": float(np.mean(ends[:, 1] - ends[:, 0])),
+        "mean_select": float(np.mean([result["select"] for result in results])),
+        "mean_confirm": float(np.mean([result["confirm"]["p_labelled"] for result in results])),
+        "mean_held_back": float(np.mean([r["held_back"]["p_labelled"] for r in results])),
+    }
+
+
+def main() -> None:
+    """The program."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", required=True, help="a dataset directory or address")
+    parser.add_argument("--splits", type=int, default=10)
+    parser.add_argument("--trials", type=int, default=12)
+    parser.add_argument("--out", type=Path, default=Path("runs/resplits"))
+    words = parser.parse_args()
+    source = open_dataset(words.data)
+    words.out.mkdir(parents=True, exist_ok=True)
+    results = []
+    for split in range(words.splits):
+        results.append(run_split(source, split, words.trials, words.out))
+        print(table(results[-1:]).splitlines()[-1], flush=True)
+    counted = summary(results)
+    print(f"\n{table(results)}\n")
+    print(
+        f"held-back score inside the interval: {counted['inside']} of {counted['splits']} "
+        f"(mean width {counted['mean_width']:.3f})"
+    )
+    print(f"within {WITHIN} standard errors: {counted['within_errors']} of {counted['splits']}")
+    print(json.dumps({"benchmark": "resplits", "seed": SEED, **counted, "results": results}))
+
+
+if __name__ == "__main__":
+    run_program(main)

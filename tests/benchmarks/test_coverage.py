@@ -1,0 +1,139 @@
+"""The coverage benchmark: a population and models whose true scores are known."""
+
+import importlib.util
+from itertools import combinations
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+from mtl.metrics import scores, task_score, task_sums
+from mtl.tasks import TASKS
+
+PROGRAM = Path(__file__).parents[2] / "benchmarks" / "coverage.py"
+VIDEOS = 200
+
+
+def small() -> ModuleType:
+    """The program as a module of its own, its population of a few videos."""
+    spec = importlib.util.spec_from_file_location("benchmark_coverage", PROGRAM)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    vars(module)["VIDEOS"] = VIDEOS
+    return module
+
+
+@pytest.fixture(scope="module")
+def coverage() -> ModuleType:
+    return small()
+
+
+def members(coverage, *skills):
+    """They err alike."""
+    mix = np.random.default_rng(0).standard_normal(coverage.FIELDS)
+    return [coverage.Member(skill, mix / np.linalg.norm(mix)) for skill in skills]
+
+
+def ensemble(coverage):
+    """Two members of a task, one of them twice."""
+    one, other = coverage.draw_trials(np.random.default_rng(0))[0][:2]
+    return {name: [(one, 1), (other, 2)] for name in TASKS}
+
+
+def test_population_is_the_same_in_every_process(coverage):
+    here, there = coverage.population(), small().population()
+    assert here is not there
+    for name in ("video", "labels", "fields"):
+        assert np.array_equal(getattr(here, name), getattr(there, name))
+    assert len(np.unique(here.video)) == VIDEOS
+
+
+@pytest.mark.parametrize("task", TASKS.values(), ids=TASKS.keys())
+def test_more_skill_scores_better(coverage, task):
+    everybody = coverage.population()
+    labels = everybody.labels[:, task.labels]
+    found = [
+        task_score(
+            task,
+            task_sums(
+                task,
+                member.outputs(everybody, slice(None), task),
+                labels,
+                np.ones(labels.shape, bool),
+            ),
+        )
+        for member in members(coverage, 0.25, 0.5, 1.0, 2.0)
+    ]
+    assert found == sorted(found)
+    assert found[-1] - found[0] > 0.2
+
+
+def test_a_model_says_the_same_of_a_video_in_any_set(coverage):
+    everybody, chosen = coverage.population(), ensemble(coverage)
+    rows = everybody.rows(np.array([3, 17, 101]))
+    assert set(everybody.video[rows]) == {3, 17, 101}
+    whole = coverage.outputs_of(chosen, everybody, slice(None))
+    own = coverage.outputs_of(chosen, everybody, rows)
+    np.testing.assert_allclose(own, whole[rows], rtol=1e-5, atol=1e-6)
+
+
+def test_trials_err_alike_by_what_is_said(coverage):
+    random = np.random.default_rng(0)
+    alike = []
+    for _ in range(20):
+        trials = coverage.draw_trials(random)
+        assert all(abs(np.linalg.norm(m.mix) - 1) < 1e-9 for trial in trials for m in trial)
+        alike += [one[0].mix @ other[0].mix for one, other in combinations(trials, 2)]
+    assert np.mean(alike) == pytest.approx(0.6, abs=0.1)
+
+
+def test_the_truth_is_the_score_of_all_frames(coverage):
+    everybody, chosen = coverage.population(), ensemble(coverage)
+    sums = coverage.true_sums(chosen, everybody)
+    outputs = coverage.outputs_of(chosen, everybody, slice(None))
+    known = np.ones(everybody.labels.shape, bool)
+    truth = scores(outputs, everybody.labels, known)["p_mtl"]
+    pooled = {name: own.sum(axis=0) for name, own in sums.items()}
+    assert float(coverage.p_of(pooled)) == pytest.approx(truth)
+    videos = np.array([3, 17, 101])
+    some = {name: own[videos].sum(axis=0) for name, own in sums.items()}
+    own_score = coverage.sampled(chosen, everybody, everybody.rows(videos))["p_labelled"].score
+    assert float(coverage.p_of(some)) == pytest.approx(own_score)
+
+
+def test_search_finds_the_most_skilled(coverage):
+    everybody = coverage.population()
+    weak, middle, strong = members(coverage, 0.3, 0.6, 2.0)
+    trials = [[weak, middle], [middle, strong, weak], [weak, weak]]
+    fused, single = coverage.search(trials, everybody, everybody.rows(np.arange(100)))
+    for name in TASKS:
+        assert single[name] == [(strong, 1)]
+        assert strong in [member for member, _ in fused[name]]
+
+
+def test_a_simulated_sweep_follows_from_its_number(coverage):
+    first, other = (coverage.simulate((10, number)) for number in (0, 1))
+    assert coverage.simulate((10, 0)) == first
+    assert other != first
+    for name in ("score", "gain"):
+        assert first[f"{name}_held"] in (0, 1)
+        assert first[f"{name}_width"] > 0
+        assert first[f"{name}_oracle"] > 0
+
+
+def test_table_prints_means(coverage):
+    names = ("true", "held", "held_by_percentiles", "width", "oracle", "flattered")
+    numbers = ((1.0, 1, 0, 0.5, 0.25, 0.25), (2.0, 0, 0, 0.25, 0.25, -0.5))
+    sweeps = [
+        {f"{of}_{k}": float(v) for of in ("score", "gain") for k, v in zip(names, n, strict=True)}
+        for n in numbers
+    ]
+    sweeps[0]["gain_true"] = -1.0
+    lines = coverage.table({19: sweeps, 300: sweeps[:1]}).splitlines()
+    assert lines[2] == "| 19 | fused P | 1.500 | 50.0% | 0.0% | 0.375 | 0.250 | -0.125 |"
+    assert lines[3] == "| 19 | fused - single | 0.500 | 50.0% | 0.0% | 0.375 | 0.250 | -0.125 |"
+    assert lines[4] == "| 300 | fused P | 1.000 | 100.0% | 0.0% | 0.500 | 0.250 | +0.250 |"
+    assert len(lines) == 6
