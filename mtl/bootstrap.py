@@ -23,8 +23,12 @@ DRAWS = 1000
 SEED = 95
 LEVEL = 0.95
 TINY = 1e-12  # a standard error below it is rounding
-BOUNDS = {"ccc": (-1.0, 1.0), "f1": (0.0, 1.0)}
+BOUNDS = {"ccc": (-1.0, 1.0), "f1": (0.0, 1.0), "p": (-1.0, 3.0)}
 """Of a score, by its kind."""
+WIDEST = 4.0
+"""No two scores are further apart."""
+FEWEST_VIDEOS = 3
+"""Two videos, drawn with replacement, say nothing of how far others would be."""
 
 
 @dataclass(frozen=True)
@@ -74,8 +78,12 @@ class Sampled:
         able = np.isfinite(off) & (errors > TINY)
         return np.asarray(off[able] / errors[able])
 
-    def interval(self, lowest: float = -np.inf, highest: float = np.inf) -> tuple[float, float]:
-        """95 %, cut to what there can be; the score itself where nothing varies."""
+    def interval(self, lowest: float = -WIDEST, highest: float = WIDEST) -> tuple[float, float]:
+        """95 %, cut to what there can be, which is all that is known of fewer than three videos;
+        the score itself where nothing varies.
+        """
+        if self.slopes.shape[1] < FEWEST_VIDEOS:
+            return lowest, highest
         ratios, error = self.ratios(), self.error()
         if not len(ratios) or error < TINY:
             return self.score, self.score

@@ -7,6 +7,7 @@ folds, each of which is held out once.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -115,6 +116,14 @@ def fold_parts(
         name: parts.get(folds_of[name], "train") if name in folds_of else "test"
         for name in listing.names
     }
+
+
+def with_splits(listing: Listing, parts: Mapping[str, str]) -> Listing:
+    """The listing with the splits that ``fold_parts`` amounts to."""
+    split = {"select": "validation", "confirm": "validation"}
+    return replace(
+        listing, splits=tuple(split.get(parts[name], parts[name]) for name in listing.names)
+    )
 
 
 def _coverage(

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float
 from safetensors import safe_open
 
-from mtl.bootstrap import Sampled
+from mtl.bootstrap import BOUNDS, Sampled
 from mtl.fusion import RULES, error_correlation, forward_order, fuse
 from mtl.tasks import OUTPUT_COLUMNS, TASKS, Task
 from sweeps.candidates import Candidates
@@ -133,7 +133,8 @@ def _beside(
         if not len(frames.of(part)):
             continue
         score = _p(frames, outputs, part)
-        found[part] = None if score is None else {"p": score.score, "interval": score.interval()}
+        interval = None if score is None else score.interval(*BOUNDS["p"])
+        found[part] = None if score is None else {"p": score.score, "interval": interval}
         same = predicted_tasks(outputs) == predicted_tasks(ours)
         mine = _p(frames, ours, part) if same else None
         if part == "confirm" and score is not None and mine is not None:

@@ -14,6 +14,7 @@ from jaxtyping import Float
 
 from mtl.predictions import Predictions
 from mtl.tasks import TASKS, Task
+from sweeps.study.proposal import is_refit
 from sweeps.trial_folder import TrialFolder
 from sweeps.weights import KEEP_WEIGHTS
 
@@ -44,12 +45,13 @@ def read_members(
     found = dict(known or {})
     for path in (folder / "trials").glob("*/predictions.parquet"):
         trial = TrialFolder(path.parent)
-        new = path.parent.name not in found and not (path.parent / "error.txt").exists()
+        name = path.parent.name
+        new = name not in found and not is_refit(name) and not (path.parent / "error.txt").exists()
         if new and trial.ended:
             scores = json.loads((path.parent / "scores.json").read_text())
             tasks = {name: scores["select"].get(name) for name in scores["epochs"]}
             score = scores["select"][metric]
-            found[path.parent.name] = Member(path.parent.name, score, tasks, scores["epochs"])
+            found[name] = Member(name, score, tasks, scores["epochs"])
     return dict(sorted(found.items()))
 
 

@@ -8,6 +8,7 @@ still runs fuses by itself whenever a trial makes its fused model better.
 
 import argparse
 import json
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -35,7 +36,7 @@ from sweeps.study.journal import DriverLock
 
 
 class SweepFusion:
-    """The fusion of a sweep's trials, as often as it is asked for.
+    """The fusion of a sweep's trials, as often as it is asked for, by any thread.
 
     Args:
         folder: ``runs/<name>``.
@@ -59,21 +60,32 @@ class SweepFusion:
         self._candidates = Candidates(folder)
         self._frames: Frames | None = None
         self._best = -np.inf
+        self._lock = threading.Lock()
 
     def improve(self) -> bool:
         """Fuse what there is; if that scores higher on ``select`` than all before, write it.
 
         ``confirm`` is not looked at.
         """
-        if not self._update():
-            return False
-        fused = fuse_candidates(self._candidates, self.frames, self.settings)
-        score = self.frames.scores(fused.outputs, "select")["p_labelled"]
-        if score is None or score <= self._best:
-            return False
-        self._best = score
-        self._write(fused, self._content(fused, ("select",)))
-        return True
+        with self._lock:
+            if not self._update():
+                return False
+            fused = fuse_candidates(self._candidates, self.frames, self.settings)
+            score = self.frames.scores(fused.outputs, "select")["p_labelled"]
+            if score is None or score <= self._best:
+                return False
+            self._best = score
+            self._write(fused, self._content(fused, ("select",)))
+            return True
+
+    def used(self) -> list[str]:
+        """The signatures of the trials that are fused."""
+        with self._lock:
+            self._update()
+            if not self._candidates.members:
+                return []
+            fused = fuse_candidates(self._candidates, self.frames, self.settings)
+        return sorted({signature for members in fused.members.values() for signature in members})
 
     def finish(self) -> dict[str, Any] | None:
         """Fuse what there is, score it on ``confirm`` too, and write everything.
@@ -81,9 +93,11 @@ class SweepFusion:
         Returns:
             What ``scores.json`` holds; None if there is nothing to fuse.
         """
-        self._update()
-        if not self._candidates.members:
-            return None
+        with self._lock:
+            self._update()
+            return self._finish() if self._candidates.members else None
+
+    def _finish(self) -> dict[str, Any]:
         frames, settings, candidates = self.frames, self.settings, self._candidates
         fused = fuse_candidates(candidates, frames, settings)
         parts = tuple(part for part in ("select", "confirm") if len(frames.of(part)))

@@ -37,10 +37,7 @@ def part_scores(
 
 def intervals(scores: Mapping[str, Sampled]) -> dict[str, tuple[float, float]]:
     """Of each score, cut to what it can be."""
-    return {
-        name: score.interval(*BOUNDS.get(name.split("_")[0], (-np.inf, np.inf)))
-        for name, score in scores.items()
-    }
+    return {name: score.interval(*BOUNDS[name.split("_")[0]]) for name, score in scores.items()}
 
 
 def differences(gains: Mapping[str, Sampled]) -> dict[str, Any]:

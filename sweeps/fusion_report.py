@@ -35,6 +35,26 @@ def summary(scores: Mapping[str, Any]) -> str:
     return f"{score_table(scores, part)}\n\n{gain(scores, part)}"
 
 
+def refit_summary(refit: Mapping[str, Any]) -> str:
+    """What the refit on folds comes to."""
+    titles = {
+        "all": "all labelled videos",
+        "without_select": "without select's, which members were chosen on",
+        "confirm": "confirm's alone",
+    }
+    rows = [
+        [titles[part], str(found["videos"]), *(_with_interval(found["refit"], c) for c in COLUMNS)]
+        for part, found in refit["out_of_fold"].items()
+    ]
+    head = [f"refit, {refit['folds']} folds: out of fold", "videos", *COLUMNS.values()]
+    lines = [table(head, rows)]
+    if "p_labelled" in refit.get("refit_minus_fused", {}):
+        said = _gained(refit["refit_minus_fused"], refit["out_of_fold"]["confirm"]["videos"])
+        lines.append(f"out of fold minus the sweep's fused model on confirm: {said}")
+    lines.append("refit/submission.txt: the test frames, as the mean of all folds' models")
+    return "\n\n".join(lines) + "\n"
+
+
 def write_report(folder: Path, scores: Mapping[str, Any], analysis: Mapping[str, Any]) -> None:
     """``report/fusion.md`` and ``.html``, and the numbers of the members in
     ``fusion/analysis.json``.

@@ -25,6 +25,7 @@ class Job:
         stopped: It was pruned at that epoch, and only its end is missing.
         undecided: Whether it was is still to be heard.
         restarts: How often it may be taken up again after its workers died.
+        fold: Of the refit: the one held out.
         checkpoint: Where an earlier process left off; ``weights`` are those of its best epochs.
     """
 
@@ -35,6 +36,7 @@ class Job:
     stopped: bool = False
     undecided: bool = False
     restarts: int = 0
+    fold: int | None = None
     checkpoint: bytes | None = None
     weights: Mapping[int, bytes] = field(default_factory=dict)
 

@@ -11,7 +11,7 @@ import torch
 from mtl.config import TrialConfig
 from mtl.dataset import Dataset, Listing
 from mtl.errors import InputError
-from mtl.folds import select_videos
+from mtl.folds import cut_folds, fold_parts, select_videos, with_splits
 from mtl.frameworks import FRAMEWORKS
 from mtl.model import build_model
 from mtl.sequences import FeatureTable, join, trained_tasks
@@ -36,6 +36,7 @@ class Plan:
         all_frames: Whether some config walks over unlisted frames.
         parameters: Smallest and largest model among the sampled configs.
         lost: What joining the feature sets loses, a sentence each.
+        folds: The part of each video where each fold of the refit is held out.
     """
 
     file: SearchFile
@@ -49,6 +50,7 @@ class Plan:
     parameters: tuple[int, int]
     epochs: int
     lost: tuple[str, ...]
+    folds: tuple[dict[str, str], ...]
 
     def rungs(self, epochs: int) -> frozenset[int]:
         """The epochs of a trial at which it may be pruned."""
@@ -105,6 +107,7 @@ def make_plan(file: SearchFile, dataset: Dataset) -> Plan:
         parameters=(min(counts), max(counts)),
         epochs=max(config.training.epochs for config in configs),
         lost=_check_joins(configs, dataset, listing, parts),
+        folds=_cut_folds(listing, file, tasks),
     )
 
 
@@ -115,6 +118,30 @@ def divide(listing: Listing, confirm: float, seed: int) -> dict[str, str]:
     names, subjects = zip(*validation, strict=True)  # a dataset without any is refused earlier
     chosen = select_videos(names, subjects, confirm, seed)
     return {name: chosen.get(name, split) for name, split, _ in videos}
+
+
+def _cut_folds(
+    listing: Listing, file: SearchFile, tasks: Sequence[str]
+) -> tuple[dict[str, str], ...]:
+    """The parts of each fold of the refit; each must be able to train what the sweep trains."""
+    folds = file.refit.folds
+    if not folds:
+        return ()
+    cut = cut_folds(listing, folds)
+    found = []
+    for fold in range(folds):
+        parts: dict[str, str] = dict(fold_parts(cut, listing, fold, folds))
+        trained = trained_tasks(tasks, with_splits(listing, parts))
+        select = np.array([parts[name] == "select" for name in listing.names])[listing.video]
+        for task in tasks:
+            labelled = listing.mask[select][:, TASKS[task].labels].any()
+            if task not in trained or not labelled:
+                raise InputError(
+                    f"{file.source}: refit.folds = {folds} leaves fold {fold} without a label of "
+                    f"{task} to {'select by' if task in trained else 'train on'}: set fewer, or 0"
+                )
+        found.append(parts)
+    return tuple(found)
 
 
 def _sample(space: Space, seed: int) -> list[TrialConfig]:
@@ -258,6 +285,7 @@ def describe(plan: Plan, concurrent: int | None) -> str:
         f"  features  {', '.join(f'{n} ({plan.dataset.width(n)})' for n in plan.feature_sets)}",
         f"  tasks     {', '.join(plan.tasks)}" + _unlabelled(plan.listing),
         f"  pruning   {_pruning(plan)}",
+        *_refit(plan),
         f"  models    {low:,} to {high:,} parameters ({SAMPLED_CONFIGS} sampled configs built)",
         *(f"  lost      {sentence}" for sentence in plan.lost),
         "  varied    " + "\n            ".join(plan.space.describe()),
@@ -267,6 +295,16 @@ def describe(plan: Plan, concurrent: int | None) -> str:
             "  note      search.confirm is 0: every score is selected on the scored videos"
         )
     return "\n".join(lines)
+
+
+def _refit(plan: Plan) -> list[str]:
+    if not plan.folds:
+        return []
+    held = [sum(part == "confirm" for part in parts.values()) for parts in plan.folds]
+    return [
+        f"  refit     the fused trials anew on {len(held)} folds of "
+        f"{min(held)} to {max(held)} videos"
+    ]
 
 
 def _unlabelled(listing: Listing) -> str:

@@ -32,13 +32,13 @@ class Progress:
     """Watches a search. ``with`` it: the live table needs an end.
 
     Args:
-        trials: How many there will be.
+        trials: How many there will be; more may become known.
         done: How many have ended, those of earlier starts and repeats included.
         console: Where to print.
     """
 
     def __init__(
-        self, trials: int, done: Callable[[], int], console: Console | None = None
+        self, trials: Callable[[], int], done: Callable[[], int], console: Console | None = None
     ) -> None:
         self.console = console or Console(highlight=False)
         self.trials, self.done, self._before = trials, done, done()
@@ -91,7 +91,7 @@ class Progress:
         why = f": {reason}" if reason else ""
         self._line(
             f"{row.name}: {state} at epoch {row.epoch}{score}{why} "
-            f"[{self.done()}/{self.trials}, {self._left()}]"
+            f"[{self.done()}/{self.trials()}, {self._left()}]"
         )
 
     def _line(self, text: str) -> None:
@@ -103,13 +103,13 @@ class Progress:
         ended = self.done() - self._before
         if not ended:
             return "time left unknown"
-        seconds = (time.monotonic() - self._started) / ended * (self.trials - self.done())
+        seconds = (time.monotonic() - self._started) / ended * (self.trials() - self.done())
         return f"{_duration(seconds)} left"
 
     def _render(self) -> Group:
         rows = sorted(self._rows.values(), key=_rank)[:ROWS]
         so_far = _duration(time.monotonic() - self._started)
-        head = f"{self.done()} of {self.trials} trials, {so_far} so far, {self._left()}"
+        head = f"{self.done()} of {self.trials()} trials, {so_far} so far, {self._left()}"
         return Group(Text(head), _table(rows))
 
 

@@ -6,10 +6,11 @@ from typing import Any
 from mtl.whole_files import write_whole
 from sweeps.compare import compare_sweep
 from sweeps.fuse import SweepFusion
-from sweeps.fusion_report import summary
+from sweeps.fusion_report import refit_summary, summary
 from sweeps.job import INTERRUPTED
 from sweeps.limits import Limits
 from sweeps.plan import Plan
+from sweeps.refit import score_refit
 from sweeps.report import leaderboard, ran_side_by_side
 from sweeps.study import SweepStudy
 
@@ -27,6 +28,10 @@ def finish(plan: Plan, limits: Limits, fusion: SweepFusion, halted: str | None) 
     report = leaderboard(plan.file.name, study.trials(), remarks)
     write_whole(folder / "report" / "leaderboard.md", report.encode())
     _print_results(folder, scores, remarks)
+    if scores and plan.folds and study.done:
+        refit = score_refit(folder, plan, scores)
+        missing = "refit: not scored, since a fold of a member failed (see the leaderboard)"
+        print(refit_summary(refit) if refit else missing)
     compared = compare_sweep(folder, plan, study) if study.done else None
     if compared:
         print(f"\n{compared}\ncomparison:  {folder / 'report' / 'comparison.md'}")

@@ -9,8 +9,9 @@ The same command goes on with a sweep that was stopped, and extends one by more 
 """
 
 import argparse
+import functools
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import yaml
@@ -37,7 +38,7 @@ from sweeps.progress import Progress
 from sweeps.results import finish
 from sweeps.run_folder import check_run_folder, fresh_name, open_run_folder
 from sweeps.search_file import SearchFile, load
-from sweeps.study import Proposal, SweepStudy
+from sweeps.study import Proposal, Refit, SweepStudy
 from sweeps.study.journal import DriverLock
 from sweeps.weights import KEEP_WEIGHTS, Shelf
 
@@ -68,15 +69,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         _check_fits(file, address)
     lock = DriverLock(folder)
     resumed = open_run_folder(folder, file, dataset)
-    study = open_study(folder, plan, lock)
+    fusion = SweepFusion(folder, dataset, plan.listing, plan.parts, file.fusion, file.search.metric)
+    folds = file.refit.folds
+    refits = functools.partial(_refits, fusion, folds) if folds else None
+    study = open_study(folder, plan, lock, refits)
     try:
         shelf = Shelf(folder / "trials", _ended(study), KEEP_WEIGHTS)
         if words.retry_failed:
             print(f"{study.retry_failed()} failed trials are trained again")
         limits = Limits(file.budget, folder, study, shelf, TrainingClock(folder / CLOCK))
-        fusion = SweepFusion(
-            folder, dataset, plan.listing, plan.parts, file.fusion, file.search.metric
-        )
         halted = limits.spent()
         if not (study.done or halted):
             halted = _search(plan, limits, fusion, address, resumed)
@@ -132,7 +133,18 @@ def _check_fits(file: SearchFile, address: str) -> None:
         concurrent_trials(file.resources, file.search.trials, cluster.nodes, cluster.can_come)
 
 
-def open_study(folder: Path, plan: Plan, lock: DriverLock) -> SweepStudy:
+def _refits(fusion: SweepFusion, folds: int) -> list[Refit]:
+    """What is fused, with each fold held out."""
+    members = fusion.used()
+    return [Refit(member, fold, folds) for fold in range(folds) for member in members]
+
+
+def open_study(
+    folder: Path,
+    plan: Plan,
+    lock: DriverLock,
+    refits: Callable[[], Sequence[Refit]] | None = None,
+) -> SweepStudy:
     """The sweep's record, under this driver's lock."""
     file = plan.file
     combinations = plan.space.comparisons()
@@ -148,6 +160,7 @@ def open_study(folder: Path, plan: Plan, lock: DriverLock) -> SweepStudy:
         sample=plan.space.sample,
         sign=lambda overrides: signature(compose(overrides), plan.dataset.hash),
         seeds=file.compare.seeds,
+        refits=refits,
         lock=lock,
     )
 
@@ -192,13 +205,13 @@ def _search(
             late=limits.late,
             ended=ended,
         )
-        with Progress(study.planned, study.ended) as progress, anytime.saying(progress.say):
+        with Progress(lambda: study.planned, study.ended) as progress, anytime.saying(progress.say):
             slots = SlotPool(slot_starter(file.name, resources), number, resources, progress.say)
             listed = None if plan.all_frames else plan.listing
             shards = make_shards(plan.dataset, plan.feature_sets, listed)
             if address == LOCAL:
                 end_helpers()
-            setup = Setup(shards, plan.listing, plan.parts, resources.cpus_per_worker)
+            setup = Setup(shards, plan.listing, plan.parts, resources.cpus_per_worker, plan.folds)
             slots.open(ray.put(setup))
             searcher = StudySearcher(study, slots, rules, limits.clock, progress)
             return search(searcher, plan.listing)
@@ -215,7 +228,8 @@ def _say_where(cluster: Cluster, folder: Path, study: SweepStudy, resumed: bool)
 def _trial_yaml(plan: Plan, proposal: Proposal, config: TrialConfig) -> str:
     search, cpus = plan.file.search, plan.file.resources.cpus_per_worker
     alone = ["--data", plan.dataset.address, "--confirm", search.confirm, "--seed", search.seed]
-    words = shlex.join(map(str, [*alone, "--cpus", cpus, *proposal.overrides]))
+    held_out = [] if proposal.fold is None else ["--fold", f"{proposal.fold}of{len(plan.folds)}"]
+    words = shlex.join(map(str, [*alone, "--cpus", cpus, *held_out, *proposal.overrides]))
     head = f"# {proposal.study} {proposal.number}, alone: python sweeps/train.py {words}\n"
     return head + yaml.safe_dump(config.plain(), sort_keys=False)
 

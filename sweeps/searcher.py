@@ -230,6 +230,7 @@ class StudySearcher(NotSaved, Searcher):
             rungs=frozenset() if proposal.unpruned else self.rules.rungs(config.training.epochs),
             reported=max(proposal.reported, default=0),
             stopped=proposal.stopped,
+            fold=proposal.fold,
             restarts=self.rules.restarts - self._deaths[proposal.study, proposal.number],
         )
         self._running[trial_id] = _Running(proposal, job, slot)

@@ -1,6 +1,7 @@
 """One config trained alone, in this process, to the scores that it gets in a sweep.
 
-python sweeps/train.py --data DIR [--out DIR] [--confirm 0.5 --seed 1234] [path=value ...]
+python sweeps/train.py --data DIR [--out DIR] [--confirm 0.5 --seed 1234] [--fold KofN]
+                       [path=value ...]
 
 Trailing words are overrides of sweeps/configs/trial.yaml, as each trial's config.yaml lists them.
 The same command goes on after an interruption. The last line is one JSON object.
@@ -8,6 +9,7 @@ The same command goes on after an interruption. The last line is one JSON object
 
 import argparse
 import json
+import re
 import shlex
 import sys
 import traceback
@@ -22,6 +24,7 @@ import yaml
 from mtl.config import TrialConfig
 from mtl.dataset import Dataset, Listing
 from mtl.errors import InputError
+from mtl.folds import cut_folds, fold_parts
 from mtl.inference import TrialData
 from mtl.model import build_model
 from mtl.sequences import FeatureTable, read_table
@@ -33,6 +36,7 @@ from sweeps.data import open_data
 from sweeps.job import Epoch, Job
 from sweeps.job_run import JobRun
 from sweeps.plan import divide
+from sweeps.study.proposal import Refit
 from sweeps.trial_data import SlotData
 from sweeps.trial_folder import TrialFolder
 
@@ -82,6 +86,9 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         default=1,
         help="the sweep's resources.cpus_per_worker (1); the last bits of scores follow it",
     )
+    parser.add_argument(
+        "--fold", metavar="KofN", help="hold fold K of N out, as a sweep's refit.folds=N does"
+    )
     parser.add_argument("overrides", nargs="*", metavar="path=value")
     return parser.parse_intermixed_args(argv)
 
@@ -91,14 +98,17 @@ def _train(words: argparse.Namespace) -> int:
     config = compose(words.overrides)
     dataset = open_data(words.data)
     listing = dataset.listing()
-    parts = divide(listing, words.confirm, words.seed)
-    sign = signature(config, dataset.hash)
+    sign, parts = signature(config, dataset.hash), divide(listing, words.confirm, words.seed)
     identity = f"# {sign}, confirm {words.confirm:g}, seed {words.seed}"
+    folds, fold = _fold(words.fold, listing)
+    if fold is not None:
+        sign = Refit(sign, fold, len(folds)).signature
+        identity = f"# {sign}"
     folder = _folder(words.out or Path("runs/train") / sign, identity)
     if not folder.ended:
         torch.set_num_threads(words.cpus)
         files = Files(dataset, None if config.sequence.frames == "all" else listing)
-        data = SlotData(files, listing, parts).of(config)
+        data = SlotData(files, listing, parts, folds).of(config, fold)
         _check(config, data)
         folder.begin(f"{identity}\n{_command(words)}\n{_as_yaml(config)}")
         _run(config, data, folder, listing)
@@ -114,6 +124,18 @@ def _check_words(words: argparse.Namespace) -> None:
         raise InputError(f"--seed {words.seed} must be at least 0")
     if words.cpus < 1:
         raise InputError(f"--cpus {words.cpus} must be at least 1")
+
+
+def _fold(word: str | None, listing: Listing) -> tuple[list[dict[str, str]], int | None]:
+    """The parts of all folds, and which is held out."""
+    if word is None:
+        return [], None
+    found = re.fullmatch(r"(\d+)of(\d+)", word)
+    if not found or not int(found[1]) < int(found[2]):
+        raise InputError(f"--fold {word} must be KofN with K from 0 to N - 1, as 0of6")
+    folds = int(found[2])
+    cut = cut_folds(listing, folds)
+    return [dict(fold_parts(cut, listing, k, folds)) for k in range(folds)], int(found[1])
 
 
 def _folder(path: Path, identity: str) -> TrialFolder:
@@ -144,7 +166,7 @@ def _check(config: TrialConfig, data: TrialData) -> None:
 
 
 def _command(words: argparse.Namespace) -> str:
-    options = ("data", "out", "confirm", "seed", "cpus")
+    options = ("data", "out", "confirm", "seed", "cpus", "fold")
     given = {name: getattr(words, name) for name in options}
     flags = [f"--{name}={value}" for name, value in given.items() if value is not None]
     return "# " + shlex.join(["python", "sweeps/train.py", *flags, *words.overrides])

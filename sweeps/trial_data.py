@@ -1,13 +1,14 @@
 """The data of trials: feature sets held once, joined for each combination that is asked for."""
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
 
 from mtl.config import Frames, TrialConfig
 from mtl.dataset import Listing
+from mtl.folds import with_splits
 from mtl.inference import TrialData
 from mtl.sequences import (
     FeatureTable,
@@ -30,15 +31,31 @@ class Tables(Protocol):
 
 
 class SlotData:
-    """What one process has read: each feature set once, each combination joined once."""
+    """What one process has read: each feature set once, each combination joined once.
 
-    def __init__(self, shards: Tables, listing: Listing, parts: Mapping[str, str]) -> None:
-        self.shards, self.listing, self.parts = shards, listing, parts
+    Args:
+        shards: Where feature sets come from.
+        listing: The listed frames.
+        parts: The part of each video.
+        folds: The same where each fold of a refit is held out.
+    """
+
+    def __init__(
+        self,
+        shards: Tables,
+        listing: Listing,
+        parts: Mapping[str, str],
+        folds: Sequence[Mapping[str, str]] = (),
+    ) -> None:
+        self.shards, self.listing, self.parts, self.folds = shards, listing, parts, folds
         self.table = functools.cache(shards.load)
         self.joined = functools.lru_cache(maxsize=8)(self._joined)
+        self.held_out = functools.cache(self._held_out)
 
-    def of(self, config: TrialConfig) -> TrialData:
-        """The data of one trial."""
+    def of(self, config: TrialConfig, fold: int | None = None) -> TrialData:
+        """The data of one trial, or of it where a fold is held out."""
+        if fold is not None:
+            return self.held_out(fold).of(config)
         tables: list[FeatureTable] = [self.table(name) for name in config.features]
         sequence = config.sequence
         train, parts = self.joined(config.features, sequence.frames, sequence.frame_stride)
@@ -50,6 +67,12 @@ class SlotData:
             np.concatenate([table.std for table in tables]),
             training_prior(self.listing),
         )
+
+    def _held_out(self, fold: int) -> "SlotData":
+        parts = self.folds[fold]
+        other = SlotData(self.shards, with_splits(self.listing, parts), parts)
+        other.table = self.table
+        return other
 
     def _joined(
         self, features: tuple[str, ...], which: Frames, stride: int

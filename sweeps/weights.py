@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from mtl.tasks import TASKS
+from sweeps.study.proposal import is_refit
 from sweeps.trial_folder import TrialFolder
 
 KEEP_WEIGHTS = 25
@@ -38,9 +39,9 @@ class Shelf:
         """
         TrialFolder(self._trials / signature).settle()
         file = self._trials / signature / "scores.json"
-        ranks = file.exists() and not failed
+        ranks = file.exists() and not failed and not is_refit(signature)
         scores = json.loads(file.read_text())["select"] if ranks else {}
-        leaving = {signature}
+        leaving = set() if is_refit(signature) else {signature}
         for task, ranked in self._best.items():
             if scores.get(task) is not None and (-scores[task], signature) not in ranked:
                 bisect.insort(ranked, (-scores[task], signature))
@@ -49,7 +50,7 @@ class Shelf:
         kept = {name for ranked in self._best.values() for _, name in ranked}
         for name in leaving - kept:
             shutil.rmtree(self._trials / name / "weights", ignore_errors=True)
-        for name in leaving:
+        for name in leaving | {signature}:
             self._bytes[name] = folder_bytes(self._trials / name)
 
     @property

@@ -17,14 +17,16 @@ from mtl.strict import Strict, did_you_mean
 from sweeps.search_file.overrides import apply_overrides
 from sweeps.search_file.ranges import KINDS, DottedPath, Node, Range, paths
 from sweeps.search_file.refusal import sentence
-from sweeps.search_file.sections import Budget, Compare, Fusion, Pruner, Resources, Search
+from sweeps.search_file.sections import (
+    Budget,
+    Compare,
+    Fusion,
+    Pruner,
+    Refit,
+    Resources,
+    Search,
+)
 from sweeps.search_file.strict_yaml import parse_yaml, write_yaml
-
-NOT_BUILT: dict[str, Any] = {
-    "fusion.per_task": True,
-    "refit": {"folds": 0},
-}
-"""Keys whose work comes later, and the one value that asks for none of it."""
 
 
 class SearchFile(Strict):
@@ -48,6 +50,7 @@ class SearchFile(Strict):
     fixed: dict[DottedPath, Any] = Field(default_factory=dict)
     space: dict[DottedPath, Node]
     fusion: Fusion = Fusion()
+    refit: Refit = Refit()
 
     _source: str = PrivateAttr("search file")
 
@@ -89,10 +92,10 @@ class SearchFile(Strict):
         """What must agree for a run folder to be taken up again, as plain data.
 
         The data's spelling is no part of it (its content hash is compared elsewhere), nor are the
-        number of trials and seeds, the budget and the resources: a resumed sweep may have more of
-        them.
+        number of trials and seeds, the budget, the resources and the refit: a resumed sweep may
+        have more of them.
         """
-        outside: dict[str, Any] = {"name": True, "data": True, "budget": True, "resources": True}
+        outside = dict.fromkeys(("name", "data", "budget", "resources", "refit"), True)
         more = {"search": {"trials"}, "compare": {"seeds"}}
         return self.model_dump(mode="json", exclude={**outside, **more})
 
@@ -120,9 +123,7 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> SearchFile:
     if not isinstance(raw, dict):
         found = "is empty" if raw is None else f"holds a {type(raw).__name__}"
         raise InputError(f"{source} {found}: a search file is a mapping with name, data and space")
-    raw = _without_later_keys(
-        apply_overrides(raw, overrides, (*SearchFile.model_fields, "refit")), source
-    )
+    raw = apply_overrides(raw, overrides, tuple(SearchFile.model_fields))
     if raw.get("data") is None:
         raise InputError(
             f"{source}: data is missing: name the dataset, on the command line data=DIR"
@@ -138,19 +139,6 @@ def _text(path: str | Path) -> str:
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise InputError(f"{path} cannot be read as a search file: {reason}") from None
-
-
-def _without_later_keys(raw: dict[str, Any], source: str) -> dict[str, Any]:
-    kept = {key: dict(value) if isinstance(value, dict) else value for key, value in raw.items()}
-    for path, neutral in NOT_BUILT.items():
-        section, _, key = path.rpartition(".")
-        holder = kept.get(section) if section else kept
-        if not isinstance(holder, dict) or key not in holder:
-            continue
-        value = holder.pop(key)
-        if json.dumps(value) != json.dumps(neutral):
-            raise InputError(f"{source}: {path} = {value!r} is not built yet: leave it out")
-    return kept
 
 
 def _validated(raw: dict[str, Any], source: str) -> SearchFile:

@@ -32,6 +32,12 @@ class Pruner(Strict):
     reduction_factor: Annotated[int, Field(ge=2)] = 3
 
 
+def _none_or_enough(folds: int) -> int:
+    if folds < 0 or 0 < folds < 3:
+        raise ValueError("must be 0, or at least 3: one held out, one selected on, others train")
+    return folds
+
+
 def _with_zone(time: datetime) -> datetime:
     return time if time.tzinfo else time.astimezone()
 
@@ -119,6 +125,16 @@ class Compare(Strict):
         if self.seeds and not self.by:
             raise ValueError("seeds needs compare.by: name what is compared")
         return self
+
+
+class Refit(Strict):
+    """The fusion's members trained anew at the end, each fold held out once.
+
+    Attributes:
+        folds: 0 for none. Training and validation videos are cut into so many, by subject.
+    """
+
+    folds: Annotated[int, AfterValidator(_none_or_enough)] = 0
 
 
 class Fusion(Strict):

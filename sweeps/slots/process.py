@@ -39,7 +39,7 @@ class ProcessSlot(Slot):
         from sweeps.trial_data import SlotData
 
         given = ray.get(setup[0])
-        self._data = SlotData(given.shards, given.listing, given.parts)
+        self._data = SlotData(given.shards, given.listing, given.parts, given.folds)
         return ""
 
     def train(self, job: Job) -> Iterator[Epoch | End]:
@@ -49,4 +49,5 @@ class ProcessSlot(Slot):
 
         self._orders.begin(job.name)
         config = read_config(job.config)
-        yield from JobRun(job, config, self._data.of(config), self._orders).events()
+        data = self._data.of(config, job.fold)
+        yield from JobRun(job, config, data, self._orders).events()

@@ -13,6 +13,7 @@ class Setup:
 
     Attributes:
         parts: The part of each video: ``train``, ``select``, ``confirm`` or ``test``.
+        folds: The same where each fold of the refit is held out.
         threads: Torch's, of each worker.
     """
 
@@ -20,3 +21,4 @@ class Setup:
     listing: Listing
     parts: Mapping[str, str]
     threads: int
+    folds: tuple[Mapping[str, str], ...] = ()

@@ -29,7 +29,7 @@ def train_jobs(slot: ActorHandle[Any], setup: list[ray.ObjectRef[Setup]]) -> Non
     given = ray.get(setup[0])
     torch.set_num_threads(given.threads)
     workers = Workers.joined()
-    data = SlotData(given.shards, given.listing, given.parts)
+    data = SlotData(given.shards, given.listing, given.parts, given.folds)
     here = ray.util.get_current_placement_group()
     place = here.id.hex() if here else ""
     while True:
@@ -50,7 +50,8 @@ def _train(slot: ActorHandle[Any], handed: Handed, data: SlotData, workers: Work
     try:
         config = read_config(handed.job.config)
         told = FromSlot(slot, handed.job) if workers.rank == 0 else None
-        for event in JobRun(handed.job, config, data.of(config), told, workers).events():
+        held = data.of(config, handed.job.fold)
+        for event in JobRun(handed.job, config, held, told, workers).events():
             if workers.rank == 0:
                 # One at a time, in their order; the next epoch does not wait for it.
                 ray.get(on_its_way)

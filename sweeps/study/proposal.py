@@ -6,6 +6,7 @@ from optuna.trial import FrozenTrial
 
 from sweeps.study.index import Key
 
+FOLD = ".fold"
 PRUNE, KEEP = "prune", "keep"  # what `decision:<epoch>` says
 
 
@@ -24,7 +25,10 @@ class Proposal:
     """It was stopped at the last of these epochs, and only its end is missing."""
 
     unpruned: bool = False
-    """No rung stops it: it repeats another with a new seed."""
+    """No rung stops it: it repeats another with a new seed, or with a fold held out."""
+
+    fold: int | None = None
+    """Of the refit: the one held out."""
 
     @classmethod
     def of(cls, key: Key, trial: FrozenTrial) -> "Proposal":
@@ -36,8 +40,33 @@ class Proposal:
             signature=trial.user_attrs["signature"],
             reported=dict(trial.intermediate_values),
             stopped=is_stopped(trial),
-            unpruned="repeat_of" in trial.user_attrs,
+            unpruned=not {"repeat_of", "fold"}.isdisjoint(trial.user_attrs),
+            fold=trial.user_attrs.get("fold"),
         )
+
+
+@dataclass(frozen=True)
+class Refit:
+    """A trial to train anew with a fold held out.
+
+    Attributes:
+        member: The trial's signature.
+        fold: Which, of so many ``folds``.
+    """
+
+    member: str
+    fold: int
+    folds: int
+
+    @property
+    def signature(self) -> str:
+        """Its own."""
+        return f"{self.member}{FOLD}{self.fold}of{self.folds}"
+
+
+def is_refit(signature: str) -> bool:
+    """Whether a trial of this signature held a fold out."""
+    return FOLD in signature
 
 
 def is_stopped(trial: FrozenTrial) -> bool:

@@ -1,7 +1,7 @@
 """A sweep's record of search, pruning and resume: the Optuna studies of one journal file."""
 
 import math
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,13 +11,13 @@ from optuna.trial import FrozenTrial, TrialState
 
 from sweeps.study.index import Index, Key
 from sweeps.study.journal import JOURNAL, DriverLock, Journal
-from sweeps.study.proposal import KEEP, PRUNE, Proposal, is_stopped
+from sweeps.study.proposal import KEEP, PRUNE, Proposal, Refit, is_stopped
 from sweeps.study.pruner import PrunerSettings, make_pruner
 from sweeps.study.sampler import RecentStudy, make_sampler, startup_trials
 
 FIRST_NEW_SEED = 1001
 """Of the seeds that the best configs are trained again with."""
-KEPT = ("overrides", "signature", "repeat_of")
+KEPT = ("overrides", "signature", "repeat_of", "fold", "fold_of")
 """What a retry has of the trial that failed."""
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 
@@ -36,6 +36,9 @@ class SweepStudy:
     seeds, unpruned, in a study of their own, `<study> seeds`; these trials have `repeat_of`. If the
     best one becomes another (more trials, a retry), that one is trained with the new seeds too.
 
+    Once all these have ended, the trials that `refits` names are trained again with a fold held
+    out, unpruned, in a study of their own, `<name> folds`; these have `fold` and `fold_of`.
+
     Args:
         folder: the sweep's folder, made if needed.
         name: the sweep's name; studies are called `<name>` or `<name>/<label>`.
@@ -49,6 +52,7 @@ class SweepStudy:
         sample: draws one configuration on a trial, given the compared values, as overrides.
         sign: the signature of the configuration that overrides stand for.
         seeds: with how many new seeds each combination's best trial is trained again.
+        refits: what is to be trained again with folds held out; asked once the rest has ended.
         lock: the folder's, if the caller has it already; closed with the study.
 
     Raises:
@@ -69,6 +73,7 @@ class SweepStudy:
         sample: Callable[[optuna.Trial, Mapping[str, Any]], list[str]],
         sign: Callable[[Sequence[str]], str],
         seeds: int = 0,
+        refits: Callable[[], Sequence[Refit]] | None = None,
         lock: DriverLock | None = None,
     ) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -81,6 +86,9 @@ class SweepStudy:
         self._shares = {study: each + (i < more) for i, study in enumerate(names)}
         self._seeds = seeds
         self._repeats = {study: f"{study} seeds" for study in names} if seeds else {}
+        self._refits = refits
+        self._due: deque[Refit] | None = None
+        self._folds = [f"{name} folds"] if refits else []
         self._lock = lock or DriverLock(folder)
         try:
             self._open(folder / JOURNAL)
@@ -99,9 +107,13 @@ class SweepStudy:
         """
         while not self._index.unfinished:
             study = self._next_study()
-            if study is None:
+            if study is not None:
+                self._propose(study)
+                continue
+            refit = self._next_refit()
+            if refit is None:
                 return None
-            self._propose(study)
+            self._refit(refit)
         key = self._index.unfinished.popleft()
         return Proposal.of(key, self._trial(key))
 
@@ -204,8 +216,9 @@ class SweepStudy:
 
     @property
     def planned(self) -> int:
-        """How many trials there will be, over all studies."""
-        return sum(self._shares.values()) + self._seeds * len(self._repeats)
+        """How many trials there will be, over all studies; those of a refit once they are known."""
+        due = sum(self._index.sizes[study] for study in self._folds) + len(self._due or ())
+        return sum(self._shares.values()) + self._seeds * len(self._repeats) + due
 
     def repeats(self) -> dict[str, list[FrozenTrial]]:
         """Of each combination's study the finished trials of its best config with new seeds."""
@@ -219,18 +232,19 @@ class SweepStudy:
     @property
     def done(self) -> bool:
         """Whether every trial has been asked for and has ended."""
-        return not self._index.running and self._next_study() is None
+        idle = not self._index.running and self._next_study() is None
+        return idle and self._next_refit() is None
 
     def _open(self, path: Path) -> None:
         self._journal = Journal(path)
         known = {study.study_name for study in self._journal.get_all_studies()}
-        for study in [*self._chosen, *self._repeats.values()]:
+        names = [*self._chosen, *self._repeats.values(), *self._folds]
+        for study in names:
             # Not load_if_exists: it adds a record to the journal at every start.
             if study not in known:
                 optuna.create_study(study_name=study, storage=self._journal, direction="maximize")
         self._studies = {
-            study: optuna.load_study(study_name=study, storage=self._journal)
-            for study in [*self._chosen, *self._repeats.values()]
+            study: optuna.load_study(study_name=study, storage=self._journal) for study in names
         }
         self._index = Index()
         self._take_up()
@@ -271,6 +285,15 @@ class SweepStudy:
         few = [study for study in self._repeats if seeded.get(study, self._seeds) < self._seeds]
         return min(few, key=lambda study: seeded[study], default=None)
 
+    def _next_refit(self) -> Refit | None:
+        """What is still to be trained with a fold held out, once all else has ended."""
+        busy = {study for study, _ in self._index.running} - {*self._folds}
+        if self._refits is None or busy:
+            return None
+        if self._due is None:
+            self._due = deque(r for r in self._refits() if r.signature not in self._index.latest)
+        return self._due[0] if self._due else None
+
     def _best(self, study: str) -> str | None:
         """The study's best trial, as `repeat_of` names it: of the completed ones, if there are."""
         trials = self._studies[study].get_trials(deepcopy=False)
@@ -301,6 +324,14 @@ class SweepStudy:
         overrides = [*trial.user_attrs["overrides"], f"training.seed={seed}"]
         self._write(self._repeats[study], trial, overrides, repeat_of=best)
 
+    def _refit(self, refit: Refit) -> None:
+        """Write the next trial of the refit."""
+        assert self._due is not None, "nobody asked for a refit"
+        trial = self._trial(self._index.latest[refit.member])
+        kept = {"fold": refit.fold, "fold_of": refit.member, "signature": refit.signature}
+        self._write(self._folds[0], trial, trial.user_attrs["overrides"], **kept)
+        self._due.popleft()
+
     def _write(
         self,
         study: str,
@@ -309,7 +340,11 @@ class SweepStudy:
         **attributes: Any,
     ) -> None:
         """Write a trial with these overrides, and queue it if it is no twin."""
-        attributes |= {"overrides": list(overrides), "signature": self._sign(overrides)}
+        attributes = {
+            "overrides": list(overrides),
+            "signature": self._sign(overrides),
+            **attributes,
+        }
         first = self._index.latest.get(attributes["signature"])
         told = None
         if first is not None:

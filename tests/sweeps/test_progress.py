@@ -37,7 +37,7 @@ class Count:
 def log() -> tuple[Progress, Count, io.StringIO]:
     """Of a sweep of 5 trials, 2 of which had ended before."""
     text, count = io.StringIO(), Count()
-    return Progress(5, count, Console(file=text, width=40)), count, text
+    return Progress(lambda: 5, count, Console(file=text, width=40)), count, text
 
 
 def test_a_log_has_one_line_for_each_event(log):
@@ -99,7 +99,7 @@ def test_the_time_left_follows_what_has_ended_since_the_start(log, monkeypatch):
 def test_a_terminal_shows_one_table_of_the_best():
     text = io.StringIO()
     count = Count(0)
-    progress = Progress(40, count, Console(file=text, width=120, force_terminal=True))
+    progress = Progress(lambda: 40, count, Console(file=text, width=120, force_terminal=True))
     for number in range(30):
         proposal, job = a_trial(number, encoder=("gru", "lstm")[number % 2], head="mlp")
         progress.started(proposal, job)
@@ -123,7 +123,7 @@ def test_a_terminal_shows_one_table_of_the_best():
 def test_the_live_table_is_drawn_and_ends():
     text = io.StringIO()
     console = Console(file=text, width=80, force_terminal=True, highlight=False)
-    with Progress(1, Count(0), console) as progress:
+    with Progress(lambda: 1, Count(0), console) as progress:
         progress.started(*a_trial(0))
         progress.again(a_trial(0)[0], "its workers died")
     assert "0 of 1 trials" in text.getvalue()

@@ -43,7 +43,7 @@ def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
 SPACE_FAULTS = {
     "unknown key": ({"serach": {}}, "serach is no known key: did you mean"),
     "key of a section": ({"search": {"trails": 3}}, "search.trails is no known key.*trials"),
-    "later key": ({"refit": {"folds": 6}}, "refit = .*6.* is not built yet"),
+    "more folds than subjects": ({"refit": {"folds": 9}}, "refit.folds = 9 needs .* 8: set"),
     "seeds of nothing": ({"compare": {"seeds": 2}}, "compare.*seeds needs compare.by"),
     "a source that is a target": (
         {

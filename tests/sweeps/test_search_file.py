@@ -115,6 +115,7 @@ def test_defaults(write):
     )
     assert file.budget.model_dump() == {
         "minutes": None,
+        "until": None,
         "disk_gb": 5,
         "failures": 3,
         "restarts": 3,
@@ -192,22 +193,28 @@ def test_workers_of_one_trial_share_no_gpu(write, resources):
     assert load(write(f"{SMALL}resources: {resources}")).resources
 
 
-@pytest.mark.parametrize(
-    ("line", "path"),
-    [
-        ("refit: {folds: 6}", "refit = {'folds': 6}"),
-        ("fusion: {per_task: false}", "fusion.per_task = False"),
-    ],
-)
-def test_what_is_not_built_is_refused_by_name(refusal, line, path):
-    assert refusal(SMALL + line) == f"FILE: {path} is not built yet: leave it out"
-
-
-def test_what_is_not_built_may_be_asked_not_to_be_done(write):
+def test_what_asks_for_nothing_may_be_written_out(write):
     lines = (
         "compare: {seeds: 0}\nbudget: {until: null}\nrefit: {folds: 0}\nfusion: {per_task: true}\n"
     )
     assert load(write(SMALL + lines)) == load(write(SMALL))
+
+
+def test_tasks_are_fused_one_by_one(refusal):
+    assert "fusion.per_task" in refusal(SMALL + "fusion: {per_task: false}")
+
+
+@pytest.mark.parametrize("folds", [-1, 1, 2])
+def test_a_refit_needs_a_fold_to_hold_out_one_to_select_on_and_one_to_train_on(refusal, folds):
+    said = refusal(f"{SMALL}refit: {{folds: {folds}}}")
+    assert said.startswith(f"FILE: refit.folds = {folds}")
+    assert "at least 3" in said
+
+
+def test_a_refit_may_be_asked_for_later(write):
+    asked = load(write(SMALL), ["refit.folds=6"])
+    assert asked.refit.folds == 6
+    assert asked.identity() == load(write(SMALL)).identity()
 
 
 @pytest.mark.parametrize("text", ["2030-07-25 18:00", "'2030-07-25T18:00:00'"])
@@ -227,10 +234,6 @@ def test_until_that_is_no_date_and_time_is_refused(refusal):
     assert "budget.until" in refusal(SMALL + "budget: {until: '18:00'}")
     assert "budget.until" in refusal(SMALL + "budget: {until: tomorrow}")
     assert "budget.until" in refusal(SMALL + "budget: {until: 12}")
-
-
-def test_what_is_not_built_is_refused_on_the_command_line(refusal):
-    assert "refit = {'folds': 6}" in refusal(SMALL, ["refit.folds=6"])
 
 
 @pytest.mark.parametrize("key", ["name", "data", "space"])

@@ -70,7 +70,9 @@ def jobs(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     monkeypatch.setattr(module, "ray", fake)
     monkeypatch.setattr(module, "JobRun", Run)
     monkeypatch.setattr(module, "read_config", lambda config: config)
-    monkeypatch.setattr(module, "SlotData", lambda *setup: SimpleNamespace(of=lambda config: None))
+    monkeypatch.setattr(
+        module, "SlotData", lambda *setup: SimpleNamespace(of=lambda config, fold: None)
+    )
     return found
 
 
