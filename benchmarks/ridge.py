@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mtl.bootstrap import BOUNDS, bootstrap
+from mtl.bootstrap import bootstrap, intervals
 from mtl.dataset import Dataset, Listing, open_dataset
 from mtl.folds import select_videos
 from mtl.metrics import scores, task_score, task_sums
@@ -262,10 +262,7 @@ def ridge_scores(
     for name, own in chosen.items():
         labelled = outputs[own], listing.values[rows][own], listing.mask[rows][own]
         sampled = bootstrap(*labelled, listing.video[rows][own])
-        intervals = {
-            key: score.interval(*BOUNDS[key.split("_")[0]]) for key, score in sampled.items()
-        }
-        results[name] = {**scores(*labelled), "interval": intervals}
+        results[name] = {**scores(*labelled), "interval": intervals(sampled)}
     return results
 
 

@@ -145,6 +145,11 @@ def bootstrap(
     return named if together is None else {"p_labelled": together, **named}
 
 
+def intervals(scores: Mapping[str, Sampled]) -> dict[str, tuple[float, float]]:
+    """Of each of ``bootstrap``'s scores, cut to what it can be."""
+    return {n: score.interval(*BOUNDS[n.partition("_")[0]]) for n, score in scores.items()}
+
+
 def combined(by_task: Mapping[str, Sampled]) -> Sampled | None:
     """``metrics.combine`` of scores of the same videos."""
     if not by_task:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from mtl.bootstrap import BOUNDS, Sampled
+from mtl.bootstrap import Sampled, intervals
 from mtl.dataset import Dataset
 from mtl.predictions import Predictions
 from mtl.tasks import OUTPUT_COLUMNS, TASKS
@@ -33,11 +33,6 @@ def part_scores(
         gains = {name: sampled[ours][name] - sampled[single][name] for name in names}
         found[f"{ours}_minus_{single}"] = differences(gains)
     return found
-
-
-def intervals(scores: Mapping[str, Sampled]) -> dict[str, tuple[float, float]]:
-    """Of each score, cut to what it can be."""
-    return {name: score.interval(*BOUNDS[name.split("_")[0]]) for name, score in scores.items()}
 
 
 def differences(gains: Mapping[str, Sampled]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float
 
 from mtl.affwild2 import write_submission
-from mtl.bootstrap import bootstrap
+from mtl.bootstrap import bootstrap, intervals
 from mtl.fusion import fuse
 from mtl.metrics import scores
 from mtl.postprocess import Postprocessing, Smoothing
@@ -22,7 +22,7 @@ from mtl.tasks import OUTPUT_COLUMNS, TASKS
 from mtl.whole_files import write_json
 from sweeps.frames import listed_rows
 from sweeps.fuse import image_names
-from sweeps.fused_scores import differences, intervals
+from sweeps.fused_scores import differences
 from sweeps.plan import Plan
 from sweeps.study import Refit
 

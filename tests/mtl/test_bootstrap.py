@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from mtl import metrics
-from mtl.bootstrap import DRAWS, SEED, Sampled, bootstrap, weighted
+from mtl.bootstrap import DRAWS, SEED, WIDEST, Sampled, bootstrap, intervals, weighted
 from mtl.tasks import TASKS
 
 RNG_SEED = 3
@@ -164,3 +164,13 @@ def test_a_task_without_labels_or_predictions_has_no_score(absent: str) -> None:
     assert sampled["p_labelled"].score == pytest.approx(
         metrics.scores(outputs, labels, mask)["p_labelled"]
     )
+
+
+def test_of_two_videos_nothing_is_known_but_what_a_score_can_be() -> None:
+    few = bootstrap(*rows(videos=2))
+    assert few["p_labelled"].interval() == (-WIDEST, WIDEST)
+    assert intervals(few)["p_labelled"] == (-1, 3)
+    assert intervals(few)["ccc_valence"] == (-1, 1)
+    assert intervals(few)["f1_expression"] == (0, 1)
+    three = intervals(bootstrap(*rows(videos=3)))
+    assert three["p_labelled"] != (-1, 3)
