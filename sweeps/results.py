@@ -1,5 +1,6 @@
 """What a sweep leaves at its end: the best trials fused, everything written, the scores printed."""
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from sweeps.plan import Plan
 from sweeps.refit import score_refit
 from sweeps.report import leaderboard, ran_side_by_side
 from sweeps.study import SweepStudy
+from sweeps.study.index import ORIGIN
 
 EXIT_INTERRUPTED = 130  # as a shell reports Ctrl-C
 
@@ -44,6 +46,13 @@ def finish(plan: Plan, limits: Limits, fusion: SweepFusion, halted: str | None) 
 def _remarks(plan: Plan, study: SweepStudy, halted: str | None) -> list[str]:
     counts = ", ".join(f"{number} {state}" for state, number in study.counts().items())
     remarks = [f"trials: {counts or 'none'}", *(f"lost: {sentence}" for sentence in plan.lost)]
+    adopted = Counter(
+        t.user_attrs[ORIGIN].partition(":")[0]
+        for trials in study.trials().values()
+        for t in trials
+        if ORIGIN in t.user_attrs
+    )
+    remarks += [f"of these {number} taken over from {run}" for run, number in adopted.items()]
     if halted:
         remarks.append(f"ended early: {halted}")
     if plan.file.search.confirm == 0:

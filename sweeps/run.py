@@ -1,7 +1,7 @@
 """A sweep, from a search file to a submission.
 
 python sweeps/run.py --space search.yaml [--dry-run] [--fresh] [--retry-failed] [--address ADDRESS]
-                     [path=value ...]
+                     [--from RUN] [path=value ...]
 
 Trailing words are overrides: a path whose first word is a key of the search file addresses the file
 (``data=DIR search.trials=4``), any other the trial config (``encoder=gru``), and leaves the space.
@@ -40,6 +40,7 @@ from sweeps.run_folder import check_run_folder, fresh_name, open_run_folder
 from sweeps.search_file import SearchFile, load
 from sweeps.study import Proposal, Refit, SweepStudy
 from sweeps.study.journal import DriverLock
+from sweeps.warm_start import read_earlier, take_over
 from sweeps.weights import KEEP_WEIGHTS, Shelf
 
 RUNS = Path("runs")
@@ -60,6 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not words.dry_run:
         resumed = check_run_folder(folder, file, dataset)
         _check_time(file, resumed)
+    earlier = read_earlier(words.earlier, file, dataset, folder) if words.earlier else None
     if address == LOCAL or words.dry_run:
         print(describe(plan, slots))
         _say_what_is_idle(file)
@@ -74,6 +76,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     refits = functools.partial(_refits, fusion, folds) if folds else None
     study = open_study(folder, plan, lock, refits)
     try:
+        if earlier:
+            print(take_over(earlier, plan, study, folder))
         shelf = Shelf(folder / "trials", _ended(study), KEEP_WEIGHTS)
         if words.retry_failed:
             print(f"{study.retry_failed()} failed trials are trained again")
@@ -97,6 +101,13 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--retry-failed", action="store_true", help="train the trials again that failed"
+    )
+    parser.add_argument(
+        "--from",
+        dest="earlier",
+        type=Path,
+        metavar="RUN",
+        help="start with the finished trials of another sweep's folder, as far as the space agrees",
     )
     parser.add_argument(
         "--address", help="a running Ray cluster; RAY_ADDRESS, else this machine by default"

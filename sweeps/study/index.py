@@ -6,6 +6,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 from sweeps.study.sampler import learn
 
+ORIGIN = "from"
+"""Attribute of a trial that was taken over: from where."""
 Key = tuple[str, int]  # a study's name and a trial's number in it
 
 
@@ -14,6 +16,7 @@ class Index:
 
     Attributes:
         sizes: Study -> how many trials it has, retries left out.
+        adopted: Study -> how many of these were taken over from another sweep.
         asked: Signature -> how many trials have it, retries left out.
         latest: Signature -> the trial that is trained for it: the first one, or its last retry.
         failed: Signature -> that trial, if it has failed.
@@ -26,6 +29,7 @@ class Index:
 
     def __init__(self) -> None:
         self.sizes: Counter[str] = Counter()
+        self.adopted: Counter[str] = Counter()
         self.asked: Counter[str] = Counter()
         self.latest: dict[str, Key] = {}
         self.failed: dict[str, Key] = {}
@@ -44,6 +48,7 @@ class Index:
         else:
             self.sizes[key[0]] += 1
             self.asked[signature] += 1
+            self.adopted[key[0]] += ORIGIN in trial.user_attrs
             if "repeat_of" in trial.user_attrs:
                 self.repeats[trial.user_attrs["repeat_of"]] += 1
         latest = self.latest.setdefault(signature, key)

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from sweeps.study.index import Index, Key
+from sweeps.study.index import ORIGIN, Index, Key
 from sweeps.study.journal import JOURNAL, DriverLock, Journal
 from sweeps.study.proposal import KEEP, PRUNE, Proposal, Refit, is_stopped
 from sweeps.study.pruner import PrunerSettings, make_pruner
@@ -143,6 +143,37 @@ class SweepStudy:
             self._add(study, self._journal.add(self._studies[study]._study_id, trial, attributes))
         return len(failed)
 
+    def names(self) -> list[str]:
+        """The study of each combination, in their order."""
+        return list(self._chosen)
+
+    def knows(self, signature: str) -> bool:
+        """Whether a trial has this signature."""
+        return signature in self._index.latest
+
+    def adopt(
+        self,
+        study: str,
+        trial: FrozenTrial,
+        point: optuna.trial.BaseTrial,
+        overrides: Sequence[str],
+        origin: str,
+    ) -> None:
+        """Take over a finished trial of another sweep, as one record: its values and decisions,
+        with the parameters that `point` of this sweep's space has.
+
+        It does not count to the study's share, but the sampler learns from it, and those of new
+        trials are made from the numbers after it, so that nothing is drawn again.
+        """
+        kept = {k: v for k, v in trial.user_attrs.items() if k.startswith("decision:")}
+        signature = trial.user_attrs["signature"]
+        attributes = {"overrides": list(overrides), "signature": signature, ORIGIN: origin}
+        record = create_trial(
+            state=TrialState.RUNNING, params=point.params, distributions=point.distributions
+        )
+        number = self._studies[study]._study_id
+        self._add(study, self._journal.add(number, record, {**kept, **attributes}, told=trial))
+
     def report(self, study: str, number: int, epoch: int, value: float) -> bool:
         """Record the value of an epoch and answer whether the trial stops here; only then say so.
 
@@ -218,7 +249,8 @@ class SweepStudy:
     def planned(self) -> int:
         """How many trials there will be, over all studies; those of a refit once they are known."""
         due = sum(self._index.sizes[study] for study in self._folds) + len(self._due or ())
-        return sum(self._shares.values()) + self._seeds * len(self._repeats) + due
+        adopted = self._index.adopted.total()
+        return sum(self._shares.values()) + adopted + self._seeds * len(self._repeats) + due
 
     def repeats(self) -> dict[str, list[FrozenTrial]]:
         """Of each combination's study the finished trials of its best config with new seeds."""
@@ -273,7 +305,7 @@ class SweepStudy:
         those whose trials have ended, one whose best config has not had all its seeds.
         """
         sizes = self._index.sizes
-        short = [study for study, share in self._shares.items() if sizes[study] < share]
+        short = [study for study in self._shares if sizes[study] < self._share(study)]
         if short:
             return min(short, key=lambda study: sizes[study])
         busy = {study for study, _ in self._index.running}
@@ -294,6 +326,10 @@ class SweepStudy:
             self._due = deque(r for r in self._refits() if r.signature not in self._index.latest)
         return self._due[0] if self._due else None
 
+    def _share(self, study: str) -> int:
+        """How many trials a study is to have, those that it adopted included."""
+        return self._shares[study] + self._index.adopted[study]
+
     def _best(self, study: str) -> str | None:
         """The study's best trial, as `repeat_of` names it: of the completed ones, if there are."""
         trials = self._studies[study].get_trials(deepcopy=False)
@@ -306,7 +342,7 @@ class SweepStudy:
 
     def _propose(self, study: str) -> None:
         """Draw the study's next trial, write it, and queue it if it is to be trained."""
-        if self._index.sizes[study] >= self._shares[study]:
+        if self._index.sizes[study] >= self._share(study):
             self._repeat(study)
             return
         startup = startup_trials(max(self._shares.values()))
