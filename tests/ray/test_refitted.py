@@ -8,7 +8,16 @@ from contextlib import redirect_stdout
 import numpy as np
 import pytest
 from optuna.trial import TrialState
-from sweeping import SMALL, START_SECONDS, program, recorded, space_file, trial_folder, wait_until
+from sweeping import (
+    SMALL,
+    START_SECONDS,
+    program,
+    recorded,
+    scores,
+    space_file,
+    trial_folder,
+    wait_until,
+)
 
 from mtl.predictions import Predictions
 from sweeps.run import main
@@ -40,14 +49,21 @@ def test_the_fused_trials_are_trained_anew_on_folds_and_a_kill_costs_nothing(
 
     with program(tmp_path, *command) as driver:
         wait_until(lambda: len(ended()) >= 1, START_SECONDS, (tmp_path / "output.txt").read_text)
+        # The best so far is there before the sweep ends, without a look at confirm.
+        wait_until((folder / "scores.json").exists, START_SECONDS)
         os.killpg(driver.pid, signal.SIGKILL)
         driver.wait(30)
+    so_far = scores(folder)
+    assert so_far["confirm"] is None
+    assert so_far["select"]["fused"]["p_labelled"] is not None
+    assert (folder / "submission.txt").exists()
     before = {name: (folder / "trials" / name / "predictions.parquet").stat() for name in ended()}
     with redirect_stdout(io.StringIO()) as printed:
         assert main(command) == 0
     for name, stat in before.items():
         file = folder / "trials" / name / "predictions.parquet"
         assert file.stat().st_mtime_ns == stat.st_mtime_ns, f"{name} was trained again"
+    assert scores(folder)["confirm"] is not None
     trials = [trial for trial in recorded(folder) if "fold" in trial.user_attrs]
     members = {trial.user_attrs["fold_of"] for trial in trials}
     assert len(trials) == FOLDS * len(members)
