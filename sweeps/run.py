@@ -33,7 +33,8 @@ from sweeps.compose import compose, signature
 from sweeps.data import open_data
 from sweeps.fuse import SweepFusion
 from sweeps.limits import Limits, too_late
-from sweeps.plan import Plan, describe, make_plan
+from sweeps.plan import Plan, make_plan
+from sweeps.plan_text import describe
 from sweeps.progress import Progress
 from sweeps.results import finish
 from sweeps.run_folder import check_run_folder, fresh_name, open_run_folder

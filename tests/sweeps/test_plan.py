@@ -8,7 +8,8 @@ from mtl.errors import InputError
 from mtl.model import build_model
 from mtl.tasks import TASKS
 from sweeps.compose import compose
-from sweeps.plan import describe, divide, make_plan
+from sweeps.plan import divide, make_plan
+from sweeps.plan_text import describe
 
 VALENCE_AROUSAL = (0, 1)
 ALL = dict.fromkeys(NAMES, FRAMES)
