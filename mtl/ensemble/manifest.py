@@ -15,7 +15,9 @@ MODEL = "model.json"
 STATISTICS = "statistics.safetensors"
 
 MemberName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
-ImageName = Annotated[str, Field(pattern=r"^[^{}/]*\{frame(:0\d?\dd)?\}[^{}/]*$")]
+ImageName = Annotated[
+    str, Field(pattern=r"^([^{}/]|\{\{|\}\})*\{frame(:0\d{1,2}d)?\}([^{}/]|\{\{|\}\})*$")
+]
 Threshold = Annotated[float, Field(gt=0, lt=1)]
 
 
