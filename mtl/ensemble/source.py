@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Int32
+from jaxtyping import Int, Int32
 
 from mtl.dataset import SPLITS, Dataset, FeatureIndex, Listing
 from mtl.ensemble.folder import Export
@@ -73,17 +73,24 @@ class Source:
         """The frames, without a label."""
         return Listing.unlabelled(self.names, self.splits, self.names, self.video, self.frame)
 
-    def spans(self, most_bytes: int = SPAN_BYTES) -> list[slice]:
-        """The rows of ``listing`` span after span, each of whole videos that are read at once."""
+    def spans(self, most_bytes: int = SPAN_BYTES, at_least: int = 1) -> list[slice]:
+        """The rows of ``listing`` span after span, each of whole videos that are read at once.
+
+        Args:
+            most_bytes: Of features and outputs of a span, unless a video has more.
+            at_least: So many spans, unless there are fewer videos.
+        """
+        sizes = self._video_bytes()
+        return video_spans(self.video, sizes, min(most_bytes, int(sizes.sum()) // at_least))
+
+    def _video_bytes(self) -> Int[np.ndarray, " V"]:
         place = {name: number for number, name in enumerate(self.names)}
         sizes = 4 * len(OUTPUT_COLUMNS) * np.bincount(self.video, minlength=len(place))
         for name, index in self.indices.items():
-            known = [number for number, video in enumerate(index.names) if video in place]
-            rows = np.diff(index.starts)[known]
-            sizes[[place[index.names[number]] for number in known]] += (
-                4 * self.dataset.width(name) * rows
-            )
-        return video_spans(self.video, sizes, most_bytes)
+            rows = dict(zip(index.names, np.diff(index.starts).tolist(), strict=True))
+            frames = np.array([rows.get(video, 0) for video in self.names])
+            sizes += 4 * self.dataset.width(name) * frames
+        return sizes
 
     def read(self, span: slice) -> tuple[Listing, dict[str, FeatureTable]]:
         """The frames of a span and the features of their videos.
