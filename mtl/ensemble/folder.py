@@ -172,7 +172,10 @@ def _task(name: str, where: str) -> Task:
 def _member(name: str, manifest: Manifest, files: Files) -> Member:
     entry = manifest.members[name]
     where = f"members.{name}"
-    config = read_config(entry.config)
+    try:
+        config = read_config(entry.config)
+    except InputError as error:
+        raise InputError(f"{where}.config: {error}") from None
     tasks = tuple(task for task in config.tasks if task in manifest.prior)
     if entry.epochs.keys() != entry.weights.keys() or not entry.epochs.keys() <= set(tasks):
         raise InputError(f"{where}: weights and epochs must be of the same tasks, trained ones")
