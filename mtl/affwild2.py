@@ -5,7 +5,7 @@ only the image; a header line is optional. Missing are -5 (valence, arousal) and
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -132,7 +132,14 @@ def write_submission(
             clipped to [-1, 1] and written with 4 decimals, the others as integers.
         mask: Where it is False the challenge's missing value is written, (N, 15).
     """
-    path = Path(path)
+    lines = [HEADER, *submission_lines(image_names, labels, mask)]
+    write_whole(Path(path), ("\n".join(lines) + "\n").encode())
+
+
+def submission_lines(
+    image_names: Sequence[str], labels: np.ndarray, mask: np.ndarray
+) -> Iterator[str]:
+    """The lines of a submission after its ``HEADER``, as ``write_submission`` writes them."""
     shape = (len(image_names), len(LABEL_COLUMNS))
     if labels.shape != shape or mask.shape != shape:
         raise ValueError(f"labels {labels.shape} and mask {mask.shape} must both be {shape}")
@@ -141,13 +148,11 @@ def write_submission(
     values = np.where(mask, labels, MISSING)
     # Adding 0 turns -0.0 into 0.0.
     affect = np.where(mask[:, :2], values[:, :2].clip(-1, 1).round(4) + 0.0, MISSING[:2])
-    lines = [HEADER]
     for image, pair, known, others in zip(
         image_names, affect, mask[:, :2], values[:, 2:].round().astype(int), strict=True
     ):
         fields = [f"{v:.4f}" if k else f"{v:.0f}" for v, k in zip(pair, known, strict=True)]
-        lines.append(",".join([image, *fields, *map(str, others)]))
-    write_whole(path, ("\n".join(lines) + "\n").encode())
+        yield ",".join([image, *fields, *map(str, others)])
 
 
 def _find_files(directory: Path) -> dict[str, Path]:

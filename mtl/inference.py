@@ -3,7 +3,7 @@
 Shapes: N listed frames, B windows, T frames of a window, F features of all sets together.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mtl.config import TrialConfig
 from mtl.frameworks import Framework, States
-from mtl.model import autocast, build_model, choose_device, choose_precision, parameter_dtype
+from mtl.model import autocast, choose_device, choose_precision, parameter_dtype, place_model
 from mtl.sequences import Part, VideoSequence
 from mtl.tasks import OUTPUT_COLUMNS, TASKS
 from mtl.windows import Batch, Batches, Stitch, carried_schedule, free_schedule
@@ -110,16 +110,41 @@ def predict_best(
 ) -> dict[str, Float[np.ndarray, "N 22"]]:
     """Outputs of each part, every task from the weights of its own best epoch."""
     device = choose_device(config.training.device)
-    dtype = parameter_dtype(choose_precision(config.training.precision, device))
-    model = build_model(config, len(data.mean), data.tasks).to(device, dtype)
-    outputs = {
-        name: np.full((len(part.rows), len(OUTPUT_COLUMNS)), np.nan, np.float32)
+    model = place_model(config, len(data.mean), data.tasks, device)
+
+    def model_of(epoch: int) -> Framework:
+        model.load_state_dict(weights[epoch])
+        return model
+
+    return {
+        name: predict_tasks(model_of, config, data, part, best_epochs, device, workers)
         for name, part in data.parts.items()
     }
-    for epoch in sorted(set(best_epochs.values())):
-        model.load_state_dict(weights[epoch])
-        for name, part in data.parts.items():
-            rows = predict(model, config, data, part, device, workers)
-            for task in (task for task, best in best_epochs.items() if best == epoch):
-                outputs[name][:, TASKS[task].outputs] = rows[:, TASKS[task].outputs]
+
+
+def predict_tasks(
+    model_of: Callable[[int], Framework],
+    config: TrialConfig,
+    data: TrialData,
+    part: Part,
+    epochs: Mapping[str, int],
+    device: torch.device,
+    workers: Workers = ALONE,
+) -> Float[np.ndarray, "N 22"]:
+    """Outputs of a part, the tasks in ``epochs`` each from its epoch's model; NaN for the others.
+
+    Args:
+        model_of: The model as it was after an epoch; asked once for each, in order.
+        config: The trial.
+        data: What it was trained on, as far as ``predict`` needs it.
+        part: The frames.
+        epochs: The epoch of each task that is wanted.
+        device: Where the models are.
+        workers: Those that predict together.
+    """
+    outputs = np.full((len(part.rows), len(OUTPUT_COLUMNS)), np.nan, np.float32)
+    for epoch in sorted(set(epochs.values())):
+        rows = predict(model_of(epoch), config, data, part, device, workers)
+        for task in (task for task, own in epochs.items() if own == epoch):
+            outputs[:, TASKS[task].outputs] = rows[:, TASKS[task].outputs]
     return outputs

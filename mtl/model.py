@@ -56,6 +56,14 @@ def parameter_dtype(precision: torch.dtype) -> torch.dtype:
     return torch.promote_types(precision, torch.float32)
 
 
+def place_model(
+    config: TrialConfig, features: int, tasks: Sequence[str], device: torch.device
+) -> Framework:
+    """``build_model`` on a device, in the precision that the config asks for there."""
+    dtype = parameter_dtype(choose_precision(config.training.precision, device))
+    return build_model(config, features, tasks).to(device, dtype)
+
+
 def autocast(device: torch.device, precision: torch.dtype) -> torch.autocast:
     """Half precision where it is wanted."""
     return torch.autocast(device.type, precision, precision.itemsize < 4)

@@ -4,6 +4,8 @@ Shapes: ``N`` frames; 22 output columns and 15 label columns as ``mtl.tasks`` la
 """
 
 import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +18,9 @@ from mtl.errors import InputError
 from mtl.metrics import decisions
 from mtl.tasks import LABEL_COLUMNS, OUTPUT_COLUMNS, TASKS
 
+Write = Callable[
+    [Int32[np.ndarray, " N"], Int32[np.ndarray, " N"], Float32[np.ndarray, "N 22"]], None
+]
 NAMES_KEY = b"videos"  # all names in order: a dictionary column keeps only those that have rows
 
 
@@ -41,15 +46,8 @@ class Predictions:
 
         The file appears whole or not at all.
         """
-        video = pa.DictionaryArray.from_arrays(
-            pa.array(self.video), pa.array(self.names, pa.string())
-        )
-        columns = [video, pa.array(self.frame), *map(pa.array, self.outputs.T)]
-        table = pa.table(columns, names=["video", "frame", *OUTPUT_COLUMNS])
-        table = table.replace_schema_metadata({NAMES_KEY: json.dumps(self.names)})
-        unfinished = Path(f"{path}.unfinished")
-        pq.write_table(table, unfinished)
-        unfinished.replace(path)
+        with writing(path, self.names) as write:
+            write(self.video, self.frame, self.outputs)
 
     @classmethod
     def load(cls, path: str | Path) -> "Predictions":
@@ -70,6 +68,32 @@ class Predictions:
         chunks = table["video"].unify_dictionaries().combine_chunks()
         here = np.array([position[name] for name in chunks.dictionary.to_pylist()], np.int32)
         return cls(here[chunks.indices.to_numpy()], frame, names, outputs)
+
+
+@contextmanager
+def writing(path: str | Path, names: Sequence[str]) -> Iterator[Write]:
+    """A file of predictions that is written in parts, each called with what ``Predictions`` holds.
+
+    It appears at the end, whole; after an exception there is none.
+    """
+    unfinished = Path(f"{path}.unfinished")
+    dictionary = pa.array(names, pa.string())
+    columns = [pa.field(name, pa.float32()) for name in OUTPUT_COLUMNS]
+    video = pa.field("video", pa.dictionary(pa.int32(), pa.string()))
+    fields = [video, pa.field("frame", pa.int32()), *columns]
+    schema = pa.schema(fields, {NAMES_KEY: json.dumps(list(names))})
+    try:
+        with pq.ParquetWriter(unfinished, schema) as writer:
+
+            def write(video: np.ndarray, frame: np.ndarray, outputs: np.ndarray) -> None:
+                named = pa.DictionaryArray.from_arrays(pa.array(video), dictionary)
+                arrays = [named, pa.array(frame), *map(pa.array, outputs.T)]
+                writer.write_table(pa.table(arrays, schema))
+
+            yield write
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
 
 
 def decide(

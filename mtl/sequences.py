@@ -9,38 +9,15 @@ Shapes: T frames of a sequence, N listed frames, R rows of a block, F features o
 import functools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 
 from mtl.config import Frames
-from mtl.dataset import Dataset, FeatureIndex, Listing
+from mtl.dataset import Listing
 from mtl.errors import InputError
+from mtl.feature_table import FeatureTable
 from mtl.tasks import LABEL_COLUMNS, TASKS
-
-READ_ROWS = 65_536
-"""Rows of a feature set that are decoded at a time, before those to keep are picked."""
-
-
-@dataclass(frozen=True)
-class FeatureTable:
-    """One feature set in memory.
-
-    Attributes:
-        name: The feature set.
-        blocks: Rows of whole videos in stored precision.
-        rows: The block and first row of each video.
-        frames: The frame numbers of each video, ascending; its rows follow them.
-        mean: Of each feature over the listed training frames; ``std`` beside it.
-    """
-
-    name: str
-    blocks: Sequence[Shaped[np.ndarray, "_R F"]]
-    rows: Mapping[str, tuple[int, int]]
-    frames: Mapping[str, Int[np.ndarray, " _T"]]
-    mean: Float[np.ndarray, " F"]
-    std: Float[np.ndarray, " F"]
 
 
 @dataclass(frozen=True)
@@ -92,47 +69,6 @@ class Part:
     mask: Bool[np.ndarray, "N 15"]
 
 
-def read_table(dataset: Dataset, name: str, listing: Listing | None) -> FeatureTable:
-    """A feature set read into this process; with a listing, only the frames that it lists.
-
-    Raises:
-        InputError: A row that breaks the contract (NaN ...), with its file and number.
-    """
-    index = dataset.index(name)
-    kept = listed_rows(index, listing)
-    before = np.concatenate([[0], np.cumsum(kept)])[index.starts]
-    # Whole videos, about READ_ROWS at a time: a span ends where a video does.
-    edges = np.arange(0, index.starts[-1] + READ_ROWS, READ_ROWS)
-    spans = np.unique(np.searchsorted(index.starts, edges).clip(max=len(index.names)))
-    blocks: list[np.ndarray] = []
-    rows: dict[str, tuple[int, int]] = {}
-    frames: dict[str, np.ndarray] = {}
-    for first, last in pairwise(spans.tolist()):
-        start, stop = int(index.starts[first]), int(index.starts[last])
-        for video in range(first, last):
-            if before[video + 1] > before[video]:
-                mine = slice(*index.starts[video : video + 2])
-                rows[index.names[video]] = (len(blocks), int(before[video] - before[first]))
-                frames[index.names[video]] = index.frames[mine][kept[mine]]
-        blocks.append(dataset.read(name, start, stop)[kept[start:stop]])
-    mean, std = dataset.statistics(name)
-    return FeatureTable(name, blocks, rows, frames, mean, std)
-
-
-def listed_rows(index: FeatureIndex, listing: Listing | None) -> Bool[np.ndarray, " R"]:
-    """Which rows of a feature set the listing lists; all of them without one."""
-    if listing is None:
-        return np.ones(len(index.frames), bool)
-    kept = np.zeros(len(index.frames), bool)
-    place = {name: number for number, name in enumerate(listing.names)}
-    for number, name in enumerate(index.names):
-        if name in place:
-            mine = slice(*index.starts[number : number + 2])
-            listed = listing.frame[listing.video == place[name]]
-            kept[mine] = np.isin(index.frames[mine], listed)
-    return kept
-
-
 def join(
     listing: Listing, tables: Sequence[FeatureTable], which: Frames = "listed", stride: int = 1
 ) -> dict[str, VideoSequence]:
@@ -147,18 +83,51 @@ def join(
     Raises:
         InputError: If no listed video has a frame that all the feature sets have.
     """
-    sequences = {
+    sequences = join_any(listing, tables, which, stride)
+    if not sequences:
+        raise _nothing_in_common(tables)
+    return sequences
+
+
+def join_any(
+    listing: Listing, tables: Sequence[FeatureTable], which: Frames = "listed", stride: int = 1
+) -> dict[str, VideoSequence]:
+    """``join`` of some of a dataset's videos, of which none need have features."""
+    return {
         name: sequence
         for name, rows in _rows_by_video(listing).items()
         if (sequence := _join_video(name, rows, listing, tables, which, stride)) is not None
     }
-    if not sequences:
-        names = ", ".join(table.name for table in tables)
-        raise InputError(
-            f"feature sets {names} have no listed frame in common: "
-            "check that they number the frames alike"
-        )
-    return sequences
+
+
+def _nothing_in_common(tables: Sequence[FeatureTable]) -> InputError:
+    names = ", ".join(table.name for table in tables)
+    return InputError(
+        f"feature sets {names} have no listed frame in common: "
+        "check that they number the frames alike"
+    )
+
+
+def without_features(
+    listing: Listing, tables: Sequence[FeatureTable], which: Frames = "listed"
+) -> tuple[int, int]:
+    """How many listed frames have not all these features: those of videos that have some frame to
+    predict them from, and those of videos that have none.
+
+    Raises:
+        InputError: If no video has any.
+    """
+    nearest = prior = 0
+    for name, rows in _rows_by_video(listing).items():
+        listed = listing.frame[rows]
+        frames = _common_frames(name, listed, tables, which)
+        if len(frames):
+            nearest += int(np.isin(listed, frames, invert=True).sum())
+        else:
+            prior += len(listed)
+    if prior == len(listing.frame):
+        raise _nothing_in_common(tables)
+    return nearest, prior
 
 
 def _rows_by_video(listing: Listing) -> dict[str, Int[np.ndarray, " n"]]:
@@ -175,13 +144,8 @@ def _join_video(
     which: Frames,
     stride: int,
 ) -> VideoSequence | None:
-    if not len(rows) or any(name not in table.frames for table in tables):
-        return None
     listed = listing.frame[rows]
-    candidates = [table.frames[name] for table in tables]
-    if which == "listed":
-        candidates.append(listed)
-    frames = functools.reduce(np.intersect1d, candidates)[::stride]
+    frames = _common_frames(name, listed, tables, which)[::stride]
     if not len(frames):
         return None
     labels = np.zeros((len(frames), len(LABEL_COLUMNS)), np.float32)
@@ -192,6 +156,17 @@ def _join_video(
     mask[known] = listing.mask[rows[at[known]]]
     features = tuple(_rows_of(table, name, frames) for table in tables)
     return VideoSequence(name, frames, features, labels, mask)
+
+
+def _common_frames(
+    name: str, listed: Int[np.ndarray, " n"], tables: Sequence[FeatureTable], which: Frames
+) -> Int[np.ndarray, " T"]:
+    if not len(listed) or any(name not in table.frames for table in tables):
+        return np.empty(0, np.int32)
+    candidates = [table.frames[name] for table in tables]
+    if which == "listed":
+        candidates.append(listed)
+    return functools.reduce(np.intersect1d, candidates)
 
 
 def _rows_of(table: FeatureTable, video: str, frames: Int[np.ndarray, " T"]) -> Rows:

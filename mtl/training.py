@@ -18,7 +18,7 @@ from mtl.errors import InputError
 from mtl.frameworks import Outputs, States, Truth
 from mtl.inference import TrialData, Weights, predict
 from mtl.losses import LOSSES, Loss
-from mtl.model import autocast, build_model, choose_device, choose_precision, parameter_dtype
+from mtl.model import autocast, choose_device, choose_precision, parameter_dtype, place_model
 from mtl.strict import Component
 from mtl.tasks import TASKS
 from mtl.weighting import BALANCINGS, Balancing
@@ -79,7 +79,7 @@ class Trainer:
         self.precision = choose_precision(config.training.precision, self.device)
         torch.manual_seed(_seed(config.training.seed, 0))
         dtype = parameter_dtype(self.precision)
-        self.model = build_model(config, len(data.mean), data.tasks).to(self.device, dtype)
+        self.model = place_model(config, len(data.mean), data.tasks, self.device)
         self.shared = [
             p for part in self.model.shared for p in self.model.get_submodule(part).parameters()
         ]

@@ -1,6 +1,8 @@
-"""Files that a reader finds whole, old or new, whenever it looks."""
+"""Files and folders that a reader finds whole, old or new, whenever it looks."""
 
 import json
+import os
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,3 +18,20 @@ def write_whole(file: Path, content: bytes) -> None:
 def write_json(file: Path, content: Mapping[str, Any]) -> None:
     """``content`` as indented JSON, whole."""
     write_whole(file, (json.dumps(content, indent=2) + "\n").encode())
+
+
+def write_folder(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Write a folder that does not exist, beside its place, then put it there.
+
+    Args:
+        folder: It.
+        files: By their path in it.
+    """
+    draft = folder.with_name(f".{folder.name}.{os.getpid()}.draft")
+    try:
+        for name, content in files.items():
+            (draft / name).parent.mkdir(parents=True, exist_ok=True)
+            (draft / name).write_bytes(content)
+        draft.rename(folder)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)

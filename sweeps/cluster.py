@@ -199,29 +199,40 @@ def concurrent_trials(
     Raises:
         InputError: If not even one fits, or more are asked for than fit.
     """
-    workers = sum(_fit(resources, node) for node in nodes)
-    if can_come:
-        most = sorted((_fit(resources, node) for node in can_come.workers), reverse=True)
-        most = [_fit(resources, can_come.head), *most[: can_come.at_once]]
-        workers = max(workers, sum(most))
+    workers = fitting(resources.cpus_per_worker, resources.gpus_per_worker, nodes, can_come)
     fits = workers // resources.workers_per_trial
     if resources.concurrent_trials == "auto":
         asked, slots = 1, min(fits, trials)
     else:
         asked = slots = resources.concurrent_trials
     if fits < asked:
-        have = f"there is ({_listed(nodes)})"
-        if can_come:
-            have += f" and than the autoscaler can bring ({can_come})"
+        have = there_is(nodes, can_come)
         raise InputError(f"{_asked(resources)} is more than {have}: lower it")
     return slots
 
 
-def _fit(resources: Resources, node: Node) -> int:
+def fitting(
+    cpus: float, gpus: float, nodes: Sequence[Node], can_come: CanCome | None = None
+) -> int:
+    """How many workers that each hold so much fit, as ``concurrent_trials`` counts."""
+    workers = sum(_fit(cpus, gpus, node) for node in nodes)
+    if can_come:
+        most = sorted((_fit(cpus, gpus, node) for node in can_come.workers), reverse=True)
+        most = [_fit(cpus, gpus, can_come.head), *most[: can_come.at_once]]
+        workers = max(workers, sum(most))
+    return workers
+
+
+def there_is(nodes: Sequence[Node], can_come: CanCome | None = None) -> str:
+    """``there is (4 times 8 CPUs and 1 GPUs)``."""
+    brings = f" and than the autoscaler can bring ({can_come})" if can_come else ""
+    return f"there is ({_listed(nodes)}){brings}"
+
+
+def _fit(cpus_each: float, share: float, node: Node) -> int:
     """How many workers fit on a node."""
     cpus, gpus = node
-    fits = int(cpus // resources.cpus_per_worker)
-    share = resources.gpus_per_worker
+    fits = int(cpus // cpus_each)
     if not share:
         return fits
     # A share of a GPU lies on one GPU: three of 0.4 do not fit on one and a bit.

@@ -26,6 +26,7 @@ from sweeps.alternatives import contributions, cost, other_rules, small_ensemble
 from sweeps.candidates import Candidates
 from sweeps.cli import run_program
 from sweeps.data import open_data
+from sweeps.export import check_destination, export
 from sweeps.frames import Frames, listed_rows
 from sweeps.fused import Fused, fuse_candidates, postprocessed
 from sweeps.fused_scores import ceiling, optimism, part_scores
@@ -201,6 +202,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if content is None:
         raise InputError(f"{folder}: no trial has ended with predictions: there is none to fuse")
     print(f"{summary(content)}\n\nreport:      {folder / 'report' / 'fusion.html'}")
+    if words.export:
+        export(folder, dataset, words.export)
+        print(f"export:      {words.export}")
     return 0
 
 
@@ -210,6 +214,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("run", type=Path, metavar="RUN", help="a sweep's folder, runs/<name>")
     parser.add_argument("--data", metavar="DATASET", help="where its dataset is now, if it moved")
+    parser.add_argument("--export", type=Path, metavar="DIR", help="write the fused model there")
     parser.add_argument("overrides", nargs="*", metavar="fusion.key=value")
     return parser.parse_intermixed_args(argv)
 
@@ -217,6 +222,8 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 def _check_words(words: argparse.Namespace) -> None:
     if not (words.run / "space.yaml").is_file():
         raise InputError(f"{words.run} is no sweep's folder: it has no space.yaml")
+    if words.export:
+        check_destination(words.export)
     for override in words.overrides:
         if not override.startswith("fusion."):
             raise InputError(

@@ -11,10 +11,11 @@ import torch
 from mtl.config import TrialConfig
 from mtl.dataset import Dataset, Listing
 from mtl.errors import InputError
+from mtl.feature_table import index_table
 from mtl.folds import cut_folds, fold_parts, select_videos, with_splits
 from mtl.frameworks import FRAMEWORKS
 from mtl.model import build_model
-from mtl.sequences import FeatureTable, join, trained_tasks
+from mtl.sequences import join, trained_tasks
 from mtl.strict import did_you_mean
 from mtl.tasks import TASKS
 from mtl.weighting import BALANCINGS
@@ -218,7 +219,7 @@ def _check_joins(
 ) -> tuple[str, ...]:
     """Join the indices of each combination of feature sets, without reading a feature."""
     combinations = dict.fromkeys(config.features for config in configs)
-    tables = {name: _index_only(dataset, name) for features in combinations for name in features}
+    tables = {n: index_table(n, dataset.index(n)) for features in combinations for n in features}
     lost = []
     for features in combinations:
         joined = join(listing, [tables[name] for name in features])
@@ -255,12 +256,3 @@ def _lost(
         f"on, {nearest} are predicted from their video's nearest frame, {prior} from the training "
         "labels' mean"
     ]
-
-
-def _index_only(dataset: Dataset, name: str) -> FeatureTable:
-    index = dataset.index(name)
-    rows = {video: (0, int(index.starts[i])) for i, video in enumerate(index.names)}
-    frames = {v: index.frames[slice(*index.starts[i : i + 2])] for i, v in enumerate(index.names)}
-    empty = np.empty((len(index.frames), 0), np.float16)
-    nothing = np.empty(0, np.float32)
-    return FeatureTable(name, (empty,), rows, frames, nothing, nothing)

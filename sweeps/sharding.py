@@ -20,7 +20,7 @@ from ray.data import DataContext, from_items
 
 from mtl.dataset import Dataset, FeatureIndex, Listing
 from mtl.errors import InputError
-from mtl.sequences import listed_rows
+from mtl.feature_table import listed_rows
 from sweeps.shards import Shards
 
 BLOCK_BYTES = 64 * 2**20
@@ -39,7 +39,7 @@ def make_shards(dataset: Dataset, feature_sets: Iterable[str], listing: Listing 
         InputError: A row that breaks the contract (NaN ...), with its file and number.
     """
     set_up_ray_data()
-    dataset = _from_any_folder(dataset)
+    dataset = from_any_folder(dataset)
     indices = {name: dataset.index(name) for name in feature_sets}
     try:
         blocks = {
@@ -47,7 +47,7 @@ def make_shards(dataset: Dataset, feature_sets: Iterable[str], listing: Listing 
             for name, index in indices.items()
         }
     except Exception as error:
-        raise _user_error(error) from None
+        raise user_error(error) from None
     return Shards(
         {name: index.names for name, index in indices.items()},
         blocks,
@@ -63,7 +63,7 @@ def end_helpers() -> None:
         ray.kill(ray.get_actor(actor["name"], actor["namespace"]))
 
 
-def _from_any_folder(dataset: Dataset) -> Dataset:
+def from_any_folder(dataset: Dataset) -> Dataset:
     """With an absolute path: the processes of a cluster that runs already work elsewhere."""
     if "://" in dataset.address:
         return dataset
@@ -126,7 +126,7 @@ def _spans(index: FeatureIndex, kept: Bool[np.ndarray, " R"], width: int) -> lis
     return spans
 
 
-def _user_error(error: Exception) -> Exception:
+def user_error(error: Exception) -> Exception:
     """The user's mistake in an error of Ray Data's, which keeps only its text; else the error."""
     name = re.escape(f"{InputError.__module__}.{InputError.__qualname__}")
     found = re.search(f"^{name}: (.+)$", str(error), re.MULTILINE)

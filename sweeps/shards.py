@@ -9,7 +9,7 @@ import pyarrow as pa
 import ray
 from ray import ObjectRef
 
-from mtl.sequences import FeatureTable
+from mtl.feature_table import FeatureTable
 
 
 @dataclass(frozen=True)

@@ -24,10 +24,10 @@ import yaml
 from mtl.config import TrialConfig
 from mtl.dataset import Dataset, Listing
 from mtl.errors import InputError
+from mtl.feature_table import FeatureTable, read_table
 from mtl.folds import cut_folds, fold_parts
 from mtl.inference import TrialData
 from mtl.model import build_model
-from mtl.sequences import FeatureTable, read_table
 from mtl.tasks import TASKS
 from mtl.training import TrainingError
 from sweeps.cli import run_program

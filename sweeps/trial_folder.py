@@ -49,7 +49,7 @@ class TrialFolder:
         """Weights first, then the checkpoint that counts on them, then what they replace goes."""
         result = event.result
         if event.weights is not None:
-            write_whole(self._weights(result["epoch"]), event.weights)
+            write_whole(self.weights_file(result["epoch"]), event.weights)
         if event.checkpoint is not None:
             write_whole(self.path / "checkpoint.safetensors", event.checkpoint)
         self._write_progress(result)
@@ -80,7 +80,8 @@ class TrialFolder:
         files = self.weights.glob("epoch_*.safetensors")
         return {int(file.stem.removeprefix("epoch_")): file for file in files}
 
-    def _weights(self, epoch: int) -> Path:
+    def weights_file(self, epoch: int) -> Path:
+        """Where the weights of an epoch are, if they are kept."""
         return self.weights / f"epoch_{epoch:03d}.safetensors"
 
     def _write_progress(self, result: Mapping[str, Any]) -> None:

@@ -1,6 +1,6 @@
 """The listed frames: their order, splits, subjects and labels, as arrays and as Parquet tables."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -39,6 +39,30 @@ class Listing:
     def split(self) -> np.ndarray:
         """The split of each listed frame as an index into ``SPLITS``, int8, shape (N,)."""
         return np.asarray(np.array([SPLITS.index(s) for s in self.splits], np.int8)[self.video])
+
+    def take(self, rows: slice | np.ndarray) -> "Listing":
+        """Some of its frames, with their videos alone."""
+        used, video = np.unique(self.video[rows], return_inverse=True)
+        names, splits, subjects = (
+            tuple(column[place] for place in used)
+            for column in (self.names, self.splits, self.subjects)
+        )
+        labels = self.values[rows], self.mask[rows]
+        return Listing(names, splits, subjects, video.astype(np.int32), self.frame[rows], *labels)
+
+    @classmethod
+    def unlabelled(
+        cls,
+        names: tuple[str, ...],
+        splits: tuple[str, ...],
+        subjects: tuple[str, ...],
+        video: np.ndarray,
+        frame: np.ndarray,
+    ) -> "Listing":
+        """Frames of which no label is known; the labels take no memory."""
+        shape = (len(frame), len(LABEL_COLUMNS))
+        values, mask = np.broadcast_to(np.float32(0), shape), np.broadcast_to(np.False_, shape)
+        return cls(names, splits, subjects, video, frame, values, mask)
 
 
 def check_listing(listing: Listing) -> None:
@@ -127,7 +151,10 @@ def tables(listing: Listing) -> tuple[pa.Table, pa.Table]:
 
 
 def from_tables(labels: pa.Table, videos: pa.Table) -> Listing:
-    """The listing that ``tables`` wrote; InputError where a label's video is in no row."""
+    """The listing that ``tables`` wrote; InputError where a label's video is in no row.
+
+    Without label columns no label is known.
+    """
     names = videos["video"].to_pylist()
     found = pc.index_in(labels["video"], value_set=pa.array(names, pa.string()))
     if found.null_count:
@@ -136,13 +163,18 @@ def from_tables(labels: pa.Table, videos: pa.Table) -> Listing:
             f"labels.parquet row {row + 1}: video {labels['video'][row].as_py()!r} is not in "
             "videos.parquet; prepare the dataset again"
         )
-    columns = [labels[c] for c in LABEL_COLUMNS]
-    return Listing(
+    listing = Listing.unlabelled(
         names=tuple(names),
         splits=tuple(videos["split"].to_pylist()),
         subjects=tuple(videos["subject"].to_pylist()),
         video=found.to_numpy().astype(np.int32),
         frame=labels["frame"].to_numpy().astype(np.int32),
+    )
+    if LABEL_COLUMNS[0] not in labels.column_names:
+        return listing
+    columns = [labels[c] for c in LABEL_COLUMNS]
+    return replace(
+        listing,
         values=np.stack([c.fill_null(0).to_numpy() for c in columns], 1).astype(np.float32),
         mask=np.stack([c.is_valid().to_numpy() for c in columns], 1),
     )

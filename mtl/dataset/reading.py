@@ -62,9 +62,13 @@ class Dataset:
         entry = self._set(name)
         return np.array(entry["mean"], np.float32), np.array(entry["std"], np.float32)
 
-    def listing(self) -> Listing:
-        """The listed frames in the order of the challenge's files; InputError names a bad row."""
-        listing = from_tables(self._table("labels.parquet"), self._table("videos.parquet"))
+    def listing(self, labels: bool = True) -> Listing:
+        """The listed frames in the order of the challenge's files; InputError names a bad row.
+
+        Without ``labels`` none is read, as where none is known.
+        """
+        columns = None if labels else ["video", "frame"]
+        listing = from_tables(self._table("labels.parquet", columns), self._table("videos.parquet"))
         check_listing(listing)
         return listing
 
@@ -126,11 +130,11 @@ class Dataset:
             for part in entry["parts"]
         ]
 
-    def _table(self, file: str) -> pa.Table:
+    def _table(self, file: str, columns: list[str] | None = None) -> pa.Table:
         filesystem, root = storage.resolve(self.address)
         shown = f"{self.address}/{file}"
         with parquet.parquet_file(filesystem, f"{root}/{file}", shown) as reader:
-            return reader.read()
+            return reader.read(columns)
 
 
 def _read_file(file: FeatureFile, offset: int, out: np.ndarray) -> None:

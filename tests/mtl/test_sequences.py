@@ -8,8 +8,8 @@ from laws import labels
 
 from mtl.dataset import Listing
 from mtl.errors import InputError
+from mtl.feature_table import FeatureTable
 from mtl.sequences import (
-    FeatureTable,
     Rows,
     VideoSequence,
     join,

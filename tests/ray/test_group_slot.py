@@ -19,7 +19,7 @@ from ray.exceptions import RayTaskError
 from sweeping import EVENT_SECONDS, actors, alive, placement_groups, stream, wait_until
 
 from mtl.dataset import Dataset
-from mtl.sequences import FeatureTable
+from mtl.feature_table import FeatureTable
 from sweeps.cluster import Cluster, connect
 from sweeps.compose import compose
 from sweeps.job import Begin, End, Epoch, Event, Job, TrialFailed

@@ -1,0 +1,212 @@
+"""The files of an export: JSON and safetensors, read strictly; reading them runs no code."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float32
+from safetensors import SafetensorError
+from safetensors.numpy import load as load_arrays
+from safetensors.numpy import save as save_arrays
+from safetensors.torch import load as load_weights
+
+from mtl.config import TrialConfig, read_config
+from mtl.ensemble.manifest import (
+    FORMAT,
+    MODEL,
+    STATISTICS,
+    Manifest,
+    PostprocessingEntry,
+    damaged,
+    read_manifest,
+    weights_path,
+)
+from mtl.errors import InputError
+from mtl.inference import Weights
+from mtl.model import build_model
+from mtl.postprocess import Postprocessing, Smoothing
+from mtl.strict import did_you_mean
+from mtl.tasks import EXPRESSION, OUTPUT_COLUMNS, TASKS, UNITS, Task
+
+Files = dict[str, bytes]
+"""The files of an export by their path in it."""
+Statistics = tuple[Float32[np.ndarray, " F"], Float32[np.ndarray, " F"]]
+
+
+@dataclass(frozen=True)
+class Member:
+    """One trained model of an ensemble.
+
+    Attributes:
+        config: Of the trial.
+        tasks: Those it was trained on.
+        counts: How much its outputs count, for each task that it serves here.
+        epochs: From which epoch's weights each of these is predicted.
+        weights: Of these epochs.
+    """
+
+    config: TrialConfig
+    tasks: tuple[str, ...]
+    counts: Mapping[str, float]
+    epochs: Mapping[str, int]
+    weights: Mapping[int, Weights]
+
+
+@dataclass(frozen=True)
+class Export:
+    """What an export says, checked.
+
+    Attributes:
+        manifest: ``model.json``.
+        statistics: Mean and std of each feature set.
+        prior: Output row for videos without features; NaN for tasks without training label.
+        members: By name.
+        postprocessing: Of their mean.
+    """
+
+    manifest: Manifest
+    statistics: Mapping[str, Statistics]
+    prior: Float32[np.ndarray, "22"]
+    members: Mapping[str, Member]
+    postprocessing: Postprocessing
+
+
+def pack_export(
+    plain: Mapping[str, Any], statistics: Mapping[str, Statistics], weights: Files
+) -> Files:
+    """The files of an export.
+
+    Args:
+        plain: ``Manifest`` as plain data, without ``format`` and ``files``.
+        statistics: Mean and std of each feature set.
+        weights: Safetensors by ``weights_path``.
+    """
+    arrays = {
+        f"{name}.{key}": value
+        for name, pair in statistics.items()
+        for key, value in zip(("mean", "std"), pair, strict=True)
+    }
+    files = {STATISTICS: save_arrays(arrays), **weights}
+    digests = {path: hashlib.sha256(content).hexdigest() for path, content in files.items()}
+    manifest = {"format": FORMAT, **plain, "files": digests}
+    return {MODEL: (json.dumps(manifest, indent=1) + "\n").encode(), **files}
+
+
+def read_files(folder: str | Path) -> Files:
+    """The files of an exported folder, those that its ``model.json`` names.
+
+    Raises:
+        InputError: If it is none, damaged or of another version.
+    """
+    folder = Path(folder)
+    if not (folder / MODEL).is_file():
+        raise InputError(f"{folder} is no exported model: it has no {MODEL}")
+    try:
+        files = {MODEL: (folder / MODEL).read_bytes()}
+        for path in read_manifest(files[MODEL], folder).paths():
+            files[path] = (folder / path).read_bytes()
+    except OSError as error:
+        raise damaged(folder, f"{error.filename}: {error.strerror}") from None
+    return files
+
+
+def parse_export(files: Files, where: str | Path) -> Export:
+    """What the files of an export say; ``where`` they are from is for messages.
+
+    Raises:
+        InputError: One sentence on the first thing that is not as it should be.
+    """
+    manifest = read_manifest(files[MODEL], where)
+    for path, digest in manifest.files.items():
+        if hashlib.sha256(files[path]).hexdigest() != digest:
+            raise damaged(where, f"{path} has changed since it was exported")
+    try:
+        return Export(
+            manifest,
+            _statistics(manifest, files[STATISTICS]),
+            _prior(manifest),
+            {name: _member(name, manifest, files) for name in manifest.members},
+            _postprocessing(manifest.postprocessing),
+        )
+    except InputError as error:
+        raise InputError(f"{Path(where) / MODEL}: {error}") from None
+    except SafetensorError as error:
+        raise damaged(where, str(error)) from None
+
+
+def _statistics(manifest: Manifest, content: bytes) -> dict[str, Statistics]:
+    arrays = load_arrays(content)
+    found = {}
+    for name, width in manifest.features.items():
+        mean, std = (arrays.get(f"{name}.{key}", np.empty(0)) for key in ("mean", "std"))
+        for array in (mean, std):
+            if array.shape != (width,) or array.dtype != np.float32:
+                raise InputError(f"{STATISTICS} has not the {width} means and stds of {name!r}")
+        if not (np.isfinite(mean).all() and np.isfinite(std).all() and (std > 0).all()):
+            raise InputError(f"{STATISTICS}: a mean or std of {name!r} is no number to divide by")
+        found[name] = (mean, std)
+    return found
+
+
+def _prior(manifest: Manifest) -> Float32[np.ndarray, "22"]:
+    prior = np.full(len(OUTPUT_COLUMNS), np.nan, np.float32)
+    for name, values in manifest.prior.items():
+        task = _task(name, "prior")
+        if len(values) != task.width:
+            raise InputError(f"prior.{name} has {len(values)} numbers; it must have {task.width}")
+        prior[task.outputs] = values
+    return prior
+
+
+def _task(name: str, where: str) -> Task:
+    if name not in TASKS:
+        raise InputError(f"{where}: {name!r} is unknown{did_you_mean(name, TASKS)}")
+    return TASKS[name]
+
+
+def _member(name: str, manifest: Manifest, files: Files) -> Member:
+    entry = manifest.members[name]
+    where = f"members.{name}"
+    try:
+        config = read_config(entry.config)
+    except InputError as error:
+        raise InputError(f"{where}.config: {error}") from None
+    tasks = tuple(task for task in config.tasks if task in manifest.prior)
+    if entry.epochs.keys() != entry.weights.keys() or not entry.epochs.keys() <= set(tasks):
+        raise InputError(f"{where}: weights and epochs must be of the same tasks, trained ones")
+    for features in config.features:
+        if features not in manifest.features:
+            raise InputError(f"{where}: features: {features!r} is in no list of the model's")
+    with torch.device("meta"):
+        width = sum(manifest.features[features] for features in config.features)
+        expected = build_model(config, width, tasks).state_dict()
+    weights = {}
+    for epoch in sorted(set(entry.epochs.values())):
+        path = weights_path(name, epoch)
+        weights[epoch] = load_weights(files[path])
+        if _shapes(weights[epoch]) != _shapes(expected):
+            raise InputError(f"{path} holds the weights of another model than {where}.config")
+    return Member(config, tasks, entry.weights, entry.epochs, weights)
+
+
+def _shapes(weights: Weights) -> dict[str, torch.Size]:
+    return {name: tensor.shape for name, tensor in weights.items()}
+
+
+def _postprocessing(entry: PostprocessingEntry) -> Postprocessing:
+    for name, values, task in (
+        ("bias", entry.bias, EXPRESSION),
+        ("thresholds", entry.thresholds, UNITS),
+    ):
+        if len(values) not in (0, task.width):
+            raise InputError(f"postprocessing.{name} has {len(values)} numbers, not {task.width}")
+    smoothing = {
+        _task(name, "postprocessing.smoothing").name: Smoothing(each.kind, each.width_frames)
+        for name, each in entry.smoothing.items()
+    }
+    return Postprocessing(smoothing, entry.bias, entry.thresholds)

@@ -1,0 +1,166 @@
+"""A fused model on Ray: what its sweep stored, whatever the workers and spans, and what mtl alone
+says.
+"""
+
+import io
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from sweeping import ROOT, SMALL, actors, scores, space_file, wait_until
+
+from mtl.affwild2 import read_file
+from mtl.dataset import Dataset
+from mtl.ensemble import Ensemble, Source
+from mtl.errors import InputError
+from mtl.predictions import Predictions
+from mtl.tasks import TASKS
+from sweeps import predict, run
+from sweeps.cluster import connect
+from sweeps.export import export
+from sweeps.frames import listed_rows
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
+PROGRAM = ROOT / "sweeps" / "predict.py"
+SPACE = {
+    "encoder": {"choice": {"gru": {}, "transformer": {"encoder.heads": {"values": [2, 4]}}}},
+    "sequence.frames": {"values": ["listed", "all"]},
+    "sequence.frame_stride": {"values": [1, 2]},
+}
+
+
+@pytest.fixture(scope="module")
+def swept(planted, ray_address, tmp_path_factory) -> Path:
+    """A folder with ``runs/fused``, finished, and ``exported``."""
+    folder: Path = tmp_path_factory.mktemp("fused")
+    fixed = {**SMALL, "training.epochs": 3, "encoder.layers": 1}
+    space_file(folder, planted.address, name="fused", fixed=fixed, space=SPACE)
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(io.StringIO()):
+        patch.chdir(folder)
+        assert run.main(["--space", "space.yaml", "--address", ray_address]) == 0
+        export(Path("runs/fused"), planted, Path("exported"))
+    return folder
+
+
+@pytest.fixture
+def there(swept, monkeypatch) -> Path:
+    monkeypatch.chdir(swept)
+    return swept
+
+
+def predicted(address: str, data: Dataset, out: Path, *words: str, model: str = "exported") -> None:
+    given = ["--model", model, "--data", data.address, "--out", str(out), "--address", address]
+    assert predict.main([*given, *words]) == 0
+
+
+def near(found: np.ndarray, expected: np.ndarray) -> None:
+    np.testing.assert_allclose(found, expected, atol=1e-5, rtol=0)
+
+
+def test_mtl_alone_says_what_the_sweep_stored(there, planted):
+    ensemble = Ensemble.load("exported", "cpu")
+    stored = Predictions.load("runs/fused/fusion/predictions.parquet")
+    rows = listed_rows(planted.listing(), stored)
+    near(ensemble.predict(planted).outputs[rows], stored.outputs)
+    source = Source.open(ensemble.export, planted)
+    chosen = scores(there / "runs" / "fused")["members"]
+    for name, outputs in ensemble.member_outputs(*source.read(slice(0, len(source.frame)))):
+        trial = Predictions.load(f"runs/fused/trials/{name}/predictions.parquet")
+        for task in (TASKS[task] for task, counts in chosen.items() if name in counts):
+            near(outputs[rows][:, task.outputs], trial.outputs[:, task.outputs])
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+@pytest.mark.parametrize("model", ["exported", "runs/fused"])
+def test_ray_says_what_mtl_alone_says(there, planted, ray_address, tmp_path, workers, model):
+    out = tmp_path / "new.parquet"
+    predicted(ray_address, planted, out, "--workers", workers, model=model)
+    found, alone = Predictions.load(out), Ensemble.load("exported", "cpu").predict(planted)
+    assert found.names == alone.names
+    assert np.array_equal(found.video, alone.video)
+    assert np.array_equal(found.frame, alone.frame)
+    near(found.outputs, alone.outputs)
+    assert pq.ParquetFile(out).num_row_groups > int(workers), "it did not come in parts"
+    assert [path.name for path in tmp_path.iterdir()] == ["new.parquet"]
+
+
+def test_a_split_in_the_challenges_format_is_the_sweeps_submission(
+    there, planted, ray_address, tmp_path, capsys
+):
+    out = tmp_path / "test.txt"
+    out.write_text("old")
+    predicted(ray_address, planted, out, "--split", "test", "--overwrite", "--workers", "2")
+    found, stored = read_file(out), read_file("runs/fused/submission.txt")
+    assert found.images == stored.images
+    assert np.array_equal(found.mask, stored.mask)
+    near(found.values, stored.values)
+    printed = capsys.readouterr().out
+    assert f"{len(found.images)} of {len(found.images)} frames (100%)" in printed
+
+
+def test_more_workers_than_fit_are_refused(there, planted, ray_address, tmp_path):
+    with pytest.raises(InputError, match=r"--workers 999 x \(--cpus 1\) is more than there is"):
+        predicted(ray_address, planted, tmp_path / "new.parquet", "--workers", "999")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_broken_row_is_told_as_it_is(there, planted, ray_address, tmp_path):
+    """Found in a worker, and said like any other mistake."""
+    broken = Path(shutil.copytree(planted.address, tmp_path / "broken"))
+    info = put_nan(broken, planted.info["features"]["appearance"]["parts"][0]["file"], row=100)
+    out = tmp_path / "new.parquet"
+    with pytest.raises(InputError, match=r"row 101: feature 1 of \d+ is nan"):
+        predicted(ray_address, Dataset(str(broken), info), out)
+    assert [path.name for path in tmp_path.iterdir()] == ["broken"]
+
+
+def put_nan(folder: Path, part: str, row: int) -> dict[str, Any]:
+    """Break one value of a dataset on disk; its new ``dataset.json``."""
+    table = pq.read_table(folder / part)
+    feature = table["feature"].combine_chunks()
+    values = feature.flatten().to_numpy().copy()
+    values[row * feature.type.list_size] = np.nan
+    lists = pa.FixedSizeListArray.from_arrays(pa.array(values), feature.type.list_size)
+    pq.write_table(table.set_column(2, "feature", lists), folder / part)
+    info: dict[str, Any] = json.loads((folder / "dataset.json").read_text())
+    for entry in info["files"]:
+        entry["bytes"] = (folder / entry["file"]).stat().st_size
+    (folder / "dataset.json").write_text(json.dumps(info))
+    return info
+
+
+def test_ctrl_c_leaves_no_half_file_and_no_worker(there, planted, ray_address, tmp_path):
+    output = tmp_path / "output.txt"
+    words = ["--model", "exported", "--data", planted.address, "--out", str(tmp_path / "n.parquet")]
+    with output.open("w") as file:
+        process = subprocess.Popen(
+            [sys.executable, str(PROGRAM), *words, "--address", ray_address, "--workers", "1"],
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        )
+        try:
+            wait_until(lambda: "spans of videos" in output.read_text(), 90, output.read_text)
+            time.sleep(1)
+            process.send_signal(signal.SIGINT)
+            assert process.wait(60) == 130, output.read_text()
+        finally:
+            process.kill()
+            process.wait()
+    assert "is not written" in output.read_text()
+    assert [path.name for path in tmp_path.iterdir()] == ["output.txt"]
+    with connect(ray_address) as cluster:
+        wait_until(lambda: not actors(cluster.dashboard), 30, lambda: actors(cluster.dashboard))

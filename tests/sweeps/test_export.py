@@ -1,0 +1,167 @@
+"""A sweep's fused model leaves its run folder, with all that it needs and nothing more."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from small_data import NAMES, make_dataset, make_listing, write_space
+
+from mtl.dataset import Dataset
+from mtl.ensemble import Ensemble
+from mtl.errors import InputError
+from mtl.predictions import Predictions
+from sweeps.compose import compose, signature
+from sweeps.export import collect, export, sweep_data
+from sweeps.frames import listed_rows
+from sweeps.fuse import SweepFusion
+from sweeps.job import Epoch, Job
+from sweeps.job_run import JobRun
+from sweeps.plan import divide
+from sweeps.run_folder import open_run_folder
+from sweeps.search_file import Fusion, load
+from sweeps.train import Files
+from sweeps.trial_data import SlotData
+from sweeps.trial_folder import TrialFolder
+
+SMALL = ("encoder.hidden=8", "head=linear", "training.epochs=3", "features=[appearance]")
+TRIALS = (
+    ("encoder=gru", "encoder.layers=1"),
+    ("encoder=transformer", "encoder.layers=1", "encoder.heads=2", "sequence.frames=all"),
+    ("encoder=lstm", "encoder.layers=1", "sequence.frame_stride=2"),
+)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a sweep that has come to its end, without Ray."""
+    tmp_path: Path = tmp_path_factory.mktemp("export")
+    frames = {name: range(1, 41) for name in NAMES[:-1]}  # the last video has no features
+    data = make_dataset(tmp_path / "data", frames={"appearance": frames, "unused": frames})
+    folder = tmp_path / "run"
+    open_run_folder(folder, load(write_space(tmp_path, data.address)), data)
+    listing = data.listing()
+    parts = divide(listing, 0.5, 3)
+    for overrides in TRIALS:
+        train(folder, data, [*SMALL, *overrides], parts)
+    SweepFusion(folder, data, listing, parts, Fusion(steps=5)).finish()
+    return folder
+
+
+def train(folder: Path, data: Dataset, overrides: list[str], parts: dict[str, str]) -> None:
+    """A trial as a slot trains it."""
+    trial, listing = compose(overrides), data.listing()
+    listed = None if trial.sequence.frames == "all" else listing
+    name = signature(trial, data.hash)
+    files = TrialFolder(folder / "trials" / name)
+    files.begin(yaml.safe_dump(trial.plain()))
+    trial_data = SlotData(Files(data, listed), listing, parts).of(trial)
+    for event in JobRun(Job("alone", trial.plain()), trial, trial_data).events():
+        if isinstance(event, Epoch):
+            files.write_epoch(event)
+        else:
+            files.write_end(event, listing)
+            files.settle()
+
+
+@pytest.fixture
+def run(whole: Path, tmp_path: Path) -> Path:
+    """A copy to break."""
+    return Path(shutil.copytree(whole, tmp_path / "run"))
+
+
+def test_the_export_says_what_the_sweep_said(whole, tmp_path):
+    data = sweep_data(whole)
+    export(whole, data, tmp_path / "export")
+    found = Ensemble.load(tmp_path / "export", "cpu").predict(data)
+    stored = Predictions.load(whole / "fusion" / "predictions.parquet")
+    rows = listed_rows(data.listing(), stored)
+    assert len(rows) == 6 * 20
+    np.testing.assert_allclose(found.outputs[rows], stored.outputs, atol=1e-5, rtol=0)
+
+
+def test_it_holds_what_is_needed_and_nothing_more(whole, tmp_path):
+    data = sweep_data(whole)
+    export(whole, data, tmp_path / "export")
+    said = json.loads((tmp_path / "export" / "model.json").read_text())
+    chosen = json.loads((whole / "fusion" / "members.json").read_text())
+    for task, counts in chosen["members"].items():
+        own = {n: m["weights"][task] for n, m in said["members"].items() if task in m["weights"]}
+        assert own == counts
+    files = {str(p.relative_to(tmp_path / "export")) for p in (tmp_path / "export").rglob("*.*")}
+    assert files == {"model.json", *said["files"]}
+    assert said["features"] == {"appearance": 3}
+    scores = json.loads((whole / "scores.json").read_text())
+    assert said["scores"]["confirm"]["fused"] == scores["confirm"]["fused"]
+    assert said["versions"].keys() == {"python", "mtl-sweeps", "torch", "numpy"}
+    assert str(whole) not in json.dumps(said)
+    assert [path.name for path in tmp_path.iterdir()] == ["export"]
+
+
+def test_counts_may_be_broken_numbers_and_a_member_of_0_stays_behind(run):
+    file = run / "fusion" / "members.json"
+    made = json.loads(file.read_text())
+    first, second, *_ = (trial.name for trial in (run / "trials").iterdir())
+    made["members"] = {"valence": {first: 0.25, second: 0}}
+    file.write_text(json.dumps(made))
+    files = collect(run, sweep_data(run))
+    members = json.loads(files["model.json"])["members"]
+    assert {name: member["weights"] for name, member in members.items()} == {
+        first: {"valence": 0.25}
+    }
+
+
+@pytest.mark.parametrize("there", ["file", "folder", "link"])
+def test_nothing_is_overwritten(whole, tmp_path, there):
+    destination = tmp_path / "export"
+    if there == "file":
+        destination.write_text("mine")
+    elif there == "folder":
+        destination.mkdir()
+    else:
+        destination.symlink_to(tmp_path / "nowhere")
+    with pytest.raises(InputError, match="export exists: export to another folder"):
+        export(whole, sweep_data(whole), destination)
+    assert [path.name for path in tmp_path.iterdir()] == ["export"]
+
+
+def test_weights_that_are_no_longer_kept_are_named_with_the_way_back(run, tmp_path):
+    data = sweep_data(run)
+    chosen = json.loads((run / "fusion" / "members.json").read_text())["members"]
+    (member, *_) = chosen["valence"]
+    shutil.rmtree(run / "trials" / member / "weights")
+    with pytest.raises(InputError, match=f"train member {member} again .* stop it after epoch 3"):
+        export(run, data, tmp_path / "export")
+    assert not (tmp_path / "export").exists()
+
+
+def test_damaged_weights_are_not_exported(run, tmp_path):
+    for file in run.glob("trials/*/weights/*"):
+        file.write_bytes(file.read_bytes()[:50])
+    with pytest.raises(InputError, match="damaged"):
+        export(run, sweep_data(run), tmp_path / "export")
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_a_sweep_without_a_fused_model_and_other_data_are_refused(run, tmp_path):
+    other = make_dataset(tmp_path / "other", make_listing(known=(0,)))
+    with pytest.raises(InputError, match="a sweep on other data"):
+        export(run, other, tmp_path / "export")
+    data = sweep_data(run)
+    (run / "fusion" / "members.json").unlink()
+    with pytest.raises(InputError, match="no fused model: let its sweep come to its end"):
+        export(run, data, tmp_path / "export")
+
+
+def test_a_disk_that_fails_leaves_no_half_export(whole, tmp_path, monkeypatch):
+    data = sweep_data(whole)
+
+    def full(self: Path, content: bytes) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(InputError, match=r"cannot write .*No space left"):
+        export(whole, data, tmp_path / "export")
+    assert not list(tmp_path.iterdir())
