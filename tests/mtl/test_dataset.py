@@ -58,6 +58,30 @@ def test_listing_comes_back(tmp_path):
     assert listing.split.tolist() == [0] * 5 + [1] * 2 + [2] * 4
 
 
+def test_a_listing_without_labels_knows_none(tmp_path):
+    dataset = written(tmp_path / "d")
+    whole, bare = dataset.listing(), dataset.listing(labels=False)
+    assert bare.names == whole.names
+    np.testing.assert_array_equal(bare.video, whole.video)
+    np.testing.assert_array_equal(bare.frame, whole.frame)
+    assert not bare.mask.any()
+    assert (bare.values.shape, bare.values.dtype) == (whole.values.shape, whole.values.dtype)
+    assert bare.values.strides == (0, 0), "labels that nobody knows take memory"
+
+
+@pytest.mark.parametrize("rows", [slice(3, 8), np.array([0, 9, 10]), slice(0, 0)])
+def test_some_frames_come_with_their_videos_alone(rows):
+    whole = a_listing()
+    some = whole.take(rows)
+    assert set(some.names) == {whole.names[v] for v in whole.video[rows]}
+    assert [some.names[v] for v in some.video] == [whole.names[v] for v in whole.video[rows]]
+    for name, split, subject in zip(some.names, some.splits, some.subjects, strict=True):
+        place = whole.names.index(name)
+        assert (split, subject) == (whole.splits[place], whole.subjects[place])
+    for name in ("frame", "values", "mask"):
+        np.testing.assert_array_equal(getattr(some, name), getattr(whole, name)[rows])
+
+
 def test_labels_parquet_has_the_contract_s_columns_and_nulls(tmp_path):
     written(tmp_path / "d")
     table = pq.read_table(tmp_path / "d" / "labels.parquet")

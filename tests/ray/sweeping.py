@@ -152,7 +152,12 @@ def stream(slot: Any, job: Job) -> Iterator[Event]:
         yield ray.get(reference)
 
 
-RAYS_OWN = {"TrainStateActor", "_AutoscalingCoordinatorActor", "_StatsActor"}
+RAYS_OWN = {
+    "ActorLocationTracker",
+    "TrainStateActor",
+    "_AutoscalingCoordinatorActor",
+    "_StatsActor",
+}
 """Actors that Ray keeps once there was a Train run or a Ray Data pipeline."""
 
 

@@ -9,7 +9,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
@@ -153,8 +152,7 @@ def test_ctrl_c_leaves_no_half_file_and_no_worker(there, planted, ray_address, t
             env={**os.environ, "PYTHONUNBUFFERED": "1"},
         )
         try:
-            wait_until(lambda: "spans of videos" in output.read_text(), 90, output.read_text)
-            time.sleep(1)
+            wait_until((tmp_path / "n.parquet.unfinished").exists, 90, output.read_text)
             process.send_signal(signal.SIGINT)
             assert process.wait(60) == 130, output.read_text()
         finally:
