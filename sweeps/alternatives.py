@@ -59,19 +59,21 @@ def small_ensembles(
     return found
 
 
-def cost(folder: Path, candidates: Candidates, chosen: Chosen) -> dict[str, int | None]:
-    """How many trained models run over each frame, and their parameters together; None where
-    weights are gone.
+def cost(folder: Path, candidates: Candidates, chosen: Chosen) -> dict[str, float | None]:
+    """What predicting with these members takes: how many trained models run over each frame, their
+    parameters together (None where weights are gone), and frames a second, as each trial's own
+    predictions took where it trained (None where nobody measured it).
     """
-    epochs = {member.signature: member.epochs for member in candidates.members}
-    models = {(s, epochs[s][task]) for task, members in chosen.items() for s in members}
+    known = {member.signature: member for member in candidates.members}
+    models = {(s, known[s].epochs[task]) for task, members in chosen.items() for s in members}
     files = [
         folder / "trials" / signature / "weights" / f"epoch_{epoch:03d}.safetensors"
         for signature, epoch in sorted(models)
     ]
-    known = all(file.exists() for file in files)
-    parameters = sum(map(_parameters, files)) if known else None
-    return {"models": len(models), "parameters": parameters}
+    parameters = sum(map(_parameters, files)) if all(f.exists() for f in files) else None
+    seconds = [each for s, _ in models if (each := known[s].seconds) is not None]
+    rate = 1 / sum(seconds) if len(seconds) == len(models) and any(seconds) else None
+    return {"models": len(models), "parameters": parameters, "frames_per_second": rate}
 
 
 def contributions(

@@ -8,6 +8,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -28,12 +29,14 @@ class Member:
         score: Its objective on ``select``.
         tasks: Each trained task's own score there; None without a label.
         epochs: The epoch whose weights predict each task.
+        seconds: What one of its models takes for a frame; None where nobody measured it.
     """
 
     signature: str
     score: float
     tasks: Mapping[str, float | None]
     epochs: Mapping[str, int]
+    seconds: float | None = None
 
 
 def read_members(
@@ -49,10 +52,15 @@ def read_members(
         new = name not in found and not is_refit(name) and not (path.parent / "error.txt").exists()
         if new and trial.ended:
             scores = json.loads((path.parent / "scores.json").read_text())
-            tasks = {name: scores["select"].get(name) for name in scores["epochs"]}
-            score = scores["select"][metric]
-            found[name] = Member(name, score, tasks, scores["epochs"])
+            found[name] = _member(name, scores, metric)
     return dict(sorted(found.items()))
+
+
+def _member(name: str, scores: Mapping[str, Any], metric: str) -> Member:
+    tasks = {task: scores["select"].get(task) for task in scores["epochs"]}
+    cost = scores.get("prediction")
+    seconds = cost["seconds"] / (cost["models"] * cost["frames"]) if cost else None
+    return Member(name, scores["select"][metric], tasks, scores["epochs"], seconds)
 
 
 class Candidates:

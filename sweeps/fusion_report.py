@@ -125,8 +125,12 @@ def sizes_table(scores: Mapping[str, Any]) -> str:
         for found in scores["small_ensembles"]
     ]
     rows.append(["all chosen", *_cost(scores["cost"]), *_beside(_own(scores))])
-    head = ["trials", "models", "parameters", "select", "confirm", "minus all chosen, on confirm"]
-    note = "Raw P; models is how many run over each frame when one predicts with it."
+    head = ["trials", "models", "parameters", "frames/s", "select", "confirm"]
+    head.append("minus all chosen, on confirm")
+    note = (
+        "Raw P; models is how many run over each frame when one predicts with it, frames/s what "
+        "they did so at where they were trained."
+    )
     return f"## Fewer members\n\n{note}\n\n" + table(head, rows)
 
 
@@ -177,7 +181,12 @@ def _beside(found: Mapping[str, Any]) -> list[str]:
 
 def _cost(found: Mapping[str, Any]) -> list[str]:
     parameters = found["parameters"]
-    return [str(found["models"]), "-" if parameters is None else f"{parameters:,}"]
+    rate = found["frames_per_second"]
+    return [
+        str(found["models"]),
+        "-" if parameters is None else f"{parameters:,}",
+        "-" if rate is None else f"{rate:,.0f}",
+    ]
 
 
 def _lost(found: Mapping[str, Any], part: str, signature: str) -> str:

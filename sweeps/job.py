@@ -77,11 +77,14 @@ class End:
         state: How.
         rows: Listed frames of ``select``, ``confirm`` and ``test``: their place in the listing.
         outputs: Of those frames, each task's from its best epoch.
+        seconds: What predicting them took, with so many ``models``: the weights of each best epoch.
     """
 
     state: EndState
     rows: Int[np.ndarray, " N"]
     outputs: Float[np.ndarray, "N 22"]
+    seconds: float = 0.0
+    models: int = 0
 
 
 Event = Begin | Epoch | End

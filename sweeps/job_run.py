@@ -1,5 +1,6 @@
 """One job being trained, by one worker of one or more: what a slot does, without Ray."""
 
+import time
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from itertools import chain
@@ -93,9 +94,12 @@ class JobRun:
         parts = [self.data.parts[name] for name in PARTS]
         if state == "interrupted":
             return End(state, np.empty(0, int), np.empty((0, 0), np.float32))
-        outputs = predict_best(self.config, self.data, kept, last[0].best_epochs, self.workers)
+        epochs, started = last[0].best_epochs, time.perf_counter()
+        outputs = predict_best(self.config, self.data, kept, epochs, self.workers)
         return End(
             state,
             np.concatenate([part.rows for part in parts]),
             np.concatenate([outputs[name] for name in PARTS]),
+            time.perf_counter() - started,
+            len(set(epochs.values())),
         )

@@ -116,7 +116,12 @@ def divide(listing: Listing, confirm: float, seed: int) -> dict[str, str]:
     """The part of each video; validation videos are divided by subject and seed."""
     videos = list(zip(listing.names, listing.splits, listing.subjects, strict=True))
     validation = [(name, subject) for name, split, subject in videos if split == "validation"]
-    names, subjects = zip(*validation, strict=True)  # a dataset without any is refused earlier
+    if not validation:
+        raise InputError(
+            "the dataset lists no training and validation frames: it can only be predicted, by "
+            "sweeps/predict.py"
+        )
+    names, subjects = zip(*validation, strict=True)
     chosen = select_videos(names, subjects, confirm, seed)
     return {name: chosen.get(name, split) for name, split, _ in videos}
 

@@ -1,18 +1,22 @@
 """Make a dataset directory of the challenge's annotation files and precomputed features.
 
-python sweeps/prepare.py --annotations DIR --features NAME=PATH ... --out DIR
+python sweeps/prepare.py [--annotations DIR] --features NAME=PATH ... --out DIR
+
+Without annotations it lists every frame of the first feature set: a dataset to predict on.
 """
 
 import argparse
 import csv
 import hashlib
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from mtl.affwild2 import Challenge, read_annotations
-from mtl.dataset import SPLITS, Dataset, Listing, read_features, write_dataset
+from mtl.dataset import SPLITS, Block, Dataset, Listing, read_features, write_dataset
 from mtl.errors import InputError
 from mtl.tasks import TASKS
 from sweeps.cli import run_program
@@ -22,16 +26,28 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Prepare a dataset and print what was found; InputError on a user's mistake."""
     args = _arguments(argv)
     sources = _feature_sources(args.features)
-    challenge = read_annotations(args.annotations)
-    listing = _with_subjects(challenge.listing, args.subjects)
-    dataset = write_dataset(
-        args.out,
-        listing,
-        {name: read_features(path) for name, path in sources.items()},
-        image_name=challenge.image_name,
-        sources={"annotations": _digests(challenge), "features": sources},
-        overwrite=args.overwrite,
-    )
+    features = {name: read_features(path) for name, path in sources.items()}
+    if args.annotations is None:
+        if args.subjects:
+            raise InputError("--subjects is for training: give --annotations too")
+        first = next(iter(sources.values()))
+        dataset = write_dataset(
+            args.out,
+            _every_frame(read_features(first)),
+            features,
+            sources={"annotations": None, "features": sources},
+            overwrite=args.overwrite,
+        )
+    else:
+        challenge = read_annotations(args.annotations)
+        dataset = write_dataset(
+            args.out,
+            _with_subjects(challenge.listing, args.subjects),
+            features,
+            image_name=challenge.image_name,
+            sources={"annotations": _digests(challenge), "features": sources},
+            overwrite=args.overwrite,
+        )
     sys.stdout.write("\n".join(_report(dataset)) + "\n")
     return 0
 
@@ -39,7 +55,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="prepare.py", description=(__doc__ or "").split("\n")[0])
     parser.add_argument(
-        "--annotations", required=True, metavar="DIR", help="folder of the challenge's files"
+        "--annotations",
+        metavar="DIR",
+        help="folder of the challenge's files (none: every frame, to predict only)",
     )
     parser.add_argument(
         "--features",
@@ -67,6 +85,17 @@ def _feature_sources(words: Sequence[str]) -> dict[str, str]:
             raise InputError(f"--features names {name!r} twice: give each feature set its own name")
         sources[name] = path
     return sources
+
+
+def _every_frame(blocks: Iterable[Block]) -> Listing:
+    """All videos and frames of a feature set as test frames."""
+    found = [(video, frames.astype(np.int32)) for video, frames, _ in blocks]
+    if not found:
+        raise InputError("the first feature set holds no frames: there is nothing to list")
+    names = tuple(video for video, _ in found)
+    frames = [frames for _, frames in found]
+    video = np.repeat(np.arange(len(names), dtype=np.int32), [len(own) for own in frames])
+    return Listing.unlabelled(names, ("test",) * len(names), names, video, np.concatenate(frames))
 
 
 def _digests(challenge: Challenge) -> dict[str, dict[str, str]]:
@@ -119,6 +148,8 @@ def _report(dataset: Dataset) -> Iterator[str]:
     yield ""
     yield from _aligned(_feature_rows(dataset))
     yield ""
+    if not counts["train"]["frames"]:
+        yield "There are test frames only: the dataset is to be predicted, not to be trained on."
     if not counts["test"]["frames"]:
         yield "There is no test list: the dataset is for training and validation only."
     yield f"Dataset {dataset.hash[:12]} is in {dataset.address}"

@@ -5,6 +5,7 @@ Files are whole or absent, and are there before anybody hears of what they hold.
 
 import csv
 import io
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -63,7 +64,10 @@ class TrialFolder:
                 file.unlink()
 
     def write_end(self, event: End, listing: Listing) -> None:
-        """The predictions."""
+        """The predictions, and in ``scores.json`` what they cost."""
+        file = self.path / "scores.json"
+        cost = {"frames": len(event.rows), "models": event.models, "seconds": event.seconds}
+        write_json(file, {**json.loads(file.read_text()), "prediction": cost})
         video, frame = listing.video[event.rows], listing.frame[event.rows]
         predictions = Predictions(video, frame, listing.names, event.outputs)
         predictions.save(self.path / "predictions.parquet")

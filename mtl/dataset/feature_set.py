@@ -62,7 +62,8 @@ class FeatureSet:
         """This set's part of ``dataset.json``."""
         assert self.type is not None
         dtype, width = self.type
-        numbers = {"mean": self.moments.mean, "std": self.moments.std()}
+        # Without a training frame there are none.
+        numbers = {"mean": self.moments.mean, "std": self.moments.std()} if self.moments.n else {}
         return {
             "dtype": dtype,
             "width": width,
@@ -169,7 +170,7 @@ class FeatureSet:
                 f"feature set {self.name!r} has none of the {listed} listed frames: check that its "
                 "videos and frame numbers are those of the annotation files"
             )
-        if not self.moments.n:
+        if not self.moments.n and "train" in self.split_of.values():
             raise InputError(
                 f"feature set {self.name!r} has none of the listed training frames: extract "
                 "them too"

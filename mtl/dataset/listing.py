@@ -66,10 +66,14 @@ class Listing:
 
 
 def check_listing(listing: Listing) -> None:
-    """Raise InputError where a listing cannot be trained on, naming the video or frame."""
+    """Raise InputError where a listing can neither be trained on nor, having test frames alone,
+    only be predicted, naming the video or frame.
+    """
     _check_shapes(listing)
     _check_videos(listing)
     _check_frames(listing)
+    if len(listing.frame) and set(listing.splits) == {"test"}:
+        return
     for split in ("train", "validation"):
         if not (listing.split == SPLITS.index(split)).any():
             raise InputError(

@@ -366,3 +366,21 @@ def test_a_label_of_an_unknown_video_is_named(tmp_path):
 def test_an_unknown_feature_set_lists_the_known(tmp_path):
     with pytest.raises(InputError, match="has no feature set 'x': it has s"):
         written(tmp_path / "d").width("x")
+
+
+def test_test_frames_alone_are_a_dataset_that_cannot_be_trained_on(tmp_path):
+    listing = Listing.unlabelled(
+        ("a", "b"),
+        ("test", "test"),
+        ("a", "b"),
+        np.repeat(np.int32([0, 1]), 3),
+        np.tile(np.int32([1, 2, 3]), 2),
+    )
+    rows = np.arange(6, dtype=np.float32).reshape(3, 2)
+    blocks = [(name, np.int32([1, 2, 3]), rows) for name in ("a", "b")]
+    dataset = write_dataset(tmp_path / "data", listing, {"own": blocks}, sources={})
+    assert dataset.listing().names == ("a", "b")
+    np.testing.assert_array_equal(dataset.read("own", 0, 3), rows)
+    assert dataset.width("own") == 2
+    with pytest.raises(InputError, match="lists no training frames: it is to be predicted"):
+        dataset.statistics("own")

@@ -248,7 +248,11 @@ def test_the_cost_counts_each_trained_model_once(sweep):
     weights.mkdir()
     tensors = {"a": np.zeros((3, 4), np.float32), "b": np.zeros(5, np.float32)}
     save_file(tensors, weights / "epoch_002.safetensors")
-    assert sweep.fuse()["cost"] == {"models": 1, "parameters": 17}
+    assert sweep.fuse()["cost"] == {"models": 1, "parameters": 17, "frames_per_second": None}
+    file = sweep.folder / "trials" / "one" / "scores.json"
+    cost = {"frames": 200, "models": 2, "seconds": 4.0}
+    file.write_text(json.dumps({**json.loads(file.read_text()), "prediction": cost}))
+    assert sweep.fuse()["cost"]["frames_per_second"] == pytest.approx(100)
 
 
 def test_a_member_that_all_hangs_on_is_lost_most(sweep):

@@ -93,8 +93,10 @@ def test_rules_and_sizes_stand_beside_what_was_used():
         "-0.125 [-0.250, +0.000]",
     ]
     assert second[0] == "top_k"
-    sizes = [{"members": 1, "models": 2, "parameters": 12345, **WAY}]
-    found |= {"small_ensembles": sizes, "cost": {"models": 7, "parameters": None}}
+    sizes = [{"members": 1, "models": 2, "parameters": 12345, "frames_per_second": 1e4, **WAY}]
+    unknown = {"models": 7, "parameters": None, "frames_per_second": None}
+    found |= {"small_ensembles": sizes, "cost": unknown}
     small, whole = rows(sizes_table(found))[2:]
-    assert small[:3] == ["1", "2", "12,345"]
-    assert whole == ["all chosen", "7", "-", "1.500 [1.250, 1.750]", "1.250 [1.000, 1.500]", "-"]
+    assert small[:4] == ["1", "2", "12,345", "10,000"]
+    assert whole[:4] == ["all chosen", "7", "-", "-"]
+    assert whole[4:] == ["1.500 [1.250, 1.750]", "1.250 [1.000, 1.500]", "-"]

@@ -12,6 +12,7 @@ import pytest
 
 from mtl.dataset import open_dataset
 from mtl.errors import InputError
+from sweeps.plan import divide
 from sweeps.prepare import main
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -206,3 +207,26 @@ def test_order_of_the_source_does_not_matter(tmp_path):
         main([*words, "--features", f"v={path}"])
         hashes.append(open_dataset(out).hash)
     assert hashes[0] == hashes[1]
+
+
+def test_without_annotations_every_frame_is_listed_to_be_predicted(tmp_path, capsys):
+    table = pa.table(
+        {
+            "video": ["a"] * 3 + ["b"] * 2,
+            "frame": pa.array([1, 2, 5, 1, 9], pa.int32()),
+            "feature": pa.array([[float(n), 1.0] for n in range(5)], pa.list_(pa.float32(), 2)),
+        }
+    )
+    pq.write_table(table, tmp_path / "own.parquet")
+    assert main(["--features", f"own={tmp_path}/own.parquet", "--out", f"{tmp_path}/new"]) == 0
+    assert "to be predicted, not to be trained on" in capsys.readouterr().out
+    listing = open_dataset(tmp_path / "new").listing()
+    assert listing.names == ("a", "b")
+    assert set(listing.splits) == {"test"}
+    assert listing.frame.tolist() == [1, 2, 5, 1, 9]
+    assert not listing.mask.any()
+    with pytest.raises(InputError, match="it can only be predicted"):
+        divide(listing, 0.5, 3)
+    words = ["--features", f"own={tmp_path}/own.parquet", "--out", f"{tmp_path}/other"]
+    with pytest.raises(InputError, match="--subjects is for training"):
+        main([*words, "--subjects", "subjects.csv"])

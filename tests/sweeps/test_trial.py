@@ -152,8 +152,9 @@ def test_what_broke_in_a_worker_is_told_as_the_worker_said_it(tmp_path):
 
 
 def test_workers_that_take_the_trial_up_say_where_they_are(tmp_path):
-    slot = FakeSlot(Begin(2, "a1b2"), an_end("complete"))
-    (first, files), (last, _) = run(tmp_path, slot)
+    epoch = Epoch(EPOCH, b"checkpoint", b"weights")
+    slot = FakeSlot(Begin(2, "a1b2"), epoch, an_end("complete"))
+    (first, files), _, (last, _) = run(tmp_path, slot)
     assert first == {"state": BEGUN, "restarts": 2, "placement_group": "a1b2"}
     assert "checkpoint.safetensors" not in files
     assert last == {"state": "complete", "done": True}
