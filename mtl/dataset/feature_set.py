@@ -62,8 +62,7 @@ class FeatureSet:
         """This set's part of ``dataset.json``."""
         assert self.type is not None
         dtype, width = self.type
-        # Without a training frame there are none.
-        numbers = {"mean": self.moments.mean, "std": self.moments.std()} if self.moments.n else {}
+        numbers = {"mean": self.moments.mean, "std": self.moments.std()}
         return {
             "dtype": dtype,
             "width": width,
@@ -203,7 +202,7 @@ class Moments:
 
     def std(self) -> np.ndarray:
         """Population standard deviation, (F,); 1 where the feature is constant in float32."""
-        std = np.sqrt(self.squares / self.n)
+        std = np.sqrt(self.squares / max(self.n, 1))
         return np.where(std <= 1e-6 * np.abs(self.mean), 1.0, std)
 
 

@@ -60,14 +60,9 @@ class Dataset:
     def statistics(self, name: str) -> tuple[np.ndarray, np.ndarray]:
         """Mean and std over the listed training frames, float32 (F,); std is 1 where constant.
 
-        Raises InputError where there is no training frame.
+        Empty where no training frame is listed.
         """
         entry = self._set(name)
-        if "mean" not in entry:
-            raise InputError(
-                f"the dataset {self.address} lists no training frames: it is to be predicted, and "
-                "cannot be trained on"
-            )
         return np.array(entry["mean"], np.float32), np.array(entry["std"], np.float32)
 
     def listing(self, labels: bool = True) -> Listing:
