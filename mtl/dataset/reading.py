@@ -60,9 +60,12 @@ class Dataset:
     def statistics(self, name: str) -> tuple[np.ndarray, np.ndarray]:
         """Mean and std over the listed training frames, float32 (F,); std is 1 where constant.
 
-        Empty where no training frame is listed.
+        NaN where no training frame is listed.
         """
         entry = self._set(name)
+        if not entry["mean"]:
+            unknown = np.full(self.width(name), np.nan, np.float32)
+            return unknown, unknown
         return np.array(entry["mean"], np.float32), np.array(entry["std"], np.float32)
 
     def listing(self, labels: bool = True) -> Listing:

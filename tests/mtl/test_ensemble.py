@@ -211,3 +211,14 @@ def test_spans_hold_whole_videos() -> None:
     assert video_spans(video[:0], sizes, 100) == []
     mixed = np.array([0, 0, 1, 2, 1, 2, 3])
     assert video_spans(mixed, sizes, 1) == [slice(0, 2), slice(2, 6), slice(6, 7)]
+
+
+def test_videos_of_which_nothing_is_known_are_predicted_alike(
+    data: Dataset, ensemble: Ensemble, tmp_path: Path
+) -> None:
+    """Test frames alone: no label, no statistics, no training prior of their own."""
+    only = zoo.listing(labels=False, splits=("test",) * len(zoo.NAMES))
+    other = zoo.dataset(tmp_path / "other", only)
+    found, expected = (by_frame(ensemble.predict(each)) for each in (other, data))
+    assert found.keys() == expected.keys()
+    near(np.stack([found[key] for key in expected]), np.stack(list(expected.values())))
