@@ -2,8 +2,8 @@
 
 python sweeps/fuse.py RUN [--data DATASET] [--export DIR] [fusion.method=top_k ...]
 
-Everything is chosen on ``select``; ``confirm`` is read when the scores are written. A sweep that
-still runs fuses by itself whenever a trial makes its fused model better.
+Everything is chosen on ``select``; ``confirm`` is read when the scores are written. Of a sweep that
+still runs, and writes its best so far itself, the fused model is shown, and exported as it stands.
 """
 
 import argparse
@@ -87,6 +87,15 @@ class SweepFusion:
                 return []
             fused = fuse_candidates(self._candidates, self.frames, self.settings)
         return sorted({signature for members in fused.members.values() for signature in members})
+
+    def look(self) -> dict[str, Any] | None:
+        """What ``scores.json`` would hold now, without a look at ``confirm``; writes nothing."""
+        with self._lock:
+            self._update()
+            if not self._candidates.members:
+                return None
+            fused = fuse_candidates(self._candidates, self.frames, self.settings)
+            return self._content(fused, ("select",))
 
     def finish(self) -> dict[str, Any] | None:
         """Fuse what there is, score it on ``confirm`` too, and write everything.
@@ -194,18 +203,28 @@ def main(argv: Sequence[str] | None = None) -> int:
     listing = dataset.listing()
     parts = divide(listing, file.search.confirm, file.search.seed)
     fusion = SweepFusion(folder, dataset, listing, parts, file.fusion, file.search.metric)
-    lock = DriverLock(folder)  # a sweep that runs fuses by itself, whenever that pays
-    try:
-        content = fusion.finish()
-    finally:
-        lock.close()
+    content = _fuse(fusion)
     if content is None:
         raise InputError(f"{folder}: no trial has ended with predictions: there is none to fuse")
-    print(f"{summary(content)}\n\nreport:      {folder / 'report' / 'fusion.html'}")
+    print(summary(content))
     if words.export:
         export(folder, dataset, words.export)
         print(f"export:      {words.export}")
     return 0
+
+
+def _fuse(fusion: SweepFusion) -> dict[str, Any] | None:
+    try:
+        lock = DriverLock(fusion.folder)
+    except InputError as error:
+        print(f"nothing is written: {error}\n")
+        return fusion.look()
+    try:
+        content = fusion.finish()
+    finally:
+        lock.close()
+    print(f"report:      {fusion.folder / 'report' / 'fusion.html'}\n")
+    return content
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:

@@ -1,6 +1,7 @@
 """Fusion of a sweep: chosen on select, scored on confirm, written in the order of the list."""
 
 import json
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from mtl.tasks import TASKS
 from sweeps.fuse import SweepFusion, main
 from sweeps.plan import divide
 from sweeps.search_file import Fusion, load
+from sweeps.study.journal import DriverLock
 
 ORDER = ("select", "confirm", "test")
 
@@ -333,6 +335,13 @@ def test_the_program_fuses_a_sweeps_folder_again(sweep, tmp_path, capsys):
     assert "fused minus best single on confirm, raw:" in capsys.readouterr().out
     found = json.loads((sweep.folder / "scores.json").read_text())
     assert found["method"] == "best_single"
+    with closing(DriverLock(sweep.folder)):  # as while the sweep runs
+        assert main([str(sweep.folder), "fusion.method=top_k"]) == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith(f"nothing is written: {sweep.folder}: another driver")
+    assert "| select " in printed
+    assert "confirm" not in printed
+    assert json.loads((sweep.folder / "scores.json").read_text()) == found
     with pytest.raises(InputError, match=r"only fusion\.\* can be given anew"):
         main([str(sweep.folder), "search.trials=9"])
     with pytest.raises(InputError, match="is no sweep's folder"):
