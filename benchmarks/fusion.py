@@ -28,7 +28,7 @@ from mtl.fusion import greedy
 from mtl.metrics import scores, task_score, task_sums
 from mtl.predictions import Predictions, outputs_of
 from mtl.tasks import TASKS
-from sweeps.fuse import SweepFusion
+from sweeps.fusion.sweep import SweepFusion
 from sweeps.search_file import Fusion
 
 SEED = 23

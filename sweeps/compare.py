@@ -10,7 +10,7 @@ from mtl.predictions import Predictions
 from mtl.tasks import TASKS
 from mtl.whole_files import write_json, write_whole
 from sweeps import plots
-from sweeps.frames import Frames, listed_rows
+from sweeps.fusion.frames import Frames, listed_rows
 from sweeps.plan import Plan
 from sweeps.report import table
 from sweeps.study import SweepStudy

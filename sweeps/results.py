@@ -6,12 +6,12 @@ from typing import Any
 
 from mtl.whole_files import write_whole
 from sweeps.compare import compare_sweep
-from sweeps.fuse import SweepFusion
-from sweeps.fusion_report import refit_summary, summary
+from sweeps.fusion.refit import score_refit
+from sweeps.fusion.report import refit_summary, summary
+from sweeps.fusion.sweep import SweepFusion
 from sweeps.job import INTERRUPTED
 from sweeps.limits import Limits
 from sweeps.plan import Plan
-from sweeps.refit import score_refit
 from sweeps.report import leaderboard, ran_side_by_side
 from sweeps.study import SweepStudy
 from sweeps.study.index import ORIGIN

@@ -18,7 +18,6 @@ import yaml
 
 from mtl.config import TrialConfig
 from mtl.errors import InputError
-from sweeps.anytime import AnytimeFusion
 from sweeps.cli import run_program
 from sweeps.clock import TrainingClock
 from sweeps.cluster import (
@@ -31,7 +30,8 @@ from sweeps.cluster import (
 )
 from sweeps.compose import compose, signature
 from sweeps.data import open_data
-from sweeps.fuse import SweepFusion
+from sweeps.fusion.anytime import AnytimeFusion
+from sweeps.fusion.sweep import SweepFusion
 from sweeps.limits import Limits, too_late
 from sweeps.plan import Plan, make_plan
 from sweeps.plan_text import describe

@@ -11,7 +11,7 @@ from sweeping import SMALL, recorded, space_file, trial_folder, written
 
 from mtl import metrics
 from mtl.predictions import Predictions
-from sweeps.frames import listed_rows
+from sweeps.fusion.frames import listed_rows
 from sweeps.plan import divide
 from sweeps.run import main
 

@@ -28,7 +28,7 @@ from mtl.tasks import TASKS
 from sweeps import predict, run
 from sweeps.cluster import connect
 from sweeps.export import export
-from sweeps.frames import listed_rows
+from sweeps.fusion.frames import listed_rows
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 

@@ -4,7 +4,7 @@ import threading
 import time
 from typing import Any
 
-from sweeps.anytime import REST, AnytimeFusion
+from sweeps.fusion.anytime import REST, AnytimeFusion
 
 WAIT_SECONDS = 10.0
 

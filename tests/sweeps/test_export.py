@@ -15,8 +15,8 @@ from mtl.errors import InputError
 from mtl.predictions import Predictions
 from sweeps.compose import compose, signature
 from sweeps.export import collect, export, sweep_data
-from sweeps.frames import listed_rows
-from sweeps.fuse import SweepFusion
+from sweeps.fusion.frames import listed_rows
+from sweeps.fusion.sweep import SweepFusion
 from sweeps.job import Epoch, Job
 from sweeps.job_run import JobRun
 from sweeps.plan import divide

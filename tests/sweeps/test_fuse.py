@@ -17,7 +17,8 @@ from mtl.errors import InputError
 from mtl.fusion import RULES
 from mtl.predictions import Predictions, outputs_of
 from mtl.tasks import TASKS
-from sweeps.fuse import SweepFusion, main
+from sweeps.fuse import main
+from sweeps.fusion.sweep import SweepFusion
 from sweeps.plan import divide
 from sweeps.search_file import Fusion, load
 from sweeps.study.journal import DriverLock
@@ -276,7 +277,7 @@ def test_a_member_that_all_hangs_on_is_lost_most(sweep):
 
 
 def test_only_trials_whose_weights_are_kept_are_fused(sweep, monkeypatch):
-    monkeypatch.setattr("sweeps.candidates.KEEP_WEIGHTS", 2)
+    monkeypatch.setattr("sweeps.fusion.candidates.KEEP_WEIGHTS", 2)
     for number in range(5):
         sweep.trial(f"t{number}", 1.0, noise=0.2 + number)
     for name, chosen in sweep.fuse(method="top_k")["members"].items():

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from sweeps.fusion_report import gain, rules_table, score_table, sizes_table, summary
+from sweeps.fusion.report import gain, rules_table, score_table, sizes_table, summary
 
 ONE = {
     "p_labelled": 1.0,

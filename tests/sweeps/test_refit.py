@@ -15,9 +15,9 @@ from mtl.affwild2 import read_file
 from mtl.folds import cut_folds, fold_parts
 from mtl.predictions import Predictions, outputs_of
 from mtl.tasks import TASKS
-from sweeps.fusion_report import refit_summary
+from sweeps.fusion.refit import score_refit
+from sweeps.fusion.report import refit_summary
 from sweeps.plan import divide
-from sweeps.refit import score_refit
 
 FOLDS = 4
 MEMBERS = {"one": 2, "two": 1}

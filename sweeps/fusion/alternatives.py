@@ -13,10 +13,10 @@ from safetensors import safe_open
 from mtl.bootstrap import BOUNDS, Sampled
 from mtl.fusion import RULES, error_correlation, forward_order, fuse
 from mtl.tasks import OUTPUT_COLUMNS, TASKS, Task
-from sweeps.candidates import Candidates
-from sweeps.frames import Frames, predicted_tasks
-from sweeps.fused import Chosen, choose_members, mean_outputs
-from sweeps.fused_scores import differences
+from sweeps.fusion.candidates import Candidates
+from sweeps.fusion.frames import Frames, predicted_tasks
+from sweeps.fusion.fused import Chosen, choose_members, mean_outputs
+from sweeps.fusion.scores import differences
 from sweeps.search_file import Fusion
 
 SIZES = (1, 2, 4, 8)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from mtl.whole_files import write_json, write_whole
-from sweeps import fusion_plots
+from sweeps.fusion import plots
 from sweeps.plots import page
 from sweeps.report import number, table
 
@@ -70,7 +70,7 @@ def write_report(folder: Path, scores: Mapping[str, Any], analysis: Mapping[str,
     text = f"# {folder.name}: fusion\n\n{READ}\n\n" + "\n\n".join(texts) + "\n"
     write_whole(report / "fusion.md", text.encode())
     write_json(folder / "fusion" / "analysis.json", analysis)
-    figures = fusion_plots.figures(scores, analysis)
+    figures = plots.figures(scores, analysis)
     note = f"{READ}</p><pre>{escape(summary(scores))}</pre><p>"
     write_whole(report / "fusion.html", page(f"{folder.name}: fusion", note, figures))
 

@@ -20,9 +20,9 @@ from mtl.postprocess import Postprocessing, Smoothing
 from mtl.predictions import Predictions, decide
 from mtl.tasks import OUTPUT_COLUMNS, TASKS
 from mtl.whole_files import write_json
-from sweeps.frames import listed_rows
-from sweeps.fuse import image_names
-from sweeps.fused_scores import differences
+from sweeps.fusion.frames import listed_rows
+from sweeps.fusion.scores import differences
+from sweeps.fusion.sweep import image_names
 from sweeps.plan import Plan
 from sweeps.study import Refit
 

@@ -11,7 +11,7 @@ from mtl.bootstrap import Sampled, intervals
 from mtl.dataset import Dataset
 from mtl.predictions import Predictions
 from mtl.tasks import OUTPUT_COLUMNS, TASKS
-from sweeps.frames import Frames, listed_rows, predicted_tasks
+from sweeps.fusion.frames import Frames, listed_rows, predicted_tasks
 
 MODELS = ("fused", "fused_raw", "best_single", "best_single_raw")
 

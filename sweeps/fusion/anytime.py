@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from sweeps.fuse import SweepFusion
+from sweeps.fusion.sweep import SweepFusion
 from sweeps.job import in_one_line
 
 REST = 9

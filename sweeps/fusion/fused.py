@@ -10,8 +10,8 @@ from mtl.fusion import RULES, fuse
 from mtl.postprocess import Postprocessing, choose
 from mtl.sequences import training_prior
 from mtl.tasks import OUTPUT_COLUMNS, TASKS
-from sweeps.candidates import Candidates
-from sweeps.frames import Frames
+from sweeps.fusion.candidates import Candidates
+from sweeps.fusion.frames import Frames
 from sweeps.search_file import Fusion
 
 Chosen = Mapping[str, Mapping[str, float]]
