@@ -4,6 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 SPACE  ?= search.yaml
+PROCESSES ?= 2
 
 .PHONY: install sweep test lint types clean
 
@@ -19,7 +20,7 @@ sweep: $(STAMP)
 	$(BIN)/python sweeps/run.py --space $(SPACE)
 
 test: lint types
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(PROCESSES) --dist loadgroup
 
 lint: $(STAMP)
 	$(BIN)/ruff format --check .

@@ -37,6 +37,13 @@ with connect(LOCAL):
 """A cluster for as long as its standard input is open: it ends with the tests in any case."""
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With several processes (-n) one of them has the cluster, and all tests that need it."""
+    for item in items:
+        if item.get_closest_marker("ray"):
+            item.add_marker(pytest.mark.xdist_group("ray"))
+
+
 @pytest.fixture(scope="session")
 def planted(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     """The demo, small: 16 videos of about 60 frames (8 training, 5 validation, 3 test)."""

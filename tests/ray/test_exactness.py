@@ -148,6 +148,10 @@ def files(folder: Path) -> dict[str, Any]:
         found[f"trials/{signature}/progress.csv"] = [
             {k: v for k, v in row.items() if not k.endswith("seconds")} for row in rows
         ]
+    for file in (folder / "trials").glob("*/scores.json"):
+        scores = json.loads(file.read_text())
+        del scores["prediction"]["seconds"]
+        found[str(file.relative_to(folder))] = scores
     return found
 
 
