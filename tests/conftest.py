@@ -37,6 +37,7 @@ with connect(LOCAL):
 """A cluster for as long as its standard input is open: it ends with the tests in any case."""
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist looks for groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """With several processes (-n) one of them has the cluster, and all tests that need it."""
     for item in items:
