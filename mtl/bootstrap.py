@@ -66,7 +66,7 @@ class Sampled:
 
     def error(self) -> float:
         """The jackknife's standard error of the score."""
-        known = self.without[~np.isnan(self.without)]
+        known = self.without[np.isfinite(self.without)]
         return float(np.sqrt(max(len(known) - 1, 0) * known.var())) if len(known) else 0.0
 
     def ratios(self) -> Float[np.ndarray, " r"]:

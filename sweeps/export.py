@@ -20,6 +20,7 @@ from mtl.sequences import training_prior
 from mtl.tasks import TASKS
 from mtl.whole_files import write_folder
 from sweeps.data import open_data
+from sweeps.run_folder import dataset_of
 from sweeps.search_file import load
 from sweeps.trial_folder import TrialFolder
 
@@ -85,7 +86,7 @@ def collect(run_folder: Path, dataset: Dataset) -> Files:
 
 
 def _check_same_data(run_folder: Path, dataset: Dataset) -> None:
-    known = json.loads((run_folder / "environment.json").read_text())["dataset"]
+    known = dataset_of(run_folder)
     if dataset.hash != known:
         raise InputError(
             f"{run_folder} is a sweep on other data (content {known[:12]}, {dataset.address} has "
@@ -143,7 +144,8 @@ def _prior(dataset: Dataset) -> dict[str, list[float]]:
 
 
 def _scores(run_folder: Path) -> dict[str, Any]:
-    scores = json.loads((run_folder / "scores.json").read_text())
+    file = run_folder / "scores.json"
+    scores = json.loads(file.read_text()) if file.is_file() else {}
     return {
         part: {row: scores[part][row] for row in ("fused", "fused_raw")}
         for part in ("select", "confirm")

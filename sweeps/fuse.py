@@ -7,7 +7,6 @@ still runs, and writes its best so far itself, the fused model is shown, and exp
 """
 
 import argparse
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from sweeps.export import check_destination, export
 from sweeps.fusion.report import summary
 from sweeps.fusion.sweep import SweepFusion
 from sweeps.plan import divide
+from sweeps.run_folder import dataset_of
 from sweeps.search_file import load
 from sweeps.study.journal import DriverLock
 
@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     listing = dataset.listing()
     parts = divide(listing, file.search.confirm, file.search.seed)
     fusion = SweepFusion(folder, dataset, listing, parts, file.fusion, file.search.metric)
-    content = _fuse(fusion)
+    content = _fuse(fusion, words)
     if content is None:
         raise InputError(f"{folder}: no trial has ended with predictions: there is none to fuse")
     print(summary(content))
@@ -45,10 +45,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _fuse(fusion: SweepFusion) -> dict[str, Any] | None:
+def _fuse(fusion: SweepFusion, words: argparse.Namespace) -> dict[str, Any] | None:
     try:
         lock = DriverLock(fusion.folder)
     except InputError as error:
+        if words.export and words.overrides:
+            raise InputError(
+                f"{error} Or export what it has fused: without {' '.join(words.overrides)}"
+            ) from None
         print(f"nothing is written: {error}\n")
         return fusion.look()
     try:
@@ -83,7 +87,7 @@ def _check_words(words: argparse.Namespace) -> None:
 
 
 def _check_data(folder: Path, dataset: Dataset) -> None:
-    known = json.loads((folder / "environment.json").read_text())["dataset"]
+    known = dataset_of(folder)
     if dataset.hash != known:
         raise InputError(
             f"{folder} was trained on other data (content {known[:12]}, {dataset.address} has "

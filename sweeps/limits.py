@@ -31,9 +31,14 @@ class Limits:
 
     def spent(self) -> str | None:
         """Why no more epochs should be trained, or None."""
+        return self.late() or self._minutes_spent()
+
+    def planned(self, why: str) -> bool:
+        """Whether a sweep that ended for this reason ended as its budget says."""
+        return why in (self.late(), self._minutes_spent())
+
+    def _minutes_spent(self) -> str | None:
         minutes = self.budget.minutes
-        if self.late():
-            return self.late()
         if minutes is None or self.clock.seconds < 60 * minutes:
             return None
         return f"budget.minutes = {minutes:g} of training are spent: raise it to go on"

@@ -39,7 +39,7 @@ def finish(plan: Plan, limits: Limits, fusion: SweepFusion, halted: str | None) 
         print(f"\n{compared}\ncomparison:  {folder / 'report' / 'comparison.md'}")
     if halted == INTERRUPTED:
         return EXIT_INTERRUPTED
-    as_planned = study.done or (halted is not None and halted == limits.spent())
+    as_planned = study.done or (halted is not None and limits.planned(halted))
     return 0 if as_planned and scores else 1
 
 

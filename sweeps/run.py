@@ -72,7 +72,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         _check_fits(file, address)
     lock = DriverLock(folder)
     resumed = open_run_folder(folder, file, dataset)
-    fusion = SweepFusion(folder, dataset, plan.listing, plan.parts, file.fusion, file.search.metric)
+    fusion = SweepFusion(
+        folder,
+        dataset,
+        plan.listing,
+        plan.parts,
+        file.fusion,
+        file.search.metric,
+        known=lambda signature: study.knows(signature),
+    )
     folds = file.refit.folds
     refits = functools.partial(_refits, fusion, folds) if folds else None
     study = open_study(folder, plan, lock, refits)
@@ -172,6 +180,7 @@ def open_study(
         sample=plan.space.sample,
         sign=lambda overrides: signature(compose(overrides), plan.dataset.hash),
         seeds=file.compare.seeds,
+        folds=file.refit.folds,
         refits=refits,
         lock=lock,
     )

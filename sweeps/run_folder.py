@@ -57,6 +57,17 @@ def open_run_folder(folder: Path, file: SearchFile, dataset: Dataset) -> bool:
     return resumed
 
 
+def dataset_of(folder: Path) -> str:
+    """The content hash of the dataset that a sweep ran on."""
+    file = folder / "environment.json"
+    try:
+        return str(json.loads(file.read_text())["dataset"])
+    except (OSError, ValueError, KeyError, TypeError):
+        raise InputError(
+            f"{file} is missing or damaged: {folder} does not say what data it is on"
+        ) from None
+
+
 def fresh_name(runs: Path, name: str) -> str:
     """The name of a new sweep beside an old one: the first of ``name-2``, ``name-3``, ... in
     ``runs`` that nothing stands under.

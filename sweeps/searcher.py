@@ -163,6 +163,8 @@ class StudySearcher(NotSaved, Searcher):
         if lost:
             state = self._lost(proposal)
         if state in ENDS:
+            if state == FAILED:
+                self._folder(proposal).failed(str(reason))
             self.study.tell(proposal.study, proposal.number, ENDS[state], reason)
             self.rules.ended(proposal.signature, state == FAILED)
         if state == LOST:

@@ -50,7 +50,8 @@ class SlotData:
         self.shards, self.listing, self.parts, self.folds = shards, listing, parts, folds
         self.table = functools.cache(shards.load)
         self.joined = functools.lru_cache(maxsize=8)(self._joined)
-        self.held_out = functools.cache(self._held_out)
+        # Folds come one after another.
+        self.held_out = functools.lru_cache(maxsize=2)(self._held_out)
 
     def of(self, config: TrialConfig, fold: int | None = None) -> TrialData:
         """The data of one trial, or of it where a fold is held out."""

@@ -76,6 +76,11 @@ class TrialFolder:
         """The trial's end is on record: its checkpoint has done its work."""
         (self.path / "checkpoint.safetensors").unlink(missing_ok=True)
 
+    def failed(self, reason: str) -> None:
+        """The trial has failed, whether or not its own side could say so."""
+        if not (self.path / "error.txt").exists():
+            self.write_error(reason)
+
     def write_error(self, text: str) -> None:
         """Why the trial failed."""
         write_whole(self.path / "error.txt", text.encode())

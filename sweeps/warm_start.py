@@ -1,8 +1,9 @@
 """A sweep that starts with another one's finished trials: ``--from RUN``.
 
 A trial is taken over where this sweep would train the very same config on the same data, with the
-validation videos divided alike: where the signatures agree. Its folder is copied, so that it joins
-the fusion, and then its record written, so that the sampler learns from it.
+validation videos divided alike: where the signatures agree. Its folder is copied, if its weights
+are still kept, so that it joins the fusion, and then its record written, so that the sampler learns
+from it.
 """
 
 import json
@@ -23,11 +24,13 @@ from mtl.dataset import Dataset
 from mtl.errors import InputError
 from sweeps.compose import compose, signature
 from sweeps.plan import Plan
+from sweeps.run_folder import dataset_of
 from sweeps.search_file import SearchFile, load
 from sweeps.search_file.ranges import stored
 from sweeps.space import Space
 from sweeps.study import SweepStudy
 from sweeps.study.journal import JOURNAL
+from sweeps.trial_folder import TrialFolder
 
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 AGREE = {
@@ -64,7 +67,7 @@ def read_earlier(folder: Path, file: SearchFile, dataset: Dataset, own: Path) ->
     if folder.resolve() == own.resolve():
         raise InputError(f"--from {folder}: it is this sweep's own folder: leave --from out")
     other = load(folder / "space.yaml")
-    trained_on = json.loads((folder / "environment.json").read_text())["dataset"]
+    trained_on = dataset_of(folder)
     if trained_on != dataset.hash:
         raise InputError(
             f"--from {folder}: it was trained on other data (content {trained_on[:12]}, "
@@ -97,7 +100,9 @@ def take_over(earlier: Earlier, plan: Plan, study: SweepStudy, folder: Path) -> 
             params = {**trial.params, **_as_stored(earlier.compared[name])}
             replayed = _replayed(plan, combination, params)
             if replayed and signature(compose(replayed[0]), plan.dataset.hash) == sign:
-                _copy(earlier.folder / "trials" / sign, folder / "trials" / sign)
+                source = earlier.folder / "trials" / sign
+                if _has_weights(source):  # else it could be fused here, and not exported
+                    _copy(source, folder / "trials" / sign)
                 origin = f"{earlier.folder.name}: {name} {trial.number}"
                 study.adopt(own, trial, replayed[1], replayed[0], origin)
                 taken += 1
@@ -143,11 +148,18 @@ def _replayed(
     """
     trial = FixedTrial(dict(params))
     with warnings.catch_warnings():
-        warnings.simplefilter("error")  # of a value outside a range Optuna only warns
+        # Of a value outside a range Optuna only warns.
+        warnings.simplefilter("error", UserWarning)
         try:
             return plan.space.sample(trial, combination), trial
         except (ValueError, UserWarning):
             return None
+
+
+def _has_weights(trial: Path) -> bool:
+    file = trial / "scores.json"
+    epochs = json.loads(file.read_text())["epochs"].values() if file.is_file() else [0]
+    return all(TrialFolder(trial).weights_file(epoch).is_file() for epoch in epochs)
 
 
 def _copy(source: Path, target: Path) -> None:

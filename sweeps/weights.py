@@ -41,7 +41,7 @@ class Shelf:
         file = self._trials / signature / "scores.json"
         ranks = file.exists() and not failed and not is_refit(signature)
         scores = json.loads(file.read_text())["select"] if ranks else {}
-        leaving = set() if is_refit(signature) else {signature}
+        leaving = {signature}
         for task, ranked in self._best.items():
             if scores.get(task) is not None and (-scores[task], signature) not in ranked:
                 bisect.insort(ranked, (-scores[task], signature))
@@ -50,7 +50,7 @@ class Shelf:
         kept = {name for ranked in self._best.values() for _, name in ranked}
         for name in leaving - kept:
             shutil.rmtree(self._trials / name / "weights", ignore_errors=True)
-        for name in leaving | {signature}:
+        for name in leaving:
             self._bytes[name] = folder_bytes(self._trials / name)
 
     @property

@@ -70,7 +70,8 @@ def cost(folder: Path, candidates: Candidates, chosen: Chosen) -> dict[str, floa
         folder / "trials" / signature / "weights" / f"epoch_{epoch:03d}.safetensors"
         for signature, epoch in sorted(models)
     ]
-    parameters = sum(map(_parameters, files)) if all(f.exists() for f in files) else None
+    counts = [_parameters(file) for file in files]
+    parameters = sum(c for c in counts if c) if None not in counts else None
     seconds = [each for s, _ in models if (each := known[s].seconds) is not None]
     rate = 1 / sum(seconds) if len(seconds) == len(models) and any(seconds) else None
     return {"models": len(models), "parameters": parameters, "frames_per_second": rate}
@@ -176,7 +177,14 @@ def _of_task(
     return frames.sampled(alone, part)
 
 
-def _parameters(file: Path) -> int:
+def _parameters(file: Path) -> int | None:
+    try:
+        return _count(file)
+    except OSError:  # the trial is no longer among the best, whose weights are kept
+        return None
+
+
+def _count(file: Path) -> int:
     with safe_open(file, framework="np") as tensors:
         shapes = [tensors.get_slice(name).get_shape() for name in tensors.keys()]  # noqa: SIM118
     return sum(int(np.prod(shape)) for shape in shapes)

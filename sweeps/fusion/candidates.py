@@ -5,7 +5,7 @@ among all of them scores higher on ``select`` only.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from mtl.errors import InputError
 from mtl.predictions import Predictions
 from mtl.tasks import TASKS, Task
+from sweeps.job import in_one_line
 from sweeps.study.proposal import is_refit
 from sweeps.trial_folder import TrialFolder
 from sweeps.weights import KEEP_WEIGHTS
@@ -51,8 +53,14 @@ def read_members(
         name = path.parent.name
         new = name not in found and not is_refit(name) and not (path.parent / "error.txt").exists()
         if new and trial.ended:
-            scores = json.loads((path.parent / "scores.json").read_text())
-            found[name] = _member(name, scores, metric)
+            try:
+                scores = json.loads((path.parent / "scores.json").read_text())
+                found[name] = _member(name, scores, metric)
+            except (OSError, ValueError, KeyError) as error:
+                raise InputError(
+                    f"{path.parent / 'scores.json'} is damaged ({in_one_line(error)}): remove "
+                    f"{path.parent}, whose trial is then not fused"
+                ) from None
     return dict(sorted(found.items()))
 
 
@@ -66,7 +74,8 @@ def _member(name: str, scores: Mapping[str, Any], metric: str) -> Member:
 class Candidates:
     """The outputs of the best members of each task, kept from one fusion to the next."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, known: Callable[[str], bool] | None = None) -> None:
+        self._counts = known or (lambda signature: True)
         self._folder = folder
         self._outputs: dict[str, dict[str, np.ndarray]] = {task: {} for task in TASKS}
         self._known: dict[str, Member] = {}
@@ -78,7 +87,8 @@ class Candidates:
 
     def update(self, metric: str = "score") -> bool:
         """Take in what has ended meanwhile; whether any task has other candidates than before."""
-        self._known = read_members(self._folder, metric, self._known)
+        found = read_members(self._folder, metric, self._known)
+        self._known = {name: member for name, member in found.items() if self._counts(name)}
         wanted = {name: self._best(name) for name in TASKS}
         changed = any(set(wanted[name]) != self._outputs[name].keys() for name in TASKS)
         for signature in sorted({s for best in wanted.values() for s in best}):
@@ -103,12 +113,14 @@ class Candidates:
         return max(self.members, key=lambda member: (len(member.tasks), member.score))
 
     def whole(self, most: int) -> list[Member]:
-        """The ``most`` best candidates that predict as many tasks as any, by their objective."""
+        """The ``most`` best candidates that predict the same tasks, as many as any, by their
+        objective.
+        """
         known = set().union(*self._outputs.values())
         able = [member for member in self.members if member.signature in known]
-        tasks = max(len(member.tasks) for member in able)
-        ranked = sorted(able, key=lambda member: -member.score)
-        return [member for member in ranked if len(member.tasks) == tasks][:most]
+        ranked = sorted(able, key=lambda member: (-len(member.tasks), -member.score))
+        tasks = ranked[0].tasks.keys()
+        return [member for member in ranked if member.tasks.keys() == tasks][:most]
 
     def load(self, signature: str) -> Predictions:
         """A trial's stored predictions."""

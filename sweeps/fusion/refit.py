@@ -1,10 +1,13 @@
 """The fused trials trained anew on folds: out-of-fold predictions, and the test frames' mean.
 
 Each member's weight and the post-processing are the sweep's. Every labelled frame is predicted by
-models that have not seen its video, nor chosen their epoch on it; but the members were chosen on
-``select``, so its videos flatter the score over all frames, and it is given without them too.
+models that have not seen its video's labels, nor chosen their epoch on it. (Features are z-scored
+by the dataset's statistics, in which training videos have a part also where they are held out.) But
+the members were chosen on ``select``: its videos flatter the score over all frames, and it is given
+without them too.
 """
 
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -25,6 +28,7 @@ from sweeps.fusion.scores import differences
 from sweeps.fusion.sweep import image_names
 from sweeps.plan import Plan
 from sweeps.study import Refit
+from sweeps.trial_folder import TrialFolder
 
 PARTS = {
     "all": ("train", "select", "confirm"),
@@ -54,6 +58,8 @@ def score_refit(folder: Path, plan: Plan, fused: Mapping[str, Any]) -> dict[str,
     for fold, parts in enumerate(plan.folds):
         outputs = _fold_outputs(folder, plan, members, fold)
         if outputs is None:
+            # What was scored of other members says nothing of these.
+            shutil.rmtree(folder / "refit", ignore_errors=True)
             return None
         held_out = _of_frames(plan, parts) == "confirm"
         joined[held_out] = outputs[held_out]
@@ -61,6 +67,7 @@ def score_refit(folder: Path, plan: Plan, fused: Mapping[str, Any]) -> dict[str,
     done = _postprocessed(plan, joined, fused["postprocessing"])
     content = {
         "folds": folds,
+        "submission": bool(test.any()),
         "members": members,
         "out_of_fold": {
             name: {
@@ -86,7 +93,7 @@ def _fold_outputs(
     stored: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     for signature in sorted({s for weights in members.values() for s in weights}):
         trial = folder / "trials" / Refit(signature, fold, len(plan.folds)).signature
-        if not (trial / "predictions.parquet").exists():
+        if not TrialFolder(trial).ended or (trial / "error.txt").exists():
             return None
         predictions = Predictions.load(trial / "predictions.parquet")
         rows = listed_rows(plan.listing, predictions)

@@ -51,7 +51,8 @@ def refit_summary(refit: Mapping[str, Any]) -> str:
     if "p_labelled" in refit.get("refit_minus_fused", {}):
         said = _gained(refit["refit_minus_fused"], refit["out_of_fold"]["confirm"]["videos"])
         lines.append(f"out of fold minus the sweep's fused model on confirm: {said}")
-    lines.append("refit/submission.txt: the test frames, as the mean of all folds' models")
+    if refit["submission"]:
+        lines.append("refit/submission.txt: the test frames, as the mean of all folds' models")
     return "\n\n".join(lines) + "\n"
 
 

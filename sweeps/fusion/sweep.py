@@ -1,7 +1,8 @@
 """The fusion of one sweep's trials, and what is written of it."""
 
+import json
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ class SweepFusion:
         parts: The part of each video.
         settings: How to fuse.
         metric: The objective that the best single trial has most of.
+        known: Which trials' folders count, by their signature; all of them without it.
     """
 
     def __init__(
@@ -41,12 +43,13 @@ class SweepFusion:
         parts: Mapping[str, str],
         settings: Fusion,
         metric: str = "score",
+        known: Callable[[str], bool] | None = None,
     ) -> None:
         self.folder, self.dataset, self.settings = folder, dataset, settings
         self._listing, self._parts, self._metric = listing, parts, metric
-        self._candidates = Candidates(folder)
+        self._candidates = Candidates(folder, known)
         self._frames: Frames | None = None
-        self._best = -np.inf
+        self._best = _best_so_far(folder)
         self._lock = threading.Lock()
 
     def improve(self) -> bool:
@@ -61,8 +64,8 @@ class SweepFusion:
             score = self.frames.scores(fused.outputs, "select")["p_labelled"]
             if score is None or score <= self._best:
                 return False
-            self._best = score
             self._write(fused, self._content(fused, ("select",)))
+            self._best = score
             return True
 
     def used(self) -> list[str]:
@@ -97,12 +100,13 @@ class SweepFusion:
         frames, settings, candidates = self.frames, self.settings, self._candidates
         fused = fuse_candidates(candidates, frames, settings)
         parts = tuple(part for part in ("select", "confirm") if len(frames.of(part)))
-        content = {
-            **self._content(fused, parts),
+        content = self._content(fused, parts)
+        self._write(fused, content)  # what is to be handed in first
+        content |= {
             "rules": other_rules(candidates, frames, settings, fused.raw),
             "small_ensembles": small_ensembles(self.folder, candidates, frames, fused.raw),
         }
-        self._write(fused, content)
+        write_json(self.folder / "scores.json", content)
         write_report(self.folder, content, contributions(candidates, frames, fused.members, parts))
         return content
 
@@ -176,3 +180,12 @@ def image_names(dataset: Dataset, listing: Listing, rows: Int[np.ndarray, " n"])
         f"{listing.names[video]}/{pattern.format(frame=frame)}"
         for video, frame in zip(videos, frames, strict=True)
     ]
+
+
+def _best_so_far(folder: Path) -> float:
+    """What the fused model that is written scores on ``select``."""
+    try:
+        score = json.loads((folder / "scores.json").read_text())["select"]["fused"]["p_labelled"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return -np.inf
+    return -np.inf if score is None else float(score)

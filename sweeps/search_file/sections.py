@@ -39,7 +39,10 @@ def _none_or_enough(folds: int) -> int:
 
 
 def _with_zone(time: datetime) -> datetime:
-    return time if time.tzinfo else time.astimezone()
+    try:
+        return time if time.tzinfo else time.astimezone()
+    except (OverflowError, ValueError):
+        raise ValueError("must be a time that this machine knows") from None
 
 
 class Budget(Strict):

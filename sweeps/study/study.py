@@ -35,7 +35,7 @@ class SweepStudy(Record):
     best one becomes another (more trials, a retry), that one is trained with the new seeds too.
 
     Once all these have ended, the trials that `refits` names are trained again with a fold held
-    out, unpruned, in a study of their own, `<name> folds`; these have `fold` and `fold_of`.
+    out, unpruned, in a study of their own, `<name> <n> folds`; these have `fold` and `fold_of`.
 
     Args:
         folder: the sweep's folder, made if needed.
@@ -50,6 +50,7 @@ class SweepStudy(Record):
         sample: draws one configuration on a trial, given the compared values, as overrides.
         sign: the signature of the configuration that overrides stand for.
         seeds: with how many new seeds each combination's best trial is trained again.
+        folds: into how many training and validation videos are cut for the refit; 0 for none.
         refits: what is to be trained again with folds held out; asked once the rest has ended.
         lock: the folder's, if the caller has it already; closed with the study.
 
@@ -71,6 +72,7 @@ class SweepStudy(Record):
         sample: Callable[[optuna.Trial, Mapping[str, Any]], list[str]],
         sign: Callable[[Sequence[str]], str],
         seeds: int = 0,
+        folds: int = 0,
         refits: Callable[[], Sequence[Refit]] | None = None,
         lock: DriverLock | None = None,
     ) -> None:
@@ -83,7 +85,8 @@ class SweepStudy(Record):
         self._repeats = {study: f"{study} seeds" for study in names} if seeds else {}
         self._refits = refits
         self._due: deque[Refit] | None = None
-        self._folds = [f"{name} folds"] if refits else []
+        # What was cut into another number of folds is left as it is.
+        self._folds = [f"{name} {folds} folds"] if refits else []
         studies = [*names, *self._repeats.values(), *self._folds]
         super().__init__(folder, studies, self._chosen, pruner, sign, lock)
 

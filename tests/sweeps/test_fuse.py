@@ -350,3 +350,36 @@ def test_the_program_fuses_a_sweeps_folder_again(sweep, tmp_path, capsys):
     (sweep.folder / "environment.json").write_text(json.dumps({"dataset": "0" * 64}))
     with pytest.raises(InputError, match="was trained on other data"):
         main([str(sweep.folder)])
+
+
+def test_small_ensembles_are_of_trials_of_the_same_tasks(sweep):
+    """As where sets of tasks are compared: as many tasks are not the same ones."""
+    sweep.trial("without valence", 2.0, noise=0.3, without="valence")
+    sweep.trial("without units", 1.0, noise=0.3, without="action_units")
+    assert [own["members"] for own in sweep.fuse()["small_ensembles"]] == [1]
+
+
+def test_a_damaged_trial_is_named(sweep):
+    sweep.trial("one", 1.0)
+    (sweep.folder / "trials" / "one" / "scores.json").write_text('{"select"')
+    with pytest.raises(InputError, match=r"one/scores.json is damaged .*: remove "):
+        sweep.fuse()
+
+
+def test_what_is_not_known_to_the_study_is_not_fused(sweep):
+    sweep.trial("one", 1.0, noise=0.3)
+    sweep.trial("orphan", 2.0)
+    fusion = SweepFusion(
+        sweep.folder, sweep.dataset, sweep.listing, sweep.parts, Fusion(), known="one".__eq__
+    )
+    assert fusion.used() == ["one"]
+
+
+def test_the_best_so_far_outlives_its_driver(sweep):
+    sweep.trial("good", 1.0, noise=0.1)
+    assert sweep.fusion().improve()
+    written = (sweep.folder / "scores.json").read_bytes()
+    again = sweep.fusion()
+    sweep.trial("poor", 0.5, noise=30.0)
+    again.improve()
+    assert (sweep.folder / "scores.json").read_bytes() == written

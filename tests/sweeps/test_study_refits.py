@@ -34,7 +34,7 @@ class Fusion:
 
 def refitted(folder: Path, **changed: Any) -> tuple[SweepStudy, Fusion]:
     fusion = Fusion()
-    study = opened(folder, **{"trials": 4, **changed}, refits=fusion)
+    study = opened(folder, **{"trials": 4, "folds": FOLDS, **changed}, refits=fusion)
     fusion.study = study
     return study, fusion
 
@@ -49,11 +49,11 @@ def test_the_folds_come_last_each_once_and_unpruned(tmp_path: Path) -> None:
     assert fusion.asked == 1
     member = trials["demo"][0]
     signature = member.user_attrs["signature"]
-    assert [p.study for p in handed] == ["demo"] * 4 + ["demo folds"] * FOLDS
+    assert [p.study for p in handed] == ["demo"] * 4 + ["demo 3 folds"] * FOLDS
     assert [p.fold for p in handed] == [None] * 4 + list(range(FOLDS))
     assert [p.unpruned for p in handed] == [False] * 4 + [True] * FOLDS
     assert [p.signature for p in handed[4:]] == [f"{signature}.fold{k}of3" for k in range(FOLDS)]
-    for trial in trials["demo folds"]:
+    for trial in trials["demo 3 folds"]:
         assert trial.state == TrialState.COMPLETE
         assert trial.params == member.params
         assert trial.user_attrs["overrides"] == member.user_attrs["overrides"]
@@ -71,7 +71,7 @@ def test_they_wait_for_what_still_runs(tmp_path: Path) -> None:
         assert fusion.asked == 0
         study.report(first.study, first.number, 1, 0.5)
         study.tell(first.study, first.number, TrialState.COMPLETE)
-        assert study.ask().study == "demo folds"
+        assert study.ask().study == "demo 3 folds"
 
 
 def test_new_seeds_of_what_is_compared_come_before(tmp_path: Path) -> None:
@@ -80,7 +80,7 @@ def test_new_seeds_of_what_is_compared_come_before(tmp_path: Path) -> None:
         handed = finish(study)
         assert study.done
         assert len(study.repeats()["demo/gru"]) == 1
-    assert [p.study for p in handed[-FOLDS:]] == ["demo folds"] * FOLDS
+    assert [p.study for p in handed[-FOLDS:]] == ["demo 3 folds"] * FOLDS
     assert {p.study for p in handed[4:-FOLDS]} == {"demo/gru seeds", "demo/transformer seeds"}
 
 
@@ -100,10 +100,27 @@ def test_another_choice_of_members_adds_its_folds(tmp_path: Path) -> None:
         finish(study)
         signatures = [t.user_attrs["signature"] for t in study.trials()["demo"]]
     other = next(s for s in signatures if s != signatures[0])
-    study = opened(tmp_path, trials=4, refits=lambda: [Refit(other, 0, FOLDS)])
+    study = opened(tmp_path, trials=4, folds=FOLDS, refits=lambda: [Refit(other, 0, FOLDS)])
     with closing(study):
         assert not study.done
         assert [p.signature for p in finish(study)] == [f"{other}.fold0of3"]
+
+
+def test_what_was_cut_into_another_number_of_folds_is_left_as_it_is(tmp_path: Path) -> None:
+    study, _ = refitted(tmp_path)
+    with closing(study):
+        assert [study.ask().fold for _ in range(4)] == [None] * 4
+        for number in range(4):
+            study.report("demo", number, 1, 0.5 + number)
+            study.tell("demo", number, TrialState.COMPLETE)
+        member = study.ask().signature.partition(".")[0]  # of 3 folds, and left unfinished
+    refits = [Refit(member, fold, 4) for fold in range(4)]
+    study = opened(tmp_path, trials=4, folds=4, refits=lambda: refits)
+    with closing(study):
+        handed = finish(study)
+        assert [p.signature for p in handed] == [refit.signature for refit in refits]
+        assert study.done
+        assert sum(study.counts().values()) == 4 + 4
 
 
 @pytest.mark.parametrize("torn", [False, True])
