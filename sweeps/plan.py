@@ -96,6 +96,7 @@ def make_plan(file: SearchFile, dataset: Dataset) -> Plan:
     parts = divide(listing, file.search.confirm, file.search.seed)
     tasks = _check_labels(configs, listing, parts, file)
     counts = [_parameters(config, dataset, tasks) for config in sampled]
+    folds = _cut_folds(listing, file, tasks)
     return Plan(
         file=file,
         space=Space(file),
@@ -107,8 +108,8 @@ def make_plan(file: SearchFile, dataset: Dataset) -> Plan:
         tasks=tasks,
         parameters=(min(counts), max(counts)),
         epochs=max(config.training.epochs for config in configs),
-        lost=_check_joins(configs, dataset, listing, parts),
-        folds=_cut_folds(listing, file, tasks),
+        lost=_check_joins(configs, dataset, listing, parts, folds),
+        folds=folds,
     )
 
 
@@ -220,7 +221,11 @@ def _parameters(config: TrialConfig, dataset: Dataset, trained: Sequence[str]) -
 
 
 def _check_joins(
-    configs: Sequence[TrialConfig], dataset: Dataset, listing: Listing, parts: Mapping[str, str]
+    configs: Sequence[TrialConfig],
+    dataset: Dataset,
+    listing: Listing,
+    parts: Mapping[str, str],
+    folds: Sequence[Mapping[str, str]],
 ) -> tuple[str, ...]:
     """Join the indices of each combination of feature sets, without reading a feature."""
     combinations = dict.fromkeys(config.features for config in configs)
@@ -234,6 +239,13 @@ def _check_joins(
                     f"feature sets {', '.join(features)}: no {part} video has a listed frame with "
                     "all of them: extract them, or change search.seed"
                 )
+            for fold, held_out in enumerate(folds):
+                if not any(held_out[name] == part for name in joined):
+                    raise InputError(
+                        f"feature sets {', '.join(features)}: where refit.folds = {len(folds)} "
+                        f"holds fold {fold} out, no {part} video has a listed frame with all of "
+                        "them: extract them, or set fewer folds"
+                    )
         lost += _lost(
             listing, parts, {name: len(video) for name, video in joined.items()}, features
         )

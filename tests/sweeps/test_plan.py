@@ -1,5 +1,6 @@
 """The plan: what would end trials for certain is refused before anything starts, the rest said."""
 
+import numpy as np
 import pytest
 import torch
 from small_data import FRAMES, NAMES, SPLITS, WIDTH, make_dataset, make_listing, search_file
@@ -150,3 +151,27 @@ def test_one_subject_cannot_be_divided(tmp_path):
         make_plan(search_file(tmp_path), dataset)
     plan = make_plan(search_file(tmp_path, "search.confirm=0"), dataset)
     assert "selected on the scored videos" in describe(plan, None)
+
+
+def test_a_fold_without_features_or_labels_is_refused_before_anything_trains(tmp_path):
+    """Eight videos in four folds: two train in each, and only two have the second set."""
+    frames = {
+        "appearance": dict.fromkeys(NAMES, FRAMES),
+        "rare": dict.fromkeys(("v0", "v1", "v4", "v5", "v6", "v7"), FRAMES),
+    }
+    data = make_dataset(tmp_path / "data", frames=frames)
+    fixed = {"features": ["rare"], "encoder.hidden": 8}
+    plan = make_plan(search_file(tmp_path, fixed=fixed, refit={"folds": 4}), data)
+    assert len(plan.folds) == 4
+    frames["rare"] = dict.fromkeys(("v0", "v4", "v5", "v6", "v7"), FRAMES)
+    few = make_dataset(tmp_path / "few", frames=frames)
+    make_plan(search_file(tmp_path, fixed=fixed), few)
+    with pytest.raises(InputError, match=r"refit.folds = 8 holds fold \d out, no select video"):
+        make_plan(search_file(tmp_path, fixed=fixed, refit={"folds": 8}), few)
+    listing = make_listing()
+    only = [NAMES.index(name) for name in ("v0", "v4")]
+    listing.mask[~np.isin(listing.video, only), 2] = False
+    scarce = make_dataset(tmp_path / "scarce", listing)
+    said = r"refit.folds = 4 leaves fold \d without a label of expression to (train on|select by)"
+    with pytest.raises(InputError, match=said):
+        make_plan(search_file(tmp_path, refit={"folds": 4}), scarce)
