@@ -1,0 +1,1 @@
+"""From face crops to features: images, backbones, and how they are pretrained."""
