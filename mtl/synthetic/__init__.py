@@ -1,6 +1,7 @@
-"""The planted demo dataset: a hidden path, three views of it, the score of its posterior."""
+"""The planted demo dataset: a hidden path, views and faces drawn of it, its best scores."""
 
 from mtl.synthetic.demo import CEILING_FILE, make_demo
+from mtl.synthetic.faces import FACES_DEMO, Faces, make_faces
 from mtl.synthetic.parameters import Demo, View
 
-__all__ = ["CEILING_FILE", "Demo", "View", "make_demo"]
+__all__ = ["CEILING_FILE", "FACES_DEMO", "Demo", "Faces", "View", "make_demo", "make_faces"]
