@@ -1,0 +1,44 @@
+"""The extraction benchmark: what is counted, and that both sides run over the same images."""
+
+import importlib
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from mtl.features.images import find_images
+
+PROGRAMS = Path(__file__).parents[2] / "benchmarks"
+
+
+@pytest.fixture
+def extraction(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """It imports others as scripts of one folder."""
+    monkeypatch.syspath_prepend(PROGRAMS)
+    return importlib.import_module("extraction")
+
+
+def test_the_rate_is_that_after_the_first_quarter(extraction):
+    # 10 images/s, but for a start of 100 s and a last part that takes 3 s more.
+    arrivals = [(100.0 + i, 10) for i in range(1, 11)] + [(114.0, 10)]
+    assert extraction.steady_rate(arrivals) == pytest.approx(80 / 11)
+
+
+def test_the_pictures_are_the_same_each_time_and_of_whole_videos(extraction, tmp_path, monkeypatch):
+    monkeypatch.setattr(extraction, "VIDEO_FRAMES", 3)
+    first, second = (find_images(extraction.make_images(tmp_path / n, 5)) for n in ("a", "b"))
+    assert first.files.to_pylist() == [f"v0000/0000{i}.jpg" for i in (1, 2, 3)] + [
+        f"v0001/0000{i}.jpg" for i in (1, 2)
+    ]
+    assert first.read(4).tobytes() == second.read(4).tobytes() != first.read(3).tobytes()
+    assert first.read(0).size == (112, 112)
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+def test_both_sides_run_over_all_images(extraction, tmp_path):
+    images = extraction.make_images(tmp_path, 12)
+    loop = extraction.alone(extraction.looped, images, "mae_vit_mini", 5, 2, 1)
+    ours = extraction.alone(extraction.extracted, images, "mae_vit_mini", 5, 4, 2)
+    assert [count for _, count in loop] == [5, 5, 2]
+    assert [count for _, count in ours] == [4, 4, 4]

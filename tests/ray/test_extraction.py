@@ -1,0 +1,166 @@
+"""Extraction on Ray: what a plain loop says, whatever the workers, batches and chunks; killed in
+the middle, it goes on.
+"""
+
+import io
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from contextlib import redirect_stdout
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from sweeping import ROOT
+
+from mtl.dataset import read_features
+from mtl.features.backbones import load_backbone
+from mtl.features.images import BrokenImage, find_images, frames_of
+from sweeps import extract
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
+BACKBONE = ["--backbone", "mae_vit_mini", "--weights", "random", "--size", "32"]
+BROKEN = {
+    "a/00003.jpg": "empty",
+    "a/00060.jpg": "missing",
+    "b/c/00001.jpg": "not an image (none of JPEG, PNG, BMP, WEBP)",
+    "b/c/00041.jpg": "truncated",
+}
+SMALL_CHUNKS = ["--chunk", "2", "--batch", "2"]
+
+
+@pytest.fixture(scope="module")
+def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """150 frames of three videos, three of them broken, and one that will be missing."""
+    root: Path = tmp_path_factory.mktemp("faces")
+    random = np.random.default_rng(0)
+    for video, count in (("d", 30), ("b/c", 60), ("a", 60)):
+        (root / video).mkdir(parents=True)
+        for frame in range(count, 0, -1):
+            small = Image.fromarray(random.integers(0, 255, (5, 5, 3), dtype=np.uint8))
+            small.resize((48, 48)).save(root / video / f"{frame:05d}.jpg")
+    (root / "a/00003.jpg").write_bytes(b"")
+    (root / "b/c/00001.jpg").write_text("a text")
+    whole = (root / "b/c/00041.jpg").read_bytes()
+    (root / "b/c/00041.jpg").write_bytes(whole[:-200])
+    return root
+
+
+def words(images: object, out: Path, address: str, *more: str) -> list[str]:
+    where = ["--images", str(images), "--out", str(out), "--address", address]
+    return [*where, *BACKBONE, *more]
+
+
+def features(folder: Path) -> dict[tuple[str, int], np.ndarray]:
+    return {
+        (video, int(frame)): value
+        for video, frames, values in read_features(folder)
+        for frame, value in zip(frames, values, strict=True)
+    }
+
+
+def looped(images: Path) -> dict[tuple[str, int], np.ndarray]:
+    """One image after the other."""
+    backbone, frames, found = load_backbone("mae_vit_mini", "random", 32), None, {}
+    frames = frames_of(find_images(images))
+    for i, (video, frame) in enumerate(zip(frames.video, frames.frame, strict=True)):
+        try:
+            pixels = backbone.transform(frames.images.read(i))
+        except BrokenImage:
+            continue
+        with torch.inference_mode():
+            value = backbone(torch.from_numpy(pixels)[None])[0].numpy()
+        found[frames.names[video], int(frame)] = value
+    return found
+
+
+def near(found: dict[tuple[str, int], np.ndarray], images: Path) -> None:
+    expected = looped(images)
+    assert list(found) == sorted(expected)
+    for key, value in found.items():
+        np.testing.assert_allclose(value, expected[key], atol=2e-3, rtol=2e-3)
+
+
+def parts(folder: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in sorted(folder.glob("part-*.parquet"))}
+
+
+@pytest.fixture(scope="module")
+def in_small_chunks(faces, ray_address, tmp_path_factory) -> Path:
+    """By two workers, from an address; the images' copies were made in another order."""
+    folder: Path = tmp_path_factory.mktemp("small_chunks")
+    copies = folder / "copies"
+    for file in sorted(faces.rglob("*.jpg"), key=lambda file: file.name[::-1]):
+        (copies / file.relative_to(faces)).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(file, copies / file.relative_to(faces))
+    with redirect_stdout(io.StringIO()):
+        given = words(copies.as_uri(), folder / "set", ray_address, *SMALL_CHUNKS, "--workers", "2")
+        assert extract.main(given) == 0
+    return folder / "set"
+
+
+def test_small_chunks_say_what_a_plain_loop_says(faces, in_small_chunks):
+    assert len(parts(in_small_chunks)) == 75
+    near(features(in_small_chunks), faces)
+
+
+def test_so_do_large_ones_and_what_is_broken_is_listed(
+    faces, ray_address, tmp_path, capsys, monkeypatch
+):
+    gone, aside = faces / "a/00060.jpg", tmp_path / "aside.jpg"
+
+    def find_and_lose(address: str) -> object:
+        found = find_images(address)
+        gone.rename(aside)
+        return found
+
+    monkeypatch.setattr(extract, "find_images", find_and_lose)
+    out = tmp_path / "large"
+    more = ("--chunk", "64", "--batch", "7", "--workers", "1")
+    try:
+        assert extract.main(words(faces, out, ray_address, *more)) == 0
+        near(features(out), faces)
+    finally:
+        aside.rename(gone)
+    rows = [line.split(",", 1) for line in (out / "failed_images.csv").read_text().splitlines()]
+    assert {image: reason.strip('"') for image, reason in rows[1:]} == BROKEN
+    printed = capsys.readouterr().out
+    assert "150 of 150 frames (100%)" in printed
+    assert "4 images failed" in printed
+    assert "(146 frames, 128 wide)" in printed
+
+
+def test_killed_it_goes_on_to_the_same_bytes(faces, in_small_chunks, ray_address, tmp_path):
+    out = tmp_path / "killed"
+    given = words(faces, out, ray_address, *SMALL_CHUNKS, "--workers", "1")
+    output = tmp_path / "output.txt"
+    with output.open("w") as file:
+        process = subprocess.Popen(
+            [sys.executable, str(ROOT / "sweeps" / "extract.py"), *given],
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        try:
+            deadline = time.monotonic() + 90
+            while not (out / "part-00002.parquet").exists():
+                assert process.poll() is None, output.read_text()
+                assert time.monotonic() < deadline, output.read_text()
+                time.sleep(0.001)
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+    before = {file.name: file.stat().st_mtime_ns for file in out.glob("part-*.parquet")}
+    assert 3 <= len(before) < 75, "it was killed too late"
+    assert extract.main(given) == 0
+    assert parts(out) == parts(in_small_chunks)
+    assert {name: (out / name).stat().st_mtime_ns for name in before} == before
+    assert (out / "failed_images.csv").read_bytes() == (
+        in_small_chunks / "failed_images.csv"
+    ).read_bytes()

@@ -1,0 +1,307 @@
+"""extract.py without Ray: what it refuses, what its folder says, how it goes on."""
+
+import functools
+import json
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mtl.dataset import read_features
+from mtl.errors import InputError
+from mtl.features.backbones import load_backbone
+from mtl.features.extract import Extractor
+from mtl.features.images import Frames, find_images
+from sweeps import extract
+from sweeps.cluster import Cluster
+from sweeps.extraction import Done, Plan
+from sweeps.frame_progress import FrameProgress
+
+WIDTH = 128
+load_once = functools.cache(load_backbone)
+
+
+def plain(
+    frames: Frames, backbone: Any, plan: Plan, chunks: Sequence[int], *pool: float
+) -> Iterator[Done]:
+    """What the pool of workers does, the last chunk first."""
+    extractor = Extractor(backbone, plan.batch, threads=1)
+    for chunk in reversed(chunks):
+        part = extractor.part(frames, plan.rows(chunk, len(frames)))
+        yield Done(chunk, part.failed, part.content)
+
+
+@pytest.fixture(autouse=True)
+def no_ray(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
+    """No cluster is asked; which chunks were, start by start."""
+    asked: list[list[int]] = []
+
+    @contextmanager
+    def connect(address: str) -> Iterator[Cluster]:
+        yield Cluster("none", ((2.0, 0.0),))
+
+    def chunks(*arguments: Any) -> Iterator[Done]:
+        asked.append(list(arguments[3]))
+        return plain(*arguments)
+
+    monkeypatch.setattr(extract, "load_backbone", load_once)
+    monkeypatch.setattr(extract, "connect", connect)
+    monkeypatch.setattr("sweeps.extraction.extract_chunks", chunks)
+    return asked
+
+
+@pytest.fixture
+def faces(tmp_path: Path) -> Path:
+    """Nine frames of two videos."""
+    random = np.random.default_rng(0)
+    for video, count in (("a", 5), ("b/left", 4)):
+        folder = tmp_path / "faces" / video
+        folder.mkdir(parents=True)
+        for frame in range(1, count + 1):
+            pixels = random.integers(0, 255, (40, 40, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / f"{frame:05d}.jpg")
+    return tmp_path / "faces"
+
+
+@pytest.fixture
+def words(faces: Path, tmp_path: Path) -> dict[str, str]:
+    """A command, as its options."""
+    return {
+        "images": str(faces),
+        "backbone": "mae_vit_mini",
+        "weights": "random",
+        "size": "32",
+        "out": str(tmp_path / "set"),
+        "chunk": "4",
+        "batch": "3",
+    }
+
+
+def run(words: dict[str, str], *more: str, **changes: str) -> int:
+    given = {**words, **changes}
+    return extract.main([*(f"--{key}={value}" for key, value in given.items()), *more])
+
+
+def held(folder: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in folder.iterdir()}
+
+
+def test_it_makes_a_feature_set_and_says_what_is_next(words, tmp_path, capsys):
+    assert run(words) == 0
+    out = tmp_path / "set"
+    parts = [f"part-0000{i}.parquet" for i in range(3)]
+    assert sorted(held(out)) == ["extraction.json", "failed_images.csv", *parts]
+    found = {name: (frame.tolist(), values) for name, frame, values in read_features(out)}
+    assert {name: frames for name, (frames, _) in found.items()} == {
+        "a": [1, 2, 3, 4, 5],
+        "b/left": [1, 2, 3, 4],
+    }
+    for _, values in found.values():
+        assert (values.dtype, values.shape[1]) == (np.float16, WIDTH)
+    assert (out / "failed_images.csv").read_text() == "image,reason\n"
+    manifest = json.loads((out / "extraction.json").read_text())
+    assert (manifest["frames"], manifest["parts"], manifest["width"]) == (9, 3, WIDTH)
+    assert manifest["images"] == words["images"]
+    printed = capsys.readouterr().out
+    assert "9 of 9 frames (100%)" in printed
+    assert f"sweeps/prepare.py --annotations ANNOTATIONS --features set={out} --out" in printed
+
+
+def test_what_is_done_is_not_done_again_and_what_was_cut_short_is(words, tmp_path, no_ray):
+    run(words)
+    out = tmp_path / "set"
+    whole = held(out)
+    (out / "part-00001.parquet").unlink()
+    (out / "part-00002.parquet").write_bytes(whole["part-00002.parquet"][:50])
+    (out / "part-00001.parquet.unfinished").write_bytes(b"half")
+    first = (out / "part-00000.parquet").stat().st_mtime_ns
+    run(words)
+    assert held(out) == whole
+    assert (out / "part-00000.parquet").stat().st_mtime_ns == first
+    run(words)
+    assert no_ray == [[0, 1, 2], [1, 2]]
+
+
+def test_broken_images_are_listed_and_counted_also_after_a_kill(
+    words, faces, tmp_path, capsys, monkeypatch
+):
+    gone = faces / "b" / "left" / "00004.jpg"
+
+    def find_and_lose(address: str) -> Any:
+        gone.write_bytes((faces / "a" / "00001.jpg").read_bytes())
+        found = find_images(address)
+        gone.unlink()
+        return found
+
+    monkeypatch.setattr(extract, "find_images", find_and_lose)
+    (faces / "a" / "00002.jpg").write_bytes(b"")
+    (faces / "a" / "00005.jpg").write_text("a text")
+    for _ in range(2):
+        run(words)
+        assert (tmp_path / "set" / "failed_images.csv").read_text().splitlines() == [
+            "image,reason",
+            "a/00002.jpg,empty",
+            'a/00005.jpg,"not an image (none of JPEG, PNG, BMP, WEBP)"',
+            "b/left/00004.jpg,missing",
+        ]
+        printed = capsys.readouterr().out
+        assert "3 images failed" in printed
+        assert "(6 frames" in printed
+        (tmp_path / "set" / "failed_images.csv").unlink()
+        (tmp_path / "set" / "part-00000.parquet").unlink()
+
+
+def test_a_chunk_may_fail_but_not_all(words, faces, tmp_path):
+    for image in (faces / "a").iterdir():
+        image.write_bytes(b"")
+    run(words)
+    assert [name for name, _, _ in read_features(tmp_path / "set")] == ["b/left"]
+    for image in (faces / "b" / "left").iterdir():
+        image.write_bytes(b"")
+    with pytest.raises(
+        InputError, match=r"none of the 9 images .* \(the first, a/00001.jpg: empty"
+    ):
+        run(words, "--overwrite")
+    assert len((tmp_path / "set" / "failed_images.csv").read_text().splitlines()) == 10
+
+
+def test_only_listed_frames(words, tmp_path, capsys):
+    folder = tmp_path / "annotations"
+    folder.mkdir()
+    labels = ",0.5,-5,1," + ",".join(["-1"] * 12)
+    (folder / "training_set_annotations.txt").write_text(f"a/00003.jpg{labels}\n")
+    rows = "".join(f"b/left/{i:05d}.jpg{labels}\n" for i in (2, 7))
+    (folder / "validation_set_annotations.txt").write_text(rows)
+    run(words, annotations=str(folder))
+    found = {name: frame.tolist() for name, frame, _ in read_features(tmp_path / "set")}
+    assert found == {"a": [3], "b/left": [2]}
+    failed = (tmp_path / "set" / "failed_images.csv").read_text()
+    assert failed.splitlines()[1:] == [
+        'b/left/00007.jpg,"listed, but there is no such image"',
+    ]
+    assert f"prepare.py --annotations {folder} --features" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"backbone": "iresnet18"}, r"another backbone \(mae_vit_mini, this is iresnet18\)"),
+        ({"seed": "1"}, r"other weights \([0-9a-f]{12}, this is [0-9a-f]{12}\)"),
+        ({"size": "48"}, r"another size \(32, this is 48\)"),
+        ({"images": "{}/other"}, "other images"),
+        ({"chunk": "5"}, r"another chunk \(4, this is 5\)"),
+        ({"precision": "bfloat16"}, r"another precision \(auto, this is bfloat16\)"),
+        ({"gpus": "1"}, r"another device \(cpu, this is cuda\)"),
+    ],
+)
+def test_a_folder_of_another_extraction_is_refused(words, faces, tmp_path, changes, message):
+    run(words)
+    shutil.copytree(faces, tmp_path / "other")
+    before = held(tmp_path / "set")
+    changes = {key: value.format(tmp_path) for key, value in changes.items()}
+    with pytest.raises(InputError, match=f"set holds features of {message}.*--overwrite it"):
+        run(words, **changes)
+    assert held(tmp_path / "set") == before
+
+
+def test_images_that_came_or_changed_their_name_are_other_frames(words, faces):
+    run(words)
+    (faces / "a" / "00005.jpg").rename(faces / "a" / "00006.jpg")
+    with pytest.raises(InputError, match="other frames"):
+        run(words)
+    shutil.copy(faces / "a" / "00006.jpg", faces / "a" / "00005.jpg")
+    with pytest.raises(InputError, match=r"another number of frames \(9, this is 10\)"):
+        run(words)
+    assert run(words, "--overwrite") == 0
+
+
+def test_overwriting_leaves_nothing_of_before(words, tmp_path):
+    run(words, chunk="2")
+    run(words, "--overwrite", chunk="8", seed="3")
+    assert sorted(held(tmp_path / "set"))[2:] == ["part-00000.parquet", "part-00001.parquet"]
+    assert json.loads((tmp_path / "set" / "extraction.json").read_text())["chunk"] == 8
+
+
+def test_a_folder_of_something_else_is_left_alone(words, tmp_path):
+    out = tmp_path / "set"
+    out.mkdir()
+    (out / "part-00000.parquet").write_bytes(b"")
+    with pytest.raises(InputError, match=r"has no extraction\.json"):
+        run(words)
+    (out / "extraction.json").write_text("{")
+    with pytest.raises(InputError, match=r"extraction\.json is damaged"):
+        run(words)
+    (out / "thesis.tex").write_text("all of it")
+    for more in ((), ("--overwrite",)):
+        with pytest.raises(InputError, match="not empty and no extraction's folder"):
+            run(words, *more)
+    assert sorted(held(out)) == ["extraction.json", "part-00000.parquet", "thesis.tex"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"images": "{}/nowhere"}, "nowhere does not exist: give the folder"),
+        ({"images": "{}/empty"}, "holds no images"),
+        ({"images": "{}/faces/a"}, "00001.jpg lies in no video's folder"),
+        ({"backbone": "mae_vit_mimi"}, "'mae_vit_mimi' is unknown.*mae_vit_mini"),
+        ({"weights": "{}/nothing.pt"}, "nothing.pt do not exist"),
+        ({"out": "s3://bucket/set"}, "cannot write to s3://bucket/set"),
+        ({"out": "{}/file/set"}, "cannot write --out .*file/set"),
+        ({"out": "{}/file"}, "no extraction's folder"),
+        ({"workers": "3"}, r"--workers 3 x \(--cpus 1\) is more than there is"),
+        ({"workers": "0"}, "--workers 0 must be auto or at least 1"),
+        ({"cpus": "0"}, "--cpus 0 must be at least 1"),
+        ({"gpus": "1.5"}, "--gpus 1.5 must be a whole number"),
+        ({"batch": "0"}, "--batch 0 must be at least 1"),
+        ({"chunk": "-1"}, "--chunk -1 must be at least 1"),
+        ({"annotations": "{}/empty"}, "holds no annotation file"),
+    ],
+)
+def test_what_cannot_be_is_one_sentence_and_nothing_is_written(words, tmp_path, changes, message):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").write_text("")
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(InputError, match=message) as caught:
+        run(words, **{key: value.format(tmp_path) for key, value in changes.items()})
+    assert "\n" not in str(caught.value)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_full_disk_is_said(words, monkeypatch):
+    def full(file: Path, content: bytes) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("sweeps.extraction_folder.write_whole", full)
+    with pytest.raises(InputError, match=r"part-00002\.parquet \(No space left on device\)"):
+        run(words)
+
+
+def test_time_left_counts_neither_what_was_done_before_nor_the_start(monkeypatch, capsys):
+    now = 100.0
+    monkeypatch.setattr("sweeps.frame_progress.time.monotonic", lambda: now)
+    progress = FrameProgress(1000, already=400)
+    now += 50
+    progress.at(450)
+    now += 1
+    progress.at(460)  # too soon for another line
+    now += 9
+    progress.at(550)
+    now += 45
+    progress.at(1000)
+    assert [line.rstrip() for line in capsys.readouterr().out.splitlines()] == [
+        "450 of 1,000 frames (45%), 1 frames/s",
+        "550 of 1,000 frames (55%), 10 frames/s, 0:00:45 left",
+        "1,000 of 1,000 frames (100%), 6 frames/s",
+    ]
+
+
+def test_all_at_once_has_a_speed_too(monkeypatch, capsys):
+    monkeypatch.setattr("sweeps.frame_progress.time.monotonic", iter((100.0, 110.0)).__next__)
+    FrameProgress(50).at(50)
+    assert capsys.readouterr().out == "50 of 50 frames (100%), 5 frames/s\n"
