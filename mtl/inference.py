@@ -90,11 +90,12 @@ def predict(
 def _output_rows(raw: Mapping[str, Tensor], batch: Batch) -> Float[np.ndarray, "B T 22"]:
     rows = np.zeros((*batch.real.shape, len(OUTPUT_COLUMNS)), np.float32)
     for name, values in raw.items():
-        rows[:, :, TASKS[name].outputs] = _activate(name, values.float()).cpu().numpy()
+        rows[:, :, TASKS[name].outputs] = activate(name, values.float()).cpu().numpy()
     return rows
 
 
-def _activate(task: str, raw: Tensor) -> Tensor:
+def activate(task: str, raw: Tensor) -> Tensor:
+    """A task's raw outputs (last axis) as values in [-1, 1] or probabilities."""
     kind = TASKS[task].kind
     if kind == "regression":
         return raw.clamp(-1, 1)

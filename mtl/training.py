@@ -4,7 +4,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mtl import metrics
 from mtl.checkpoint import pack, unpack
-from mtl.config import OptimConfig, TrialConfig
+from mtl.config import TrialConfig
 from mtl.errors import InputError
 from mtl.frameworks import Outputs, States, Truth
 from mtl.inference import TrialData, Weights, predict
@@ -313,8 +313,21 @@ def set_learning_rate(
         group["lr"] = rate
 
 
-def lr_factor(optim: OptimConfig, epochs: int, progress: float, step: float) -> float:
-    """The learning rate as a share of ``optim.lr``: never 0, also not in the first step."""
+@runtime_checkable
+class Decaying(Protocol):
+    """A schedule's numbers, as ``OptimConfig`` has them."""
+
+    @property
+    def warmup_epochs(self) -> float:
+        """Epochs of linear warm-up."""
+
+    @property
+    def decay(self) -> str:
+        """``cosine`` or ``constant``."""
+
+
+def lr_factor(optim: Decaying, epochs: int, progress: float, step: float) -> float:
+    """The learning rate as a share of its largest: never 0, also not in the first step."""
     if progress < optim.warmup_epochs:
         return min(1.0, (progress + step) / optim.warmup_epochs)
     if optim.decay == "constant":

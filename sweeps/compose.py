@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
@@ -34,33 +35,49 @@ def group_options(group: str) -> tuple[str, ...] | None:
 def compose(overrides: Sequence[str]) -> TrialConfig:
     """Compose ``configs/trial.yaml`` with Hydra overrides, strictly.
 
+    Raises:
+        InputError: An unknown path or option (with the nearest known), or a value out of range.
+    """
+    return read_config(compose_plain("trial", overrides))
+
+
+def compose_plain(name: str, overrides: Sequence[str]) -> dict[str, Any]:
+    """Compose ``configs/<name>.yaml`` with Hydra overrides into plain data.
+
     Hydra composes each combination of group options once; values are then set in its result,
     which keeps a trial's share at a millisecond.
 
     Raises:
-        InputError: An unknown path or option (with the nearest known), or a value out of range.
+        InputError: An unknown path or option, with the nearest known.
     """
     groups, values = [], []
     for override in overrides:
         path, value = _parsed(override)
-        options = group_options(path)
+        options = group_options(path) if path in _groups(name) else None
         if options is None:
             values.append((path, value))
         elif value in options:
             groups.append(f"{path}={value}")
         else:
             raise InputError(f"{path} = {value!r} is unknown{did_you_mean(str(value), options)}")
-    plain: dict[str, Any] = json.loads(_composed(tuple(groups)))
+    plain: dict[str, Any] = json.loads(_composed(name, tuple(groups)))
     for path, value in values:
         _set(plain, path, value)
-    return read_config(plain)
+    return plain
 
 
 @functools.cache
-def _composed(groups: tuple[str, ...]) -> str:
+def _groups(name: str) -> frozenset[str]:
+    """The groups that a config is composed of."""
+    entries = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text()).get("defaults", [])
+    return frozenset(group for entry in entries if isinstance(entry, dict) for group in entry)
+
+
+@functools.cache
+def _composed(name: str, groups: tuple[str, ...]) -> str:
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONFIGS.resolve()), version_base="1.3"):
-        config = hydra_compose("trial", list(groups))
+        config = hydra_compose(name, list(groups))
     # resolve=False: a trial's config holds no interpolation, and must not read the environment.
     return json.dumps(OmegaConf.to_container(config, resolve=False))
 

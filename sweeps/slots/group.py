@@ -1,6 +1,6 @@
 """A slot of several DDP workers: one resident Ray Train run that is handed job after job.
 
-The actor itself holds nothing. A thread of it holds the run (``sweeps.slots.resident``), whose
+The actor itself holds nothing. A thread of it holds the run (``sweeps.worker_group``), whose
 workers take jobs from the actor's desk (``sweeps.slots.workers``). If a worker dies Train starts
 the group anew, and the job that lies on the desk goes on from its last epoch.
 
@@ -8,6 +8,7 @@ Tune's side of a trial imports this module with the slot's handle: what needs to
 the slot.
 """
 
+import functools
 import threading
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Literal
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
     from sweeps.slots.setup import Setup
 
 CLOSE_SECONDS = 20
+DEATHS = 20
+"""Of workers, in the life of a group; then the slot is lost, and another one started. How often a
+trial bears one is the desk's matter."""
 
 
 class GroupSlot(Slot):
@@ -44,9 +48,17 @@ class GroupSlot(Slot):
     def _fit(self, slot: ActorHandle[Any], setup: "list[ray.ObjectRef[Setup]]") -> None:
         reason = "its workers have gone"
         try:
-            from sweeps.slots.resident import fit
+            from sweeps.slots.workers import train_jobs
+            from sweeps.worker_group import run_workers
 
-            fit(self._name, slot, setup, self._resources)
+            run_workers(
+                self._name,
+                functools.partial(train_jobs, slot, setup),
+                self._resources.workers_per_trial,
+                self._resources.cpus_per_worker,
+                self._resources.gpus_per_worker,
+                DEATHS,
+            )
         except Exception as error:
             reason = f"its worker group ended: {in_one_line(error)}"
         self._desk.lose(reason)

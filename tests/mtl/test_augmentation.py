@@ -1,0 +1,104 @@
+"""Images of an epoch: their order, cuts and noise follow from seed, epoch and image alone."""
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from PIL import Image
+
+from mtl.errors import InputError
+from mtl.features.augmentation import epoch_batches, patch_noise, read_augmented, read_whole
+from mtl.features.config import Augmentation
+from mtl.features.images import Images
+
+CUT = Augmentation(crop_scale=(0.2, 1.0), flip=0.5)
+WHOLE = Augmentation(crop_scale=(1.0, 1.0), flip=0.0)
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory) -> Images:
+    """Eight pictures of 20 pixels, each with a bright left half; the fourth is a text."""
+    folder = tmp_path_factory.mktemp("images")
+    random = np.random.default_rng(0)
+    for i in range(8):
+        pixels = random.integers(0, 60, (20, 20, 3), dtype=np.uint8)
+        pixels[:, :10] += 150
+        Image.fromarray(pixels).save(folder / f"{i}.png")
+    (folder / "3.png").write_text("no picture")
+    return Images(str(folder), pa.array([f"{i}.png" for i in range(8)]))
+
+
+def test_an_epoch_shows_all_images_once_but_for_an_incomplete_batch():
+    batches = epoch_batches(103, 10, seed=1, epoch=2)
+    assert batches.shape == (10, 10)
+    assert len(set(batches.ravel().tolist())) == 100
+    assert np.array_equal(batches, epoch_batches(103, 10, seed=1, epoch=2))
+    assert not np.array_equal(batches, epoch_batches(103, 10, seed=1, epoch=3))
+    assert not np.array_equal(batches, epoch_batches(103, 10, seed=2, epoch=2))
+
+
+def test_fewer_images_than_a_batch_are_refused():
+    with pytest.raises(InputError, match=r"batch_images = 8 is refused: there are 7 images"):
+        epoch_batches(7, 8, seed=0, epoch=1)
+
+
+def test_an_images_cut_depends_on_seed_epoch_and_image_alone(images):
+    together = read_augmented(images, [0, 5, 2], 16, CUT, seed=1, epoch=2)
+    alone = read_augmented(images, [2], 16, CUT, seed=1, epoch=2)
+    assert np.array_equal(together.pixels[2], alone.pixels[0])
+    for seed, epoch in ((1, 3), (2, 2)):
+        other = read_augmented(images, [2], 16, CUT, seed=seed, epoch=epoch)
+        assert not np.array_equal(other.pixels[0], alone.pixels[0])
+
+
+def test_the_global_generator_is_left_alone(images):
+    torch.manual_seed(7)
+    expected = torch.rand(3)
+    torch.manual_seed(7)
+    read_augmented(images, [0, 1], 16, CUT, seed=1, epoch=2)
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_cuts_have_the_shares_and_mirrors_that_were_asked_for(images):
+    """The bright half is on the left; how often it comes out on the right is the flip's share."""
+    flips = [
+        read_augmented(images, [0], 16, Augmentation(crop_scale=(1, 1), flip=0.3), 0, epoch)
+        for epoch in range(300)
+    ]
+    right = np.mean([r.pixels[0, :, -1].mean() > 100 for r in flips])
+    assert 0.2 < right < 0.4
+    small = Augmentation(crop_scale=(0.01, 0.02), flip=0.0)  # 2 or 3 pixels of 20: one colour
+    means = [
+        read_augmented(images, [0], 16, small, 0, epoch).pixels.astype(float).std()
+        for epoch in range(40)
+    ]
+    whole = read_augmented(images, [0], 16, WHOLE, 0, 1).pixels.astype(float).std()
+    assert np.median(means) < whole / 2
+
+
+def test_what_cannot_be_read_is_black_named_and_not_real(images):
+    for read in (
+        read_augmented(images, [2, 3, 4], 16, CUT, seed=1, epoch=1),
+        read_whole(images, [2, 3, 4], 16, Image.Resampling.BICUBIC),
+    ):
+        assert read.real.tolist() == [True, False, True]
+        assert (read.pixels[1] == 0).all()
+        assert (read.pixels[[0, 2]] > 0).any()
+        assert len(read.broken) == 1
+        assert read.broken[0].startswith("3.png: not an image")
+
+
+def test_whole_images_are_resized_and_else_as_they_are(images):
+    same = read_whole(images, [1], 20, Image.Resampling.BICUBIC)
+    assert np.array_equal(same.pixels[0], np.asarray(images.read(1)))
+    half = read_whole(images, [1], 10, Image.Resampling.BILINEAR)
+    expected = images.read(1).resize((10, 10), Image.Resampling.BILINEAR)
+    assert np.array_equal(half.pixels[0], np.asarray(expected))
+
+
+def test_noise_is_an_images_own_in_each_epoch():
+    noise = patch_noise([4, 9], 30, seed=1, epoch=2)
+    assert noise.dtype == np.float32
+    assert np.array_equal(patch_noise([9], 30, seed=1, epoch=2)[0], noise[1])
+    assert not np.array_equal(patch_noise([9], 30, seed=1, epoch=3)[0], noise[1])
+    assert 0 <= noise.min() <= noise.max() < 1

@@ -1,0 +1,267 @@
+"""Pretraining: what is trained, for what, and that it can be stopped anywhere."""
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from mtl.checkpoint import pack
+from mtl.errors import InputError
+from mtl.features.backbones import load_backbone
+from mtl.features.config import MAEConfig, SupervisedConfig
+from mtl.features.objectives import Batch, Reconstruction, Supervision
+from mtl.features.pretraining import Pretrainer
+from mtl.strict import validate_as
+from mtl.tasks import TASKS
+from mtl.training import TrainingError
+from sweeps.compose import compose_plain
+
+SMALL = ["training.epochs=3", "training.batch_images=8", "optim.warmup_epochs=1", "size=32"]
+PRIOR = np.concatenate([[0, 0], np.full(8, 1 / 8), np.full(12, 0.3)]).astype(np.float32)
+STEPS = 4
+
+
+def mae_config(*overrides: str) -> MAEConfig:
+    given = ["backbone=mae_vit_mini", *SMALL, "optim.base_lr=0.01", *overrides]
+    return validate_as(MAEConfig, compose_plain("pretrain_mae", given))
+
+
+def supervised_config(*overrides: str) -> SupervisedConfig:
+    given = ["backbone=mae_vit_mini", *SMALL, "dropout=0.0", "optim.base_lr=0.1", *overrides]
+    return validate_as(SupervisedConfig, compose_plain("pretrain_supervised", given))
+
+
+def batches(epoch: int, supervised: bool = False) -> list[Batch]:
+    """Faces of a kind: a bright bar whose place and colour is what can be learned."""
+    random = np.random.default_rng([5, epoch])
+    made = []
+    for _ in range(STEPS):
+        place = random.integers(0, 24, 8)
+        pixels = random.integers(0, 40, (8, 32, 32, 3), dtype=np.uint8)
+        for one, left in zip(pixels, place, strict=True):
+            one[:, left : left + 8] += 180
+        batch = {"pixels": torch.from_numpy(pixels), "real": torch.ones(8, dtype=torch.bool)}
+        if supervised:
+            labels = np.zeros((8, 15), np.float32)
+            labels[:, 0] = place / 12 - 1
+            labels[:, 1] = 1 - place / 12
+            labels[:, 2] = place // 3
+            labels[:, 3:] = place[:, None] > 12
+            batch |= {
+                "labels": torch.from_numpy(labels),
+                "mask": torch.from_numpy(random.random((8, 15)) < 0.7),
+            }
+        else:
+            batch["noise"] = torch.from_numpy(random.random((8, 16), np.float32))
+        made.append(batch)
+    return made
+
+
+def make(config, checkpoint: bytes | None = None) -> Pretrainer:
+    if isinstance(config, MAEConfig):
+        return Pretrainer(Reconstruction(config), config, checkpoint)
+    return Pretrainer(Supervision(config, PRIOR), config, checkpoint)
+
+
+def train(config, epochs: int, checkpoint: bytes | None = None) -> Pretrainer:
+    trainer = make(config, checkpoint)
+    supervised = isinstance(config, SupervisedConfig)
+    for epoch in range(len(trainer.history) + 1, epochs + 1):
+        trainer.train_epoch(batches(epoch, supervised), STEPS)
+    return trainer
+
+
+BOTH = pytest.mark.parametrize("config", [mae_config(), supervised_config()], ids=["mae", "labels"])
+
+
+@BOTH
+def test_a_pretraining_learns(config):
+    trainer = train(config, 3)
+    first, *_, last = (sum(result.losses.values()) for result in trainer.history)
+    assert last < 0.95 * first
+    assert [result.images for result in trainer.history] == [32, 32, 32]
+
+
+@BOTH
+def test_going_on_from_a_checkpoint_is_as_if_nothing_had_happened(config):
+    whole = train(config, 3)
+    stopped = train(config, 2)
+    other = train(config, 3, stopped.checkpoint())
+    assert [r.losses for r in other.history] == [r.losses for r in whole.history]
+    for name, value in whole.objective.weights().items():
+        assert torch.equal(other.objective.weights()[name], value), name
+
+
+def test_the_weights_are_what_a_backbone_is_loaded_from(tmp_path):
+    for number, config in enumerate((mae_config(), supervised_config("backbone=timm:resnet10t"))):
+        trainer = train(config, 1)
+        file = tmp_path / f"{number}.safetensors"
+        save_file(trainer.objective.weights(), file)
+        loaded = load_backbone(config.backbone, file, config.size)
+        pixels = batches(9)[0]["pixels"]
+        trainer.model.eval()
+        with torch.no_grad():
+            if isinstance(config, MAEConfig):
+                images = loaded.colours.normalise(pixels)
+                tokens = trainer.objective.backbone.model.tokens(images)
+                expected = tokens[:, 1:].mean(dim=1)
+            else:
+                expected = trainer.objective.backbone(pixels)
+            torch.testing.assert_close(loaded(pixels), expected)
+
+
+def test_a_batch_in_parts_has_the_sums_of_the_whole():
+    for config in (mae_config(), supervised_config()):
+        objective = make(config).objective
+        objective.model.eval()
+        batch = batches(1, isinstance(config, SupervisedConfig))[0]
+        parts = [
+            objective.model({name: part[half] for name, part in batch.items()})
+            for half in (slice(0, 3), slice(3, 8))
+        ]
+        for whole, one, other in zip(objective.model(batch), *parts, strict=True):
+            torch.testing.assert_close(one + other, whole)
+
+
+@BOTH
+def test_an_image_that_could_not_be_read_changes_nothing(config):
+    objective = make(config).objective
+    objective.model.eval()
+    batch = dict(batches(1, isinstance(config, SupervisedConfig))[0])
+    batch["real"] = torch.tensor([True] * 7 + [False])
+    expected = objective.model({name: part[:7] for name, part in batch.items()})
+    batch["pixels"] = batch["pixels"].clone()
+    batch["pixels"][7] = 255
+    for one, other in zip(objective.model(batch), expected, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_the_learning_rate_warms_up_and_falls_as_a_half_cosine_per_step():
+    config = mae_config("training.epochs=3", "optim.base_lr=0.032")  # of 8 images: 0.001
+    trainer, rates = make(config), []
+    step = trainer._step
+
+    def noted(batch: Batch) -> dict[str, torch.Tensor]:
+        rates.append(trainer.optimizer.param_groups[0]["lr"])
+        return step(batch)
+
+    trainer._step = noted
+    for epoch in (1, 2, 3):
+        trainer.train_epoch(batches(epoch), STEPS)
+    warm = [0.001 * (n + 1) / 4 for n in range(4)]
+    falling = [0.0005 * (1 + np.cos(np.pi * n / 8)) for n in range(8)]
+    np.testing.assert_allclose(rates, warm + falling, rtol=1e-6)
+
+
+def test_biases_norms_and_tokens_do_not_decay():
+    trainer = make(mae_config("optim.weight_decay=0.3"))
+    decays = {
+        id(p): group["weight_decay"]
+        for group in trainer.optimizer.param_groups
+        for p in group["params"]
+    }
+    for name, p in trainer.model.named_parameters():
+        if p.requires_grad:
+            matrix = name.endswith("weight") and "norm" not in name
+            token = name.endswith(("cls_token", "mask_token"))
+            assert decays[id(p)] == (0.3 if matrix or token else 0.0), name
+        else:
+            assert id(p) not in decays
+
+
+def test_a_loss_that_is_not_finite_stops_and_says_where():
+    trainer = make(mae_config())
+    broken = batches(1)
+    broken[2]["noise"] = broken[2]["noise"]
+    with torch.no_grad():
+        trainer.objective.autoencoder.decoder_pred.bias.fill_(torch.inf)
+    with pytest.raises(TrainingError, match=r"loss of reconstruction is not finite at epoch 1"):
+        trainer.train_epoch(broken, STEPS)
+
+
+def test_a_damaged_checkpoint_is_one_sentence():
+    with pytest.raises(TrainingError, match="the checkpoint is damaged"):
+        make(mae_config(), b"nothing of the kind")
+
+
+def test_the_epoch_to_keep_is_the_best_scored_or_else_each_that_is_due():
+    trainer = train(supervised_config(), 3)
+    assert trainer.is_to_keep(due=True)
+    assert not trainer.is_to_keep(due=False)
+    kept, history = [], list(trainer.history)
+    trainer.history.clear()
+    for result, score in zip(history, (0.3, 0.2, 0.4), strict=True):
+        trainer.history.append(result)
+        trainer.scored({"valence": score, "arousal": None, "expression": 0.1})
+        kept.append(trainer.is_to_keep(due=False))
+    assert kept == [True, False, True]
+    assert trainer.history[-1].score == pytest.approx(0.5)
+
+
+def test_outputs_are_values_and_probabilities_of_the_trained_tasks():
+    config = supervised_config("tasks=[valence,expression]")
+    objective = make(config).objective
+    outputs = objective.outputs(batches(1)[0]["pixels"])
+    assert outputs[:, TASKS["valence"].outputs].abs().max() <= 1
+    expression = outputs[:, TASKS["expression"].outputs]
+    torch.testing.assert_close(expression.sum(dim=1), torch.ones(8))
+    for task in ("arousal", "action_units"):
+        assert outputs[:, TASKS[task].outputs].isnan().all()
+
+
+@pytest.mark.parametrize("balancing", ["uncertainty", "dynamic_weight_average", "upgrad"])
+def test_balancings_are_those_of_trials(balancing):
+    config = supervised_config(f"balancing={balancing}")
+    trainer = train(config, 3)
+    assert trainer.history[-1].losses.keys() == set(TASKS)
+    if balancing == "uncertainty":
+        learned = trainer.objective.beside.log_variance
+        assert all(abs(value.item()) > 0 for value in learned.values())
+
+
+def test_a_masked_autoencoder_starts_from_a_file_with_a_decoder_or_without(tmp_path):
+    trained = train(mae_config(), 1).objective.weights()
+    for name, weights in {
+        "whole": trained,
+        "encoder": {
+            name: value
+            for name, value in trained.items()
+            if not name.startswith(("decoder_", "mask_token"))
+        },
+    }.items():
+        file = tmp_path / f"{name}.safetensors"
+        save_file(weights, file)
+        started = Reconstruction(mae_config(f"weights={file}")).weights()
+        fresh = Reconstruction(mae_config()).weights()
+        for key, value in started.items():
+            assert torch.equal(value, weights.get(key, fresh[key])), key
+
+
+def test_what_is_no_masked_autoencoder_is_refused():
+    with pytest.raises(InputError, match="'mae_vit_bas' is no masked autoencoder: did you mean"):
+        Reconstruction(mae_config("backbone=mae_vit_bas"))
+    with pytest.raises(InputError, match="'iresnet18' is no masked autoencoder"):
+        Reconstruction(mae_config("backbone=iresnet18"))
+
+
+def test_a_config_says_what_it_refuses():
+    for overrides, says in {
+        ("augmentation.crop_scale=[0.5,0.2]",): "the least comes first",
+        ("augmentation.crop_scale=[0,1]",): "augmentation.crop_scale",
+        ("mask_ratio=1.0",): "mask_ratio",
+    }.items():
+        with pytest.raises(InputError, match=says):
+            mae_config(*overrides)
+    with pytest.raises(InputError, match="tasks: 'valense' is unknown: did you mean 'valence'"):
+        supervised_config("tasks=[valense]")
+    with pytest.raises(InputError, match="names one twice"):
+        supervised_config("tasks=[valence,valence]")
+
+
+def test_pack_keeps_the_counters_of_batch_norm():
+    trainer = train(supervised_config("backbone=timm:resnet10t"), 2)
+    again = make(trainer.config, trainer.checkpoint())
+    counters = [v for k, v in again.model.state_dict().items() if k.endswith("num_batches_tracked")]
+    assert counters
+    assert all(int(counter) == 2 * STEPS for counter in counters)
+    assert pack({"a": counters[0]})
