@@ -189,15 +189,19 @@ def _nearest(frames: NDArray[np.int32], at: NDArray[np.int32]) -> NDArray[np.int
 
 
 def frame_features(
-    dataset: Dataset, listing: Listing, rows: NDArray[np.int64], radii_frames: Sequence[float]
+    dataset: Dataset,
+    listing: Listing,
+    rows: NDArray[np.int64],
+    radii_frames: Sequence[float],
+    sets: Sequence[str] | None = None,
 ) -> Floats:
-    """Features of all sets, and their moving averages, for listed rows, shape (N, F).
+    """Features of some sets (all), and their moving averages, for listed rows, shape (N, F).
 
     A frame without features has those of the nearest frame of its video; a video without any, NaN.
     """
     columns = [
         moving_averages(dataset, name, listing, rows, radius)
-        for name in dataset.feature_sets()
+        for name in sets or dataset.feature_sets()
         for radius in (0, *radii_frames)
     ]
     return np.concatenate(columns, axis=1)
@@ -226,12 +230,18 @@ def standardise(x: Floats, train: int) -> Floats:
 
 
 def predict_validation(
-    dataset: Dataset, listing: Listing, radii_frames: Sequence[float], seed: int
+    dataset: Dataset,
+    listing: Listing,
+    radii_frames: Sequence[float],
+    seed: int,
+    sets: Sequence[str] | None = None,
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """The validation rows of the listing, (M,), and the regressions' outputs there, (M, 22)."""
+    """The validation rows of the listing, (M,), and what regressions on some of the feature sets
+    (all) say there, (M, 22).
+    """
     split = np.array(listing.splits)[listing.video]
     train, new = np.flatnonzero(split == "train"), np.flatnonzero(split == "validation")
-    x = frame_features(dataset, listing, np.concatenate([train, new]), radii_frames)
+    x = frame_features(dataset, listing, np.concatenate([train, new]), radii_frames, sets)
     x = standardise(x, len(train))
     folds = np.random.default_rng(seed).permutation(len(listing.names)) % FOLDS
     outputs = np.full((len(new), len(OUTPUT_COLUMNS)), np.nan, dtype=np.float32)

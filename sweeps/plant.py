@@ -3,7 +3,7 @@
 python sweeps/plant.py --out DIR [--videos N] [--frames MEAN] [--size PX] [--seed N]
 
 The labels follow from a hidden path of affect and so does each face; who it is, light and pose do
-not. The default, about 4,800 frames of 64 pixels, takes about 15 seconds.
+not. The default, about 3,000 frames of 64 pixels, takes about 10 seconds.
 """
 
 import argparse

@@ -6,12 +6,9 @@ Without annotations it lists every frame of the first feature set: a dataset to 
 """
 
 import argparse
-import csv
 import hashlib
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 
@@ -20,6 +17,7 @@ from mtl.dataset import SPLITS, Block, Dataset, Listing, read_features, write_da
 from mtl.errors import InputError
 from mtl.tasks import TASKS
 from sweeps.cli import run_program
+from sweeps.subjects import with_subjects
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -42,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         challenge = read_annotations(args.annotations)
         dataset = write_dataset(
             args.out,
-            _with_subjects(challenge.listing, args.subjects),
+            with_subjects(challenge.listing, args.subjects),
             features,
             image_name=challenge.image_name,
             sources={"annotations": _digests(challenge), "features": sources},
@@ -103,38 +101,6 @@ def _digests(challenge: Challenge) -> dict[str, dict[str, str]]:
         split: {"file": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
         for split, path in challenge.files.items()
     }
-
-
-def _with_subjects(listing: Listing, path: str | None) -> Listing:
-    if path is None:
-        return listing
-    subject_of = dict(_subjects(Path(path)))
-    if not subject_of.keys() & set(listing.names):
-        raise InputError(
-            f"{path} names none of the {len(listing.names)} listed videos, such as "
-            f"{listing.names[0]!r}: use the annotation files' video names"
-        )
-    return replace(listing, subjects=tuple(subject_of.get(v, v) for v in listing.names))
-
-
-def _subjects(path: Path) -> Iterator[tuple[str, str]]:
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"cannot read {path} ({error}): give a CSV of video,subject") from None
-    seen: dict[str, str] = {}
-    for line, row in enumerate(csv.reader(text.splitlines()), 1):
-        if not row or (line == 1 and row == ["video", "subject"]):
-            continue
-        if len(row) != 2 or not all(row):
-            raise InputError(f"{path} line {line}: {row} must be two fields, video and subject")
-        video, subject = row
-        if seen.setdefault(video, subject) != subject:
-            raise InputError(
-                f"{path} line {line}: video {video!r} has subject {subject!r} but {seen[video]!r} "
-                "before; keep one"
-            )
-        yield video, subject
 
 
 def _report(dataset: Dataset) -> Iterator[str]:

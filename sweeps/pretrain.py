@@ -2,7 +2,8 @@
 
 python sweeps/pretrain.py --method mae --images DIR --out DIR [path=value ...]
 python sweeps/pretrain.py --method supervised --images DIR --out DIR
-                          (--annotations DIR [--confirm 0.5 --seed 1234] | --labels CSV)
+                          (--labels CSV | --annotations DIR [--subjects CSV]
+                          [--confirm 0.5] [--seed 1234])
                           [--workers N] [--cpus 1] [--gpus 0] [path=value ...]
 
 Trailing words are overrides of sweeps/configs/pretrain_<method>.yaml, such as backbone=iresnet50
@@ -40,6 +41,7 @@ from sweeps.environment import environment
 from sweeps.plan import divide
 from sweeps.pretraining.folder import FAILED, PretrainingFolder, as_yaml
 from sweeps.pretraining.setup import Setup, make_objective
+from sweeps.subjects import with_subjects
 from sweeps.worker_pool import add_pool_arguments, check_pool, pool_workers
 
 METHODS: dict[str, type[Any]] = {"mae": MAEConfig, "supervised": SupervisedConfig}
@@ -71,6 +73,9 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--labels", metavar="CSV", help="image, any labels, and a split if any")
     parser.add_argument(
         "--annotations", metavar="DIR", help="the challenge's files, for images of its frames"
+    )
+    parser.add_argument(
+        "--subjects", metavar="CSV", help="as prepare.py's: else each video has its own"
     )
     parser.add_argument(
         "--confirm", type=float, default=0.5, help="the sweep's search.confirm (0.5)"
@@ -127,6 +132,8 @@ def _check_words(words: argparse.Namespace) -> None:
     given = [name for name in ("labels", "annotations") if getattr(words, name) is not None]
     if words.method == "mae" and given:
         raise InputError(f"--{given[0]} is for --method supervised: mae takes no labels")
+    if words.subjects is not None and words.annotations is None:
+        raise InputError("--subjects goes with --annotations: it divides the videos of its lists")
     if words.method == "supervised" and len(given) != 1:
         raise InputError("--method supervised needs either --labels CSV or --annotations DIR")
 
@@ -138,7 +145,8 @@ def _images(words: argparse.Namespace) -> tuple[Images, LabelledImages | None]:
         labels = read_labels(words.labels, address)
     elif words.annotations is not None:
         challenge = read_annotations(words.annotations)
-        parts = divide(challenge.listing, words.confirm, words.seed)
+        listing = with_subjects(challenge.listing, words.subjects)
+        parts = divide(listing, words.confirm, words.seed)
         labels = of_challenge(find_images(address), challenge, parts)
     else:
         return find_images(address), None
@@ -184,8 +192,8 @@ def _described(setup: Setup) -> str:
 
 
 def _command(words: argparse.Namespace) -> str:
-    options = ("method", "images", "out", "labels", "annotations", "confirm", "seed", "workers")
-    given = {name: getattr(words, name) for name in (*options, "cpus", "gpus")}
+    options = ("method", "images", "out", "labels", "annotations", "subjects", "confirm", "seed")
+    given = {name: getattr(words, name) for name in (*options, "workers", "cpus", "gpus")}
     flags = [f"--{name}={value}" for name, value in given.items() if value is not None]
     return shlex.join(["python", "sweeps/pretrain.py", *flags, *words.overrides])
 

@@ -24,6 +24,8 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP")
 """What is decoded, whatever a file's name says: no other decoder sees a stranger's bytes."""
 MOST_PIXELS = 64 * 2**20
+DEEP = ("I", "F")
+"""Modes that PIL would cut to 8 bits, not scale."""
 
 _resolve = lru_cache(maxsize=8)(storage.resolve)
 """Once a process: to find the region of an S3 bucket takes a request."""
@@ -100,6 +102,8 @@ def decode(file: str, content: bytes) -> Image.Image:
             width, height = image.size
             if width * height > MOST_PIXELS:
                 raise BrokenImage(file, f"too large ({width} x {height} pixels)")
+            if image.mode.startswith(DEEP):
+                raise BrokenImage(file, f"more than 8 bits a colour (PIL's mode {image.mode})")
             # Else PIL warns, of some palettes, that RGB cannot say what is transparent.
             image.info.pop("transparency", None)
             return image.convert("RGB")

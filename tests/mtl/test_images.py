@@ -80,6 +80,13 @@ def test_every_format_comes_in_rgb(kind, mode):
     assert np.array_equal(np.asarray(found), np.asarray(expected))
 
 
+def test_a_picture_of_16_bits_is_refused_not_cut():
+    stream = io.BytesIO()
+    Image.new("I;16", (4, 4), 40_000).save(stream, "PNG")
+    with pytest.raises(BrokenImage, match=r"more than 8 bits a colour \(PIL's mode I;16\)"):
+        decode("deep.png", stream.getvalue())
+
+
 def test_a_transparent_palette_is_no_warning():
     palette = Image.new("P", (4, 4))
     content = io.BytesIO()

@@ -179,6 +179,30 @@ def test_a_loss_that_is_not_finite_stops_and_says_where():
         trainer.train_epoch(broken, STEPS)
 
 
+@pytest.mark.parametrize("make_config", [mae_config, supervised_config])
+def test_half_precision_learns_the_same_but_for_its_rounding(make_config):
+    whole, half = (
+        train(make_config(f"training.precision={p}"), 2) for p in ("float32", "bfloat16")
+    )
+    assert half.precision is torch.bfloat16
+    assert all(p.dtype is torch.float32 for p in half.model.parameters())
+    for name, loss in half.history[-1].losses.items():
+        assert loss == pytest.approx(whole.history[-1].losses[name], rel=0.1), name
+
+
+@pytest.mark.parametrize("size", [112, 224])
+def test_both_sizes_of_the_field(size):
+    trainer = make(mae_config(f"size={size}", "backbone=mae_vit_mini"))
+    batch = {
+        "pixels": torch.randint(0, 255, (2, size, size, 3), dtype=torch.uint8),
+        "real": torch.ones(2, dtype=torch.bool),
+        "noise": torch.rand(2, (size // 8) ** 2),
+    }
+    result = trainer.train_epoch([batch], 1)
+    assert np.isfinite(result.losses["reconstruction"])
+    assert trainer.objective.autoencoder.visible == (size // 8) ** 2 // 4
+
+
 def test_a_damaged_checkpoint_is_one_sentence():
     with pytest.raises(TrainingError, match="the checkpoint is damaged"):
         make(mae_config(), b"nothing of the kind")

@@ -90,6 +90,8 @@ def test_labels_are_needed_once_and_must_say_something_of_each_task(refused, lab
     assert "needs either" in refused(*both, method="supervised")
     says = refused(*given, *MINI, "tasks=[valence,expression]", method="supervised")
     assert says == "tasks: no image to train on has a label of expression: leave it out"
+    says = refused(*given, "--subjects", "who.csv", method="supervised")
+    assert says == "--subjects goes with --annotations: it divides the videos of its lists"
     says = refused(*given, "--confirm", "1", method="supervised")
     assert "--confirm 1 must be" in says
     words = [*given, *MINI, "tasks=[valence]", "balancing=upgrad", "--workers", "2"]

@@ -8,7 +8,7 @@ from mtl.synthetic.parameters import Demo
 SIZES = (32, 512)
 # Small enough to train on in minutes on 2 cores. A picture shows the path through the action units
 # alone, so these depend on all of it; Demo's own hardly move with arousal.
-FACES_DEMO = Demo(videos=48, mean_frames=100, unit_blocks=(0.7, 0.9, 1.0))
+FACES_DEMO = Demo(videos=96, mean_frames=32, unit_blocks=(0.7, 0.9, 1.0))
 
 
 @dataclass(frozen=True)
@@ -19,8 +19,8 @@ class Faces:
         size: Side of the square pictures in pixels.
         softness: Of an action unit's intensity as a function of its readout of variance 1:
             intensity = 1 / (1 + exp(-(readout - threshold) / softness)).
-        identity: Differences between people; 1 is usual, 0 makes all of them the same.
-        light: Differences in light between videos, and its drift within them; 1 is usual.
+        identity: Differences between people; 1 is as in life, 0 makes all of them the same.
+        light: Differences in light between videos, and its drift within them; 1 is as in life.
         shift, zoom: Standard deviations of the head's place (each axis) and of log size.
         rotation_degrees, yaw_degrees: Standard deviations of the head's turn in the picture's plane
             and about its long axis.
@@ -32,12 +32,12 @@ class Faces:
 
     size: int = 64
     softness: float = 0.5
-    identity: float = 1.0
-    light: float = 1.0
-    shift: float = 0.05
-    zoom: float = 0.05
-    rotation_degrees: float = 6.0
-    yaw_degrees: float = 7.0
+    identity: float = 0.5
+    light: float = 0.5
+    shift: float = 0.025
+    zoom: float = 0.025
+    rotation_degrees: float = 3.0
+    yaw_degrees: float = 4.0
     gaze: float = 0.018
     pose_seconds: float = 2.0
     light_seconds: float = 15.0

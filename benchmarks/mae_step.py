@@ -1,0 +1,117 @@
+"""What it saves to encode visible patches only: a masked autoencoder's step against a plain one.
+
+    python benchmarks/mae_step.py [--rounds 7] [--batch 64] [--threads 1]
+
+Both are trained steps (forward, backward, AdamW) of the same encoder and decoder on the same random
+images and masks. The plain one is what follows from BERT: a mask token stands in each removed
+patch's place and the encoder walks over all of them. In turn in each round; the figure is the
+median of the rounds' ratios of seconds, plain over ours. Prints a table and one JSON line.
+"""
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from mtl.features.mae import VITS, MaskedAutoencoder, patch_statistics, patchify
+
+SEED = 0
+CASES = {"mae_vit_mini": (64,), "mae_vit_base": (112, 224)}
+
+
+class Plain(MaskedAutoencoder):
+    """Encodes all patches, the removed ones as a token."""
+
+    def __init__(self, name: str, size: int) -> None:
+        super().__init__(VITS[name], size)
+        self.removed_token = nn.Parameter(torch.zeros(1, 1, VITS[name].width))
+
+    def forward(self, images: Tensor, noise: Tensor) -> Tensor:
+        """Each image's loss."""
+        removed = noise.argsort(dim=1).argsort(dim=1) >= self.visible
+        patches = torch.where(removed[..., None], self.removed_token, self.patch_embed(images))
+        first = self.cls_token.expand(len(images), -1, -1)
+        x = torch.cat([first, patches], dim=1) + self.pos_embed
+        for block in self.blocks:
+            x = block(x)
+        x = self.decoder_embed(self.norm(x)) + self.decoder_pos_embed
+        for block in self.decoder_blocks:
+            x = block(x)
+        target = patchify(images, self.shape.patch)
+        mean, deviation = patch_statistics(target)
+        told = self.decoder_pred(self.decoder_norm(x))[:, 1:]
+        each = (told - (target - mean) / deviation).square().mean(dim=-1)
+        return (each * removed).sum(dim=1) / removed.sum(dim=1)
+
+
+def stepper(model: MaskedAutoencoder, images: Tensor, noise: Tensor) -> Callable[[], None]:
+    """One training step."""
+    optimizer = torch.optim.AdamW((p for p in model.parameters() if p.requires_grad), fused=True)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        torch.autograd.backward(model(images, noise).mean())
+        optimizer.step()
+
+    return step
+
+
+def measure(name: str, size: int, batch: int, rounds: int) -> dict[str, float]:
+    """Seconds a step of both, in turn."""
+    torch.manual_seed(SEED)
+    images = torch.randn(batch, 3, size, size)
+    noise = torch.rand(batch, (size // VITS[name].patch) ** 2)
+    steps = {
+        "ours": stepper(MaskedAutoencoder(VITS[name], size), images, noise),
+        "plain": stepper(Plain(name, size), images, noise),
+    }
+    seconds: dict[str, list[float]] = {key: [] for key in steps}
+    for _ in range(rounds + 1):
+        for key, step in steps.items():
+            started = time.perf_counter()
+            step()
+            seconds[key].append(time.perf_counter() - started)
+    # The first round warms up.
+    ratios = [b / a for a, b in zip(seconds["ours"][1:], seconds["plain"][1:], strict=True)]
+    return {
+        **{f"{key}_s": round(statistics.median(own[1:]), 4) for key, own in seconds.items()},
+        "ratio": round(statistics.median(ratios), 3),
+        "ratio_min": round(min(ratios), 3),
+        "ratio_max": round(max(ratios), 3),
+    }
+
+
+def main() -> None:
+    """The program."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument(
+        "--batch", type=int, default=64, help="images of 64 pixels; fewer larger ones"
+    )
+    parser.add_argument("--threads", type=int, default=1)
+    words = parser.parse_args()
+    torch.set_num_threads(words.threads)
+    results = {}
+    print(
+        "| encoder | size | ours s | plain s | plain / ours (min-max) |\n|---|---:|---:|---:|---:|"
+    )
+    for name, sizes in CASES.items():
+        for size in sizes:
+            batch = words.batch if size <= 64 else max(1, words.batch // (size // 28) ** 2 * 4)
+            found = measure(name, size, batch, words.rounds)
+            results[f"{name}_{size}"] = {"batch": batch, **found}
+            print(
+                f"| {name} | {size} | {found['ours_s']} | {found['plain_s']} | "
+                f"{found['ratio']} ({found['ratio_min']}-{found['ratio_max']}) |"
+            )
+    print(json.dumps({"benchmark": "mae_step", "threads": words.threads, **results}))
+
+
+if __name__ == "__main__":
+    main()

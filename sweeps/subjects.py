@@ -1,0 +1,46 @@
+"""Who is seen in each video: a CSV beside the annotation files, which do not say it."""
+
+import csv
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from mtl.dataset import Listing
+from mtl.errors import InputError
+
+
+def with_subjects(listing: Listing, path: str | None) -> Listing:
+    """A listing with the subjects of a CSV (columns ``video,subject``); as it is without one.
+
+    Raises:
+        InputError: A broken row, a video with two subjects, or none of the listed videos.
+    """
+    if path is None:
+        return listing
+    subject_of = dict(_subjects(Path(path)))
+    if not subject_of.keys() & set(listing.names):
+        raise InputError(
+            f"{path} names none of the {len(listing.names)} listed videos, such as "
+            f"{listing.names[0]!r}: use the annotation files' video names"
+        )
+    return replace(listing, subjects=tuple(subject_of.get(v, v) for v in listing.names))
+
+
+def _subjects(path: Path) -> Iterator[tuple[str, str]]:
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot read {path} ({error}): give a CSV of video,subject") from None
+    seen: dict[str, str] = {}
+    for line, row in enumerate(csv.reader(text.splitlines()), 1):
+        if not row or (line == 1 and row == ["video", "subject"]):
+            continue
+        if len(row) != 2 or not all(row):
+            raise InputError(f"{path} line {line}: {row} must be two fields, video and subject")
+        video, subject = row
+        if seen.setdefault(video, subject) != subject:
+            raise InputError(
+                f"{path} line {line}: video {video!r} has subject {subject!r} but {seen[video]!r} "
+                "before; keep one"
+            )
+        yield video, subject
