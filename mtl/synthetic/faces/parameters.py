@@ -6,9 +6,16 @@ from mtl.errors import InputError
 from mtl.synthetic.parameters import Demo
 
 SIZES = (32, 512)
-# Small enough to train on in minutes on 2 cores. A picture shows the path through the action units
-# alone, so these depend on all of it; Demo's own hardly move with arousal.
-FACES_DEMO = Demo(videos=96, mean_frames=32, unit_blocks=(0.7, 0.9, 1.0))
+# Small enough to train on in minutes on 2 cores: many people, and frames far enough apart to differ.
+# A picture shows the path through the action units alone, so these depend on all of it; Demo's own
+# hardly move with arousal.
+FACES_DEMO = Demo(
+    videos=150,
+    split_shares=(0.5, 0.4, 0.1),
+    mean_frames=20,
+    mean_gap_frames=45.0,
+    unit_blocks=(0.7, 0.9, 1.0),
+)
 
 
 @dataclass(frozen=True)
@@ -32,16 +39,16 @@ class Faces:
 
     size: int = 64
     softness: float = 0.5
-    identity: float = 0.5
-    light: float = 0.5
-    shift: float = 0.025
-    zoom: float = 0.025
-    rotation_degrees: float = 3.0
-    yaw_degrees: float = 4.0
+    identity: float = 0.4
+    light: float = 0.4
+    shift: float = 0.02
+    zoom: float = 0.02
+    rotation_degrees: float = 2.5
+    yaw_degrees: float = 3.0
     gaze: float = 0.018
     pose_seconds: float = 2.0
     light_seconds: float = 15.0
-    noise: float = 4.0
+    noise: float = 2.0
     quality: int = 95
 
     def __post_init__(self) -> None:

@@ -10,6 +10,9 @@ from mtl.synthetic.faces.shapes import Plane
 from mtl.tasks import ACTION_UNITS
 
 RADIUS = 1.0  # of the cylinder on which the features turn with yaw
+# Aligned crops are tight: from the forehead to the chin, between brows and mouth in the middle.
+CROP = 1.35
+MIDDLE = np.float32(0.08)
 
 
 @dataclass(frozen=True)
@@ -51,8 +54,9 @@ def seat(intensities: np.ndarray, scene: Scene, size: int) -> Sitter:
     centres = (np.arange(size, dtype=np.float32) + 0.5) / (size / 2) - 1
     u, v = centres - column(pose.right), centres[:, None] - column(pose.down)
     # One number at a time: in a vector, a sine may depend on where the number stands.
-    cos, sin = (column(_each(f, pose.rotation)) / column(pose.zoom) for f in (np.cos, np.sin))
-    across, down = u * cos + v * sin, v * cos - u * sin
+    zoom = column(CROP * pose.zoom)
+    cos, sin = (column(_each(f, pose.rotation)) / zoom for f in (np.cos, np.sin))
+    across, down = u * cos + v * sin, v * cos - u * sin + MIDDLE
     turn, ahead = column(_each(np.sin, pose.yaw)), column(_each(np.cos, pose.yaw))
     depth = np.sqrt((RADIUS - across * across).clip(0))
     x = across * ahead - depth * turn
@@ -62,7 +66,7 @@ def seat(intensities: np.ndarray, scene: Scene, size: int) -> Sitter:
         down=down,
         x=np.abs(x),
         side=np.where(x < 0, np.float32(-1), np.float32(1)),
-        pixel=np.float32(2 / size) / column(pose.zoom),
+        pixel=np.float32(2 / size) / zoom,
         own={name: column(value) for name, value in own.items() if value.ndim == 1},
         colours={name: value for name, value in own.items() if value.ndim == 2},
         units={name: column(intensities[:, k]) for k, name in enumerate(ACTION_UNITS)},
