@@ -28,7 +28,7 @@ sweep: $(STAMP)
 features: $(STAMP)
 	test -d $(FACES)/planted || $(BIN)/python sweeps/plant.py --out $(FACES)/planted --seed $(FACES_SEED)
 	$(BIN)/python sweeps/pretrain.py --method mae --images $(CROPS) --out $(FACES)/mae \
-	  backbone=mae_vit_mini training.epochs=60 training.batch_images=32 optim.base_lr=12e-3 \
+	  backbone=mae_vit_mini training.epochs=40 training.batch_images=32 optim.base_lr=12e-3 \
 	  optim.warmup_epochs=2 'augmentation.crop_scale=[0.8,1.0]'
 	$(BIN)/python sweeps/pretrain.py --method supervised --images $(CROPS) $(LISTS) --out $(FACES)/supervised \
 	  backbone=timm:resnet10t size=64 training.epochs=10 training.batch_images=32 optim.base_lr=8e-3 dropout=0.2

@@ -68,8 +68,9 @@ def read_augmented(
     mirror = v2.RandomHorizontalFlip(augmentation.flip)
 
     def change(image: Image, row: int) -> Image:
-        # torchvision draws from torch's global generator.
-        torch.manual_seed(_seed(seed, epoch, row))
+        # torchvision draws from torch's global generator; torch.manual_seed is the GPUs' too, which
+        # takes as long as all the rest.
+        torch.default_generator.manual_seed(_seed(seed, epoch, row))
         changed: Image = mirror(cut(image))
         return changed
 
