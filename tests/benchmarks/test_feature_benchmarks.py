@@ -85,10 +85,10 @@ def test_the_plain_step_is_the_same_learning_problem(benchmark, monkeypatch):
     plain, ours = benchmark.Plain("mae_vit_mini", 64), MaskedAutoencoder(VITS["mae_vit_mini"], 64)
     extra = sum(p.numel() for p in plain.parameters()) - sum(p.numel() for p in ours.parameters())
     assert extra == VITS["mae_vit_mini"].width
-    images, noise = torch.randn(2, 3, 64, 64), torch.rand(2, 64)
+    images, noise = torch.randn(2, 3, 64, 64), torch.rand(2, 16)
     before = plain(images, noise)
     removed = noise.argsort(dim=1).argsort(dim=1) >= plain.visible
-    grid = removed.reshape(2, 8, 8).repeat_interleave(8, 1).repeat_interleave(8, 2)[:, None]
+    grid = removed.reshape(2, 4, 4).repeat_interleave(16, 1).repeat_interleave(16, 2)[:, None]
     # What it encodes of removed patches is the token: only their target may change the loss.
     with torch.no_grad():
         plain.decoder_pred.weight.zero_()

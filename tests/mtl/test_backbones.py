@@ -282,12 +282,12 @@ def test_a_masked_autoencoder_is_read_with_and_without_its_decoder(
 
 def test_positions_of_another_size_are_resampled(tmp_path: Path) -> None:
     """Smooth positions stay what they are; the class token's is none of the grid."""
-    saved = load_backbone("mae_vit_mini", "random", 128).model.state_dict()
+    saved = load_backbone("mae_vit_mini", "random", 256).model.state_dict()
     across = torch.linspace(-1, 1, 16)
     ramp = across.view(1, 16, 1).expand(16, 16, 128).reshape(1, 256, 128)
     saved["pos_embed"] = torch.cat([torch.full((1, 1, 128), 9.0), ramp], dim=1)
     save_file(saved, tmp_path / "w.safetensors")
-    loaded = load_backbone("mae_vit_mini", tmp_path / "w.safetensors", 64).model.state_dict()
+    loaded = load_backbone("mae_vit_mini", tmp_path / "w.safetensors", 128).model.state_dict()
     assert loaded["pos_embed"].shape == (1, 65, 128)
     assert (loaded["pos_embed"][:, 0] == 9).all()
     grid = loaded["pos_embed"][0, 1:].view(8, 8, 128)
@@ -384,7 +384,7 @@ def test_unknown_names_are_refused_with_the_nearest(name: str, message: str) -> 
     ("name", "size", "message"),
     [
         ("iresnet18", 100, "iresnet18: size = 100 is refused: .* multiple of 16 .* such as 96"),
-        ("mae_vit_mini", 20, "mae_vit_mini: size = 20 is refused: .* of a patch's 8 pixels"),
+        ("mae_vit_mini", 20, "mae_vit_mini: size = 20 is refused: .* of a patch's 16 pixels"),
         ("timm:test_vit", 100, "timm:test_vit: size = 100 is refused: .* of a patch's 16 pixels"),
         ("timm:vit_tiny_patch16_224", 8, "size = 8 is refused: .* of a patch's 16 pixels"),
         ("densenet121", 8, r"densenet121: size = 8 is refused \(.*\): its own is 224 pixels"),

@@ -16,7 +16,7 @@ from mtl.tasks import TASKS
 from mtl.training import TrainingError
 from sweeps.compose import compose_plain
 
-SMALL = ["training.epochs=3", "training.batch_images=8", "optim.warmup_epochs=1", "size=32"]
+SMALL = ["training.epochs=3", "training.batch_images=8", "optim.warmup_epochs=1", "size=64"]
 PRIOR = np.concatenate([[0, 0], np.full(8, 1 / 8), np.full(12, 0.3)]).astype(np.float32)
 STEPS = 4
 
@@ -37,9 +37,9 @@ def batches(epoch: int, supervised: bool = False) -> list[Batch]:
     made = []
     for _ in range(STEPS):
         place = random.integers(0, 24, 8)
-        pixels = random.integers(0, 40, (8, 32, 32, 3), dtype=np.uint8)
+        pixels = random.integers(0, 40, (8, 64, 64, 3), dtype=np.uint8)
         for one, left in zip(pixels, place, strict=True):
-            one[:, left : left + 8] += 180
+            one[:, 2 * left : 2 * left + 16] += 180
         batch = {"pixels": torch.from_numpy(pixels), "real": torch.ones(8, dtype=torch.bool)}
         if supervised:
             labels = np.zeros((8, 15), np.float32)
@@ -196,11 +196,11 @@ def test_both_sizes_of_the_field(size):
     batch = {
         "pixels": torch.randint(0, 255, (2, size, size, 3), dtype=torch.uint8),
         "real": torch.ones(2, dtype=torch.bool),
-        "noise": torch.rand(2, (size // 8) ** 2),
+        "noise": torch.rand(2, (size // 16) ** 2),
     }
     result = trainer.train_epoch([batch], 1)
     assert np.isfinite(result.losses["reconstruction"])
-    assert trainer.objective.autoencoder.visible == (size // 8) ** 2 // 4
+    assert trainer.objective.autoencoder.visible == (size // 16) ** 2 // 4
 
 
 def test_a_damaged_checkpoint_is_one_sentence():
