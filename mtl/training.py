@@ -1,10 +1,9 @@
 """Training one trial: a generator that yields one result an epoch."""
 
-import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,6 +18,7 @@ from mtl.frameworks import Outputs, States, Truth
 from mtl.inference import TrialData, Weights, predict
 from mtl.losses import LOSSES, Loss
 from mtl.model import autocast, choose_device, choose_precision, parameter_dtype, place_model
+from mtl.optimisation import epoch_seed, follow_gradients, lr_factor
 from mtl.strict import Component
 from mtl.tasks import TASKS
 from mtl.weighting import BALANCINGS, Balancing
@@ -77,7 +77,7 @@ class Trainer:
         self.config, self.data, self.workers = config, data, workers
         self.device = choose_device(config.training.device)
         self.precision = choose_precision(config.training.precision, self.device)
-        torch.manual_seed(_seed(config.training.seed, 0))
+        torch.manual_seed(epoch_seed(config.training.seed, 0))
         dtype = parameter_dtype(self.precision)
         self.model = place_model(config, len(data.mean), data.tasks, self.device)
         self.shared = [
@@ -129,16 +129,9 @@ class Trainer:
         )
 
     def _restore(self, checkpoint: bytes) -> None:
-        try:
-            state = unpack(checkpoint)
-        except SafetensorError as error:
-            raise TrainingError(
-                f"the checkpoint is damaged ({error}): remove it, and the trial begins anew"
-            ) from None
+        state = read_checkpoint(checkpoint)
         self.model.load_state_dict(state["model"])
         self.balancing.load_state_dict(state["balancing"])
-        moments = state["optimizer"]["state"]
-        state["optimizer"]["state"] = {int(number): moments[number] for number in moments}
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
         self.history = [EpochResult(**result) for result in state["history"]]
@@ -193,7 +186,7 @@ class Trainer:
 
     def _train_epoch(self, epoch: int, should_stop: Callable[[], bool]) -> dict[str, Any] | None:
         # Workers draw different dropout.
-        torch.manual_seed(_seed(self.config.training.seed, epoch) + self.workers.rank)
+        torch.manual_seed(epoch_seed(self.config.training.seed, epoch) + self.workers.rank)
         self.model.train()
         self.balancing.begin_epoch([result.losses for result in self.history])
         schedule = self._schedule(epoch)
@@ -252,13 +245,9 @@ class Trainer:
         losses, labelled = self._losses(outputs, batch)
         self.optimizer.zero_grad(set_to_none=True)
         self.balancing.backward(losses, labelled, self.shared, self.scaler.scale)
-        self.scaler.unscale_(self.optimizer)
-        if self.config.optim.gradient_clip:
-            torch.nn.utils.clip_grad_norm_(
-                self.model.parameters(), self.config.optim.gradient_clip, foreach=True
-            )
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
+        follow_gradients(
+            self.optimizer, self.scaler, self.model.parameters(), self.config.optim.gradient_clip
+        )
         return {task: loss.detach() for task, loss in losses.items()}, states
 
     def _losses(
@@ -313,28 +302,18 @@ def set_learning_rate(
         group["lr"] = rate
 
 
-@runtime_checkable
-class Decaying(Protocol):
-    """A schedule's numbers, as ``OptimConfig`` has them."""
+def read_checkpoint(checkpoint: bytes) -> dict[str, Any]:
+    """What a trainer packed: its states by name, the optimizer's numbered as torch numbers them.
 
-    @property
-    def warmup_epochs(self) -> float:
-        """Epochs of linear warm-up."""
-
-    @property
-    def decay(self) -> str:
-        """``cosine`` or ``constant``."""
-
-
-def lr_factor(optim: Decaying, epochs: int, progress: float, step: float) -> float:
-    """The learning rate as a share of its largest: never 0, also not in the first step."""
-    if progress < optim.warmup_epochs:
-        return min(1.0, (progress + step) / optim.warmup_epochs)
-    if optim.decay == "constant":
-        return 1.0
-    done = (progress - optim.warmup_epochs) / max(epochs - optim.warmup_epochs, step)
-    return 0.5 * (1 + math.cos(math.pi * done))
-
-
-def _seed(seed: int, epoch: int) -> int:
-    return int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0])
+    Raises:
+        TrainingError: It is damaged.
+    """
+    try:
+        state = unpack(checkpoint)
+    except SafetensorError as error:
+        raise TrainingError(
+            f"the checkpoint is damaged ({error}): remove it, and the training begins anew"
+        ) from None
+    moments = state["optimizer"]["state"]
+    state["optimizer"]["state"] = {int(number): moments[number] for number in moments}
+    return state

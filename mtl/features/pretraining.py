@@ -10,16 +10,16 @@ from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 from timm.optim._param_groups import param_groups_weight_decay
 from torch import Tensor
 
 from mtl import metrics
-from mtl.checkpoint import pack, unpack
+from mtl.checkpoint import pack
 from mtl.features.config import PretrainConfig
 from mtl.features.objectives import Batch, Objective
 from mtl.model import autocast, choose_device, choose_precision, parameter_dtype
-from mtl.training import TrainingError, lr_factor
+from mtl.optimisation import epoch_seed, follow_gradients, lr_factor
+from mtl.training import TrainingError, read_checkpoint
 from mtl.workers import ALONE, Workers
 
 REFERENCE_BATCH = 256
@@ -107,16 +107,9 @@ class Pretrainer:
         )
 
     def _restore(self, checkpoint: bytes) -> None:
-        try:
-            state = unpack(checkpoint)
-        except SafetensorError as error:
-            raise TrainingError(
-                f"the checkpoint is damaged ({error}): remove it to begin anew"
-            ) from None
+        state = read_checkpoint(checkpoint)
         self.model.load_state_dict(state["model"])
         self.beside.load_state_dict(state["beside"])
-        moments = state["optimizer"]["state"]
-        state["optimizer"]["state"] = {int(number): moments[number] for number in moments}
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
         self.history = [PretrainResult(**result) for result in state["history"]]
@@ -132,7 +125,7 @@ class Pretrainer:
             TrainingError: If a loss is not finite; on all workers, at the same step.
         """
         epoch = len(self.history) + 1
-        torch.manual_seed(_seed(self.config.training.seed, epoch) + self.workers.rank)
+        torch.manual_seed(epoch_seed(self.config.training.seed, epoch) + self.workers.rank)
         self.model.train()
         self.objective.begin_epoch([result.losses for result in self.history])
         started = asked = time.perf_counter()
@@ -181,13 +174,9 @@ class Pretrainer:
         losses = self.objective.losses(sums)
         self.optimizer.zero_grad(set_to_none=True)
         self.objective.backward(losses, sums, self.scaler.scale)
-        self.scaler.unscale_(self.optimizer)
-        if self.config.optim.gradient_clip:
-            torch.nn.utils.clip_grad_norm_(
-                self.model.parameters(), self.config.optim.gradient_clip, foreach=True
-            )
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
+        follow_gradients(
+            self.optimizer, self.scaler, self.model.parameters(), self.config.optim.gradient_clip
+        )
         return {name: loss.detach() for name, loss in losses.items()}
 
     def _set_learning_rate(self, progress: float, step: float) -> None:
@@ -204,7 +193,3 @@ class Pretrainer:
                 f"the loss of {', '.join(bad)} is not finite at epoch {epoch}, step {step + 1}: "
                 f"lower optim.base_lr = {self.config.optim.base_lr:g} or set optim.gradient_clip"
             )
-
-
-def _seed(seed: int, epoch: int) -> int:
-    return int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0])

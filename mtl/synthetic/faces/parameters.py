@@ -6,8 +6,8 @@ from mtl.errors import InputError
 from mtl.synthetic.parameters import Demo
 
 SIZES = (32, 512)
-# Small enough to train on in minutes on 2 cores: many people, and frames far enough apart to differ.
-# A picture shows the path through the action units alone, so these depend on all of it; Demo's own
+# Small enough to train on in minutes on 2 cores: many people, frames far enough apart to differ. A
+# picture shows the path through the action units alone, so these depend on all of it; Demo's own
 # hardly move with arousal.
 FACES_DEMO = Demo(
     videos=150,
