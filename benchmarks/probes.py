@@ -130,7 +130,7 @@ def swept(folder: Path) -> dict[str, Any]:
     comparison = json.loads((folder / "report" / "comparison.json").read_text())
     whole = json.loads((folder / "scores.json").read_text())
     by_set = {way: found["scores"] for way, found in comparison["standings"]["all"].items()}
-    return {"sets": by_set, "fused": whole["confirm"]["p_labelled"]}
+    return {"sets": by_set, "fused": whole["confirm"]["fused"]["p_labelled"]}
 
 
 def table(found: Mapping[str, Mapping[str, Any]]) -> str:
