@@ -14,7 +14,6 @@ extract.py reads.
 import argparse
 import hashlib
 import json
-import os
 import shlex
 import sys
 from collections.abc import Sequence
@@ -35,7 +34,7 @@ from mtl.tasks import TASKS
 from mtl.training import TrainingError
 from mtl.weighting import BALANCINGS
 from sweeps.cli import run_program
-from sweeps.cluster import Cluster, choose_address, connect, train_settings
+from sweeps.cluster import Cluster, choose_address, connect
 from sweeps.compose import compose_plain
 from sweeps.environment import environment
 from sweeps.plan import divide
@@ -45,7 +44,6 @@ from sweeps.subjects import with_subjects
 from sweeps.worker_pool import add_pool_arguments, check_pool, pool_workers
 
 METHODS: dict[str, type[Any]] = {"mae": MAEConfig, "supervised": SupervisedConfig}
-START_MINUTES = 15
 OPERATIONAL = ("device", "checkpoint_epochs")
 """Keys of ``training`` that change where it runs and what is lost by a kill, not what comes out."""
 
@@ -202,7 +200,6 @@ def _run(
     words: argparse.Namespace, setup: Setup, folder: PretrainingFolder, checkpoint: bytes | None
 ) -> None:
     """Train what is left to train."""
-    os.environ.update(train_settings(START_MINUTES))
     with connect(choose_address(words.address)) as cluster:
         # Ray must be imported after its settings are made.
         from sweeps.pretraining.driver import events

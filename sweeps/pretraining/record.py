@@ -49,11 +49,18 @@ class Failed:
     mistake: bool
 
 
-Event = Began | Epoch | Broken | Failed
+@dataclass(frozen=True)
+class Ended:
+    """The workers are gone: all is done, or they died of this."""
+
+    reason: str | None
+
+
+Event = Began | Epoch | Broken | Failed | Ended
 
 
 class Record:
-    """The actor between the workers and their driver: it outlives the group.
+    """What an actor keeps between the workers and their driver: it outlives them.
 
     Args:
         checkpoint: Where an earlier run left off.
