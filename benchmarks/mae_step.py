@@ -30,7 +30,7 @@ class Plain(MaskedAutoencoder):
         super().__init__(VITS[name], size)
         self.removed_token = nn.Parameter(torch.zeros(1, 1, VITS[name].width))
 
-    def forward(self, images: Tensor, noise: Tensor) -> Tensor:
+    def losses(self, images: Tensor, noise: Tensor) -> Tensor:
         """Each image's loss."""
         removed = noise.argsort(dim=1).argsort(dim=1) >= self.visible
         patches = torch.where(removed[..., None], self.removed_token, self.patch_embed(images))
@@ -54,7 +54,7 @@ def stepper(model: MaskedAutoencoder, images: Tensor, noise: Tensor) -> Callable
 
     def step() -> None:
         optimizer.zero_grad()
-        torch.autograd.backward(model(images, noise).mean())
+        torch.autograd.backward(model.losses(images, noise).mean())
         optimizer.step()
 
     return step

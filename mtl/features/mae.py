@@ -135,7 +135,7 @@ class MaskedAutoencoder(Encoder):
             part.apply(_start)
         nn.init.normal_(self.mask_token, std=0.02)
 
-    def forward(  # type: ignore[override]
+    def losses(
         self, images: Float[Tensor, "B 3 S S"], noise: Float[Tensor, "B L"]
     ) -> Float[Tensor, " B"]:
         """Each image's loss: the mean squared error of its removed patches.

@@ -133,7 +133,7 @@ class _Masked(nn.Module):
         """(Σ loss, images)."""
         real = batch["real"]
         images = self.colours.normalise(batch["pixels"])
-        each = self.autoencoder(images, batch["noise"]).masked_fill(~real, 0)
+        each = self.autoencoder.losses(images, batch["noise"]).masked_fill(~real, 0)
         return [torch.stack([each.sum(), real.sum().to(each)])]
 
 

@@ -86,14 +86,14 @@ def test_the_plain_step_is_the_same_learning_problem(benchmark, monkeypatch):
     extra = sum(p.numel() for p in plain.parameters()) - sum(p.numel() for p in ours.parameters())
     assert extra == VITS["mae_vit_mini"].width
     images, noise = torch.randn(2, 3, 64, 64), torch.rand(2, 16)
-    before = plain(images, noise)
+    before = plain.losses(images, noise)
     removed = noise.argsort(dim=1).argsort(dim=1) >= plain.visible
     grid = removed.reshape(2, 4, 4).repeat_interleave(16, 1).repeat_interleave(16, 2)[:, None]
     # What it encodes of removed patches is the token: only their target may change the loss.
     with torch.no_grad():
         plain.decoder_pred.weight.zero_()
         plain.decoder_pred.bias.zero_()
-    flat = plain(images.masked_fill(grid, 0.5), noise)
+    flat = plain.losses(images.masked_fill(grid, 0.5), noise)
     assert (flat < 1e-6).all()
     assert (before > 0.1).all()
     monkeypatch.setattr(benchmark, "CASES", {"mae_vit_mini": (64,)})
