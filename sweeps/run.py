@@ -30,6 +30,7 @@ from sweeps.cluster import (
 )
 from sweeps.compose import compose, signature
 from sweeps.data import open_data
+from sweeps.driver_lock import DriverLock
 from sweeps.fusion.anytime import AnytimeFusion
 from sweeps.fusion.sweep import SweepFusion
 from sweeps.limits import Limits, too_late
@@ -40,7 +41,6 @@ from sweeps.results import finish
 from sweeps.run_folder import check_run_folder, fresh_name, open_run_folder
 from sweeps.search_file import SearchFile, load
 from sweeps.study import Proposal, Refit, SweepStudy
-from sweeps.study.journal import DriverLock
 from sweeps.warm_start import read_earlier, take_over
 from sweeps.weights import KEEP_WEIGHTS, Shelf
 

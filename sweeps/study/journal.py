@@ -1,6 +1,5 @@
-"""The study's file: one driver at a time, no torn line, trials written whole or not at all."""
+"""The study's file: no torn line, trials written whole or not at all."""
 
-import fcntl
 import json
 import os
 import time
@@ -17,42 +16,9 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from mtl.errors import InputError
 
 JOURNAL = "study.journal"
-LOCK = "driver.lock"
 # `optuna-dashboard` may hold Optuna's lock too, for one append: it gets this long to let go.
 OPTUNA_LOCK_SECONDS = 0.5
 DRAFT = -1  # Optuna's own id for a trial that is in no storage
-
-
-class DriverLock:
-    """The right to write a sweep's folder, until `close` or the death of the process.
-
-    Raises:
-        InputError: another driver holds it.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        self._file = (folder / LOCK).open("a+")
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            owner = self._owner()
-            self._file.close()
-            raise InputError(
-                f"{folder}: another driver (process {owner}) is working on this sweep; "
-                "wait for its end, stop it, or give this sweep another name."
-            ) from None
-        self._file.truncate(0)
-        self._file.write(f"{os.getpid()}\n")
-        self._file.flush()
-
-    def _owner(self) -> str:
-        self._file.seek(0)
-        return self._file.read().strip() or "unknown"
-
-    def close(self) -> None:
-        """Let the next driver in; the file stays, since removing it would race with that driver."""
-        self._file.close()
 
 
 def cut_torn_line(path: Path) -> int:

@@ -17,11 +17,11 @@ from mtl.errors import InputError
 from mtl.fusion import RULES
 from mtl.predictions import Predictions, outputs_of
 from mtl.tasks import TASKS
+from sweeps.driver_lock import DriverLock
 from sweeps.fuse import main
 from sweeps.fusion.sweep import SweepFusion
 from sweeps.plan import divide
 from sweeps.search_file import Fusion, load
-from sweeps.study.journal import DriverLock
 
 ORDER = ("select", "confirm", "test")
 

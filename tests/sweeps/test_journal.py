@@ -1,11 +1,6 @@
 import os
 import resource
-import signal
-import subprocess
-import sys
-import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import optuna
@@ -13,16 +8,7 @@ import pytest
 from optuna.trial import TrialState
 
 from mtl.errors import InputError
-from sweeps.study.journal import JOURNAL, LOCK, DriverLock, Journal, cut_torn_line
-
-HOLD_LOCK = """
-import sys, time
-from pathlib import Path
-from sweeps.study.journal import DriverLock
-lock = DriverLock(Path(sys.argv[1]))
-print("held", flush=True)
-time.sleep(60)
-"""
+from sweeps.study.journal import JOURNAL, Journal, cut_torn_line
 
 
 @pytest.fixture
@@ -37,43 +23,6 @@ def journal(tmp_path: Path) -> Path:
 
 def reopened(path: Path) -> optuna.Study:
     return optuna.load_study(study_name="s", storage=Journal(path))
-
-
-def test_one_driver_at_a_time(tmp_path: Path) -> None:
-    first = DriverLock(tmp_path / "runs" / "demo")
-    with pytest.raises(InputError, match=f"runs/demo: .*process {os.getpid()}.*"):
-        DriverLock(tmp_path / "runs" / "demo")
-    first.close()
-    DriverLock(tmp_path / "runs" / "demo").close()
-
-
-def test_of_drivers_that_start_at_once_one_gets_the_lock(tmp_path: Path) -> None:
-    at_once = threading.Barrier(8)
-
-    def start(_: int) -> DriverLock | None:
-        at_once.wait()
-        try:
-            return DriverLock(tmp_path)
-        except InputError:
-            return None
-
-    with ThreadPoolExecutor(8) as drivers:
-        held = [lock for lock in drivers.map(start, range(8)) if lock]
-    assert len(held) == 1
-    assert (tmp_path / LOCK).read_text() == f"{os.getpid()}\n"
-    held[0].close()
-
-
-def test_a_killed_driver_holds_no_lock(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", HOLD_LOCK, str(tmp_path)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as driver:
-        assert driver.stdout is not None
-        assert driver.stdout.readline() == "held\n"
-        with pytest.raises(InputError, match=f"process {driver.pid}"):
-            DriverLock(tmp_path)
-        driver.send_signal(signal.SIGKILL)
-    DriverLock(tmp_path).close()
-    assert (tmp_path / LOCK).read_text() == f"{os.getpid()}\n"
 
 
 @pytest.mark.parametrize(

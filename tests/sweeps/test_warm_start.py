@@ -13,12 +13,12 @@ from small_data import make_dataset, make_listing, write_space
 from mtl.dataset import Dataset
 from mtl.errors import InputError
 from sweeps import warm_start as module
+from sweeps.driver_lock import DriverLock
 from sweeps.plan import Plan, make_plan
 from sweeps.run import open_study
 from sweeps.run_folder import open_run_folder
 from sweeps.search_file import load
 from sweeps.study import SweepStudy
-from sweeps.study.journal import DriverLock
 from sweeps.warm_start import read_earlier, take_over
 
 SPACE = {
