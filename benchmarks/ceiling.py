@@ -23,7 +23,7 @@ from unittest.mock import patch
 import numpy as np
 import torch
 from mechanisms import JOINED
-from scipy.stats import t as student
+from over_seeds import mean_and_half
 from whole_training import train
 
 from mtl.metrics import scores
@@ -108,12 +108,6 @@ def shares(asked: tuple[int, int]) -> dict[str, float]:
             **{encoder: score(outputs[encoder]["confirm"]) / best for encoder in ENCODERS},
             "filter": score(exact(filtered(planted))) / best,
         }
-
-
-def mean_and_half(values: Sequence[float]) -> tuple[float, float]:
-    """The mean over seeds and half of Student's 95 % interval."""
-    spread = np.std(values, ddof=1) / np.sqrt(len(values))
-    return float(np.mean(values)), float(student.ppf(0.975, len(values) - 1) * spread)
 
 
 def table(results: Mapping[int, Sequence[Mapping[str, float]]]) -> str:

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.stats import t as student
+from over_seeds import mean_and_half
 from whole_training import train
 
 from mtl import metrics
@@ -214,13 +214,12 @@ def summary(pairs: Sequence[tuple[float, float]]) -> dict[str, Any]:
     """Means, and the mean difference with Student's 95 % interval over seeds."""
     without, with_it = np.array(pairs).T
     gains = with_it - without
-    half = student.ppf(0.975, len(gains) - 1) * gains.std(ddof=1) / np.sqrt(len(gains))
-    mean = float(gains.mean())
+    mean, half = mean_and_half(gains.tolist())
     return {
         "without": float(without.mean()),
         "with": float(with_it.mean()),
         "difference": mean,
-        "interval": (mean - float(half), mean + float(half)),
+        "interval": (mean - half, mean + half),
         "seeds": [round(float(gain), 4) for gain in gains],
     }
 

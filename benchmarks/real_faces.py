@@ -60,7 +60,7 @@ TRAINING_SEED, HELD_OUT_SEED = 71, 72
 BACKBONE, SIZE, CROP = "mae_vit_mini", 64, 112
 TRAIN_SHARE, HELD_OUT_SHARE = 0.7, 0.2
 LEAST_FRAMES, MEASURED_FRAMES = 32, 24
-MASKS, BLOCK_FRAMES, DRAWS = 4, 5, 4000
+MASKS, BLOCK_FRAMES, LEAST_BLOCKS, DRAWS = 4, 5, 10, 4000
 PICTURED = 8
 VIDEOS = (".mp4", ".mov", ".avi")
 BASELINES = ("visible", "training", "recording")
@@ -101,7 +101,7 @@ CLIPS = {
     "noface_face": Clip("man at a door", 96, 168, 0.62, (0.46,), (0.55,)),
     "WolfgangLanger_Pexels": Clip("woman at a wall", 0, 472, 0.76, WOMAN_X, WOMAN_Y),
 }
-"""Measured by looking at the frames: there are no weights of a face detector to be had."""
+"""Measured by looking at the frames, so that no face detector is needed."""
 
 
 def crop_box(clip: Clip, frame: int, width: int, height: int) -> tuple[int, int, int, int]:
@@ -206,7 +206,7 @@ def mae_config(epochs: int) -> MAEConfig:
         "normalise_pixels": "false",
         "augmentation.crop_scale": [0.5, 1.0],
         "optim.base_lr": 8e-3,
-        "optim.warmup_epochs": 5,
+        "optim.warmup_epochs": epochs / 20,
         "training.epochs": epochs,
         "training.batch_images": 32,
         "training.seed": TRAINING_SEED,
@@ -285,16 +285,20 @@ def held_out_errors(objective: Reconstruction, frames: Frames, split: Split) -> 
 
 
 def ratio(own: Floats, baseline: Floats, video: Rows) -> tuple[float, float, float]:
-    """Summed errors over summed errors, and its 95 % interval over blocks of frames."""
+    """Summed errors over summed errors, and its 95 % interval over blocks of frames; NaN of fewer
+    than ``LEAST_BLOCKS``.
+    """
     random = np.random.default_rng(HELD_OUT_SEED)
-    drawn = np.zeros((2, DRAWS))
+    drawn, whole = np.zeros((2, DRAWS)), float(own.sum() / baseline.sum())
+    if len(video) <= (LEAST_BLOCKS - 1) * BLOCK_FRAMES:
+        return whole, np.nan, np.nan
     for each in np.unique(video):
         rows = video == each
         starts = np.arange(0, rows.sum(), BLOCK_FRAMES)
         blocks = np.add.reduceat(np.stack([own[rows], baseline[rows]]), starts, axis=1)
         drawn += blocks[:, random.integers(len(starts), size=(DRAWS, len(starts)))].sum(-1)
     low, high = np.quantile(drawn[0] / drawn[1], [0.025, 0.975])
-    return float(own.sum() / baseline.sum()), float(low), float(high)
+    return whole, float(low), float(high)
 
 
 def summary(frames: Frames, split: Split, errors: dict[str, Floats]) -> Iterator[dict[str, Any]]:
@@ -311,7 +315,7 @@ def summary(frames: Frames, split: Split, errors: dict[str, Floats]) -> Iterator
             if np.isfinite(baseline).all():
                 numbers = ratio(errors["mae"][own], baseline, video[own])
                 row[key] = round(float(baseline.mean()), 4)
-                row[f"ratio_{key}"] = [round(number, 3) for number in numbers]
+                row[f"ratio_{key}"] = [round(n, 3) for n in numbers if np.isfinite(n)]
         yield row
 
 
@@ -325,8 +329,9 @@ def table(rows: list[dict[str, Any]]) -> str:
         cells.append(f"{row['mae']:.3f}")
         for key in BASELINES:
             if key in row:
-                value, low, high = row[f"ratio_{key}"]
-                cells += [f"{row[key]:.3f}", f"{value:.2f} [{low:.2f}, {high:.2f}]"]
+                value, *ends = row[f"ratio_{key}"]
+                interval = " [{:.2f}, {:.2f}]".format(*ends) if ends else ""
+                cells += [f"{row[key]:.3f}", f"{value:.2f}{interval}"]
             else:
                 cells += ["-", "-"]
         lines.append(f"| {' | '.join(cells)} |")

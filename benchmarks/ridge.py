@@ -5,7 +5,8 @@
 
 Features of all sets at the listed frames, z-scored, optionally beside their moving averages over
 centred windows of the given lengths; one closed-form ridge regression per label column on its
-labelled training frames (the expression as eight 0/1 columns, decided by argmax). Whatever is
+labelled training frames (the expression as eight 0/1 columns, decided by argmax; valence and
+arousal cut to [-1, 1]). Whatever is
 chosen is chosen per task where out-of-fold predictions over the training videos score best: the
 penalty, and whether an action unit is decided at 0.5 or at the value that as many out-of-fold
 predictions exceed as training frames are positive. Prints the scores on all validation videos and
@@ -139,6 +140,8 @@ def fit_task(
             len(PENALTIES), -1
         )
         final[:, :, columns] = new
+    if task.kind == "regression":  # as the models' own outputs are
+        guesses, final = guesses.clip(-1, 1), final.clip(-1, 1)
     options = [
         (guess + shift, outputs + shift)
         for guess, outputs in zip(guesses, final, strict=True)

@@ -73,7 +73,7 @@ def _report(out: str, about: dict[str, Any]) -> Iterator[str]:
         videos, frames = about["videos"][split], about["frames"][split]
         yield f"{split:<10}  {videos:>5,} videos  {frames:>7,} frames"
     reached = "  ".join(f"{name} {about['known_path'][name]:.4f}" for name in SCORES)
-    yield f"Who knew the hidden path would score on the validation frames: {reached}"
+    yield f"A predictor that knew the hidden path would score on the validation frames: {reached}"
     yield f"Faces are in {out}"
 
 

@@ -102,7 +102,21 @@ def test_the_plain_step_is_the_same_learning_problem(benchmark, monkeypatch):
     assert found["ours_s"] > 0
 
 
-def test_make_features_names_the_sets_that_the_probes_take():
+@pytest.mark.parametrize("benchmark", ["probes"], indirect=True)
+def test_make_features_names_the_sets_that_the_probes_take(benchmark):
     makefile = (Path(__file__).parents[2] / "Makefile").read_text()
-    for part in ("--backbone mae_vit_mini", "--backbone timm:resnet10t --size 64"):
-        assert part in makefile
+    for name, (backbone, size) in benchmark.SETS.items():
+        weights = f"--size {size} --weights $(FACES)/{name}/weights.safetensors"
+        assert f"--backbone {backbone} {weights}" in makefile
+        assert f"{name}=$(FACES)/features/{name}" in makefile
+
+
+@pytest.mark.parametrize("benchmark", ["probes"], indirect=True)
+def test_a_gain_is_as_sure_as_its_seeds_agree(benchmark):
+    found = benchmark.gained({"alike": [0.1, 0.1, 0.1], "apart": [-0.1, 0.1, 0.3], "one": [0.2]})
+    assert found["alike"]["interval"] == [0.1, 0.1]
+    assert found["apart"]["mean"] == 0.1
+    low, high = found["apart"]["interval"]
+    assert (low + high) / 2 == pytest.approx(0.1)
+    assert high - 0.1 == pytest.approx(4.303 * 0.2 / 3**0.5, abs=1e-3)  # a table's t of 2
+    assert np.isnan(found["one"]["interval"]).all()

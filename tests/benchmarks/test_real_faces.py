@@ -120,17 +120,24 @@ def test_the_interval_is_over_blocks(real_faces):
         assert low < middle < high
         widths.append(high - low)
     assert widths[0] > 1.3 * widths[1]
+    few = np.zeros(45)
+    assert real_faces.ratio(few + 1, few + 2, few) == pytest.approx(
+        (0.5, np.nan, np.nan), nan_ok=True
+    )
 
 
 def test_a_baseline_that_is_not_to_be_had_is_left_out_of_the_table(real_faces):
-    frames = frames_like(WolfgangLanger_Pexels=50, single_face=40)
+    frames = frames_like(WolfgangLanger_Pexels=60, single_face=50)
     split = real_faces.divide(frames)[1]
-    errors = {name: np.ones(40) for name in ("mae", "visible", "training")}
-    (row,) = real_faces.summary(frames, split, errors | {"recording": np.full(40, np.nan)})
+    errors = {name: np.ones(50) for name in ("mae", "visible", "training")}
+    (row,) = real_faces.summary(frames, split, errors | {"recording": np.full(50, np.nan)})
     assert row["ratio_visible"] == [1, 1, 1]
     assert "recording" not in row
-    assert "| other person | single_face | 40 (50) | 1.000 |" in real_faces.table([row])
+    assert "| other person | single_face | 50 (60) | 1.000 |" in real_faces.table([row])
+    assert "| 1.000 | 1.00 [1.00, 1.00] |" in real_faces.table([row])
     assert real_faces.table([row]).endswith("| - | - |")
+    row["ratio_visible"] = [1.0]
+    assert "| 1.000 | 1.00 | 1.000 | 1.00 [1.00, 1.00] |" in real_faces.table([row])
 
 
 def test_a_folder_without_the_videos_is_refused(real_faces, tmp_path):

@@ -12,7 +12,7 @@ import pytest
 from sklearn.linear_model import Ridge
 
 from mtl.synthetic import Demo, make_demo
-from mtl.tasks import TASKS, UNITS
+from mtl.tasks import AROUSAL, TASKS, UNITS, VALENCE
 
 PROGRAM = Path(__file__).parents[2] / "benchmarks" / "ridge.py"
 
@@ -81,6 +81,15 @@ def test_unlabelled_task_is_not_predicted(ridge: ModuleType, task: object) -> No
     x, labels = np.ones((10, 2)), np.zeros((10, 15), dtype=np.float32)
     mask = np.zeros((10, 15), dtype=bool)
     assert np.isnan(ridge.fit_task(task, x, labels, mask, np.arange(10) % 5, x)).all()
+
+
+def test_valence_and_arousal_stay_in_their_range(ridge: ModuleType) -> None:
+    x, labels = np.zeros((50, 1)), np.zeros((50, 15), dtype=np.float32)
+    x[:, 0] = labels[:, 0] = labels[:, 1] = np.linspace(-0.9, 0.9, 50)
+    new = np.array([[-40.0], [0.5], [40.0]])
+    for task in (VALENCE, AROUSAL):
+        said = ridge.fit_task(task, x, labels, np.ones(labels.shape, bool), np.arange(50) % 5, new)
+        np.testing.assert_allclose(said, [[-1], [0.5], [1]], atol=1e-3)
 
 
 def test_program_ends_with_one_json_line(tmp_path: Path) -> None:

@@ -195,12 +195,15 @@ def test_light_stays_near_a_videos_own_and_pose_moves(planted: Planted) -> None:
 
 
 def test_nuisance_follows_no_affect() -> None:
-    """300 short videos: of 56 chance correlations none should be larger than 0.3."""
+    """300 short videos: of 112 chance correlations none should be larger than 0.3."""
     planted = plant(Demo(videos=300, mean_frames=10), SEED)
     scene = draw_scene(SEED, planted.layout, Faces())
-    pose = np.stack([getattr(scene.pose, own.name) for own in fields(Pose)], axis=1)
+    pose = [getattr(scene.pose, own.name) for own in fields(Pose)]
+    light = [scene.light.strength, *scene.light.direction.T, *scene.light.colour.T]
+    nuisance = np.stack([*pose, *light])
     affect = planted.states[:, planted.world.affect]
-    related = np.corrcoef(pose.T, affect.T)[: pose.shape[1], pose.shape[1] :]
+    related = np.corrcoef(nuisance, affect.T)[: len(nuisance), len(nuisance) :]
+    assert related.size == 112
     assert np.abs(related).max() < 0.3
 
 

@@ -1,0 +1,14 @@
+"""How sure a figure is that was measured once with each of a few seeds."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from scipy.stats import t as student
+
+
+def mean_and_half(values: Sequence[float]) -> tuple[float, float]:
+    """The mean over seeds and half of Student's 95 % interval (NaN of one seed)."""
+    if len(values) < 2:
+        return float(np.mean(values)), float("nan")
+    spread = np.std(values, ddof=1) / np.sqrt(len(values))
+    return float(np.mean(values)), float(student.ppf(0.975, len(values) - 1) * spread)
