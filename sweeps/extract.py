@@ -2,6 +2,7 @@
 
 python sweeps/extract.py --images DIR --backbone NAME --weights FILE|hub|random --out DIR
                          [--annotations DIR] [--size PX] [--workers N|auto] [--cpus 1] [--gpus 0]
+                         [--retry-failed] [--overwrite]
 
 DIR holds <video>/<00001>.jpg, here or on s3://. Killed and started again, it goes on. Images that
 cannot be read are listed in OUT/failed_images.csv, with the reason.
@@ -19,7 +20,7 @@ from mtl.affwild2 import read_annotations
 from mtl.dataset.storage import local_path
 from mtl.errors import InputError
 from mtl.features.backbones import Backbone, load_backbone
-from mtl.features.images import Frames, find_images, frames_of
+from mtl.features.images import Frames, find_images, frames_of, images_address
 from sweeps.cli import run_program
 from sweeps.cluster import Cluster, choose_address, connect
 from sweeps.environment import environment
@@ -28,20 +29,18 @@ from sweeps.frame_progress import FrameProgress
 from sweeps.worker_pool import add_pool_arguments, check_pool, pool_workers
 
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
+LAST_SEED = 2**63 - 1
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Check everything, start Ray if there is something to do, and say what came out."""
     words = _arguments(argv)
-    check_pool(words)
-    for option in ("batch", "chunk"):
-        if getattr(words, option) < 1:
-            raise InputError(f"--{option} {getattr(words, option)} must be at least 1")
+    _check_words(words)
     folder = local_path(words.out)
     frames = _frames(words)
     backbone = load_backbone(words.backbone, words.weights, words.size, words.seed)
     manifest = _manifest(words, frames, backbone)
-    missing = check_folder(folder, manifest, words.overwrite)
+    missing = check_folder(folder, manifest, words.overwrite, words.retry_failed)
     print(
         f"{len(frames):,} images of {len(frames.names):,} videos in {words.images}, "
         f"{backbone.name} ({backbone.size} px, {backbone.width} features, {words.weights} weights)"
@@ -80,15 +79,32 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--chunk", type=int, default=2048, help="frames of a part (2048)")
     parser.add_argument("--precision", choices=PRECISIONS, default="auto", help="auto")
     add_pool_arguments(parser)
+    parser.add_argument(
+        "--retry-failed", action="store_true", help="do the parts again in which images failed"
+    )
     parser.add_argument("--overwrite", action="store_true", help="begin OUT anew")
     return parser.parse_args(argv)
 
 
+def _check_words(words: argparse.Namespace) -> None:
+    check_pool(words)
+    if words.gpus > 1:
+        raise InputError(
+            f"--gpus {words.gpus:g} must be at most 1, as a worker uses one: give more --workers"
+        )
+    for option in ("batch", "chunk"):
+        if getattr(words, option) < 1:
+            raise InputError(f"--{option} {getattr(words, option)} must be at least 1")
+    if not 0 <= words.seed <= LAST_SEED:
+        raise InputError(f"--seed {words.seed} must be from 0 to 2^63 - 1")
+
+
 def _frames(words: argparse.Namespace) -> Frames:
-    # The processes of a cluster that runs already work elsewhere.
-    address = words.images if "://" in words.images else str(Path(words.images).absolute())
+    images = find_images(images_address(words.images))
+    if images.left_out:
+        print(images.left_out)
     challenge = read_annotations(words.annotations) if words.annotations else None
-    return frames_of(find_images(address), challenge)
+    return frames_of(images, challenge)
 
 
 def _manifest(words: argparse.Namespace, frames: Frames, backbone: Backbone) -> dict[str, Any]:
@@ -135,11 +151,12 @@ def _stream(
     # Ray must be imported after its settings are made.
     from sweeps.extraction import Plan, extract_chunks
 
-    workers = min(pool_workers(words, cluster), len(missing))
-    begin_folder(folder, manifest, words.overwrite)
+    fit = pool_workers(words, cluster)
+    workers = min(fit, len(missing))
+    more = ", one for each part: a smaller --chunk uses more"
     print(
-        f"{workers} workers, {len(missing)} of {manifest['parts']} parts to make; "
-        f"Ray's dashboard: {cluster.dashboard}"
+        f"{workers} workers{more if len(missing) == manifest['parts'] < fit else ''}, "
+        f"{len(missing)} of {manifest['parts']} parts to make; Ray's dashboard: {cluster.dashboard}"
     )
     plan = Plan(
         words.backbone,
@@ -152,10 +169,12 @@ def _stream(
     sizes = {chunk: len(plan.rows(chunk, len(frames))) for chunk in missing}
     done = len(frames) - sum(sizes.values())
     progress = FrameProgress(len(frames), done)
-    for part in extract_chunks(frames, backbone, plan, missing, workers, words.cpus, words.gpus):
-        write_part(folder, part.chunk, part.content)
-        done += sizes[part.chunk]
-        progress.at(done)
+    parts = extract_chunks(frames, backbone, plan, missing, workers, words.cpus, words.gpus)
+    with begin_folder(folder, manifest, words.overwrite):
+        for part in parts:
+            write_part(folder, part.chunk, part.content)
+            done += sizes[part.chunk]
+            progress.at(done)
 
 
 def _conclude(
@@ -163,14 +182,18 @@ def _conclude(
 ) -> None:
     failed = write_failed(folder, manifest["parts"], frames.absent)
     extracted = len(frames) - (len(failed) - len(frames.absent))
+    again = "--retry-failed tries them again"
     if not extracted:
         image, reason = failed[0]
         raise InputError(
             f"none of the {len(frames):,} images of {words.images} has features (the first, "
-            f"{image}: {reason}): see {folder / FAILED}"
+            f"{image}: {reason}): see {folder / FAILED}, {again}"
         )
     if failed:
-        print(f"{len(failed):,} images failed, listed with the reason in {folder / FAILED}")
+        print(
+            f"{len(failed):,} images failed, listed with the reason in {folder / FAILED}"
+            f"{f'; {again}' if extracted < len(frames) else ''}"
+        )
     print(f"features: {folder} ({extracted:,} frames, {manifest['width']} wide)")
     source = shlex.quote(f"{folder.name}={words.out}")
     annotations = shlex.quote(words.annotations or "ANNOTATIONS")

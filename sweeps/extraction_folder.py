@@ -1,5 +1,5 @@
 """The folder of one extraction: ``part-00000.parquet`` ..., ``extraction.json``,
-``failed_images.csv``.
+``failed_images.csv``, and ``driver.lock``, held while it is written.
 
 A part is there whole or not at all, and holds itself what failed in it: nothing else is needed to
 go on after a kill.
@@ -9,19 +9,25 @@ import csv
 import io
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
+from mtl.dataset.storage import brief
 from mtl.errors import InputError
 from mtl.features.extract import Failure, read_failed
 from mtl.whole_files import write_json, write_whole
+from sweeps.driver_lock import LOCK, DriverLock
 
 MANIFEST = "extraction.json"
 FAILED = "failed_images.csv"
-OURS = re.compile(rf"({MANIFEST}|{FAILED}|part-\d+\.parquet)(\.unfinished)?")
+OURS = re.compile(
+    rf"({re.escape(MANIFEST)}|{re.escape(FAILED)}|part-\d+\.parquet)(\.unfinished)?"
+    rf"|{re.escape(LOCK)}"
+)
 COMPARED = {
     "backbone": "another backbone",
     "size": "another size",
@@ -42,37 +48,58 @@ def part_file(folder: Path, chunk: int) -> Path:
     return folder / f"part-{chunk:05d}.parquet"
 
 
-def check_folder(folder: Path, manifest: Mapping[str, Any], overwrite: bool) -> list[int]:
+def check_folder(
+    folder: Path, manifest: Mapping[str, Any], overwrite: bool, retry_failed: bool
+) -> list[int]:
     """Check that a folder is free, or this extraction's own.
+
+    Args:
+        folder: It.
+        manifest: What the extraction is.
+        overwrite: Begin it anew.
+        retry_failed: Do a part with failures again.
 
     Returns:
         The chunks that are still to be done.
 
     Raises:
-        InputError: It holds another extraction, or no extraction at all.
+        InputError: It holds another extraction, or no extraction at all, or cannot be read.
     """
-    chunks = range(manifest["parts"])
-    if not folder.exists():
-        return list(chunks)
-    foreign = not folder.is_dir() or any(not OURS.fullmatch(f.name) for f in folder.iterdir())
-    if foreign:
+    with _said(f"read --out {folder}"):
+        if folder.exists():
+            _check_contents(folder, manifest, overwrite)
+        return [
+            chunk
+            for chunk in range(manifest["parts"])
+            if overwrite or not _is_done(part_file(folder, chunk), retry_failed)
+        ]
+
+
+def _check_contents(folder: Path, manifest: Mapping[str, Any], overwrite: bool) -> None:
+    if not folder.is_dir():
+        raise InputError(f"--out {folder} is a file: give a folder")
+    names = sorted(file.name for file in folder.iterdir())
+    foreign = next((name for name in names if not OURS.fullmatch(name)), None)
+    if foreign and (overwrite or MANIFEST not in names):
         raise InputError(
-            f"--out {folder} is not empty and no extraction's folder: give another, or empty it"
+            f"--out {folder} holds {foreign}, which no extraction writes: move that away, or give "
+            "another folder"
         )
     if overwrite:
-        return list(chunks)
-    if (folder / MANIFEST).exists():
+        return
+    if MANIFEST in names:
         _check_same(folder, manifest)
-    elif any(folder.glob("part-*")):
+    elif any(name.startswith("part-") for name in names):
         raise InputError(f"--out {folder} has no {MANIFEST}: give another, or --overwrite it")
-    return [chunk for chunk in chunks if not _is_whole(part_file(folder, chunk))]
 
 
 def _check_same(folder: Path, manifest: Mapping[str, Any]) -> None:
+    with _said(f"read {folder / MANIFEST}"):
+        content = (folder / MANIFEST).read_bytes()
     try:
-        known = json.loads((folder / MANIFEST).read_text())
+        known = json.loads(content)
         differ = next((key for key in COMPARED if known[key] != manifest[key]), None)
-    except (OSError, ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError):
         raise InputError(
             f"{folder / MANIFEST} is damaged: --overwrite the folder, or give another"
         ) from None
@@ -88,35 +115,55 @@ def _short(value: object) -> str:
     return text[:12] if re.fullmatch(r"[0-9a-f]{64}", text) else text
 
 
-def _is_whole(part: Path) -> bool:
+def _is_done(part: Path, retry_failed: bool) -> bool:
     try:
-        read_failed(part)
+        return not (read_failed(part) and retry_failed)
+    except PermissionError:
+        raise
     except (OSError, pa.ArrowException, KeyError, ValueError):
         return False
-    return True
 
 
-def begin_folder(folder: Path, manifest: Mapping[str, Any], overwrite: bool) -> None:
-    """Make a folder that was checked ready for its parts; InputError where it cannot be written."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if overwrite:
-            # The parts first: what they are is known as long as there are any.
-            for file in sorted(folder.iterdir(), reverse=True):
-                file.unlink()
-        if not (folder / MANIFEST).exists():
-            write_json(folder / MANIFEST, manifest)
-    except OSError as error:
-        raise InputError(f"cannot write --out {folder} ({error.strerror}): check it") from None
+@contextmanager
+def begin_folder(folder: Path, manifest: Mapping[str, Any], overwrite: bool) -> Iterator[None]:
+    """A folder that was checked, ready for its parts, and nobody else's to write until the end.
+
+    Raises:
+        InputError: It cannot be written, another program writes it, or has since it was checked.
+    """
+    with _said(f"write --out {folder}"):
+        lock = DriverLock(folder)
+    with closing(lock):
+        _check_contents(folder, manifest, overwrite)
+        with _said(f"write --out {folder}"):
+            if overwrite:
+                # The parts first: what they are is known as long as there are any.
+                for file in sorted(folder.iterdir(), reverse=True):
+                    if file.name != LOCK:
+                        file.unlink()
+            if not (folder / MANIFEST).exists():
+                write_json(folder / MANIFEST, manifest)
+        yield
 
 
 def write_part(folder: Path, chunk: int, content: bytes) -> None:
     """Put a part in its place; InputError where the disk is full."""
+    _write(part_file(folder, chunk), content)
+
+
+def _write(file: Path, content: bytes) -> None:
+    with _said(f"write {file}"):
+        write_whole(file, content)
+
+
+@contextmanager
+def _said(what: str) -> Iterator[None]:
+    """An ``OSError`` in one sentence: ``cannot write FILE (No space left on device): ...``."""
     try:
-        write_whole(part_file(folder, chunk), content)
+        yield
     except OSError as error:
         raise InputError(
-            f"cannot write {part_file(folder, chunk)} ({error.strerror}): make room, and the same "
+            f"cannot {what} ({error.strerror or brief(error)}): put that right, and the same "
             "command goes on"
         ) from None
 
@@ -134,5 +181,15 @@ def write_failed(folder: Path, chunks: int, absent: Sequence[str]) -> list[Failu
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerows([("image", "reason"), *failed])
-    write_whole(folder / FAILED, text.getvalue().encode())
+    content = text.getvalue().encode()
+    if not _holds(folder / FAILED, content):
+        _write(folder / FAILED, content)
     return failed
+
+
+def _holds(file: Path, content: bytes) -> bool:
+    """A finished extraction may lie where nothing can be written."""
+    try:
+        return file.read_bytes() == content
+    except OSError:
+        return False

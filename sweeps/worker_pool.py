@@ -24,16 +24,18 @@ def check_pool(words: argparse.Namespace) -> None:
         raise InputError(f"--workers {words.workers} must be auto or at least 1")
     if words.cpus < 1:
         raise InputError(f"--cpus {words.cpus} must be at least 1")
-    if words.gpus < 0 or (words.gpus > 1 and words.gpus != int(words.gpus)):
+    if words.gpus < 0 or not (words.gpus <= 1 or words.gpus.is_integer()):
         raise InputError(f"--gpus {words.gpus:g} must be a whole number, or a share below 1")
 
 
 def pool_workers(words: argparse.Namespace, cluster: Cluster) -> int:
     """How many workers: as many as fit, or as asked; InputError where they do not fit."""
     fits = fitting(words.cpus, words.gpus, cluster.nodes, cluster.can_come)
-    asked = 1 if words.workers == "auto" else int(words.workers)
+    auto = words.workers == "auto"
+    asked = 1 if auto else int(words.workers)
     if fits < asked:
         each = f"--cpus {words.cpus}" + (f" and --gpus {words.gpus:g}" if words.gpus else "")
+        all_of_them = each if auto else f"--workers {asked} x ({each})"
         have = there_is(cluster.nodes, cluster.can_come)
-        raise InputError(f"--workers {asked} x ({each}) is more than {have}: lower it")
-    return fits if words.workers == "auto" else asked
+        raise InputError(f"{all_of_them} is more than {have}: lower it")
+    return fits if auto else asked

@@ -16,7 +16,7 @@ def resolve(address: str | Path) -> tuple[pafs.FileSystem, str]:
     """
     text = str(address)
     if "://" not in text:
-        return pafs.LocalFileSystem(), str(Path(text).expanduser().absolute())
+        return pafs.LocalFileSystem(), str(_expanded(Path(text)).absolute())
     if "@" in text.split("://", 1)[1].split("/", 1)[0]:
         raise InputError(
             f"the {text.split('://', 1)[0]}:// address holds credentials (all before its @), which "
@@ -27,6 +27,13 @@ def resolve(address: str | Path) -> tuple[pafs.FileSystem, str]:
     except (OSError, pa.ArrowException) as error:
         raise InputError(f"cannot reach {text} ({brief(error)}): check the address") from None
     return filesystem, path
+
+
+def _expanded(path: Path) -> Path:
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        raise InputError(f"{path} is below no user's folder: give it from / on") from None
 
 
 def local_path(address: str | Path) -> Path:
@@ -41,7 +48,7 @@ def info(filesystem: pafs.FileSystem, path: str, shown: str) -> pafs.FileInfo:
     """Type and size of a path; InputError where it cannot be reached."""
     try:
         return filesystem.get_file_info(path)
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, UnicodeError, pa.ArrowException) as error:
         raise InputError(f"cannot reach {shown} ({brief(error)}): check the address") from None
 
 

@@ -58,7 +58,7 @@ class Extractor:
         are not finite in float16, is listed instead.
 
         Raises:
-            InputError: The images cannot be reached (permissions, credentials, network).
+            InputError: The images' folder is not there, or cannot be reached (network ...).
         """
         kept: list[int] = []
         values = [np.empty((0, self.backbone.width), np.float16)]

@@ -3,29 +3,35 @@
 Images lie as ``<folder>/<video>/<00001>.jpg``; a video's name may have slashes itself.
 """
 
+import errno
 import io
-from collections import Counter
+import os
+import socket
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.fs as pafs
 from jaxtyping import Int, Int32
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from mtl.affwild2 import IMAGE, LAST_FRAME, Challenge
 from mtl.dataset import storage
 from mtl.dataset.listing import pack
 from mtl.errors import InputError
+from mtl.features.image_files import SUFFIXES, is_mounted, list_files, printable
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP")
 """What is decoded, whatever a file's name says: no other decoder sees a stranger's bytes."""
 MOST_PIXELS = 64 * 2**20
 DEEP = ("I", "F")
 """Modes that PIL would cut to 8 bits, not scale."""
+JPEG_END = b"\xff\xd9"
+NO_FILES_FAULT = (errno.EMFILE, errno.ENFILE)
+"""What keeps a process from opening any file."""
 
 _resolve = lru_cache(maxsize=8)(storage.resolve)
 """Once a process: to find the region of an S3 bucket takes a request."""
@@ -36,7 +42,8 @@ class BrokenImage(Exception):
 
     Attributes:
         file: Its path below the folder of its images.
-        reason: ``missing``, ``empty``, ``truncated``, ``not an image ...``: a few words.
+        reason: ``missing``, ``unreadable ...``, ``empty``, ``truncated``, ``not an image ...``: a
+            few words.
     """
 
     def __init__(self, file: str, reason: str) -> None:
@@ -54,10 +61,12 @@ class Images:
     Attributes:
         address: The folder, local or ``s3://``.
         files: Their paths below it, an Arrow array of N strings.
+        left_out: What else was found there, as a program says it; empty for nothing.
     """
 
     address: str
     files: pa.Array
+    left_out: str = ""
 
     def __len__(self) -> int:
         return len(self.files)
@@ -74,8 +83,8 @@ class Images:
         """An image in RGB.
 
         Raises:
-            BrokenImage: It is missing, empty, truncated, of more than ``MOST_PIXELS`` or no image.
-            InputError: It cannot be read for another reason (permissions, credentials, network).
+            BrokenImage: It is missing, unreadable, empty, truncated, too large or no image.
+            InputError: The folder itself is not there, or not to be reached (credentials, network).
         """
         return decode(self.file(i), self._bytes(self.file(i)))
 
@@ -85,25 +94,45 @@ class Images:
             with filesystem.open_input_stream(f"{folder.rstrip('/')}/{file}") as stream:
                 return bytes(stream.read())
         except FileNotFoundError:
+            self._check_mounted()
             raise BrokenImage(file, "missing") from None
         except (OSError, pa.ArrowException) as error:
+            number = getattr(error, "errno", None)
+            if isinstance(filesystem, pafs.LocalFileSystem) and number not in NO_FILES_FAULT:
+                self._check_mounted()
+                why = os.strerror(number) if number else storage.brief(error)
+                raise BrokenImage(file, f"unreadable ({why})") from None
             raise InputError(
                 f"cannot read {self.address.rstrip('/')}/{file} ({storage.brief(error)}): make it "
                 "readable"
             ) from None
+
+    def _check_mounted(self) -> None:
+        """Else a disk that went would be so many missing images."""
+        if not is_mounted(*_resolve(self.address), self.address):
+            raise InputError(
+                f"{self.address} is not there, or empty, on {socket.gethostname()}: mount it on "
+                "every node, and the same command goes on"
+            )
 
 
 def decode(file: str, content: bytes) -> Image.Image:
     """The image that a file's bytes are, in RGB; BrokenImage names the file and says why not."""
     if not content:
         raise BrokenImage(file, "empty")
+    stream = io.BytesIO(content)
     try:
-        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+        with Image.open(stream, formats=FORMATS) as image:
             width, height = image.size
             if width * height > MOST_PIXELS:
                 raise BrokenImage(file, f"too large ({width} x {height} pixels)")
             if image.mode.startswith(DEEP):
                 raise BrokenImage(file, f"more than 8 bits a colour (PIL's mode {image.mode})")
+            # PIL has read up to the first scan. Without an end libjpeg would make up the rest.
+            if image.format == "JPEG" and content.find(JPEG_END, stream.tell()) < 0:
+                raise BrokenImage(file, "truncated")
+            image.load()
+            _turn_upright(image)
             # Else PIL warns, of some palettes, that RGB cannot say what is transparent.
             image.info.pop("transparency", None)
             return image.convert("RGB")
@@ -120,11 +149,24 @@ def decode(file: str, content: bytes) -> Image.Image:
         raise BrokenImage(file, reason) from None
 
 
+def _turn_upright(image: Image.Image) -> None:
+    """As its EXIF says; one that cannot be understood says nothing."""
+    if "exif" in image.info:
+        with suppress(Exception):
+            ImageOps.exif_transpose(image, in_place=True)
+
+
+def images_address(address: str) -> str:
+    """A folder of images as processes that work elsewhere know it: no ``~``, no relative path."""
+    return address if "://" in address else storage.resolve(address)[1]
+
+
 def find_images(address: str | Path) -> Images:
     """All images below a folder, sorted by path; hidden files and folders are left out.
 
     Raises:
-        InputError: The folder cannot be reached, does not exist or holds no images.
+        InputError: The folder cannot be reached, does not exist or holds no images, or a file's
+            name is not UTF-8.
     """
     shown = str(address)
     filesystem, path = storage.resolve(shown)
@@ -133,25 +175,16 @@ def find_images(address: str | Path) -> Images:
         raise InputError(f"{shown} does not exist: give the folder of the images")
     if found.is_file:
         raise InputError(f"{shown} is a file: give the folder of the images")
+    lies = list_files(filesystem, path, shown)
+    if not lies.images:
+        raise InputError(f"{shown} holds no images ({' '.join(SUFFIXES)}){lies.describe_instead()}")
     try:
-        under = filesystem.get_file_info(pafs.FileSelector(path, recursive=True))
-    except (OSError, pa.ArrowException) as error:
-        raise InputError(f"cannot list {shown} ({storage.brief(error)}): check it") from None
-    start = len(path.rstrip("/")) + 1
-    files = [f.path[start:] for f in under if f.type != pafs.FileType.Directory]
-    files = [file for file in files if not f"/{file}".count("/.")]
-    images = sorted(file for file in files if PurePosixPath(file).suffix.lower() in SUFFIXES)
-    if not images:
-        raise InputError(f"{shown} holds no images ({' '.join(SUFFIXES)}){_instead(files)}")
-    return Images(shown, pa.array(images, pa.string()))
-
-
-def _instead(files: list[str]) -> str:
-    if not files:
-        return " and no other files: give the folder of the images"
-    (suffix, most), *_ = Counter(PurePosixPath(f).suffix for f in files).most_common(1)
-    kind = f"{suffix} files" if suffix else "files without a suffix"
-    return f" but {most:,} {kind}, such as {min(files)}: give the folder of the images"
+        images = pa.array(sorted(lies.images), pa.string())
+    except UnicodeEncodeError as error:
+        raise InputError(
+            f"{shown}: the file name {printable(error.object)} is not UTF-8: rename it"
+        ) from None
+    return Images(shown, images, lies.describe_left_out())
 
 
 @dataclass(frozen=True, eq=False)

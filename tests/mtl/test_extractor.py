@@ -40,9 +40,9 @@ class Painted(Images):
     broken: tuple[int, ...] = ()
 
     def read(self, i: int) -> Image.Image:
-        if int(self.file(i)[-9:-4]) in self.broken:
-            raise BrokenImage(self.file(i), "truncated")
         number = int(self.file(i)[-9:-4])
+        if number in self.broken:
+            raise BrokenImage(self.file(i), "truncated")
         return Image.new("RGB", (9, 9), (number, 2 * number, 0))
 
     def take(self, rows: np.ndarray) -> Images:

@@ -1,7 +1,10 @@
 """Images: found in any folder, read or named as broken, taken as the frames of videos."""
 
+import errno
 import io
+import os
 import pickle
+import shutil
 import struct
 import zlib
 from contextlib import suppress
@@ -9,20 +12,39 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.fs as pafs
 import pytest
 from PIL import Image
 
 from mtl.affwild2 import read_annotations
 from mtl.errors import InputError
 from mtl.features import images as module
-from mtl.features.images import BrokenImage, Images, decode, find_images, frames_of
+from mtl.features.image_files import is_mounted, list_files
+from mtl.features.images import (
+    BrokenImage,
+    Images,
+    decode,
+    find_images,
+    frames_of,
+    images_address,
+)
 
 
-def encoded(kind: str = "JPEG", mode: str = "RGB", size: int = 24, seed: int = 0) -> bytes:
+def encoded(
+    kind: str = "JPEG", mode: str = "RGB", size: int = 24, seed: int = 0, exif: bytes = b""
+) -> bytes:
     random = np.random.default_rng(seed)
     small = Image.fromarray(random.integers(0, 255, (6, 6, 3), dtype=np.uint8))
     content = io.BytesIO()
-    small.resize((size, size)).convert(mode).save(content, kind)
+    small.resize((size, size)).convert(mode).save(content, kind, exif=exif)
+    return content.getvalue()
+
+
+def detailed(exif: bytes = b"") -> bytes:
+    """A JPEG of noise: of any bytes in their place zeros are an image too, if not the same."""
+    content = io.BytesIO()
+    noise = np.random.default_rng(0).integers(0, 255, (112, 112, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(content, "JPEG", exif=exif)
     return content.getvalue()
 
 
@@ -49,6 +71,89 @@ def test_images_are_found_in_path_order_wherever_they_lie(tmp_path):
         assert len(found) == 5
         assert found.read(0).size == (24, 24)
     assert find_images(root).take([4, 0]).files.to_pylist() == ["top.webp", "a/1.bmp"]
+
+
+def test_what_is_left_out_is_said(tmp_path):
+    root = put(tmp_path / "faces", "a/1.jpg", "a/.hidden.tif", ".cache/2.tif")
+    assert find_images(root).left_out == ""
+    put(root, "a/2.tif", "b/1.gif")
+    (root / "c" / "d").mkdir(parents=True)
+    os.mkfifo(root / "a" / "2.jpg")
+    (root / "a" / "3.jpg").symlink_to(root / "a" / "2.jpg")
+    found = find_images(root)
+    assert found.files.to_pylist() == ["a/1.jpg"]
+    assert found.left_out == (
+        "left out 4 files that are no images (such as a/2.jpg) "
+        "and 2 folders without images (such as b)"
+    )
+
+
+def test_a_remote_file_system_is_listed_as_a_disk_is(tmp_path):
+    root = put(tmp_path / "faces", "b/1.JPG", "a/x/1.png", "a/notes.txt", ".cache/1.jpg")
+    remote = pafs.SubTreeFileSystem(str(tmp_path), pafs.LocalFileSystem())
+    found = list_files(remote, "faces", "s3://bucket/faces")
+    assert [sorted(paths) for paths in found] == [["a/x/1.png", "b/1.JPG"], ["a/notes.txt"], []]
+    local = list_files(pafs.LocalFileSystem(), str(root), str(root))
+    assert [sorted(paths) for paths in local] == [sorted(paths) for paths in found]
+    assert is_mounted(remote, "faces", "s3://bucket/faces")
+    assert not is_mounted(remote, "gone", "s3://bucket/gone")
+
+
+def test_links_are_followed_but_not_round_and_those_to_nothing_are_missing(tmp_path):
+    root = put(tmp_path / "data" / "faces", "a/1.jpg", "b/c/1.jpg")
+    elsewhere = put(tmp_path / "elsewhere", "1.jpg", "more/1.jpg")
+    (root / "gone.jpg").symlink_to(root / "nowhere.jpg")
+    (root / "itself.jpg").symlink_to(root / "itself.jpg")
+    (root / "linked").symlink_to(elsewhere)
+    (elsewhere / "back").symlink_to(root / "b")
+    (root / "b" / "round").symlink_to(elsewhere)
+    for loop in (root / "b" / "c" / "up", root / "a" / "higher"):
+        loop.symlink_to(root.parent if loop.name == "higher" else root)
+    found = find_images(root)
+    assert found.files.to_pylist() == [
+        *("a/1.jpg", "b/c/1.jpg", "b/round/1.jpg", "b/round/more/1.jpg", "gone.jpg", "itself.jpg"),
+        *("linked/1.jpg", "linked/back/c/1.jpg", "linked/more/1.jpg"),
+    ]
+    for i, reason in ((4, "missing"), (5, "unreadable .Too many levels of symbolic links")):
+        with pytest.raises(BrokenImage, match=reason):
+            found.read(i)
+
+
+def test_a_name_that_is_not_utf8_is_one_sentence(tmp_path):
+    root = put(tmp_path, "a/1.jpg")
+    with open(os.fsencode(root / "a") + b"/2\xff.txt", "wb"):  # noqa: PTH123
+        pass
+    assert find_images(root).left_out.endswith(r"(such as a/2\udcff.txt)")
+    with open(os.fsencode(root / "a") + b"/2\xff.jpg", "wb"):  # noqa: PTH123
+        pass
+    with pytest.raises(InputError, match=r"the file name a/2\\udcff.jpg is not UTF-8: rename it"):
+        find_images(root)
+
+
+def test_a_folder_that_cannot_be_listed_is_said(tmp_path, monkeypatch):
+    root, scandir = put(tmp_path, "a/1.jpg", "b/1.jpg"), os.scandir
+
+    def denied(path: str) -> object:
+        if Path(path).name == "b":
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", denied)
+    with pytest.raises(InputError, match=r"cannot list .*/b/ \(Permission denied\): check it"):
+        find_images(root)
+
+
+def test_an_address_means_the_same_elsewhere(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    for address, expected in {
+        "~/faces": f"{tmp_path}/home/faces",
+        "faces": f"{tmp_path}/faces",
+        "s3://bucket/~/faces": "s3://bucket/~/faces",
+    }.items():
+        assert images_address(address) == expected
+    with pytest.raises(InputError, match="~nobody_here/faces is below no user's folder"):
+        images_address("~nobody_here/faces")
 
 
 def test_where_there_are_none_it_says_what_there_is(tmp_path):
@@ -94,6 +199,22 @@ def test_a_transparent_palette_is_no_warning():
     assert decode("a/1.png", content.getvalue()).mode == "RGB"
 
 
+def turned(orientation: int) -> bytes:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return exif.tobytes()
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+def test_it_is_turned_as_its_exif_says(kind):
+    plain, upside_down, unclear = (
+        np.asarray(decode("a/1.jpg", encoded(kind, exif=exif)))
+        for exif in (b"", turned(3), b"Exif\0\0nonsense")
+    )
+    assert np.array_equal(upside_down, plain[::-1, ::-1])
+    assert np.array_equal(unclear, plain)
+
+
 def png_that_says(width: int, height: int) -> bytes:
     header = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     chunk = struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header))
@@ -107,6 +228,8 @@ def png_that_says(width: int, height: int) -> bytes:
         (b"no image at all", "not an image"),
         (encoded("GIF", "P"), "not an image"),
         (encoded()[:-80], "truncated"),
+        (detailed()[:-400] + bytes(400), "truncated"),
+        (detailed(exif=b"Exif\0\0" + encoded())[:-400] + bytes(400), "truncated"),
         (encoded()[:20], "not an image|truncated|damaged"),
         (encoded("PNG")[:-30], "truncated"),
         (encoded("BMP")[:200], "truncated"),
@@ -124,18 +247,74 @@ def test_what_is_broken_is_said(tmp_path, content, reason):
     assert pickle.loads(pickle.dumps(caught.value)).reason == caught.value.reason
 
 
-def test_a_missing_image_is_broken_and_another_failure_is_not_hidden(tmp_path, monkeypatch):
+def test_what_follows_the_end_of_a_picture_does_not_matter():
+    content = encoded()
+    assert decode("a/1.jpg", content + b"\xff\xda" + bytes(80)).tobytes() == (
+        decode("a/1.jpg", content).tobytes()
+    )
+
+
+def test_an_image_that_cannot_be_had_is_broken_but_not_where_all_are_gone(tmp_path):
+    root = put(tmp_path / "faces", "a/1.jpg", "a/2.jpg", "b/1.jpg")
+    images = find_images(root)
+    (root / "a" / "1.jpg").unlink()
+    (root / "a" / "2.jpg").unlink()
+    (root / "a" / "2.jpg").mkdir()
+    shutil.rmtree(root / "b")
+    (root / "b").write_text("no folder any more")
+    for i, reason in enumerate(
+        ("missing", "unreadable .*directory", "unreadable .Not a directory")
+    ):
+        with pytest.raises(BrokenImage, match=reason):
+            images.read(i)
+    root.rename(tmp_path / "aside")
+    for _ in range(2):
+        with pytest.raises(InputError, match=r"faces is not there, or empty, on \S+: mount it"):
+            images.read(0)
+        root.mkdir(exist_ok=True)  # where a disk was mounted
+
+
+class Failing:
+    """A file system of which nothing can be read."""
+
+    def __init__(self, error: OSError) -> None:
+        self.error = error
+
+    def open_input_stream(self, path: str) -> None:
+        raise self.error
+
+
+class FailingHere(Failing, pafs.LocalFileSystem):
+    """One of this machine."""
+
+    def __new__(cls, error: OSError) -> "FailingHere":
+        made: FailingHere = pafs.LocalFileSystem.__new__(cls)
+        return made
+
+
+@pytest.mark.parametrize(
+    ("filesystem", "kind", "message"),
+    [
+        (
+            FailingHere(PermissionError(errno.EACCES, "Failed to open local file")),
+            *(BrokenImage, r"^a/1.jpg: unreadable \(Permission denied\)$"),
+        ),
+        (
+            FailingHere(OSError(errno.EMFILE, "Too many open files")),
+            *(InputError, r"cannot read .*/a/1.jpg \(.*Too many open files\)"),
+        ),
+        (
+            Failing(PermissionError("When reading bucket/a: ACCESS_DENIED.\nmore")),
+            *(InputError, r"cannot read .*/a/1.jpg \(.*ACCESS_DENIED\)"),
+        ),
+    ],
+)
+def test_one_file_that_is_unreadable_is_broken_and_a_network_is_not(
+    tmp_path, monkeypatch, filesystem, kind, message
+):
     images = find_images(put(tmp_path, "a/1.jpg"))
-    (tmp_path / "a" / "1.jpg").unlink()
-    with pytest.raises(BrokenImage, match="missing"):
-        images.read(0)
-
-    class Denied:
-        def open_input_stream(self, path: str) -> None:
-            raise OSError(f"When reading {path}: ACCESS_DENIED.\nmore")
-
-    monkeypatch.setattr(module, "_resolve", lambda address: (Denied(), "bucket"))
-    with pytest.raises(InputError, match=r"cannot read .*/a/1.jpg \(.*ACCESS_DENIED\)"):
+    monkeypatch.setattr(module, "_resolve", lambda address: (filesystem, str(tmp_path)))
+    with pytest.raises(kind, match=message):
         images.read(0)
 
 

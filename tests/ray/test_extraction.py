@@ -9,7 +9,8 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import redirect_stdout
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from PIL import Image
 from sweeping import ROOT
 
 from mtl.dataset import read_features
+from mtl.errors import InputError
 from mtl.features.backbones import load_backbone
 from mtl.features.images import BrokenImage, find_images, frames_of
 from sweeps import extract
@@ -67,7 +69,7 @@ def features(folder: Path) -> dict[tuple[str, int], np.ndarray]:
 
 def looped(images: Path) -> dict[tuple[str, int], np.ndarray]:
     """One image after the other."""
-    backbone, frames, found = load_backbone("mae_vit_mini", "random", 32), None, {}
+    backbone, found = load_backbone("mae_vit_mini", "random", 32), {}
     frames = frames_of(find_images(images))
     for i, (video, frame) in enumerate(zip(frames.video, frames.frame, strict=True)):
         try:
@@ -113,21 +115,32 @@ def test_small_chunks_say_what_a_plain_loop_says(faces, in_small_chunks):
 def test_so_do_large_ones_and_what_is_broken_is_listed(
     faces, ray_address, tmp_path, capsys, monkeypatch
 ):
-    gone, aside = faces / "a/00060.jpg", tmp_path / "aside.jpg"
-
-    def find_and_lose(address: str) -> object:
-        found = find_images(address)
-        gone.rename(aside)
-        return found
-
-    monkeypatch.setattr(extract, "find_images", find_and_lose)
-    out = tmp_path / "large"
+    aside, out = tmp_path / "aside", tmp_path / "large"
     more = ("--chunk", "64", "--batch", "7", "--workers", "1")
-    try:
+
+    @contextmanager
+    def lost_when_found(gone: Path) -> Iterator[None]:
+        def find_and_lose(address: str) -> object:
+            found = find_images(address)
+            gone.rename(aside)
+            return found
+
+        monkeypatch.setattr(extract, "find_images", find_and_lose)
+        try:
+            yield
+        finally:
+            aside.rename(gone)
+
+    with (
+        lost_when_found(faces),
+        pytest.raises(
+            InputError, match=r"^\S+ is not there, or empty, on .*: mount it .* goes on$"
+        ),
+    ):
+        extract.main(words(faces, out, ray_address, *more))
+    with lost_when_found(faces / "a/00060.jpg"):
         assert extract.main(words(faces, out, ray_address, *more)) == 0
         near(features(out), faces)
-    finally:
-        aside.rename(gone)
     rows = [line.split(",", 1) for line in (out / "failed_images.csv").read_text().splitlines()]
     assert {image: reason.strip('"') for image, reason in rows[1:]} == BROKEN
     printed = capsys.readouterr().out

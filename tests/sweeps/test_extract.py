@@ -4,7 +4,7 @@ import functools
 import json
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mtl import whole_files
 from mtl.dataset import read_features
 from mtl.errors import InputError
 from mtl.features.backbones import load_backbone
@@ -19,6 +20,7 @@ from mtl.features.extract import Extractor
 from mtl.features.images import Frames, find_images
 from sweeps import extract
 from sweeps.cluster import Cluster
+from sweeps.driver_lock import DriverLock
 from sweeps.extraction import Done, Plan
 from sweeps.frame_progress import FrameProgress
 
@@ -91,11 +93,12 @@ def held(folder: Path) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in folder.iterdir()}
 
 
-def test_it_makes_a_feature_set_and_says_what_is_next(words, tmp_path, capsys):
-    assert run(words) == 0
+def test_it_makes_a_feature_set_and_says_what_is_next(words, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert run(words, images="~/faces") == 0
     out = tmp_path / "set"
     parts = [f"part-0000{i}.parquet" for i in range(3)]
-    assert sorted(held(out)) == ["extraction.json", "failed_images.csv", *parts]
+    assert sorted(held(out)) == ["driver.lock", "extraction.json", "failed_images.csv", *parts]
     found = {name: (frame.tolist(), values) for name, frame, values in read_features(out)}
     assert {name: frames for name, (frames, _) in found.items()} == {
         "a": [1, 2, 3, 4, 5],
@@ -119,11 +122,15 @@ def test_what_is_done_is_not_done_again_and_what_was_cut_short_is(words, tmp_pat
     (out / "part-00001.parquet").unlink()
     (out / "part-00002.parquet").write_bytes(whole["part-00002.parquet"][:50])
     (out / "part-00001.parquet.unfinished").write_bytes(b"half")
+    (out / ".DS_Store").write_bytes(b"of whoever looked at it")
+    whole[".DS_Store"] = b"of whoever looked at it"
     first = (out / "part-00000.parquet").stat().st_mtime_ns
     run(words)
     assert held(out) == whole
     assert (out / "part-00000.parquet").stat().st_mtime_ns == first
+    written = (out / "failed_images.csv").stat().st_mtime_ns
     run(words)
+    assert (out / "failed_images.csv").stat().st_mtime_ns == written
     assert no_ray == [[0, 1, 2], [1, 2]]
 
 
@@ -154,6 +161,66 @@ def test_broken_images_are_listed_and_counted_also_after_a_kill(
         assert "(6 frames" in printed
         (tmp_path / "set" / "failed_images.csv").unlink()
         (tmp_path / "set" / "part-00000.parquet").unlink()
+
+
+def test_what_failed_is_tried_again_when_asked(words, faces, tmp_path, capsys, no_ray):
+    whole = (faces / "a" / "00005.jpg").read_bytes()
+    (faces / "a" / "00005.jpg").write_bytes(b"")
+    run(words)
+    assert "failed_images.csv; --retry-failed tries them again" in capsys.readouterr().out
+    run(words, "--retry-failed")
+    (faces / "a" / "00005.jpg").write_bytes(whole)
+    run(words)
+    assert (tmp_path / "set" / "failed_images.csv").read_text().count("\n") == 2
+    for _ in range(2):
+        run(words, "--retry-failed")
+        assert (tmp_path / "set" / "failed_images.csv").read_text() == "image,reason\n"
+    assert no_ray == [[0, 1, 2], [1], [1]]
+    assert sum(len(frame) for _, frame, _ in read_features(tmp_path / "set")) == 9
+
+
+def test_images_that_went_are_not_so_many_failures(words, faces, tmp_path, monkeypatch):
+    def find_and_lose(address: str) -> Any:
+        found = find_images(address)
+        faces.rename(tmp_path / "aside")
+        return found
+
+    with monkeypatch.context() as patch:
+        patch.setattr(extract, "find_images", find_and_lose)
+        with pytest.raises(
+            InputError, match=r"faces is not there, or empty, on .*the same command"
+        ):
+            run(words)
+    (tmp_path / "aside").rename(faces)
+    run(words)
+    assert (tmp_path / "set" / "failed_images.csv").read_text() == "image,reason\n"
+
+
+def test_files_that_are_no_images_and_workers_that_have_nothing_to_do_are_said(
+    words, faces, capsys
+):
+    (faces / "a" / "00006.tif").write_bytes(b"")
+    run(words, chunk="9")
+    printed = capsys.readouterr().out
+    assert "left out 1 files that are no images (such as a/00006.tif)\n" in printed
+    assert "1 workers, one for each part: a smaller --chunk uses more, 1 of 1 parts" in printed
+
+
+def test_a_folder_that_another_program_writes_is_refused(words, tmp_path, monkeypatch):
+    run(words)
+    before = held(tmp_path / "set")
+    with closing(DriverLock(tmp_path / "set")):
+        assert run(words) == 0  # there is nothing to write
+        with pytest.raises(InputError, match=r"another driver .* is working on it"):
+            run(words, "--overwrite", seed="3")
+
+    def begun_elsewhere(*arguments: Any) -> list[int]:
+        return [0, 1, 2]
+
+    monkeypatch.setattr(extract, "check_folder", begun_elsewhere)
+    with pytest.raises(InputError, match="holds features of other weights"):
+        run(words, seed="3")
+    assert held(tmp_path / "set") == before
 
 
 def test_a_chunk_may_fail_but_not_all(words, faces, tmp_path):
@@ -223,7 +290,7 @@ def test_images_that_came_or_changed_their_name_are_other_frames(words, faces):
 def test_overwriting_leaves_nothing_of_before(words, tmp_path):
     run(words, chunk="2")
     run(words, "--overwrite", chunk="8", seed="3")
-    assert sorted(held(tmp_path / "set"))[2:] == ["part-00000.parquet", "part-00001.parquet"]
+    assert sorted(held(tmp_path / "set"))[3:] == ["part-00000.parquet", "part-00001.parquet"]
     assert json.loads((tmp_path / "set" / "extraction.json").read_text())["chunk"] == 8
 
 
@@ -237,10 +304,12 @@ def test_a_folder_of_something_else_is_left_alone(words, tmp_path):
     with pytest.raises(InputError, match=r"extraction\.json is damaged"):
         run(words)
     (out / "thesis.tex").write_text("all of it")
-    for more in ((), ("--overwrite",)):
-        with pytest.raises(InputError, match="not empty and no extraction's folder"):
-            run(words, *more)
+    with pytest.raises(InputError, match=r"holds thesis\.tex, which no extraction writes"):
+        run(words, "--overwrite")
     assert sorted(held(out)) == ["extraction.json", "part-00000.parquet", "thesis.tex"]
+    (out / "extraction.json").rename(out / "extraction_json")
+    with pytest.raises(InputError, match=r"holds extraction_json, which no extraction writes"):
+        run(words)
 
 
 @pytest.mark.parametrize(
@@ -253,11 +322,15 @@ def test_a_folder_of_something_else_is_left_alone(words, tmp_path):
         ({"weights": "{}/nothing.pt"}, "nothing.pt do not exist"),
         ({"out": "s3://bucket/set"}, "cannot write to s3://bucket/set"),
         ({"out": "{}/file/set"}, "cannot write --out .*file/set"),
-        ({"out": "{}/file"}, "no extraction's folder"),
+        ({"out": "{}/file"}, "file is a file: give a folder"),
+        ({"out": "~nobody_here/set"}, "~nobody_here/set is below no user's folder"),
         ({"workers": "3"}, r"--workers 3 x \(--cpus 1\) is more than there is"),
         ({"workers": "0"}, "--workers 0 must be auto or at least 1"),
         ({"cpus": "0"}, "--cpus 0 must be at least 1"),
-        ({"gpus": "1.5"}, "--gpus 1.5 must be a whole number"),
+        ({"cpus": "64"}, "^--cpus 64 is more than there is"),
+        *(({"gpus": bad}, f"--gpus {bad} must be a whole") for bad in ("1.5", "nan", "inf", "-1")),
+        ({"gpus": "2"}, "--gpus 2 must be at most 1, as a worker uses one"),
+        *(({"seed": str(bad)}, f"--seed {bad} must be from 0 to") for bad in (-1, 2**70)),
         ({"batch": "0"}, "--batch 0 must be at least 1"),
         ({"chunk": "-1"}, "--chunk -1 must be at least 1"),
         ({"annotations": "{}/empty"}, "holds no annotation file"),
@@ -273,12 +346,54 @@ def test_what_cannot_be_is_one_sentence_and_nothing_is_written(words, tmp_path, 
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_a_full_disk_is_said(words, monkeypatch):
-    def full(file: Path, content: bytes) -> None:
-        raise OSError(28, "No space left on device")
+@pytest.mark.parametrize("file", ["extraction.json", "part-00002.parquet", "failed_images.csv"])
+def test_a_full_disk_is_said(words, monkeypatch, file):
+    write = whole_files.write_whole
 
+    def full(target: Path, content: bytes) -> None:
+        if target.name == file:
+            raise OSError(28, "No space left on device")
+        write(target, content)
+
+    monkeypatch.setattr("mtl.whole_files.write_whole", full)
     monkeypatch.setattr("sweeps.extraction_folder.write_whole", full)
-    with pytest.raises(InputError, match=r"part-00002\.parquet \(No space left on device\)"):
+    with pytest.raises(InputError, match=r"^cannot write .*set.* \(No space left on device\): put"):
+        run(words)
+
+
+@pytest.mark.parametrize(
+    ("call", "file", "message"),
+    [
+        ("iterdir", "set", "cannot read --out .*set"),
+        ("exists", "set", "cannot read --out .*set"),
+        ("read_bytes", "extraction.json", "cannot read .*extraction.json"),
+        ("mkdir", "new", "cannot write --out .*new"),
+        ("open", "driver.lock", "cannot write --out .*new"),
+    ],
+)
+def test_what_one_has_no_right_to_is_said(words, tmp_path, monkeypatch, call, file, message):
+    """Root, whom tests may run as, has a right to everything."""
+    run(words)
+    allowed = getattr(Path, call)
+
+    def denied(path: Path, *arguments: Any, **more: Any) -> Any:
+        if path.name == file:
+            raise PermissionError(13, "Permission denied")
+        return allowed(path, *arguments, **more)
+
+    monkeypatch.setattr(Path, call, denied)
+    out = str(tmp_path / ("new" if "new" in message else "set"))
+    with pytest.raises(InputError, match=rf"^{message} \(Permission denied\): put that right"):
+        run(words, out=out)
+
+
+def test_a_part_that_cannot_be_read_is_not_made_again(words, tmp_path, monkeypatch):
+    def denied(part: Path) -> None:
+        raise PermissionError(13, f"Failed to open local file '{part}'")
+
+    run(words)
+    monkeypatch.setattr("sweeps.extraction_folder.read_failed", denied)
+    with pytest.raises(InputError, match=r"cannot read --out .* \(Failed .*part-00000.parquet'\)"):
         run(words)
 
 
