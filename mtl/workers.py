@@ -101,6 +101,12 @@ class Workers:
         dist.broadcast_object_list(box, src=0)
         return cast(T, box[0])
 
+    def share_buffers(self, model: nn.Module) -> None:
+        """Give a model the buffers of rank 0's, such as BatchNorm's running statistics."""
+        if self.size > 1:
+            for buffer in model.buffers():
+                dist.broadcast(buffer, src=0)
+
 
 ALONE = Workers()
 

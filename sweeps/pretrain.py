@@ -12,40 +12,41 @@ extract.py reads.
 """
 
 import argparse
-import hashlib
 import json
 import shlex
 import sys
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import replace
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from mtl.affwild2 import read_annotations
+from mtl.dataset.storage import local_path
 from mtl.errors import InputError
-from mtl.features.augmentation import epoch_batches
+from mtl.features.backbones import RANDOM
 from mtl.features.config import MAEConfig, SupervisedConfig
-from mtl.features.images import Images, find_images
+from mtl.features.images import Images, find_images, images_address
 from mtl.features.labels import LabelledImages, of_challenge, read_labels
 from mtl.features.pretraining import PretrainResult
 from mtl.strict import validate_as
 from mtl.tasks import TASKS
 from mtl.training import TrainingError
-from mtl.weighting import BALANCINGS
 from sweeps.cli import run_program
-from sweeps.cluster import Cluster, choose_address, connect
+from sweeps.cluster import Cluster, choose_address, connect, fitting
 from sweeps.compose import compose_plain
 from sweeps.environment import environment
 from sweeps.plan import divide
+from sweeps.pretraining.checks import check_apart, check_enough, check_there, check_workers
 from sweeps.pretraining.folder import FAILED, PretrainingFolder, as_yaml
-from sweeps.pretraining.setup import Setup, make_objective
+from sweeps.pretraining.record import Began, Broken, Died, Epoch, Event, Waiting
+from sweeps.pretraining.setup import Setup, Start, manifest_of, start_of
 from sweeps.subjects import with_subjects
 from sweeps.worker_pool import add_pool_arguments, check_pool, pool_workers
 
 METHODS: dict[str, type[Any]] = {"mae": MAEConfig, "supervised": SupervisedConfig}
-OPERATIONAL = ("device", "checkpoint_epochs")
-"""Keys of ``training`` that change where it runs and what is lost by a kill, not what comes out."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -67,7 +68,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--method", required=True, choices=METHODS, help="without labels, or with")
     parser.add_argument("--images", required=True, metavar="DIR", help="face crops, local or s3://")
-    parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="the folder to make")
+    parser.add_argument("--out", required=True, metavar="DIR", help="the folder to make")
     parser.add_argument("--labels", metavar="CSV", help="image, any labels, and a split if any")
     parser.add_argument(
         "--annotations", metavar="DIR", help="the challenge's files, for images of its frames"
@@ -94,25 +95,23 @@ def _pretrain(words: argparse.Namespace) -> int:
     _check_words(words)
     plain = compose_plain(f"pretrain_{words.method}", words.overrides)
     config: MAEConfig | SupervisedConfig = validate_as(METHODS[words.method], plain)
-    images, labels = _images(words)
+    if config.training.device == "cuda" and not words.gpus:
+        raise InputError("training.device = 'cuda' needs --gpus 1: without it no worker has a GPU")
+    out, address = local_path(words.out), images_address(words.images)
+    check_apart(out, address)
+    images, labels = _images(words, config, address)
     setup = Setup(config, images, labels, readers=1, reader_cpus=0, threads=words.cpus)
-    backbone = make_objective(setup).backbone
-    _check_enough(setup)
-    if isinstance(config, SupervisedConfig) and words.workers != "1":
-        name = config.balancing.name
-        if BALANCINGS[name].alone:
-            raise InputError(
-                f"balancing = {name!r} needs each task's own gradient, which several workers do "
-                f"not have: leave out --workers {words.workers}"
-            )
-    manifest = _manifest(words, setup)
-    folder = PretrainingFolder(words.out, manifest)
+    start = start_of(setup)
+    check_enough(setup)
+    if words.workers != "auto":
+        check_workers(int(words.workers), setup, start)
+    folder = PretrainingFolder(out, manifest_of(words.method, setup, start))
     checkpoint = folder.check(words.overwrite)
-    print(f"{_described(setup)}, {backbone.name} ({backbone.size} px, {backbone.width} features)")
+    print(f"{_described(setup)}, {start.backbone} ({start.size} px, {start.width} features)")
     if len(folder.results) < config.training.epochs:
-        folder.begin(as_yaml(_command(words), plain), environment(), words.overwrite)
-        _run(words, setup, folder, checkpoint)
-    _conclude(words, folder, backbone.name, backbone.size)
+        with closing(folder.lock()):
+            _run(words, plain, setup, start, folder, checkpoint)
+    _conclude(words, folder, start)
     return 0
 
 
@@ -136,49 +135,28 @@ def _check_words(words: argparse.Namespace) -> None:
         raise InputError("--method supervised needs either --labels CSV or --annotations DIR")
 
 
-def _images(words: argparse.Namespace) -> tuple[Images, LabelledImages | None]:
-    # The processes of a cluster that runs already work elsewhere.
-    address = words.images if "://" in words.images else str(Path(words.images).absolute())
+def _images(
+    words: argparse.Namespace, config: MAEConfig | SupervisedConfig, address: str
+) -> tuple[Images, LabelledImages | None]:
+    """All of them; with labels those of the config's tasks, so that an image has one of these."""
+    found = find_images(address)
+    if found.left_out:
+        print(found.left_out)
+    if not isinstance(config, SupervisedConfig):
+        return found, None
     if words.labels is not None:
         labels = read_labels(words.labels, address)
-    elif words.annotations is not None:
+        check_there(words.labels, labels.images, found)
+    else:
         challenge = read_annotations(words.annotations)
         listing = with_subjects(challenge.listing, words.subjects)
         parts = divide(listing, words.confirm, words.seed)
-        labels = of_challenge(find_images(address), challenge, parts)
-    else:
-        return find_images(address), None
+        labels = of_challenge(found, challenge, parts)
+    wanted = np.zeros(labels.mask.shape[1], bool)
+    for task in config.tasks:
+        wanted[TASKS[task].labels] = True
+    labels = replace(labels, mask=labels.mask & wanted)
     return labels.images, labels
-
-
-def _check_enough(setup: Setup) -> None:
-    """Refuse what would end the training for certain."""
-    labels, config = setup.labels, setup.config
-    number = len(setup.images if labels is None else labels.train)
-    epoch_batches(number, config.training.batch_images, seed=0, epoch=1)
-    if labels is not None and isinstance(config, SupervisedConfig):
-        known = labels.mask[labels.train].any(axis=0)
-        for task in config.tasks:
-            if not known[TASKS[task].labels].any():
-                raise InputError(f"tasks: no image to train on has a label of {task}: leave it out")
-
-
-def _manifest(words: argparse.Namespace, setup: Setup) -> dict[str, Any]:
-    """What decides the outcome."""
-    config = setup.config.model_dump(mode="json", serialize_as_any=True)
-    for key in OPERATIONAL:
-        del config["training"][key]
-    digest = hashlib.sha256("\n".join(setup.images.files.to_pylist()).encode())
-    if setup.labels is not None:
-        for part in (setup.labels.values, setup.labels.mask, setup.labels.select):
-            digest.update(part.tobytes())
-    return {
-        "method": words.method,
-        "config": config,
-        "images": setup.images.address,
-        "number": len(setup.images),
-        "sha256": digest.hexdigest(),
-    }
 
 
 def _described(setup: Setup) -> str:
@@ -197,38 +175,56 @@ def _command(words: argparse.Namespace) -> str:
 
 
 def _run(
-    words: argparse.Namespace, setup: Setup, folder: PretrainingFolder, checkpoint: bytes | None
+    words: argparse.Namespace,
+    plain: dict[str, Any],
+    setup: Setup,
+    start: Start,
+    folder: PretrainingFolder,
+    checkpoint: bytes | None,
 ) -> None:
     """Train what is left to train."""
     with connect(choose_address(words.address)) as cluster:
         # Ray must be imported after its settings are made.
         from sweeps.pretraining.driver import events
-        from sweeps.pretraining.record import Began, Broken, Epoch
 
         workers = pool_workers(words, cluster)
-        setup = replace(setup, **_readers(words, workers, cluster))
-        print(f"{workers} workers; Ray's dashboard: {cluster.dashboard}")
-        for event in events(
-            f"pretrain-{words.out.name}",
+        check_workers(workers, setup, start)
+        folder.begin(as_yaml(_command(words), plain), environment(), words.overwrite)
+        setup = replace(
             setup,
-            checkpoint,
-            workers,
-            words.cpus,
-            words.gpus,
-            words.restarts,
-        ):
+            # What the driver has read, wherever the workers are.
+            config=setup.config.model_copy(update={"weights": RANDOM}),
+            weights=start.weights if checkpoint is None else None,
+            **_readers(words, workers, cluster),
+        )
+        device = "GPUs" if words.gpus and setup.config.training.device != "cpu" else "CPUs"
+        print(f"{workers} workers on {device}; Ray's dashboard: {cluster.dashboard}")
+        name = f"pretrain-{folder.path.name}"
+        share = (workers, words.cpus, words.gpus)
+        for event in events(name, setup, checkpoint, *share, words.restarts):
             if isinstance(event, Epoch):
                 folder.write_epoch(event)
                 print(_line(event.result, setup.config.training.epochs))
             elif isinstance(event, Broken):
                 folder.write_broken(event.images)
-            elif isinstance(event, Began) and event.epoch:
-                print(f"going on after epoch {event.epoch}")
+            else:
+                _say(event, words, workers)
+
+
+def _say(event: Event, words: argparse.Namespace, workers: int) -> None:
+    """What is heard beside results."""
+    if isinstance(event, Waiting):
+        asked = f"{workers} x (--cpus {words.cpus} --gpus {words.gpus:g})"
+        print(f"the workers have not begun yet: {asked} may be waiting for a place")
+    elif isinstance(event, Died):
+        print(f"a worker died: {event.cause}")
+    elif isinstance(event, Began):
+        print(f"going on after epoch {event.epoch}" if event.epoch else "the training begins")
 
 
 def _readers(words: argparse.Namespace, workers: int, cluster: Cluster) -> dict[str, Any]:
     """The CPUs that training leaves free read images; where it leaves none they share them."""
-    free = int(sum(cpus for cpus, _ in cluster.nodes)) - workers * words.cpus
+    free = fitting(1, 0, cluster.nodes, cluster.can_come) - workers * words.cpus
     return {"readers": max(1, free // workers), "reader_cpus": 1 if free >= workers else 0}
 
 
@@ -243,14 +239,12 @@ def _line(result: PretrainResult, epochs: int) -> str:
     )
 
 
-def _conclude(
-    words: argparse.Namespace, folder: PretrainingFolder, backbone: str, size: int
-) -> None:
+def _conclude(words: argparse.Namespace, folder: PretrainingFolder, start: Start) -> None:
     if folder.broken:
         print(f"{folder.broken:,} images could not be read, see {folder.path / FAILED}")
     kept = json.loads((folder.path / "scores.json").read_text())
     print(f"weights: {folder.weights} (epoch {kept['epoch']})")
-    flags = ["--images", words.images, "--backbone", backbone, "--size", str(size)]
+    flags = ["--images", words.images, "--backbone", start.backbone, "--size", str(start.size)]
     command = ["python", "sweeps/extract.py", *flags, "--weights", str(folder.weights)]
     print(f"next: {shlex.join(command)} --out FEATURES")
 

@@ -1,14 +1,21 @@
 """A group of DDP workers, as one Ray Train run that one loop fills from its start to its end."""
 
 import tempfile
-from collections.abc import Callable
+import textwrap
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from ray.exceptions import RayActorError, RayTaskError
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
+from ray.train.v2.api.callback import UserCallback
+from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
 
+from sweeps.job import in_one_line
 from sweeps.rendezvous import OneAddress
+
+SAID_CHARACTERS = 300
 
 
 class _Trainer(TorchTrainer):
@@ -23,8 +30,25 @@ class _Trainer(TorchTrainer):
         return [c for c in callbacks if not isinstance(c, PlacementGroupCleanerCallback)]
 
 
+class _Deaths(UserCallback):
+    """Hears in the run's controller of workers that died."""
+
+    def __init__(self, died: Callable[[str], None]) -> None:
+        self._died = died
+
+    def after_exception(self, run_context: Any, worker_exceptions: Mapping[int, Exception]) -> None:
+        """Told by Ray Train before it starts the group anew."""
+        self._died(cause_of_death(worker_exceptions.values()))
+
+
 def run_workers(
-    name: str, loop: Callable[[], None], workers: int, cpus: float, gpus: float, deaths: int
+    name: str,
+    loop: Callable[[], None],
+    workers: int,
+    cpus: float,
+    gpus: float,
+    deaths: int,
+    died: Callable[[str], None] | None = None,
 ) -> None:
     """Run a loop in each of a group's workers until all have come to its end.
 
@@ -37,6 +61,7 @@ def run_workers(
         cpus: What each one holds; ``gpus`` beside it.
         gpus: See there.
         deaths: How many are borne.
+        died: Told the cause of each, in another process.
     """
     share = {"CPU": cpus, "GPU": gpus}
     with tempfile.TemporaryDirectory() as temporary:
@@ -51,7 +76,8 @@ def run_workers(
             run_config=RunConfig(
                 name=name,
                 storage_path=temporary,
-                # mypy sees that of Train V1, which has no controller.
+                # mypy sees that of Train V1, which has other callbacks and no controller.
+                callbacks=[_Deaths(died)] if died else [],  # type: ignore[list-item]
                 failure_config=FailureConfig(  # type: ignore[call-arg]
                     max_failures=deaths,
                     # Workers that find no place are the driver's: it says so, or tries elsewhere.
@@ -59,3 +85,30 @@ def run_workers(
                 ),
             ),
         ).fit()
+
+
+def why_it_ended(error: Exception) -> str:
+    """What ``run_workers`` raised, in one line, without Ray Train's words around it."""
+    if isinstance(error, WorkerGroupError) and error.worker_failures:
+        cause = cause_of_death(error.worker_failures.values())
+        return f"the workers died once too often, the last time of: {cause}"
+    if isinstance(error, ControllerError):
+        return f"the workers could not be started: {_said(error.controller_failure)}"
+    return in_one_line(error)
+
+
+def cause_of_death(failures: Iterable[Exception]) -> str:
+    """In one line: how a process was lost, rather than what the others say when it is gone."""
+    causes = [getattr(failure, "health_check_failure", failure) for failure in failures]
+    return _said(min(causes, key=lambda cause: not isinstance(cause, RayActorError)))
+
+
+def _said(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    if isinstance(error, RayActorError):
+        # First it says which actor that was, in lines that are indented.
+        why = [line for line in lines[1:] if not line.startswith("\t")] or lines
+        return textwrap.shorten(" ".join(why), SAID_CHARACTERS)
+    if isinstance(error, RayTaskError):
+        return lines[-1]
+    return in_one_line(error)

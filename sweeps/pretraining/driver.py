@@ -2,24 +2,27 @@
 
 import functools
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import ray
+from ray.actor import ActorHandle
+from ray.exceptions import RayActorError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from mtl.errors import InputError
 from mtl.training import TrainingError
 from sweeps.cluster import train_settings
-from sweeps.job import in_one_line
-from sweeps.pretraining.record import Ended, Event, Failed, Record
+from sweeps.pretraining.record import Began, Died, Ended, Event, Failed, Record, Waiting
 from sweeps.pretraining.setup import Setup
 from sweeps.pretraining.workers import pretrain
-from sweeps.worker_group import run_workers
+from sweeps.worker_group import run_workers, why_it_ended
 
 CALLS = 8
 """Threads of the actor: the driver's wait, the workers' words, and those of dead ones."""
 LISTEN_SECONDS = 5.0
+SILENCES = 6
+"""So often nothing is heard before it is said that the workers have not begun."""
 START_MINUTES = 15
 
 
@@ -36,17 +39,23 @@ class Group(Record):
         restarts: int,
     ) -> None:
         """Start the workers; see ``events``."""
-        loop = functools.partial(pretrain, ray.get_runtime_context().current_actor, setup)
+        record = ray.get_runtime_context().current_actor
+        loop = functools.partial(pretrain, record, setup)
+        died = functools.partial(_tell_death, record)
 
         def hold() -> None:
             reason = None
             try:
-                run_workers(name, loop, workers, cpus, gpus, restarts)
+                run_workers(name, loop, workers, cpus, gpus, restarts, died)
             except Exception as error:
-                reason = in_one_line(error)
+                reason = why_it_ended(error)
             self.put(Ended(reason))
 
         threading.Thread(target=hold, daemon=True).start()
+
+
+def _tell_death(record: ActorHandle[Any], cause: str) -> None:
+    record.put.remote(Died(cause))
 
 
 def events(
@@ -82,17 +91,42 @@ def events(
         ),
         runtime_env={"env_vars": train_settings(START_MINUTES)},
     )(Group).remote(checkpoint)
-    ray.get(group.start.remote(name, [ray.put(setup)], workers, cpus, gpus, restarts))
+    shared = [ray.put(setup)]
+    started = group.start.remote(name, shared, workers, cpus, gpus, restarts)
+    yield from listen(lambda: ray.get([started, group.take.remote(LISTEN_SECONDS)])[1])
+
+
+def listen(take: Callable[[], Event | None]) -> Iterator[Event]:
+    """What is heard, and ``Waiting`` where the workers have not begun for long.
+
+    Args:
+        take: The next event, or None after a time of silence.
+
+    Raises:
+        InputError: A mistake that only the workers could see.
+        TrainingError: The training cannot go on, or its actor is gone.
+    """
+    up, silences = False, 0
     while True:
-        event: Event | None = ray.get(group.take.remote(LISTEN_SECONDS))
+        try:
+            event = take()
+        except RayActorError:
+            raise _interrupted("the process that holds the workers was lost") from None
         if isinstance(event, Failed):
             raise InputError(event.reason) if event.mistake else TrainingError(event.reason)
         if isinstance(event, Ended):
             if event.reason is None:
                 return
-            raise TrainingError(
-                f"the workers died {restarts + 1} times, the last one of: {event.reason}; the same "
-                "command goes on after the last epoch"
-            )
+            raise _interrupted(event.reason)
+        if isinstance(event, Began | Died):
+            up, silences = isinstance(event, Began), 0
         if event is not None:
             yield event
+        elif not up:
+            silences += 1
+            if silences == SILENCES:
+                yield Waiting()
+
+
+def _interrupted(reason: str) -> TrainingError:
+    return TrainingError(f"{reason}; the same command goes on after the last epoch")

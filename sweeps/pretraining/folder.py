@@ -8,8 +8,9 @@
 import csv
 import io
 import json
-import shutil
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -21,13 +22,24 @@ from safetensors import SafetensorError
 from safetensors.torch import save
 
 from mtl.checkpoint import unpack
+from mtl.dataset.storage import brief
 from mtl.errors import InputError
 from mtl.features.pretraining import PretrainResult
 from mtl.whole_files import write_json, write_whole
+from sweeps.driver_lock import LOCK, DriverLock
 from sweeps.pretraining.record import Epoch
 
 MANIFEST = "pretraining.json"
 FAILED = "failed_images.csv"
+CHECKPOINT = "checkpoint.safetensors"
+WEIGHTS = "weights.safetensors"
+PICTURES = "pictures"
+REMOVED = re.compile(
+    rf"({FAILED}|{CHECKPOINT}|{WEIGHTS}|scores.json|progress.csv|environment.json|config.yaml|"
+    r"epoch_\d+.png)(.unfinished)?"
+)
+"""What ``--overwrite`` removes: all but the manifest, so that whose folder it is stays known."""
+NO_ROOM = "make room, and the same command goes on"
 
 
 class PretrainingFolder:
@@ -40,7 +52,7 @@ class PretrainingFolder:
 
     def __init__(self, path: Path, manifest: Mapping[str, Any]) -> None:
         self.path, self._manifest = path, dict(manifest)
-        self.weights = path / "weights.safetensors"
+        self.weights = path / WEIGHTS
         self.results: list[PretrainResult] = []
         self._broken: dict[str, str] = {}
 
@@ -53,22 +65,33 @@ class PretrainingFolder:
         Raises:
             InputError: The folder holds another pretraining, or anything else.
         """
-        if not self.path.exists() or (self.path.is_dir() and not any(self.path.iterdir())):
+        try:
+            return self._check(overwrite)
+        except OSError as error:
+            raise InputError(
+                f"cannot read --out {self.path} ({error.strerror}): make it readable, or give "
+                "another"
+            ) from None
+
+    def _check(self, overwrite: bool) -> bytes | None:
+        if not self.path.exists():
             return None
         file = self.path / MANIFEST
         if not file.is_file():
+            nothing = {LOCK, f"{MANIFEST}.unfinished"}
+            if self.path.is_dir() and {found.name for found in self.path.iterdir()} <= nothing:
+                return None
             raise InputError(
                 f"--out {self.path} is not empty and no pretraining's folder: give another"
             )
         if overwrite:
             return None
         try:
-            known: dict[str, Any] = json.loads(file.read_text())
-        except ValueError:
+            differ = next(_differences(json.loads(file.read_text()), self._manifest), None)
+        except (ValueError, TypeError, AttributeError):
             raise InputError(
                 f"{file} is damaged: --overwrite the folder, or give another"
             ) from None
-        differ = next(_differences(known, self._manifest), None)
         if differ:
             raise InputError(
                 f"--out {self.path} holds another pretraining ({differ}): give another folder, or "
@@ -77,19 +100,24 @@ class PretrainingFolder:
         return self._saved()
 
     def _saved(self) -> bytes | None:
-        file = self.path / "checkpoint.safetensors"
+        file = self.path / CHECKPOINT
         if not file.exists():
             return None
         checkpoint = file.read_bytes()
         try:
             history = unpack(checkpoint)["history"]
-        except SafetensorError as error:
+            self.results = [PretrainResult(**result) for result in history]
+        except (SafetensorError, KeyError, TypeError, ValueError) as error:
             raise InputError(
-                f"{file} is damaged ({error}): remove it, and the pretraining begins anew"
+                f"{file} is damaged ({brief(error)}): remove it, and the pretraining begins anew"
             ) from None
-        self.results = [PretrainResult(**result) for result in history]
         self._read_broken()
         return checkpoint
+
+    def lock(self) -> DriverLock:
+        """Keep other drivers out; InputError where one is at work, or nothing can be written."""
+        with self._refused("check it"):
+            return DriverLock(self.path)
 
     def begin(self, config: str, environment: Mapping[str, Any], overwrite: bool) -> None:
         """Make the folder, unless it is there to go on with.
@@ -97,37 +125,46 @@ class PretrainingFolder:
         Args:
             config: YAML, for a reader.
             environment: Under which it runs.
-            overwrite: Remove what is there.
+            overwrite: Remove what an earlier pretraining wrote.
         """
-        if overwrite and self.path.exists():
-            shutil.rmtree(self.path)
-        try:
+        with self._refused("check it"):
             self.path.mkdir(parents=True, exist_ok=True)
+            if overwrite:
+                for file in [*self.path.iterdir(), *(self.path / PICTURES).glob("*")]:
+                    if REMOVED.fullmatch(file.name):
+                        file.unlink()
             write_json(self.path / MANIFEST, self._manifest)
             write_json(self.path / "environment.json", environment)
             write_whole(self.path / "config.yaml", config.encode())
+
+    @contextmanager
+    def _refused(self, fix: str) -> Iterator[None]:
+        try:
+            yield
         except OSError as error:
-            raise InputError(f"cannot write --out {self.path} ({error.strerror})") from None
+            raise InputError(f"cannot write --out {self.path} ({error.strerror}): {fix}") from None
 
     def write_epoch(self, event: Epoch) -> None:
         """What an epoch leaves: weights first, then the checkpoint that counts on them."""
         epoch = event.result.epoch
         self.results = [*self.results[: epoch - 1], event.result]
-        if event.weights is not None:
-            write_whole(self.weights, save(dict(event.weights)))
-            write_json(self.path / "scores.json", _about(event.result))
-        if event.picture is not None:
-            (self.path / "pictures").mkdir(exist_ok=True)
-            write_whole(self.path / "pictures" / f"epoch_{epoch:04d}.png", as_png(event.picture))
-        write_whole(self.path / "progress.csv", _table([_row(r) for r in self.results]))
-        if event.checkpoint is not None:
-            write_whole(self.path / "checkpoint.safetensors", event.checkpoint)
+        with self._refused(NO_ROOM):
+            if event.weights is not None:
+                write_whole(self.weights, save(dict(event.weights)))
+                write_json(self.path / "scores.json", _about(event.result))
+            if event.picture is not None:
+                (self.path / PICTURES).mkdir(exist_ok=True)
+                write_whole(self.path / PICTURES / f"epoch_{epoch:04d}.png", as_png(event.picture))
+            write_whole(self.path / "progress.csv", _table([_row(r) for r in self.results]))
+            if event.checkpoint is not None:
+                write_whole(self.path / CHECKPOINT, event.checkpoint)
 
     def write_broken(self, images: tuple[str, ...]) -> None:
         """List images that could not be read."""
         self._broken |= {file: why for file, _, why in (one.rpartition(": ") for one in images)}
         rows = [{"image": file, "reason": why} for file, why in sorted(self._broken.items())]
-        write_whole(self.path / FAILED, _table(rows))
+        with self._refused(NO_ROOM):
+            write_whole(self.path / FAILED, _table(rows))
 
     def _read_broken(self) -> None:
         file = self.path / FAILED

@@ -18,7 +18,7 @@ from mtl.features.augmentation import patch_noise, read_augmented, read_whole
 from mtl.features.config import Augmentation
 from mtl.features.images import Images
 from mtl.features.labels import LabelledImages
-from sweeps.sharding import set_up_ray_data
+from sweeps.sharding import set_up_ray_data, user_error
 
 Arrays = dict[str, np.ndarray]
 Batch = dict[str, Tensor]
@@ -91,6 +91,9 @@ class Reader:
         Args:
             steps: The images of each batch.
             epoch: Whose cuts and noise they are given; None shows them whole.
+
+        Raises:
+            InputError: An image cannot be reached.
         """
         if not steps:
             return
@@ -107,7 +110,10 @@ class Reader:
             load, batch_size=1, num_cpus=self._cpus, concurrency=self._tasks
         )
         blocks: Any = loaded.iter_batches(batch_size=None, batch_format="numpy")
-        for arrays in blocks:
-            self.broken += [why for why in arrays.pop("broken").tolist() if why]
-            # Ray's arrays are read-only, and torch warns of such.
-            yield {name: torch.tensor(array) for name, array in arrays.items()}
+        try:
+            for arrays in blocks:
+                self.broken += [why for why in arrays.pop("broken").tolist() if why]
+                # Ray's arrays are read-only, and torch warns of such.
+                yield {name: torch.tensor(array) for name, array in arrays.items()}
+        except Exception as error:
+            raise user_error(error) from None

@@ -18,6 +18,18 @@ class Began:
 
 
 @dataclass(frozen=True)
+class Waiting:
+    """The workers have not begun for a while."""
+
+
+@dataclass(frozen=True)
+class Died:
+    """A worker died of this; Ray Train starts the group anew, unless that was once too often."""
+
+    cause: str
+
+
+@dataclass(frozen=True)
 class Epoch:
     """An epoch's end.
 
@@ -51,12 +63,12 @@ class Failed:
 
 @dataclass(frozen=True)
 class Ended:
-    """The workers are gone: all is done, or they died of this."""
+    """The workers are gone: all is done, or this happened."""
 
     reason: str | None
 
 
-Event = Began | Epoch | Broken | Failed | Ended
+Event = Began | Waiting | Died | Epoch | Broken | Failed | Ended
 
 
 class Record:

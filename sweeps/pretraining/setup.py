@@ -1,12 +1,24 @@
 """What the workers of a pretraining are given; without Ray, which the driver imports later."""
 
+import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
+import torch
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from mtl.features.backbones import RANDOM
 from mtl.features.config import MAEConfig, SupervisedConfig
 from mtl.features.images import Images
 from mtl.features.labels import LabelledImages
 from mtl.features.objectives import Objective, Reconstruction, Supervision
 from mtl.sequences import training_prior
+
+Weights = Mapping[str, np.ndarray]
+OPERATIONAL: Any = {"picture_epochs": True, "training": {"device": True, "checkpoint_epochs": True}}
+"""Of the config: where it runs, what is shown and what is lost by a kill, not what comes out."""
 
 
 @dataclass(frozen=True)
@@ -20,6 +32,7 @@ class Setup:
         readers: Ray Data's tasks at a time, of each worker.
         reader_cpus: What one holds.
         threads: Torch's, of each worker.
+        weights: The backbone's, in place of those of the config.
     """
 
     config: MAEConfig | SupervisedConfig
@@ -28,11 +41,78 @@ class Setup:
     readers: int
     reader_cpus: float
     threads: int
+    weights: Weights | None = None
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a pretraining starts from, as its driver knows it: without the model.
+
+    Attributes:
+        backbone: Its name.
+        size: Side of an image in pixels.
+        width: Features.
+        batch_norm: Whether the model has one.
+        weights: The backbone's by name, unless they are random.
+    """
+
+    backbone: str
+    size: int
+    width: int
+    batch_norm: bool
+    weights: Weights | None
 
 
 def make_objective(setup: Setup) -> Objective:
     """What a setup's method trains for."""
+    objective: Objective
     if isinstance(setup.config, MAEConfig):
-        return Reconstruction(setup.config)
-    assert setup.labels is not None
-    return Supervision(setup.config, training_prior(setup.labels.listing()))
+        objective = Reconstruction(setup.config)
+    else:
+        assert setup.labels is not None
+        objective = Supervision(setup.config, training_prior(setup.labels.listing()))
+    if setup.weights is not None:
+        # torch warns of the object store's pages, which nobody can write: they are only copied.
+        state = {name: torch.tensor(value) for name, value in setup.weights.items()}
+        objective.backbone.load_state_dict(state)
+    return objective
+
+
+def start_of(setup: Setup) -> Start:
+    """What a setup starts from; InputError where that cannot be had."""
+    objective = make_objective(setup)
+    backbone = objective.backbone
+    weights = {name: value.numpy() for name, value in backbone.state_dict().items()}
+    return Start(
+        backbone.name,
+        backbone.size,
+        backbone.width,
+        any(isinstance(module, _BatchNorm) for module in objective.model.modules()),
+        None if setup.config.weights == RANDOM else weights,
+    )
+
+
+def manifest_of(method: str, setup: Setup, start: Start) -> dict[str, Any]:
+    """What decides the outcome."""
+    config = setup.config.model_dump(mode="json", serialize_as_any=True, exclude=OPERATIONAL)
+    config["weights"] = RANDOM if start.weights is None else _digest(start.weights)
+    digest = hashlib.sha256("\n".join(setup.images.files.to_pylist()).encode())
+    if setup.labels is not None:
+        for part in (setup.labels.values, setup.labels.mask, setup.labels.select):
+            digest.update(part.tobytes())
+    return {
+        "method": method,
+        "config": config,
+        "images": setup.images.address,
+        "number": len(setup.images),
+        "sha256": digest.hexdigest(),
+    }
+
+
+def _digest(weights: Weights) -> str:
+    """The same for the same content, wherever it lies."""
+    digest = hashlib.sha256()
+    for name, value in sorted(weights.items()):
+        digest.update(f"{name} {value.dtype} {value.shape}\n".encode())
+        digest.update(np.ascontiguousarray(value).tobytes())
+    return f"sha256 {digest.hexdigest()}"

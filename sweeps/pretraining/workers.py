@@ -72,6 +72,11 @@ def _pretrain(record: ActorHandle[Any], setup: Setup, workers: Workers) -> None:
         own = order[:, workers.rank :: workers.size]
         batches = reader.stream(list(own), epoch)
         trainer.train_epoch(batches, len(own))
+        if not workers.total(np.array([own.size - len(reader.broken)]))[0]:
+            raise InputError(
+                f"none of the {order.size:,} images of epoch {epoch} could be read (the first, "
+                f"{reader.broken[0]}): check --images"
+            )
         if setup.labels is not None and len(setup.labels.chosen_by):
             trainer.scored(_scores(objective, setup.labels, reader, workers, trainer.device))
         if reader.broken:
@@ -96,9 +101,8 @@ def _event(trainer: Pretrainer, objective: Objective, faces: Batch | None) -> Ep
     last = epoch == training.epochs
     due = last or epoch % training.checkpoint_epochs == 0
     picture = None
-    if isinstance(config, MAEConfig) and (last or epoch % config.picture_epochs == 0):
+    if faces and isinstance(config, MAEConfig) and (last or epoch % config.picture_epochs == 0):
         assert isinstance(objective, Reconstruction)
-        assert faces is not None
         device = trainer.device
         picture = objective.picture(faces["pixels"].to(device), faces["noise"].to(device))
     return Epoch(
@@ -110,12 +114,14 @@ def _event(trainer: Pretrainer, objective: Objective, faces: Batch | None) -> Ep
 
 
 def _pictured(setup: Setup, objective: Objective) -> Batch | None:
-    """The faces of the pictures: the same few, whole, in each."""
+    """The faces of the pictures: the same few, whole, in each; None where there are none."""
     if not isinstance(objective, Reconstruction):
         return None
     seed = setup.config.training.seed
     chosen = np.random.default_rng(seed).permutation(len(setup.images))[:PICTURED]
-    shown = [row for row in chosen if _is_whole(setup.images, int(row))]
+    shown = [row for row in chosen.tolist() if _is_whole(setup.images, row)]
+    if not shown:
+        return None
     read = read_whole(setup.images, shown, objective.backbone.size, objective.backbone.resampling)
     noise = patch_noise(shown, objective.autoencoder.patches, seed, 0)
     return {"pixels": torch.from_numpy(read.pixels), "noise": torch.from_numpy(noise)}

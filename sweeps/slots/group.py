@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import ray
 from ray.actor import ActorHandle
 
-from sweeps.job import End, Epoch, Event, Job, TrialFailed, in_one_line
+from sweeps.job import End, Epoch, Event, Job, TrialFailed
 from sweeps.orders import Stop
 from sweeps.slots.desk import Desk, Handed
 from sweeps.slots.slot import Slot
@@ -46,11 +46,11 @@ class GroupSlot(Slot):
         self._fitting: threading.Thread | None = None
 
     def _fit(self, slot: ActorHandle[Any], setup: "list[ray.ObjectRef[Setup]]") -> None:
+        from sweeps.slots.workers import train_jobs
+        from sweeps.worker_group import run_workers, why_it_ended
+
         reason = "its workers have gone"
         try:
-            from sweeps.slots.workers import train_jobs
-            from sweeps.worker_group import run_workers
-
             run_workers(
                 self._name,
                 functools.partial(train_jobs, slot, setup),
@@ -60,7 +60,7 @@ class GroupSlot(Slot):
                 DEATHS,
             )
         except Exception as error:
-            reason = f"its worker group ended: {in_one_line(error)}"
+            reason = f"its worker group ended: {why_it_ended(error)}"
         self._desk.lose(reason)
 
     def ready(self, setup: "list[ray.ObjectRef[Setup]]") -> str:

@@ -200,6 +200,8 @@ def test_messages_are_the_first_worker_s(group: Results) -> None:
         assert not found["total"][len(rows) :].any()
         assert found["untouched"]
         assert found["again"]
+        assert found["buffers"] == alone("talk")["buffers"]
+        assert found["buffers"]["running_mean"] == [pytest.approx(0.1)]
 
 
 def test_one_alone_exchanges_nothing() -> None:

@@ -252,9 +252,18 @@ def talk(workers: Workers) -> dict[str, Any]:
         "untouched": np.array_equal(values, kept),
         "agree": [workers.agree(workers.rank == rank) for rank in (0, 1)],
         "share": workers.share({"rank": workers.rank, "none": None}),
+        "buffers": shared_buffers(workers),
         "rank": workers.rank,
         "again": Workers.joined() == workers,
     }
+
+
+def shared_buffers(workers: Workers) -> dict[str, list[float]]:
+    """Of a BatchNorm that has seen this worker's rank, once."""
+    norm = torch.nn.BatchNorm1d(1)
+    norm(torch.full((2, 1), float(workers.rank + 1)))
+    workers.share_buffers(norm)
+    return {name: buffer.reshape(-1).tolist() for name, buffer in norm.named_buffers()}
 
 
 CASES: dict[str, Callable[[Workers], Any]] = {

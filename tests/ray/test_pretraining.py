@@ -13,10 +13,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from sweeping import ROOT, actors, placement_groups, wait_until
+from sweeping import END_SECONDS, ROOT, START_SECONDS, actors, placement_groups, wait_until
 
 from mtl.errors import InputError
 from mtl.features.backbones import load_backbone
+from mtl.features.config import Augmentation
+from mtl.features.images import Images, find_images
 from mtl.synthetic import Demo, Faces, make_faces
 from sweeps import pretrain
 from sweeps.cluster import connect
@@ -25,7 +27,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 PROGRAM = ROOT / "sweeps" / "pretrain.py"
 DEMO = Demo(videos=8, mean_frames=12, split_shares=(0.5, 0.25, 0.25))
-EPOCHS = 4
+EPOCHS = 8
 MAE = [
     "backbone=mae_vit_mini",
     "size=32",
@@ -33,7 +35,7 @@ MAE = [
     "training.batch_images=16",
     "optim.base_lr=0.02",
     "optim.warmup_epochs=1",
-    "picture_epochs=2",
+    "picture_epochs=4",
 ]
 BROKEN = {"video001": "empty", "video002": "not an image (none of JPEG, PNG, BMP, WEBP)"}
 
@@ -75,7 +77,7 @@ def test_a_pretraining_leaves_what_extract_reads(undisturbed, faces):
     with torch.no_grad():
         assert backbone(torch.zeros(1, 32, 32, 3, dtype=torch.uint8)).isfinite().all()
     pictures = sorted(file.name for file in (undisturbed / "pictures").iterdir())
-    assert pictures == ["epoch_0002.png", "epoch_0004.png"]
+    assert pictures == ["epoch_0004.png", "epoch_0008.png"]
     with Image.open(undisturbed / "pictures" / pictures[-1]) as picture:
         assert picture.size == (8 * 33 - 1, 3 * 33 - 1)
         assert np.asarray(picture).std() > 10
@@ -84,7 +86,6 @@ def test_a_pretraining_leaves_what_extract_reads(undisturbed, faces):
     assert rows == BROKEN
     environment = json.loads((undisturbed / "environment.json").read_text())
     assert environment["machine"]["cpus"] == os.cpu_count()
-    assert "SECRET" not in (undisturbed / "environment.json").read_text()
 
 
 def test_a_finished_one_is_not_trained_again(undisturbed, faces, ray_address, monkeypatch, capsys):
@@ -104,15 +105,25 @@ def test_two_workers_one_of_them_killed_train_what_one_does(
 
     with connect(ray_address) as cluster:
         dashboard = cluster.dashboard
-    thread = threading.Thread(target=run)
+    found: list[int] = []
+
+    def both() -> bool:
+        found[:] = actors(dashboard).get("RayTrainWorker", [])
+        return len(found) == 2 and all(found)  # 0 until there is a process
+
+    thread = threading.Thread(target=run, daemon=True)
     thread.start()
-    wait_until((out / "checkpoint.safetensors").exists, 120, lambda: list(tmp_path.rglob("*")))
-    workers = actors(dashboard)["RayTrainWorker"]
-    assert len(workers) == 2
-    os.kill(workers[0], signal.SIGKILL)
-    thread.join(120)
+    wait_until(both, START_SECONDS, lambda: list(tmp_path.rglob("*")))
+    saved = out / "checkpoint.safetensors"
+    wait_until(saved.exists, START_SECONDS, lambda: list(tmp_path.rglob("*")))
+    os.kill(found[0], signal.SIGKILL)
+    thread.join(START_SECONDS + END_SECONDS)
+    assert not thread.is_alive()
     assert ended == [0]
-    assert "going on after epoch" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "2 workers on CPUs" in said
+    assert "a worker died: The actor is dead because its worker process has died" in said
+    assert "going on after epoch" in said
     np.testing.assert_allclose(losses(out), losses(undisturbed), rtol=1e-4)
     with connect(ray_address):
         wait_until(lambda: not actors(dashboard), 30, lambda: actors(dashboard))
@@ -130,9 +141,9 @@ def test_ctrl_c_and_the_same_command_goes_on(undisturbed, faces, ray_address, tm
             start_new_session=True,
         )
         try:
-            wait_until((out / "checkpoint.safetensors").exists, 120, output.read_text)
+            wait_until((out / "checkpoint.safetensors").exists, START_SECONDS, output.read_text)
             process.send_signal(signal.SIGINT)
-            assert process.wait(60) == 130, output.read_text()
+            assert process.wait(END_SECONDS) == 130, output.read_text()
         finally:
             process.kill()
             process.wait()
@@ -147,30 +158,47 @@ def test_ctrl_c_and_the_same_command_goes_on(undisturbed, faces, ray_address, tm
 def supervised(faces: Path, out: Path, address: str, *more: str) -> list[str]:
     given = ["--method", "supervised", "--images", str(faces / "cropped_aligned")]
     given += ["--out", str(out), "--address", address]
-    small = ["backbone=timm:resnet10t", "size=32", "training.epochs=2", "training.batch_images=16"]
-    return [*given, *small, *more]
+    return [*given, "size=32", "training.epochs=2", "training.batch_images=16", *more]
 
 
-def test_a_supervised_one_keeps_its_best_epoch_on_select(faces, ray_address, tmp_path, capsys):
-    out = tmp_path / "supervised"
-    annotations = ["--annotations", str(faces / "annotations")]
-    assert pretrain.main(supervised(faces, out, ray_address, *annotations)) == 0
+def progress(out: Path) -> list[dict[str, float]]:
     with (out / "progress.csv").open(newline="") as file:
-        progress = list(csv.DictReader(file))
-    kept = json.loads((out / "scores.json").read_text())
+        rows = list(csv.DictReader(file))
+    told = ("loss_", "score_")
+    return [{k: float(v) for k, v in row.items() if k.startswith(told)} for row in rows]
+
+
+def test_supervised_ones_of_given_weights_are_the_same_for_any_number_of_workers(
+    undisturbed, faces, ray_address, tmp_path, monkeypatch, capsys
+):
+    """The weights' path leads nowhere in the workers' folders."""
+    monkeypatch.chdir(undisturbed)
+    one, two = tmp_path / "one", tmp_path / "two"
+    given = ["--annotations", str(faces / "annotations"), "backbone=mae_vit_mini", "dropout=0"]
+    weights = "weights=weights.safetensors"
+    assert pretrain.main(supervised(faces, one, ray_address, *given, weights)) == 0
+    kept = json.loads((one / "scores.json").read_text())
     totals = [
-        (float(row["score_valence"]) + float(row["score_arousal"])) / 2
-        + float(row["score_expression"])
-        + float(row["score_action_units"])
-        for row in progress
+        (row["score_valence"] + row["score_arousal"]) / 2
+        + row["score_expression"]
+        + row["score_action_units"]
+        for row in progress(one)
     ]
     assert kept["epoch"] == 1 + int(np.argmax(totals))
     assert "select P" in capsys.readouterr().out
-    assert load_backbone("timm:resnet10t", out / "weights.safetensors", 32).width == 512
+    assert load_backbone("mae_vit_mini", one / "weights.safetensors", 32).width == 128
+    more = ["--workers", "2", f"weights={undisturbed / 'weights.safetensors'}"]
+    assert pretrain.main(supervised(faces, two, ray_address, *given, *more)) == 0
+    for alone, together in zip(progress(one), progress(two), strict=True):
+        assert alone.keys() == together.keys()
+        np.testing.assert_allclose(list(together.values()), list(alone.values()), rtol=1e-3)
+    monkeypatch.setattr(pretrain, "connect", None)  # the same weights: all is done
+    assert pretrain.main(supervised(faces, two, ray_address, *given, weights)) == 0
 
 
-def test_a_loss_that_is_not_finite_ends_it_with_its_own_words(faces, ray_address, tmp_path):
+def test_a_loss_that_is_not_finite_ends_it_with_its_own_words(faces, ray_address, tmp_path, capsys):
     given = supervised(faces, tmp_path / "bad", ray_address, "optim.base_lr=1e30")
+    given += ["backbone=timm:resnet10t"]
     labels = tmp_path / "labels.csv"
     files = sorted((faces / "cropped_aligned" / "video003").iterdir())[:8]
     rows = [f"video003/{file.name},{n % 2}" for n, file in enumerate(files)]
@@ -178,10 +206,39 @@ def test_a_loss_that_is_not_finite_ends_it_with_its_own_words(faces, ray_address
     given += ["--labels", str(labels), "tasks=[action_units]", "training.batch_images=4"]
     given += ["optim.gradient_clip=0.0", "optim.warmup_epochs=0", "training.epochs=20"]
     assert pretrain.main(given) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("error: the loss of action_units is not finite at epoch ")
+    assert said.count("\n") == 1
     with pytest.raises(InputError, match="holds another pretraining"):
         pretrain.main([*given, "training.seed=3"])
 
 
 def test_more_workers_than_fit_are_refused(faces, ray_address, tmp_path):
-    with pytest.raises(InputError, match=r"--workers 999 x \(--cpus 1\) is more than there is"):
-        pretrain.main(words(faces, tmp_path / "mae", ray_address, "--workers", "999"))
+    given = words(faces, tmp_path / "mae", ray_address, "--workers", "9", "--cpus", "99")
+    with pytest.raises(InputError, match=r"--workers 9 x \(--cpus 99\) is more than there is"):
+        pretrain.main(given)
+
+
+def test_images_none_of_which_can_be_read_end_it(ray_address, tmp_path):
+    folder = tmp_path / "cropped_aligned" / "video"
+    folder.mkdir(parents=True)
+    for frame in range(16):
+        (folder / f"{frame:05d}.jpg").write_bytes(b"")
+    says = r"^none of the 16 images of epoch 1 could be read \(the first, video/.*: empty\)"
+    with pytest.raises(InputError, match=says):
+        pretrain.main(words(tmp_path, tmp_path / "mae", ray_address))
+
+
+def test_a_mistake_that_a_reading_task_meets_is_said_in_its_own_words(faces, ray_address):
+    class Forbidden(Images):
+        def read(self, i):
+            raise InputError("cannot read it: make it readable")
+
+    found = find_images(faces / "cropped_aligned")
+    with connect(ray_address):
+        from sweeps.pretraining.reading import How, Reader
+
+        how = How(32, Image.Resampling.BICUBIC, Augmentation(crop_scale=(1, 1), flip=0), seed=0)
+        reader = Reader(Forbidden(found.address, found.files), None, how, tasks=1, cpus=1)
+        with pytest.raises(InputError, match=r"^cannot read it: make it readable$"):
+            list(reader.stream([np.arange(2)], epoch=1))

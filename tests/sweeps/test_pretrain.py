@@ -1,21 +1,35 @@
 """sweeps/pretrain.py: what is refused before Ray starts, and the folder that it writes."""
 
 import csv
+import errno
 import io
 import json
+import os
+from argparse import Namespace
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save, save_file
 
 from mtl.checkpoint import pack
 from mtl.errors import InputError
+from mtl.features.backbones import load_backbone
+from mtl.features.config import MAEConfig
+from mtl.features.images import find_images
 from mtl.features.pretraining import PretrainResult
+from mtl.strict import validate_as
 from sweeps import pretrain
+from sweeps.cluster import CanCome, Cluster
+from sweeps.compose import compose_plain
+from sweeps.pretraining import folder as pretraining_folder
 from sweeps.pretraining.folder import PretrainingFolder, as_png
 from sweeps.pretraining.record import Epoch
+from sweeps.pretraining.setup import Setup, make_objective, manifest_of, start_of
 
 MINI = ["backbone=mae_vit_mini", "size=32", "training.batch_images=4"]
 
@@ -46,6 +60,7 @@ def refused(images, tmp_path, monkeypatch):
             raise AssertionError("Ray was started")
 
         monkeypatch.setattr(pretrain, "connect", no_ray)
+        monkeypatch.chdir(tmp_path)
         out = tmp_path / "out"
         given = ["--method", method, "--images", str(images), "--out", str(out), *words]
         with pytest.raises(InputError) as caught:
@@ -71,6 +86,14 @@ def refused(images, tmp_path, monkeypatch):
         (["--gpus", "0.5", "--workers", "2"], "NCCL lets no two workers share"),
         (["--restarts", "-1"], "must be at least 0"),
         (["optim.base_lr=${oc.env:HOME}"], "holds an interpolation"),
+        ([*MINI, "training.device=cuda"], "training.device = 'cuda' needs --gpus 1"),
+        (
+            [*MINI, "--workers", "5"],
+            "training.batch_images = 4 is refused with 5 workers: each needs 1 at least; raise it",
+        ),
+        (["--out", "s3://bucket/mae"], "cannot write to s3://bucket/mae"),
+        (["--out", "images/mae"], "images/mae lies in --images "),
+        (["--out", "images"], "images lies in --images "),
     ],
 )
 def test_a_mistake_is_one_sentence(refused, words, says):
@@ -94,10 +117,110 @@ def test_labels_are_needed_once_and_must_say_something_of_each_task(refused, lab
     assert says == "--subjects goes with --annotations: it divides the videos of its lists"
     says = refused(*given, "--confirm", "1", method="supervised")
     assert "--confirm 1 must be" in says
-    words = [*given, *MINI, "tasks=[valence]", "balancing=upgrad", "--workers", "2"]
-    assert "balancing = 'upgrad' needs each task's own gradient" in refused(
-        *words, method="supervised"
+    words = [*given, *MINI, "tasks=[valence]", "--workers"]
+    says = refused(*words, "2", "balancing=upgrad", method="supervised")
+    assert "balancing = 'upgrad' needs each task's own gradient" in says
+    says = refused(*words, "3", "backbone=timm:resnet10t", method="supervised")
+    assert "with 3 workers: each needs 2 at least: timm:resnet10t has batch norms" in says
+
+
+def test_labels_of_images_that_are_not_there(refused, labels, images, capsys):
+    for image in sorted(images.iterdir())[:2]:
+        image.unlink()
+    given = ["--labels", str(labels), *MINI, "tasks=[expression]"]
+    refused(*given, method="supervised")
+    said = f"2 images of {labels} are not in {images} (such as face0.png)"
+    assert said in capsys.readouterr().out
+    labels.write_text(labels.read_text().replace("face", "faces/face"))
+    says = refused(*given, method="supervised")
+    assert f"none of its 6 images is in --images {images} (the first is faces/face0.png" in says
+
+
+@pytest.fixture
+def without_ray(images, tmp_path, monkeypatch, capsys):
+    """What the program prints before it asks for Ray, which refuses."""
+
+    def say(*words: str, method: str = "mae") -> str:
+        def no_ray(_):
+            raise InputError("no Ray cluster answers")
+
+        monkeypatch.setattr(pretrain, "connect", no_ray)
+        out = str(tmp_path / "out")
+        with pytest.raises(InputError, match="no Ray cluster answers"):
+            pretrain.main(["--method", method, "--images", str(images), "--out", out, *words])
+        return capsys.readouterr().out
+
+    return say
+
+
+def test_images_without_a_label_of_the_tasks_are_left_out(without_ray, labels):
+    content = labels.read_text().splitlines()
+    content[1:3] = ["face0.png,,,1", "face1.png,,,0"]
+    labels.write_text("\n".join(content))
+    given = ["--labels", str(labels), *MINI, "tasks=[valence]"]
+    assert "4 labelled images" in without_ray(*given, method="supervised")
+
+
+def test_a_start_that_ray_refuses_changes_nothing(without_ray, images, tmp_path, monkeypatch):
+    without_ray(*MINI)
+    without_ray(*MINI, "training.seed=3")
+    out = tmp_path / "out"
+    done = PretrainingFolder(out, MANIFEST)
+    done.begin("", {}, overwrite=False)
+    done.write_epoch(Epoch(result(1), b"", {"cls_token": torch.ones(1)}))
+    before = {file.name: file.read_bytes() for file in out.iterdir() if file.name != "driver.lock"}
+    assert "6 images" in without_ray(*MINI, "--overwrite")
+    assert before.items() <= {file.name: file.read_bytes() for file in out.iterdir()}.items()
+    monkeypatch.setenv("HOME", str(images.parent))
+    assert "6 images" in without_ray(*MINI, "--overwrite", "--images", "~/images")
+    with (
+        closing(done.lock()),
+        pytest.raises(InputError, match=f"another driver .process {os.getpid()}. is working on"),
+    ):
+        pretrain.main(
+            ["--method", "mae", "--images", str(images), "--out", str(out), *MINI, "--overwrite"]
+        )
+
+
+def test_weights_are_their_content_wherever_they_lie(images, tmp_path, monkeypatch):
+    """The workers work elsewhere: they are given what the driver has read."""
+    state = load_backbone("mae_vit_mini", "random", 32, seed=5).model.state_dict()
+    save_file(state, tmp_path / "one.safetensors")
+    (tmp_path / "two.safetensors").write_bytes((tmp_path / "one.safetensors").read_bytes())
+    save_file({k: v + 1 for k, v in state.items()}, tmp_path / "other.safetensors")
+    monkeypatch.chdir(tmp_path)
+
+    def given(weights: str) -> Setup:
+        plain = compose_plain("pretrain_mae", [*MINI, f"weights={weights}"])
+        return Setup(validate_as(MAEConfig, plain), find_images(images), None, 1, 0, 1)
+
+    one, two, other, drawn = (
+        manifest_of("mae", given(weights), start_of(given(weights)))
+        for weights in (
+            "one.safetensors",
+            tmp_path / "two.safetensors",
+            "other.safetensors",
+            "random",
+        )
     )
+    assert one == two
+    assert one["config"]["weights"] != other["config"]["weights"]
+    assert drawn["config"]["weights"] == "random"
+    assert "picture_epochs" not in drawn["config"]
+    sent = replace(given("random"), weights=start_of(given("one.safetensors")).weights)
+    there = make_objective(sent).backbone.state_dict()
+    here = make_objective(given("one.safetensors")).backbone.state_dict()
+    assert all(torch.equal(there[name], here[name]) for name in here)
+    assert start_of(given("random")).weights is None
+
+
+def test_what_can_come_reads_images_too():
+    up = Cluster("none", ((4.0, 0.0),))
+    more = replace(up, can_come=CanCome((4.0, 0.0), ((8.0, 0.0),) * 3, at_once=2))
+    words = Namespace(cpus=1)
+    assert pretrain._readers(words, 2, up) == {"readers": 1, "reader_cpus": 1}
+    assert pretrain._readers(words, 4, up) == {"readers": 1, "reader_cpus": 0}
+    assert pretrain._readers(words, 2, more) == {"readers": 9, "reader_cpus": 1}
 
 
 def result(epoch: int, **changes) -> PretrainResult:
@@ -152,10 +275,42 @@ def test_the_same_pretraining_goes_on_and_another_is_refused(begun):
     says = r"holds another pretraining \(config.training.epochs = 3, this is 4\)"
     with pytest.raises(InputError, match=says):
         PretrainingFolder(begun.path, other).check(overwrite=False)
-    fresh = PretrainingFolder(begun.path, other)
+
+
+def test_overwriting_removes_what_a_pretraining_wrote(begun):
+    picture = np.zeros((1, 3, 32, 32, 3), np.uint8)
+    begun.write_epoch(Epoch(result(1), b"", {"cls_token": torch.ones(1)}, picture))
+    begun.write_broken(("c.jpg: truncated",))
+    for mine in (begun.path / "notes.txt", begun.path / "pictures" / "best.png"):
+        mine.write_text("mine")
+    fresh = PretrainingFolder(begun.path, {"method": "supervised"})
     assert fresh.check(overwrite=True) is None
     fresh.begin("", {}, overwrite=True)
-    assert not (begun.path / "progress.csv").exists()
+    left = {str(f.relative_to(begun.path)) for f in begun.path.rglob("*") if f.is_file()}
+    written = {"pretraining.json", "environment.json", "config.yaml"}
+    assert left == {*written, "notes.txt", "pictures/best.png"}
+    assert fresh.check(overwrite=False) is None
+
+
+def test_what_cannot_be_written_or_read_is_one_sentence(begun, tmp_path, monkeypatch):
+    def full(file: Path, content: bytes) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    file = tmp_path / "file"
+    file.write_text("")
+    with pytest.raises(InputError, match=r"cannot write --out .*file/out \(Not a directory\)"):
+        PretrainingFolder(file / "out", MANIFEST).lock()
+    (begun.path / "checkpoint.safetensors").mkdir()
+    with pytest.raises(InputError, match=r"cannot read --out .* \(Is a directory\): make it"):
+        PretrainingFolder(begun.path, MANIFEST).check(overwrite=False)
+    with pytest.raises(InputError, match=r"cannot write --out .* \(Is a directory\): check it"):
+        begun.begin("", {}, overwrite=True)
+    monkeypatch.setattr(pretraining_folder, "write_whole", full)
+    says = r"cannot write --out .* \(No space left on device\): make room, and the same command"
+    with pytest.raises(InputError, match=says):
+        begun.write_epoch(Epoch(result(1)))
+    with pytest.raises(InputError, match=says):
+        begun.write_broken(("c.jpg: truncated",))
 
 
 def test_what_is_no_pretrainings_folder_is_left_alone(tmp_path):
@@ -167,11 +322,25 @@ def test_what_is_no_pretrainings_folder_is_left_alone(tmp_path):
     assert (tmp_path / "thesis.txt").exists()
 
 
-def test_damaged_files_are_one_sentence(begun):
-    (begun.path / "checkpoint.safetensors").write_bytes(b"half")
-    with pytest.raises(InputError, match=r"checkpoint.safetensors is damaged"):
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"half",
+        save({"cls_token": torch.ones(1)}),
+        pack({"model": {}}),
+        pack({"history": [{"epoch": 1}]}),
+    ],
+    ids=["half", "foreign", "another state", "another history"],
+)
+def test_a_damaged_checkpoint_is_one_sentence(begun, content):
+    (begun.path / "checkpoint.safetensors").write_bytes(content)
+    with pytest.raises(InputError, match=r"checkpoint.safetensors is damaged \(.*\): remove it"):
         PretrainingFolder(begun.path, MANIFEST).check(overwrite=False)
-    (begun.path / "pretraining.json").write_text("{")
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "7"])
+def test_a_damaged_manifest_is_one_sentence(begun, content):
+    (begun.path / "pretraining.json").write_text(content)
     with pytest.raises(InputError, match=r"pretraining.json is damaged"):
         PretrainingFolder(begun.path, MANIFEST).check(overwrite=False)
 

@@ -1,0 +1,126 @@
+"""What a pretraining's driver makes of what it hears; what workers say of their end."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from ray.exceptions import ActorDiedError, RayActorError, RayTaskError
+from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
+from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
+
+from mtl.errors import InputError
+from mtl.features.config import MAEConfig
+from mtl.features.images import find_images
+from mtl.features.pretraining import Pretrainer
+from mtl.strict import validate_as
+from mtl.training import TrainingError
+from sweeps.compose import compose_plain
+from sweeps.pretraining import workers
+from sweeps.pretraining.driver import SILENCES, listen
+from sweeps.pretraining.record import Began, Died, Ended, Event, Failed, Waiting
+from sweeps.pretraining.setup import Setup, make_objective
+from sweeps.worker_group import why_it_ended
+
+SILENCE = [None] * SILENCES
+
+
+def heard(*script: "Event | Exception | None") -> Iterator[Event]:
+    words = iter(script)
+
+    def take() -> "Event | None":
+        word = next(words)
+        if isinstance(word, Exception):
+            raise word
+        return word
+
+    return listen(take)
+
+
+def test_a_silence_is_told_once_until_the_workers_have_begun():
+    script = [*SILENCE, *SILENCE, Began(0), *SILENCE, Died("x"), *SILENCE, Began(2), Ended(None)]
+    assert list(heard(*script)) == [Waiting(), Began(0), Died("x"), Waiting(), Began(2)]
+    assert list(heard(*SILENCE[1:], Began(0), Ended(None))) == [Began(0)]
+
+
+@pytest.mark.parametrize(
+    ("last", "error", "says"),
+    [
+        (Failed("no such image", mistake=True), InputError, "no such image"),
+        (Failed("not finite", mistake=False), TrainingError, "not finite"),
+        (
+            Ended("the workers could not be started: x"),
+            TrainingError,
+            "the workers could not be started: x; the same command goes on after the last epoch",
+        ),
+        (
+            RayActorError(),
+            TrainingError,
+            "the process that holds the workers was lost; the same command goes on after the last "
+            "epoch",
+        ),
+    ],
+    ids=["mistake", "failure", "end", "lost actor"],
+)
+def test_how_it_ends_early(last, error, says):
+    events = heard(Began(0), last)
+    assert next(events) == Began(0)
+    with pytest.raises(error) as caught:
+        next(events)
+    assert str(caught.value) == says
+
+
+def lost(words: str) -> WorkerHealthCheckFailedError:
+    error = ActorDiedError()
+    error.error_msg = f"The actor died unexpectedly.\n\tclass_name: RayTrainWorker\n{words}"
+    return WorkerHealthCheckFailedError("A worker health check failed.", error)
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (
+            WorkerGroupError(
+                "boilerplate", {0: RuntimeError("closed by peer"), 1: lost("No\nRAM.")}
+            ),
+            "the workers died once too often, the last time of: No RAM.",
+        ),
+        (
+            WorkerGroupError(
+                "boilerplate", {0: RayTaskError("f", "Traceback\n  a\nOSError: b", None)}
+            ),
+            "the workers died once too often, the last time of: OSError: b",
+        ),
+        (
+            ControllerError(TimeoutError("no place\nat all")),
+            "the workers could not be started: TimeoutError: no place",
+        ),
+        (OSError("disk"), "OSError: disk"),
+    ],
+    ids=["lost process", "task", "start", "other"],
+)
+def test_why_a_group_ended(error, says):
+    assert why_it_ended(error) == says
+    assert len(why_it_ended(WorkerGroupError("", {0: lost("word " * 1000)}))) < 400
+
+
+def test_faces_that_cannot_be_read_are_no_picture(tmp_path):
+    for number in range(4):
+        (tmp_path / f"{number}.jpg").write_bytes(b"")
+    plain = compose_plain("pretrain_mae", ["backbone=mae_vit_mini", "size=32", "picture_epochs=1"])
+    setup = Setup(validate_as(MAEConfig, plain), find_images(tmp_path), None, 1, 0, 1)
+    objective = make_objective(setup)
+    assert workers._pictured(setup, objective) is None
+    trainer = Pretrainer(objective, setup.config)
+    step = {
+        "pixels": np.zeros((2, 32, 32, 3), np.uint8),
+        "real": np.ones(2, bool),
+        "noise": np.random.default_rng(0).random((2, objective.autoencoder.patches), np.float32),
+    }
+    trainer.train_epoch([{k: torch.from_numpy(v) for k, v in step.items()}], 1)
+    assert workers._event(trainer, objective, None).picture is None
+    Image.new("RGB", (32, 32)).save(tmp_path / "3.jpg")
+    faces = workers._pictured(setup, objective)
+    picture = workers._event(trainer, objective, faces).picture
+    assert picture.shape == (1, 3, 32, 32, 3)
