@@ -166,7 +166,10 @@ class _OfGradients(Balancing):
         super().backward(losses, labelled, shared, scale)
         if rows:
             jacobian = torch.stack([torch.cat([g.flatten() for g in row]) for row in rows])
-            parts = self._aggregate(jacobian).split([p.numel() for p in shared])
+            # An overflow stays one, for the gradient scaler to see: aggregators may fail on it.
+            finite = jacobian.isfinite().all()
+            gradient = self._aggregate(jacobian) if finite else jacobian.sum(dim=0)
+            parts = gradient.split([p.numel() for p in shared])
             for parameter, part in zip(shared, parts, strict=True):
                 parameter.grad = part.view_as(parameter)
 

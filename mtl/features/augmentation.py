@@ -45,7 +45,8 @@ class Read:
 
     Attributes:
         pixels: RGB, uint8.
-        real: Which could be read; the others are black.
+        real: Which could be read. In place of the others these are shown again, in turn, so that
+            a batch norm sees nothing else; where none could be read they are black.
         broken: Why not, and which, of each that could not.
     """
 
@@ -99,17 +100,17 @@ def _read(images: Images, rows: Rows, size: int, change: Callable[[Image, int], 
             broken.append(str(error))
             continue
         pixels[place], real[place] = np.asarray(change(image, int(row))), True
+    if real.any():
+        pixels[~real] = pixels[np.resize(np.flatnonzero(real), len(broken))]
     return Read(pixels, real, tuple(broken))
 
 
 def patch_noise(rows: Rows, patches: int, seed: int, epoch: int) -> Float32[np.ndarray, "B L"]:
     """What decides which patches of these images are removed."""
-    return np.stack(
-        [
-            np.random.default_rng([seed, epoch, int(row), 1]).random(patches, np.float32)
-            for row in rows
-        ]
-    )
+    noise = np.empty((len(rows), patches), np.float32)
+    for one, row in zip(noise, rows, strict=True):
+        np.random.default_rng([seed, epoch, int(row), 1]).random(out=one, dtype=np.float32)
+    return noise
 
 
 def _seed(*numbers: int) -> int:

@@ -22,6 +22,7 @@ import torch
 from jaxtyping import Float, UInt8
 from PIL import Image
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from timm.layers.helpers import to_2tuple
 from timm.layers.pos_embed import resample_abs_pos_embed
 from torch import Tensor, nn
 
@@ -164,13 +165,14 @@ def load_backbone(
         InputError: As ``make_backbone``; the weights cannot be read, are another architecture's,
             or there are none on the hub or no way to it.
     """
-    with _drawn_from(seed):
+    with drawn_from(seed):
         backbone = make_backbone(name, size)
         if weights == HUB:
             backbone.model = _from_hub(name, backbone.size)
     if weights not in (HUB, RANDOM):
         recipe, where = _find_recipe(name), f"weights {weights} of backbone {name}"
-        state = recipe.fit(backbone.model, read_weights(weights), where)
+        given = read_weights(weights, backbone.model.state_dict())
+        state = recipe.fit(backbone.model, given, where)
         load_weights(backbone.model, state, where, recipe.not_features)
     return backbone.eval()
 
@@ -185,7 +187,8 @@ def _find_recipe(name: str) -> Recipe:
 
 
 @contextmanager
-def _drawn_from(seed: int) -> Iterator[None]:
+def drawn_from(seed: int) -> Iterator[None]:
+    """What is made within has weights of this seed; torch's generators are left as they were."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # torch.manual_seed is the GPUs' too
         yield
@@ -238,9 +241,14 @@ def _timm(name: str) -> Recipe:
         _pixels(config.mean),
         _pixels(config.std),
         Image.Resampling[config.interpolation.upper()],
-        not_features=tuple(f"{head}." for head in ([heads] if isinstance(heads, str) else heads)),
+        not_features=tuple(map(_around, [heads] if isinstance(heads, str) else heads)),
         hub=True,
     )
+
+
+def _around(head: str) -> str:
+    """How the names of a classifier and its norm begin: ``head.`` of ``head.linear``."""
+    return f"{head.rpartition('.')[0] or head}."
 
 
 def _build_timm(name: str, own_size: int, *, size: int, **overrides: Any) -> nn.Module:
@@ -254,10 +262,10 @@ def _build_timm(name: str, own_size: int, *, size: int, **overrides: Any) -> nn.
         if "img_size" not in str(error):
             raise
         return create()
-    patch = getattr(getattr(model, "patch_embed", None), "patch_size", None) or (1,)
-    if size % max(patch):  # timm would leave out the last pixels
+    patch = max(to_2tuple(getattr(getattr(model, "patch_embed", None), "patch_size", None) or 1))
+    if size % patch:  # timm would leave out the last pixels
         raise InputError(
-            f"size = {size} is refused: it must be a multiple of a patch's {max(patch)} pixels"
+            f"size = {size} is refused: it must be a multiple of a patch's {patch} pixels"
         )
     return model
 

@@ -5,7 +5,7 @@ Composed from ``sweeps/configs/pretrain_mae.yaml`` or ``pretrain_supervised.yaml
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from mtl.config import LossConfig
 from mtl.errors import InputError
@@ -30,7 +30,7 @@ class Augmentation(Strict):
 
     Attributes:
         crop_scale: Least and largest share of its area that is cut out, at ratios of 3/4 to 4/3,
-            and resized; ``[1, 1]`` shows it whole.
+            and resized; ``[1, 1]`` shows all of a picture that is itself of such a ratio.
         flip: How often it is mirrored.
     """
 
@@ -99,6 +99,16 @@ class PretrainConfig(Strict):
     augmentation: Augmentation
     optim: PretrainOptim
     training: PretrainTraining
+
+    @model_validator(mode="after")
+    def _ends_warm(self) -> "PretrainConfig":
+        warmup, epochs = self.optim.warmup_epochs, self.training.epochs
+        if warmup >= epochs:
+            raise InputError(
+                f"optim.warmup_epochs = {warmup:g} is refused: of training.epochs = {epochs} it "
+                f"leaves none at the full learning rate; lower it, to {epochs / 20:g} for example"
+            )
+        return self
 
 
 class MAEConfig(PretrainConfig):

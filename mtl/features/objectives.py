@@ -13,7 +13,15 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from mtl.errors import InputError
-from mtl.features.backbones import RANDOM, Backbone, Colours, load_backbone
+from mtl.features.backbones import (
+    BACKBONES,
+    HUB,
+    RANDOM,
+    Backbone,
+    Colours,
+    drawn_from,
+    load_backbone,
+)
 from mtl.features.config import MAEConfig, SupervisedConfig
 from mtl.features.mae import VITS, MaskedAutoencoder
 from mtl.features.weights import load_weights, read_weights
@@ -81,19 +89,20 @@ class Reconstruction(Objective):
         if config.backbone not in VITS:
             near = did_you_mean(config.backbone, VITS)
             raise InputError(f"backbone = {config.backbone!r} is no masked autoencoder{near}")
-        seed = config.training.seed
-        self.backbone = load_backbone(config.backbone, config.weights, config.size, seed)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        if config.weights == HUB:
+            raise InputError(
+                f"weights = {HUB!r} is refused: backbone {config.backbone} has none on timm's hub; "
+                "give a file of weights"
+            )
+        recipe, shape = BACKBONES[config.backbone], VITS[config.backbone]
+        size = recipe.size if config.size is None else config.size
+        with drawn_from(config.training.seed):
             self.autoencoder = MaskedAutoencoder(
-                VITS[config.backbone],
-                self.backbone.size,
-                config.mask_ratio,
-                config.normalise_pixels,
+                shape, size, config.mask_ratio, config.normalise_pixels
             )
         if config.weights != RANDOM:
             _load(self.autoencoder, config.weights)
-        self.backbone.model = self.autoencoder
+        self.backbone = Backbone(config.backbone, recipe, self.autoencoder, size, shape.width)
         self.model, self.beside = _Masked(self.backbone.colours, self.autoencoder), nn.Module()
 
     def begin_epoch(self, history: Sequence[Mapping[str, float]]) -> None:
@@ -139,7 +148,8 @@ class _Masked(nn.Module):
 
 def _load(autoencoder: MaskedAutoencoder, file: str) -> None:
     """Weights of an encoder, with its decoder or without; positions follow from the size."""
-    given, own = read_weights(file), autoencoder.state_dict()
+    own = autoencoder.state_dict()
+    given = read_weights(file, own)
     decoder = any(name.startswith("decoder_blocks.") for name in given)
     kept = {
         name: value
@@ -168,8 +178,7 @@ class Supervision(Objective):
         seed = config.training.seed
         self.backbone = load_backbone(config.backbone, config.weights, config.size, seed)
         self.tasks = config.tasks
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with drawn_from(seed):
             self.model = _Labelled(self.backbone, config, torch.from_numpy(prior))
             self.beside = BALANCINGS[config.balancing.name](**config.balancing.parameters)
 

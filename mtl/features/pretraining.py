@@ -1,7 +1,8 @@
 """Pretraining a backbone: one result an epoch, resumable between two.
 
 Workers, all given the same, train the model that one would: a batch is the whole group's, its
-losses are those of all its images. (BatchNorm's statistics alone are each worker's own.)
+losses are those of all its images. But what dropout leaves out and what batch norms normalise by
+are each worker's own, so a model that has either trains differently with other numbers of workers.
 """
 
 import time
@@ -10,7 +11,7 @@ from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 import torch
-from timm.optim._param_groups import param_groups_weight_decay
+from timm.optim import param_groups_weight_decay  # type: ignore[attr-defined]
 from torch import Tensor
 
 from mtl import metrics
@@ -143,6 +144,7 @@ class Pretrainer:
                 self._check_finite(names, totals, epoch, step)
             images += len(batch["pixels"])
             asked = time.perf_counter()
+        self.workers.share_buffers(self.model)  # statistics: those of the weights that are kept
         result = PretrainResult(
             epoch=epoch,
             losses=dict(zip(names, (totals / steps).tolist(), strict=True)),

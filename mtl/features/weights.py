@@ -1,19 +1,19 @@
 """Files of weights: safetensors, or torch's read without running code; all of them, or none."""
 
-from collections.abc import Mapping, Sequence
+from argparse import Namespace  # noqa: TID251 (read, not used)
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from mtl.dataset.storage import brief
 from mtl.errors import InputError
 
-WRAPPINGS = ("model", "state_dict", "model_state")
+WRAPPINGS = ("model", "state_dict", "model_state", "state_dict_backbone")
 """Under which training programs keep the weights in a checkpoint."""
 PREFIXES = ("module.", "backbone.", "encoder.")
 """What all names begin with where the weights were saved of something around the module."""
@@ -22,18 +22,19 @@ PICKLED = (b"PK\x03\x04", b"\x80\x02")
 SHOWN = 3
 
 
-def read_weights(file: str | Path) -> dict[str, Tensor]:
+def read_weights(file: str | Path, own: Collection[str] = ()) -> dict[str, Tensor]:
     """The tensors of a file by their names, on the CPU, floating ones in float32.
 
     Args:
         file: Safetensors or torch's format, told by its content. ``WRAPPINGS`` around the tensors
             and ``PREFIXES`` before all names are taken off.
+        own: Names of what they are for: a prefix that one of them begins with stays.
 
     Raises:
         InputError: The file is missing, unreadable, no file of weights, or holds no tensors or,
-            being torch's, more than tensors.
+            being torch's, what could run code.
     """
-    content: Any = _read(Path(file))
+    content: Any = _read(Path(file).expanduser())
     for key in WRAPPINGS:
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
@@ -44,7 +45,8 @@ def read_weights(file: str | Path) -> dict[str, Tensor]:
     if not tensors:
         raise InputError(f"{file} holds no tensors: give a file of weights (a state dict)")
     for prefix in PREFIXES:
-        if all(key.startswith(prefix) for key in tensors):
+        around = not any(name.startswith(prefix) for name in own)
+        if around and all(key.startswith(prefix) for key in tensors):
             tensors = {key.removeprefix(prefix): value for key, value in tensors.items()}
     return {k: v.float() if v.is_floating_point() else v for k, v in tensors.items()}
 
@@ -56,7 +58,9 @@ def _read(file: Path) -> Any:
         if head[8:] == b"{":  # safetensors: eight bytes of length, then JSON
             return load_file(file)
         if head.startswith(PICKLED):
-            return torch.load(file, map_location="cpu", weights_only=True)
+            # Attributes alone: training programs keep their arguments beside the weights.
+            with torch.serialization.safe_globals([Namespace]):
+                return torch.load(file, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise InputError(f"weights {file} do not exist: give a file of weights") from None
     except OSError as error:
@@ -66,7 +70,7 @@ def _read(file: Path) -> Any:
             f"{file} holds more than tensors, and reading it could run code: save its state dict "
             "alone, as safetensors"
         ) from None
-    except (SafetensorError, RuntimeError, EOFError, ValueError, LookupError) as error:
+    except Exception as error:  # whatever a reader meets in damaged bytes
         raise InputError(
             f"{file} is damaged or no file of weights ({brief(error)}): give safetensors or "
             "what torch.save made of a state dict"

@@ -76,16 +76,19 @@ def test_cuts_have_the_shares_and_mirrors_that_were_asked_for(images):
     assert np.median(means) < whole / 2
 
 
-def test_what_cannot_be_read_is_black_named_and_not_real(images):
+def test_what_cannot_be_read_is_named_not_real_and_others_are_shown_in_its_place(images):
     for read in (
         read_augmented(images, [2, 3, 4], 16, CUT, seed=1, epoch=1),
         read_whole(images, [2, 3, 4], 16, Image.Resampling.BICUBIC),
     ):
         assert read.real.tolist() == [True, False, True]
-        assert (read.pixels[1] == 0).all()
-        assert (read.pixels[[0, 2]] > 0).any()
+        assert np.array_equal(read.pixels[1], read.pixels[0])
+        assert not np.array_equal(read.pixels[1], read.pixels[2])
         assert len(read.broken) == 1
         assert read.broken[0].startswith("3.png: not an image")
+    alone = read_augmented(images, [3], 16, CUT, seed=1, epoch=1)
+    assert not alone.real.any()
+    assert (alone.pixels == 0).all()
 
 
 def test_whole_images_are_resized_and_else_as_they_are(images):
@@ -102,3 +105,4 @@ def test_noise_is_an_images_own_in_each_epoch():
     assert np.array_equal(patch_noise([9], 30, seed=1, epoch=2)[0], noise[1])
     assert not np.array_equal(patch_noise([9], 30, seed=1, epoch=3)[0], noise[1])
     assert 0 <= noise.min() <= noise.max() < 1
+    assert patch_noise([], 30, seed=1, epoch=2).shape == (0, 30)

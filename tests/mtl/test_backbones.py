@@ -178,6 +178,14 @@ def test_sizes_and_widths_unless_told_otherwise(name: str, size: int, width: int
     assert (model.name, model.size, model.width) == (name, size, width)
 
 
+@pytest.mark.parametrize(
+    ("name", "size", "width"),
+    [("timm:xcit_nano_12_p16_224", 112, 128), ("timm:efficientvit_m0", 64, 192)],
+)
+def test_models_that_give_a_patch_by_one_number(name: str, size: int, width: int) -> None:
+    assert make_backbone(name, size).width == width
+
+
 def test_all_names_have_a_size() -> None:
     assert {name: recipe.size for name, recipe in BACKBONES.items()} == {
         **dict.fromkeys(("iresnet18", "iresnet34", "iresnet50", "iresnet100"), 112),
@@ -252,15 +260,42 @@ def test_what_is_saved_is_loaded(tmp_path: Path, name: str, kind: str) -> None:
     assert not equal(loaded, backbone(name))
 
 
-@pytest.mark.parametrize("name", ["densenet121", "timm:resnet10t", "timm:test_vit"])
-def test_a_classifier_in_the_file_is_left_there(tmp_path: Path, name: str) -> None:
-    size = {"img_size": 64} if name == "timm:test_vit" else {}
-    whole = timm.create_model(name.removeprefix("timm:"), num_classes=9, **size)
+@pytest.mark.parametrize(
+    ("name", "tensors"),
+    [
+        ("densenet121", 2),
+        ("timm:resnet10t", 2),
+        ("timm:test_vit", 2),
+        # Theirs has a norm of its own, or a layer before it.
+        ("timm:levit_128s", 14),
+        ("timm:efficientvit_m0", 7),
+        ("timm:caformer_s18", 6),
+    ],
+)
+def test_a_classifier_in_the_file_is_left_there(tmp_path: Path, name: str, tensors: int) -> None:
+    whole = timm.create_model(name.removeprefix("timm:"), num_classes=9)
     torch.save(whole.state_dict(), tmp_path / "w.pth")
-    loaded = load_backbone(name, tmp_path / "w.pth", 64)
+    loaded = load_backbone(name, tmp_path / "w.pth")
     own = loaded.model.state_dict()
-    assert len(own) == len(whole.state_dict()) - 2
+    assert len(own) == len(whole.state_dict()) - tensors
     assert all(torch.equal(value, whole.state_dict()[key]) for key, value in own.items())
+
+
+def test_names_may_begin_as_those_of_something_around_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """timm's qwen3_vit and others keep all of theirs below ``encoder``."""
+
+    def build(size: int) -> nn.Module:
+        model = nn.Sequential(nn.Flatten())
+        model.add_module("encoder", nn.Linear(3 * size**2, 5))
+        return model
+
+    grey = (127.5, 127.5, 127.5)
+    monkeypatch.setitem(BACKBONES, "own", Recipe(build, 8, grey, grey, Image.Resampling.BILINEAR))
+    saved = load_backbone("own", "random", seed=5)
+    save_file(saved.model.state_dict(), tmp_path / "w")
+    assert equal(saved, load_backbone("own", tmp_path / "w"))
 
 
 @pytest.mark.parametrize("decoder", [True, False])
@@ -387,6 +422,8 @@ def test_unknown_names_are_refused_with_the_nearest(name: str, message: str) -> 
         ("densenet121", 8, r"densenet121: size = 8 is refused \(.*\): its own is 224 pixels"),
         ("timm:resnet10t", 0, r"size = 0 is refused \(.*\): its own is 176 pixels"),
         ("timm:resnet10t", -5, r"size = -5 is refused \(.*\): its own is 176 pixels"),
+        ("timm:efficientvit_m0", 70, "m0: size = 70 is refused: .* of a patch's 16 pixels"),
+        ("timm:xcit_nano_12_p16_224", 100, r"size = 100 is refused \(.*\): its own is 224 pixels"),
         ("timm:efficientformer_l1", 112, r"size = 112 is refused \(.*\): its own is 224 pixels"),
     ],
 )

@@ -1,7 +1,8 @@
-import argparse
 import copy
 import io
+from argparse import Namespace
 from collections import OrderedDict
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,8 @@ def test_safetensors_are_told_by_their_content(tmp_path: Path, suffix: str) -> N
         {"model": STATE, "epoch": 3},
         {"state_dict": OrderedDict(STATE), "optimizer": {"lr": 0.1}},
         {"model_state": STATE},
+        {"state_dict_backbone": STATE, "state_optimizer": {"lr": 0.1}},
+        {"model": STATE, "args": Namespace(lr=0.1, betas=(0.9, 0.95), device="cuda")},
         {"model": {"state_dict": STATE}},
         {"module." + key: value for key, value in STATE.items()},
         {"state_dict": {"module.encoder." + key: value for key, value in STATE.items()}},
@@ -63,6 +66,19 @@ def test_a_prefix_of_some_names_is_left_where_it_is(tmp_path: Path) -> None:
     state = {"encoder.a": torch.ones(1), "b": torch.ones(1)}
     save_file(state, tmp_path / "w.safetensors")
     same(read_weights(tmp_path / "w.safetensors"), state)
+
+
+def test_a_prefix_of_the_module_s_own_names_is_no_prefix(tmp_path: Path) -> None:
+    state = {"encoder." + key: value for key, value in STATE.items()}
+    torch.save({"module." + key: value for key, value in state.items()}, tmp_path / "w.pth")
+    same(read_weights(tmp_path / "w.pth", state), state)
+    same(read_weights(tmp_path / "w.pth", STATE), STATE)
+
+
+def test_a_file_in_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    save_file(STATE, tmp_path / "w.safetensors")
+    same(read_weights("~/w.safetensors"), STATE)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
@@ -101,6 +117,15 @@ def test_what_is_no_file_of_weights_is_refused(tmp_path: Path, name: str) -> Non
     assert len(str(error.value).splitlines()) == 1
 
 
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_file_of_torch_s_is_refused_wherever_it_is_cut(tmp_path: Path, zipped: bool) -> None:
+    whole = pickled(STATE, zipped)
+    for length in range(0, len(whole), 5):
+        (tmp_path / "w.pth").write_bytes(whole[:length])
+        with pytest.raises(InputError, match=r"w\.pth (is|holds) "):
+            read_weights(tmp_path / "w.pth")
+
+
 def test_damaged_safetensors_are_refused(tmp_path: Path) -> None:
     save_file(STATE, tmp_path / "w.safetensors")
     whole = (tmp_path / "w.safetensors").read_bytes()
@@ -109,16 +134,29 @@ def test_damaged_safetensors_are_refused(tmp_path: Path) -> None:
         read_weights(tmp_path / "w.safetensors")
 
 
+class Touch:
+    """Makes a file wherever it is unpickled."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (self.file,)
+
+
 @pytest.mark.parametrize("zipped", [True, False])
-@pytest.mark.parametrize(
-    "content", [nn.Linear(2, 2), {"model": STATE, "args": argparse.Namespace(lr=1)}]
-)
+@pytest.mark.parametrize("around", [lambda code: code, lambda code: Namespace(code=code)])
 def test_a_pickle_that_could_run_code_is_refused(
-    tmp_path: Path, content: Any, zipped: bool
+    tmp_path: Path, around: Callable[[Any], Any], zipped: bool
 ) -> None:
-    (tmp_path / "w.pth").write_bytes(pickled(content, zipped))
-    with pytest.raises(InputError, match=r"w.pth holds more than tensors.* as safetensors$"):
-        read_weights(tmp_path / "w.pth")
+    for code in (nn.Linear(2, 2), Touch(tmp_path / "made")):
+        content = pickled({"model": STATE, "args": around(code)}, zipped)
+        (tmp_path / "w.pth").write_bytes(content)
+        with pytest.raises(InputError, match=r"w.pth holds more than tensors.* as safetensors$"):
+            read_weights(tmp_path / "w.pth")
+    assert not (tmp_path / "made").exists()
+    torch.load(tmp_path / "w.pth", weights_only=False)
+    assert (tmp_path / "made").exists()
 
 
 @pytest.mark.parametrize("content", [{}, {"epoch": 3}, [1, 2], {"model": {"lr": 1.0}}, 5])

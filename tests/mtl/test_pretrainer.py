@@ -1,19 +1,23 @@
 """Pretraining: what is trained, for what, and that it can be stopped anywhere."""
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 
-from mtl.checkpoint import pack
 from mtl.errors import InputError
+from mtl.features.augmentation import read_augmented
 from mtl.features.backbones import load_backbone
 from mtl.features.config import MAEConfig, SupervisedConfig
+from mtl.features.images import Images
 from mtl.features.objectives import Batch, Reconstruction, Supervision
 from mtl.features.pretraining import Pretrainer
 from mtl.strict import validate_as
 from mtl.tasks import TASKS
 from mtl.training import TrainingError
+from mtl.workers import Workers
 from sweeps.compose import compose_plain
 
 SMALL = ["training.epochs=3", "training.batch_images=8", "optim.warmup_epochs=1", "size=64"]
@@ -74,6 +78,13 @@ def train(config, epochs: int, checkpoint: bytes | None = None) -> Pretrainer:
 BOTH = pytest.mark.parametrize("config", [mae_config(), supervised_config()], ids=["mae", "labels"])
 
 
+def test_steps_that_overflow_are_left_out_and_the_others_learn():
+    trainer = train(supervised_config("training.precision=float16"), 3)
+    assert trainer.scaler.get_scale() < 2**16  # what it begins with
+    first, _, last = (sum(result.losses.values()) for result in trainer.history)
+    assert last < 0.95 * first
+
+
 @BOTH
 def test_a_pretraining_learns(config):
     trainer = train(config, 3)
@@ -82,12 +93,15 @@ def test_a_pretraining_learns(config):
     assert [result.images for result in trainer.history] == [32, 32, 32]
 
 
-@BOTH
-def test_going_on_from_a_checkpoint_is_as_if_nothing_had_happened(config):
+@pytest.mark.parametrize("precision", ["float32", "float16"])
+@pytest.mark.parametrize("make_config", [mae_config, supervised_config])
+def test_going_on_from_a_checkpoint_is_as_if_nothing_had_happened(make_config, precision):
+    config = make_config(f"training.precision={precision}")
     whole = train(config, 3)
     stopped = train(config, 2)
     other = train(config, 3, stopped.checkpoint())
     assert [r.losses for r in other.history] == [r.losses for r in whole.history]
+    assert other.scaler.state_dict() == whole.scaler.state_dict()
     for name, value in whole.objective.weights().items():
         assert torch.equal(other.objective.weights()[name], value), name
 
@@ -136,6 +150,24 @@ def test_an_image_that_could_not_be_read_changes_nothing(config):
         torch.testing.assert_close(one, other)
 
 
+def test_what_is_shown_in_place_of_an_unreadable_image_leaves_batch_norms_alone(tmp_path):
+    """Each of three is shown twice: their mean and variance are the same."""
+    for row, pixels in enumerate(batches(1)[0]["pixels"][:3]):
+        Image.fromarray(pixels.numpy()).save(tmp_path / f"{row}.png")
+        (tmp_path / f"{row + 3}.png").write_text("no picture")
+    images = Images(str(tmp_path), pa.array([f"{row}.png" for row in range(6)]))
+    config = supervised_config("backbone=timm:resnet10t")
+    labels = batches(1, supervised=True)[0]
+    sums = []
+    for rows in (range(3), range(6)):
+        read = read_augmented(images, rows, 64, config.augmentation, seed=0, epoch=1)
+        batch = {"pixels": torch.from_numpy(read.pixels), "real": torch.from_numpy(read.real)}
+        batch |= {name: labels[name][: len(rows)] for name in ("labels", "mask")}
+        sums.append(make(config).objective.model.train()(batch))
+    for few, all_of_them in zip(*sums, strict=True):
+        torch.testing.assert_close(all_of_them, few)
+
+
 def test_the_learning_rate_warms_up_and_falls_as_a_half_cosine_per_step():
     config = mae_config("training.epochs=3", "optim.base_lr=0.032")  # of 8 images: 0.001
     trainer, rates = make(config), []
@@ -170,13 +202,10 @@ def test_biases_norms_and_tokens_do_not_decay():
 
 
 def test_a_loss_that_is_not_finite_stops_and_says_where():
-    trainer = make(mae_config())
-    broken = batches(1)
-    broken[2]["noise"] = broken[2]["noise"]
-    with torch.no_grad():
-        trainer.objective.autoencoder.decoder_pred.bias.fill_(torch.inf)
-    with pytest.raises(TrainingError, match=r"loss of reconstruction is not finite at epoch 1"):
-        trainer.train_epoch(broken, STEPS)
+    broken = batches(1, supervised=True)
+    broken[2]["labels"][:, TASKS["arousal"].labels] = torch.nan
+    with pytest.raises(TrainingError, match="loss of arousal is not finite at epoch 1, step 3: "):
+        make(supervised_config()).train_epoch(broken, STEPS)
 
 
 @pytest.mark.parametrize("make_config", [mae_config, supervised_config])
@@ -266,6 +295,8 @@ def test_what_is_no_masked_autoencoder_is_refused():
         Reconstruction(mae_config("backbone=mae_vit_bas"))
     with pytest.raises(InputError, match="'iresnet18' is no masked autoencoder"):
         Reconstruction(mae_config("backbone=iresnet18"))
+    with pytest.raises(InputError, match="weights = 'hub' is refused: backbone mae_vit_mini has"):
+        Reconstruction(mae_config("backbone=mae_vit_mini", "weights=hub"))
 
 
 def test_a_config_says_what_it_refuses():
@@ -273,19 +304,36 @@ def test_a_config_says_what_it_refuses():
         ("augmentation.crop_scale=[0.5,0.2]",): "the least comes first",
         ("augmentation.crop_scale=[0,1]",): "augmentation.crop_scale",
         ("mask_ratio=1.0",): "mask_ratio",
+        ("training.epochs=40", "optim.warmup_epochs=40"): (
+            "warmup_epochs = 40 is refused: of training.epochs = 40 it .*; lower it, to 2 for"
+        ),
+        ("training.epochs=1",): "optim.warmup_epochs = 1 is refused: .* to 0.05 for example",
     }.items():
         with pytest.raises(InputError, match=says):
             mae_config(*overrides)
+    assert mae_config("training.epochs=1", "optim.warmup_epochs=0.5").training.epochs == 1
     with pytest.raises(InputError, match="tasks: 'valense' is unknown: did you mean 'valence'"):
         supervised_config("tasks=[valense]")
     with pytest.raises(InputError, match="names one twice"):
         supervised_config("tasks=[valence,valence]")
 
 
-def test_pack_keeps_the_counters_of_batch_norm():
+def test_a_checkpoint_keeps_the_counters_of_batch_norm():
     trainer = train(supervised_config("backbone=timm:resnet10t"), 2)
     again = make(trainer.config, trainer.checkpoint())
     counters = [v for k, v in again.model.state_dict().items() if k.endswith("num_batches_tracked")]
     assert counters
     assert all(int(counter) == 2 * STEPS for counter in counters)
-    assert pack({"a": counters[0]})
+
+
+def test_an_epoch_ends_with_the_statistics_of_the_first_worker():
+    class Second(Workers):
+        def share_buffers(self, model: torch.nn.Module) -> None:
+            for buffer in model.buffers():
+                buffer.fill_(7)
+
+    config = supervised_config("backbone=timm:resnet10t")
+    trainer = Pretrainer(Supervision(config, PRIOR), config, workers=Second())
+    trainer.train_epoch(batches(1, supervised=True), STEPS)
+    weights = trainer.objective.weights()
+    assert all((value == 7).all() for name, value in weights.items() if "running" in name)

@@ -173,6 +173,18 @@ def test_gradients_are_balanced_as_torchjd_does(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", OF_GRADIENTS)
+@pytest.mark.parametrize("scale", [torch.inf, torch.nan])
+def test_gradients_that_overflow_stay_so(name: str, scale: float) -> None:
+    """So that the gradient scaler leaves out the step and scales less."""
+    network = Small()
+    _, given = network.losses()
+    given["expression"] = given["valence"] * 2  # two tasks would not fail
+    shared = [*network.shared.parameters()]
+    make(name).backward(given, labelled(given), shared, lambda loss: loss * scale)
+    assert not any(p.grad.isfinite().any() for p in shared)
+
+
+@pytest.mark.parametrize("name", OF_GRADIENTS)
 def test_a_task_without_a_label_has_no_say_in_the_shared_gradient(name: str) -> None:
     def both(network: Small) -> None:
         _, given = network.losses()
