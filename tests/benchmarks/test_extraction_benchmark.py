@@ -22,6 +22,7 @@ def test_the_rate_is_that_after_the_first_quarter(extraction):
     # 10 images/s, but for a start of 100 s and a last part that takes 3 s more.
     arrivals = [(100.0 + i, 10) for i in range(1, 11)] + [(114.0, 10)]
     assert extraction.steady_rate(arrivals) == pytest.approx(80 / 11)
+    assert extraction.steady_rate(arrivals, 20) == pytest.approx(60 / 11)
 
 
 def test_the_pictures_are_the_same_each_time_and_of_whole_videos(extraction, tmp_path, monkeypatch):
