@@ -21,6 +21,7 @@ from mtl.dataset.storage import local_path
 from mtl.errors import InputError
 from mtl.features.backbones import Backbone, load_backbone
 from mtl.features.images import Frames, find_images, frames_of, images_address
+from mtl.features.weights import digest
 from sweeps.cli import run_program
 from sweeps.cluster import Cluster, choose_address, connect
 from sweeps.environment import environment
@@ -114,7 +115,7 @@ def _manifest(words: argparse.Namespace, frames: Frames, backbone: Backbone) -> 
     return {
         "backbone": backbone.name,
         "weights": words.weights,
-        "weights_sha256": _digest(backbone),
+        "weights_sha256": digest(backbone.state_dict()),
         "size": backbone.size,
         "width": backbone.width,
         "images": frames.images.address,
@@ -127,15 +128,6 @@ def _manifest(words: argparse.Namespace, frames: Frames, backbone: Backbone) -> 
         "precision": words.precision,
         **{key: now[key] for key in ("started", "command", "commit")},
     }
-
-
-def _digest(backbone: Backbone) -> str:
-    """Of the weights as they are used, wherever they came from."""
-    digest = hashlib.sha256()
-    for key, tensor in sorted(backbone.state_dict().items()):
-        digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
 
 
 def _stream(

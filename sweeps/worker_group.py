@@ -64,6 +64,8 @@ def run_workers(
         died: Told the cause of each, in another process.
     """
     share = {"CPU": cpus, "GPU": gpus}
+    # mypy sees the RunConfig of Train V1, which has other callbacks and no controller.
+    callbacks: list[Any] = [_Deaths(died)] if died else []
     with tempfile.TemporaryDirectory() as temporary:
         _Trainer(
             loop,
@@ -76,8 +78,7 @@ def run_workers(
             run_config=RunConfig(
                 name=name,
                 storage_path=temporary,
-                # mypy sees that of Train V1, which has other callbacks and no controller.
-                callbacks=[_Deaths(died)] if died else [],  # type: ignore[list-item]
+                callbacks=callbacks,
                 failure_config=FailureConfig(  # type: ignore[call-arg]
                     max_failures=deaths,
                     # Workers that find no place are the driver's: it says so, or tries elsewhere.

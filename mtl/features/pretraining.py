@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 import torch
-from timm.optim import param_groups_weight_decay  # type: ignore[attr-defined]
+from timm.optim import param_groups_weight_decay
 from torch import Tensor
 
 from mtl import metrics

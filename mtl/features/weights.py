@@ -1,5 +1,6 @@
 """Files of weights: safetensors, or torch's read without running code; all of them, or none."""
 
+import hashlib
 from argparse import Namespace  # noqa: TID251 (read, not used)
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -112,6 +113,15 @@ def load_weights(
             "architecture or image size"
         )
     module.load_state_dict(given)
+
+
+def digest(state: Mapping[str, Tensor]) -> str:
+    """SHA-256 of tensors by name, the same for the same content wherever it lies."""
+    sha = hashlib.sha256()
+    for key, tensor in sorted(state.items()):
+        sha.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        sha.update(tensor.cpu().contiguous().numpy().tobytes())
+    return sha.hexdigest()
 
 
 def _some(keys: Sequence[str]) -> str:

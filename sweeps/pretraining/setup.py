@@ -14,6 +14,7 @@ from mtl.features.config import MAEConfig, SupervisedConfig
 from mtl.features.images import Images
 from mtl.features.labels import LabelledImages
 from mtl.features.objectives import Objective, Reconstruction, Supervision
+from mtl.features.weights import digest
 from mtl.sequences import training_prior
 
 Weights = Mapping[str, np.ndarray]
@@ -54,6 +55,7 @@ class Start:
         width: Features.
         batch_norm: Whether the model has one.
         weights: The backbone's by name, unless they are random.
+        source: ``random``, or the SHA-256 of these weights.
     """
 
     backbone: str
@@ -61,6 +63,7 @@ class Start:
     width: int
     batch_norm: bool
     weights: Weights | None
+    source: str
 
 
 def make_objective(setup: Setup) -> Objective:
@@ -82,37 +85,29 @@ def start_of(setup: Setup) -> Start:
     """What a setup starts from; InputError where that cannot be had."""
     objective = make_objective(setup)
     backbone = objective.backbone
-    weights = {name: value.numpy() for name, value in backbone.state_dict().items()}
+    state, random = backbone.state_dict(), setup.config.weights == RANDOM
     return Start(
         backbone.name,
         backbone.size,
         backbone.width,
         any(isinstance(module, _BatchNorm) for module in objective.model.modules()),
-        None if setup.config.weights == RANDOM else weights,
+        None if random else {name: value.numpy() for name, value in state.items()},
+        RANDOM if random else f"sha256 {digest(state)}",
     )
 
 
 def manifest_of(method: str, setup: Setup, start: Start) -> dict[str, Any]:
     """What decides the outcome."""
     config = setup.config.model_dump(mode="json", serialize_as_any=True, exclude=OPERATIONAL)
-    config["weights"] = RANDOM if start.weights is None else _digest(start.weights)
-    digest = hashlib.sha256("\n".join(setup.images.files.to_pylist()).encode())
+    config["weights"] = start.source
+    sha = hashlib.sha256("\n".join(setup.images.files.to_pylist()).encode())
     if setup.labels is not None:
         for part in (setup.labels.values, setup.labels.mask, setup.labels.select):
-            digest.update(part.tobytes())
+            sha.update(part.tobytes())
     return {
         "method": method,
         "config": config,
         "images": setup.images.address,
         "number": len(setup.images),
-        "sha256": digest.hexdigest(),
+        "sha256": sha.hexdigest(),
     }
-
-
-def _digest(weights: Weights) -> str:
-    """The same for the same content, wherever it lies."""
-    digest = hashlib.sha256()
-    for name, value in sorted(weights.items()):
-        digest.update(f"{name} {value.dtype} {value.shape}\n".encode())
-        digest.update(np.ascontiguousarray(value).tobytes())
-    return f"sha256 {digest.hexdigest()}"

@@ -12,12 +12,12 @@ from mtl.errors import InputError
 from sweeps.driver_lock import LOCK, DriverLock
 
 HOLD_LOCK = """
-import sys, time
+import sys
 from pathlib import Path
 from sweeps.driver_lock import DriverLock
 lock = DriverLock(Path(sys.argv[1]))
 print("held", flush=True)
-time.sleep(60)
+sys.stdin.read()  # until the test is over
 """
 
 
@@ -48,7 +48,8 @@ def test_of_drivers_that_start_at_once_one_gets_the_lock(tmp_path: Path) -> None
 
 def test_a_killed_driver_holds_no_lock(tmp_path: Path) -> None:
     command = [sys.executable, "-c", HOLD_LOCK, str(tmp_path)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as driver:
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as driver:
         assert driver.stdout is not None
         assert driver.stdout.readline() == "held\n"
         with pytest.raises(InputError, match=f"process {driver.pid}"):

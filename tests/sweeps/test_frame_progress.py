@@ -1,0 +1,26 @@
+from sweeps.frame_progress import FrameProgress
+
+
+def test_time_left_counts_neither_what_was_done_before_nor_the_start(monkeypatch, capsys):
+    now = 100.0
+    monkeypatch.setattr("sweeps.frame_progress.time.monotonic", lambda: now)
+    progress = FrameProgress(1000, already=400)
+    now += 50
+    progress.at(450)
+    now += 1
+    progress.at(460)  # too soon for another line
+    now += 9
+    progress.at(550)
+    now += 45
+    progress.at(1000)
+    assert [line.rstrip() for line in capsys.readouterr().out.splitlines()] == [
+        "450 of 1,000 frames (45%), 1 frames/s",
+        "550 of 1,000 frames (55%), 10 frames/s, 0:00:45 left",
+        "1,000 of 1,000 frames (100%), 6 frames/s",
+    ]
+
+
+def test_all_at_once_has_a_speed_too(monkeypatch, capsys):
+    monkeypatch.setattr("sweeps.frame_progress.time.monotonic", iter((100.0, 110.0)).__next__)
+    FrameProgress(50).at(50)
+    assert capsys.readouterr().out == "50 of 50 frames (100%), 5 frames/s\n"
