@@ -46,11 +46,12 @@ class GroupSlot(Slot):
         self._fitting: threading.Thread | None = None
 
     def _fit(self, slot: ActorHandle[Any], setup: "list[ray.ObjectRef[Setup]]") -> None:
-        from sweeps.slots.workers import train_jobs
         from sweeps.worker_group import run_workers, why_it_ended
 
         reason = "its workers have gone"
         try:
+            from sweeps.slots.workers import train_jobs
+
             run_workers(
                 self._name,
                 functools.partial(train_jobs, slot, setup),
