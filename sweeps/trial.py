@@ -17,7 +17,7 @@ from ray.actor import ActorHandle
 from ray.exceptions import RayActorError, RayTaskError
 
 from mtl.dataset import Listing
-from sweeps.job import Begin, Epoch, Event, Job, SlotLost, TrialFailed, in_one_line
+from sweeps.job import Begin, End, Epoch, Event, Job, SlotLost, TrialFailed, in_one_line
 from sweeps.trial_folder import TrialFolder
 
 RUNNING, BEGUN, FAILED, LOST = "running", "begun", "failed", "lost"
@@ -70,8 +70,13 @@ def reports(config: Mapping[str, Any], listing: Listing) -> Iterator[dict[str, A
 
 def _events(slot: ActorHandle[Any], job: Job) -> Iterator[Event]:
     train: Any = slot.train
-    for ref in train.options(name=job.name, num_returns="streaming").remote(job):
-        yield ray.get(ref)
+    call = train.options(name=job.name, num_returns="streaming").remote(job)
+    for ref in call:
+        event: Event = ray.get(ref)
+        if isinstance(event, End):
+            # Ray's dashboard shows a call as failed whose caller went before it was over.
+            ray.wait([call.completed()])
+        yield event
 
 
 def _what_broke(error: Exception) -> tuple[str, str, str]:
