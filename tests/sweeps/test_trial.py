@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ class FakeSlot:
         self.events = events
         self.train = self
         self.called_as = ""
+        self.is_over = False
         self.job: Job | None = None
 
     def options(self, name: str, num_returns: str) -> "FakeSlot":
@@ -39,21 +41,32 @@ class FakeSlot:
         self.called_as = name
         return self
 
-    def remote(self, job: Job) -> tuple[Any, ...]:
+    def remote(self, job: Job) -> "FakeSlot":
         self.job = job
-        return self.events
+        return self
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.events)
+
+    def completed(self) -> "FakeSlot":
+        return self
 
 
 @pytest.fixture(autouse=True)
 def streaming(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a fake slot streams are the events themselves."""
+    """What a fake slot streams are the events themselves; its call is over when waited for."""
 
     def get(event: Any) -> Any:
         if isinstance(event, Exception):
             raise event
         return event
 
+    def wait(calls: list[FakeSlot]) -> None:
+        for call in calls:
+            call.is_over = True
+
     monkeypatch.setattr(module.ray, "get", get)
+    monkeypatch.setattr(module.ray, "wait", wait)
 
 
 def settings(tmp_path: Path, slot: FakeSlot) -> dict[str, Any]:
@@ -90,6 +103,13 @@ def test_what_is_reported_lies_on_disk_before(tmp_path):
     # The checkpoint stays until the study has the end on record.
     assert {"predictions.parquet", "checkpoint.safetensors"} <= files_at_the_end
     assert slot.called_as == "demo/0007 gru"
+
+
+def test_its_end_is_told_when_the_call_is_over(tmp_path):
+    slot = FakeSlot(Epoch(EPOCH, b"checkpoint", b"weights"), an_end("complete"))
+    config = settings(tmp_path, slot)
+    over = {report["state"]: slot.is_over for report in reports(config, make_listing())}
+    assert over == {RUNNING: False, "complete": True}
 
 
 def test_it_goes_on_from_what_is_saved(tmp_path):
