@@ -34,6 +34,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 Driver = subprocess.Popen[str]
 ONE = {"concurrent_trials": 1}
+GOES_ON = "the slot's process died; it goes on after epoch"
 
 
 @pytest.fixture(autouse=True)
@@ -200,12 +201,14 @@ def test_a_trial_whose_slot_is_killed_goes_on_in_another_until_it_has_no_restart
     command = ["--space", "space.yaml", "--address", ray_address]
     with connect(ray_address) as cluster, program(Path(), *command) as driver:
         first_slot, before = kill_slot(driver, cluster, folder, slots=[0], epochs=2)
-        slots, epochs = [0, first_slot], len(before[0]) + 2
-        second_slot, known = kill_slot(driver, cluster, folder, slots, epochs)
+        # Epochs that the first slot sent may come on record after its end; then no more of them.
+        wait_for(driver, lambda: GOES_ON in output())
+        epochs = len(trained(folder)[0]) + 2
+        second_slot, known = kill_slot(driver, cluster, folder, [0, first_slot], epochs)
         assert driver.wait(END_SECONDS) == 0, output()
     assert known[0][: len(before[0])] == before[0]
     assert first_slot != second_slot
-    assert output().count("the slot's process died; it goes on after epoch") == 1
+    assert output().count(GOES_ON) == 1
     first, second = recorded(folder)
     assert (first.state, second.state) == (TrialState.FAIL, TrialState.COMPLETE)
     assert first.user_attrs["reason"] == "the slot's process died"
