@@ -89,7 +89,7 @@ def measure_fake(
     return {
         "sizes": rows,
         "late_to_early": round(end["study cpu"] / early["study cpu"], 3),
-        "reopen_s": round(time.perf_counter() - started, 2),
+        "reopen_s": round(time.perf_counter() - started, 4),
     }
 
 
@@ -130,7 +130,7 @@ def print_fake(result: Mapping[str, Any]) -> None:
     print(
         f"\nof {last:,} trials the last tenth took {result['late_to_early']} of the first one's CPU"
     )
-    print(f"the journal of the largest reopens in {result['reopen_s']} s\n")
+    print(f"the journal of the largest reopens in {result['reopen_s']:.2f} s\n")
 
 
 def measure_real(watch: Stopwatch, trials: int, address: str, folder: Path) -> dict[str, Any]:

@@ -89,6 +89,6 @@ def in_turns(programs: Sequence[Callable[[Side], Any]]) -> list[tuple[Any, Side]
 
 def _turn(side: Side, future: Future[Any], started: float, seconds: float) -> None:
     wait([future], seconds)
-    stopped = time.time()
     side.signal(signal.SIGSTOP)
+    stopped = time.time()
     side.spans.append((started, stopped))

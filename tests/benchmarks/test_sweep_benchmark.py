@@ -1,9 +1,8 @@
 """The sweep's benchmark: what is counted, and that plain Optuna trains what a slot trains."""
 
 import importlib
-import mmap
-import os
-import tempfile
+import subprocess
+import sys
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
@@ -24,6 +23,20 @@ PROGRAMS = Path(__file__).parents[2] / "benchmarks"
 MIB = 2**20
 # Without dropout, which two workers draw each for itself.
 SMALL = {"features": ["motion"], "encoder.hidden": 8, "encoder.dropout": 0.0, "head": "linear"}
+USES_THE_STORE = """
+import mmap, os, tempfile
+
+with tempfile.NamedTemporaryFile(prefix="plasma-test-", dir="/dev/shm") as file:
+    print("before", flush=True)
+    input()
+    os.posix_fallocate(file.fileno(), 0, {size})
+    print("unmapped", flush=True)
+    input()
+    with mmap.mmap(file.fileno(), {size}) as pages:
+        pages[:: mmap.PAGESIZE]
+        print("mapped", flush=True)
+        input()
+"""
 
 
 @pytest.fixture(autouse=True)
@@ -87,17 +100,25 @@ def test_memory_after_the_last_trial_does_not_count(sweep):
 
 
 def test_pages_of_the_object_store_count_once_mapped_or_not():
+    """Of a small process: who else maps the same libraries changes its memory little."""
     memory_bytes = importlib.import_module("tree_memory").memory_bytes
     size = 64 * MIB
-    with tempfile.NamedTemporaryFile(prefix="plasma-test-", dir="/dev/shm") as file:
-        before = memory_bytes([os.getpid()])
-        os.posix_fallocate(file.fileno(), 0, size)
-        unmapped = memory_bytes([os.getpid()]) - before
-        with mmap.mmap(file.fileno(), size) as pages:
-            pages[:: mmap.PAGESIZE]
-            mapped = memory_bytes([os.getpid()]) - before
-    assert unmapped == pytest.approx(size, abs=8 * MIB)
-    assert mapped == pytest.approx(size, abs=8 * MIB)
+    child = subprocess.Popen(
+        [sys.executable, "-c", USES_THE_STORE.format(size=size)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    with child as process:
+        assert process.stdin
+        assert process.stdout
+        found = {}
+        for said in process.stdout:
+            found[said.strip()] = memory_bytes([process.pid])
+            process.stdin.write("on\n")
+            process.stdin.flush()
+    assert found["unmapped"] - found["before"] == pytest.approx(size, abs=8 * MIB)
+    assert found["mapped"] - found["before"] == pytest.approx(size, abs=8 * MIB)
 
 
 def test_the_search_file_is_the_shipped_one_at_random_and_unpruned(sweep, tmp_path):

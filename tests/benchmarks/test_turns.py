@@ -47,7 +47,8 @@ def test_each_clock_counts_its_own_turns_alone(turns):
     # What one took in CPU time it took on its own clock, however long the other held it up.
     assert first.clock(first_end) >= 1.0
     assert second.clock(second_end) >= 1.0
-    assert first_end - begun > first.clock(first_end) + 0.5
+    assert second.clock(first_end) > 0
+    assert first_end - begun >= first.clock(first_end) + second.clock(first_end)
 
 
 def test_who_fails_ends_the_others(turns):

@@ -22,8 +22,9 @@ from sweeps.job import Event, Job
 
 ROOT = Path(__file__).parents[2]
 RUN = ROOT / "sweeps" / "run.py"
-START_SECONDS = 180
-END_SECONDS = 60
+START_SECONDS = 600
+END_SECONDS = 180
+EVENT_SECONDS = START_SECONDS  # workers may have to come anew first
 LOOPBACK = {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
 SMALL: dict[str, Any] = {"encoder.hidden": 8, "head": "linear", "sequence.window_frames": 16}
 ENCODERS = {
@@ -131,10 +132,7 @@ def program(
         finally:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
-            process.wait(30)
-
-
-EVENT_SECONDS = 60
+            process.wait(END_SECONDS)
 
 
 def stream(slot: Any, job: Job) -> Iterator[Event]:

@@ -3,12 +3,10 @@ the middle, it goes on.
 """
 
 import io
-import os
 import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
@@ -17,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from sweeping import ROOT
+from sweeping import START_SECONDS
 
 from mtl.dataset import read_features
 from mtl.errors import InputError
@@ -35,6 +33,21 @@ BROKEN = {
     "b/c/00041.jpg": "truncated",
 }
 SMALL_CHUNKS = ["--chunk", "2", "--batch", "2"]
+KILLED_AFTER_THREE_PARTS = """
+import os, signal, sys
+from sweeps import extract
+
+write_part, written = extract.write_part, []
+
+def write(*part):
+    write_part(*part)
+    written.append(part)
+    if len(written) == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+extract.write_part = write
+extract.main(sys.argv[1:])
+"""
 
 
 @pytest.fixture(scope="module")
@@ -152,25 +165,16 @@ def test_so_do_large_ones_and_what_is_broken_is_listed(
 def test_killed_it_goes_on_to_the_same_bytes(faces, in_small_chunks, ray_address, tmp_path):
     out = tmp_path / "killed"
     given = words(faces, out, ray_address, *SMALL_CHUNKS, "--workers", "1")
-    output = tmp_path / "output.txt"
-    with output.open("w") as file:
-        process = subprocess.Popen(
-            [sys.executable, str(ROOT / "sweeps" / "extract.py"), *given],
-            stdout=file,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-        try:
-            deadline = time.monotonic() + 90
-            while not (out / "part-00002.parquet").exists():
-                assert process.poll() is None, output.read_text()
-                assert time.monotonic() < deadline, output.read_text()
-                time.sleep(0.001)
-        finally:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+    killed = subprocess.run(
+        [sys.executable, "-c", KILLED_AFTER_THREE_PARTS, *given],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=START_SECONDS,
+    )
+    assert killed.returncode == -signal.SIGKILL, killed.stdout
     before = {file.name: file.stat().st_mtime_ns for file in out.glob("part-*.parquet")}
-    assert 3 <= len(before) < 75, "it was killed too late"
+    assert len(before) == 3
     assert extract.main(given) == 0
     assert parts(out) == parts(in_small_chunks)
     assert {name: (out / name).stat().st_mtime_ns for name in before} == before

@@ -16,7 +16,16 @@ import psutil
 import pytest
 from ray import cloudpickle
 from ray.exceptions import RayTaskError
-from sweeping import EVENT_SECONDS, actors, alive, placement_groups, stream, wait_until
+from sweeping import (
+    END_SECONDS,
+    EVENT_SECONDS,
+    START_SECONDS,
+    actors,
+    alive,
+    placement_groups,
+    stream,
+    wait_until,
+)
 
 from mtl.dataset import Dataset
 from mtl.feature_table import FeatureTable
@@ -32,7 +41,6 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 ENCODERS = ("gru", "lstm", "transformer")
 WORKERS = 2
-START_SECONDS = 120
 SLOW_SECONDS = 0.03
 """A read of slow features: some 30 an epoch and worker, so that there is time to disturb it."""
 MID_EPOCH_SECONDS = 0.3
@@ -302,12 +310,12 @@ def test_a_slot_that_is_killed_leaves_nothing_and_another_one_trains(group, alon
     with pytest.raises(ray.exceptions.RayActorError):
         list(events)
     pids = [pid for found in running.values() for pid in found]
-    wait_until(lambda: not alive(pids), 30, lambda: alive(pids))
+    wait_until(lambda: not alive(pids), END_SECONDS, lambda: alive(pids))
     assert actors(dashboard) == {}
     # What the workers held is not free until the pool sees to it.
     assert placement_groups(dashboard) == [placed]
     group.pool.lose(0)
-    wait_until(lambda: placed not in placement_groups(dashboard), 10)
+    wait_until(lambda: placed not in placement_groups(dashboard), END_SECONDS)
     wait_until(lambda: group.pool.take() == 0, START_SECONDS)
     assert_same(list(group.events(a_job("another"))), alone["gru"])
 
@@ -332,7 +340,11 @@ def test_a_second_group_finds_no_place_says_so_and_leaves_no_claim(group, setup)
         f"slot 0 waits for 2 x ({cpus} CPUs); free in the cluster: {free} of {cpus} CPUs "
         "(see `ray status`): given up after 0.05 minutes"
     )
-    wait_until(lambda: placement_groups(dashboard) == held, 10, lambda: placement_groups(dashboard))
+    wait_until(
+        lambda: placement_groups(dashboard) == held,
+        END_SECONDS,
+        lambda: placement_groups(dashboard),
+    )
     assert len(actors(dashboard)["GroupSlot"]) == 1
     pool.close()
 
@@ -364,10 +376,10 @@ def test_a_stop_ends_the_epoch_or_comes_after_it_and_closing_leaves_nothing(grou
     group.pool.close()
     dashboard = group.cluster.dashboard
     assert placement_groups(dashboard) == []
-    wait_until(lambda: not actors(dashboard), 20, lambda: actors(dashboard))
-    wait_until(lambda: not alive(pids), 20, lambda: alive(pids))
+    wait_until(lambda: not actors(dashboard), END_SECONDS, lambda: actors(dashboard))
+    wait_until(lambda: not alive(pids), END_SECONDS, lambda: alive(pids))
 
     def free() -> Any:
         return ray.available_resources().get("CPU"), ray.cluster_resources()["CPU"]
 
-    wait_until(lambda: free()[0] == free()[1], 20, free)
+    wait_until(lambda: free()[0] == free()[1], END_SECONDS, free)

@@ -160,8 +160,8 @@ def test_a_sweep_of_ddp_workers_stopped_with_ctrl_c_then_killed_and_then_finishe
             assert placement_groups(cluster.dashboard)
             driver.kill()
             driver.wait(10)
-        wait_until(lambda: not left(cluster), 30, lambda: left(cluster))
-        wait_until(lambda: not alive(pids), 10, lambda: alive(pids))
+        wait_until(lambda: not left(cluster), END_SECONDS, lambda: left(cluster))
+        wait_until(lambda: not alive(pids), END_SECONDS, lambda: alive(pids))
     assert len(pids) > 4
     assert_goes_on(folder, known)
     known = trained(folder)
@@ -173,7 +173,7 @@ def test_a_sweep_of_ddp_workers_stopped_with_ctrl_c_then_killed_and_then_finishe
     assert {len(found) for found in trained(folder).values()} == {25}
     assert (folder / "submission.txt").exists()
     with connect(ray_address) as cluster:
-        wait_until(lambda: not left(cluster), 30, lambda: left(cluster))
+        wait_until(lambda: not left(cluster), END_SECONDS, lambda: left(cluster))
         # Of the first trial another cluster knows; that the second one ended its driver tells the
         # cluster once a second, and may have been killed before.
         wait_until(
@@ -241,7 +241,7 @@ def kill_slot(
     (slot,) = new()
     wait_for(driver, lambda: in_training(folder, epochs=epochs))
     psutil.Process(slot).kill()
-    wait_until(lambda: not alive([slot]), 10)
+    wait_until(lambda: not alive([slot]), END_SECONDS)
     return slot, trained(folder)
 
 

@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from sweeping import ROOT, SMALL, actors, scores, space_file, wait_until
+from sweeping import END_SECONDS, ROOT, SMALL, START_SECONDS, actors, scores, space_file, wait_until
 
 from mtl.affwild2 import read_file
 from mtl.dataset import Dataset
@@ -152,13 +152,15 @@ def test_ctrl_c_leaves_no_half_file_and_no_worker(there, planted, ray_address, t
             env={**os.environ, "PYTHONUNBUFFERED": "1"},
         )
         try:
-            wait_until((tmp_path / "n.parquet.unfinished").exists, 90, output.read_text)
+            wait_until((tmp_path / "n.parquet.unfinished").exists, START_SECONDS, output.read_text)
             process.send_signal(signal.SIGINT)
-            assert process.wait(60) == 130, output.read_text()
+            assert process.wait(END_SECONDS) == 130, output.read_text()
         finally:
             process.kill()
             process.wait()
     assert "is not written" in output.read_text()
     assert [path.name for path in tmp_path.iterdir()] == ["output.txt"]
     with connect(ray_address) as cluster:
-        wait_until(lambda: not actors(cluster.dashboard), 30, lambda: actors(cluster.dashboard))
+        wait_until(
+            lambda: not actors(cluster.dashboard), END_SECONDS, lambda: actors(cluster.dashboard)
+        )

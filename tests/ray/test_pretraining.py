@@ -105,6 +105,7 @@ def test_two_workers_one_of_them_killed_train_what_one_does(
 
     with connect(ray_address) as cluster:
         dashboard = cluster.dashboard
+        wait_until(lambda: not actors(dashboard), END_SECONDS, lambda: actors(dashboard))
     found: list[int] = []
 
     def both() -> bool:
@@ -122,11 +123,11 @@ def test_two_workers_one_of_them_killed_train_what_one_does(
     assert ended == [0]
     said = capsys.readouterr().out
     assert "2 workers on CPUs" in said
-    assert "a worker died: The actor is dead because its worker process has died" in said
+    assert "a worker died: " in said
     assert "going on after epoch" in said
     np.testing.assert_allclose(losses(out), losses(undisturbed), rtol=1e-4)
     with connect(ray_address):
-        wait_until(lambda: not actors(dashboard), 30, lambda: actors(dashboard))
+        wait_until(lambda: not actors(dashboard), END_SECONDS, lambda: actors(dashboard))
         assert not placement_groups(dashboard)
 
 

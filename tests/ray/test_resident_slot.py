@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
+from sweeping import START_SECONDS
 
 from mtl.dataset import Dataset, Listing, write_dataset
 from sweeps.cluster import connect
@@ -57,7 +58,7 @@ def inside(slot: Any, look: Any) -> Any:
     """What ``look`` says of the slot, asked in its own process."""
     import ray
 
-    return ray.get(slot.__ray_call__.remote(look), timeout=60)
+    return ray.get(slot.__ray_call__.remote(look), timeout=START_SECONDS)
 
 
 def own_bytes(slot: Any) -> int:
@@ -79,7 +80,7 @@ def test_features_are_mapped_not_copied_and_their_files_are_not_read_again(wide,
         Path(wide.address, "features").rename(Path(wide.address, "gone"))
         setup = Setup(shards, listing, divide(listing, 0.5, 0), threads=1)
         slot = slot_starter("wide", Resources())(0)
-        ray.get(slot.ready.remote([ray.put(setup)]), timeout=60)
+        ray.get(slot.ready.remote([ray.put(setup)]), timeout=START_SECONDS)
         empty = own_bytes(slot)
         blocks = inside(
             slot,

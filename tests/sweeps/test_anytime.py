@@ -29,7 +29,10 @@ def running(fusion: Any, said: list[str]) -> tuple[AnytimeFusion, Any]:
     return anytime, anytime.saying(said.append)
 
 
-def test_each_end_of_a_trial_is_followed_by_a_fusion_and_without_one_there_is_none():
+def test_each_end_of_a_trial_is_followed_by_a_fusion_and_without_one_there_is_none(
+    monkeypatch,
+):
+    monkeypatch.setattr("sweeps.fusion.anytime.REST", 0)
     fusion, said = Fusion(), []
     anytime, lasting = running(fusion, said)
     with lasting:
@@ -42,7 +45,8 @@ def test_each_end_of_a_trial_is_followed_by_a_fusion_and_without_one_there_is_no
     assert "fusion" not in [thread.name for thread in threading.enumerate()]
 
 
-def test_what_goes_wrong_is_said_and_the_next_is_tried():
+def test_what_goes_wrong_is_said_and_the_next_is_tried(monkeypatch):
+    monkeypatch.setattr("sweeps.fusion.anytime.REST", 0)
     fusion, said = Fusion(broken=1), []
     anytime, lasting = running(fusion, said)
     with lasting:

@@ -104,10 +104,17 @@ def test_at_a_rung_it_waits_and_does_as_told(config, data, orders, undisturbed):
 def test_a_job_that_waits_goes_on_once_it_is_told(config, data, orders):
     events = a_run(config, data, orders, rungs=frozenset({1})).events()
     next(events)
-    told = threading.Timer(0.2, orders.decide, ("demo/0000", 1, False))
-    told.start()
+    told = threading.Event()
+
+    def tell() -> None:
+        told.set()
+        orders.decide("demo/0000", 1, False)
+
+    timer = threading.Timer(0.2, tell)
+    timer.start()
     epoch = next(events)
-    assert not told.is_alive()
+    assert told.is_set()
+    timer.join()
     assert isinstance(epoch, Epoch)
     assert epoch.result["epoch"] == 2
 
