@@ -15,6 +15,7 @@ import torch
 import yaml
 
 from mtl.errors import InputError
+from sweeps.job import in_one_line
 from sweeps.search_file import Resources
 
 LOCAL = "local"
@@ -127,6 +128,9 @@ def connect(address: str) -> Iterator[Cluster]:
         raise InputError(
             f"no Ray cluster answers at {address!r} ({first}): start one, or leave --address out"
         ) from None
+    except Exception as error:
+        # Nor one for its own processes that take too long to come up.
+        raise InputError(f"Ray did not start ({in_one_line(error)}): try again") from None
     try:
         nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
         have = [node["Resources"] for node in nodes if node["Alive"]]

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,8 @@ os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 os.environ["RAY_AUTH_MODE"] = "token"
 os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
 os.environ.pop("RAY_ADDRESS", None)
+# What a process did last reaches Ray's dashboard within a second, but maybe after word of its end.
+os.environ.update(RAY_gcs_mark_task_failed_on_worker_dead_delay_ms="10000")
 
 # A shell has what it runs in the background ignore it, and then Ctrl-C could not be tested.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -35,6 +38,8 @@ with connect(LOCAL):
     sys.stdin.read()
 """
 """A cluster for as long as its standard input is open: it ends with the tests in any case."""
+CLUSTER_STARTS = 3
+"""Ray gives up when its first process needs over 30 s to come up, as it may on a busy machine."""
 
 
 @pytest.hookimpl(tryfirst=True)  # before xdist looks for groups
@@ -55,6 +60,17 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
 @pytest.fixture(scope="session")
 def ray_address() -> Iterator[str]:
     """The session's one cluster, in a process of its own: programs connect to it, and tests."""
+    for _ in range(CLUSTER_STARTS):
+        with _cluster() as address:
+            if address:
+                yield address
+                return
+    pytest.fail("the test cluster did not start")
+
+
+@contextmanager
+def _cluster() -> Iterator[str]:
+    """Its address; empty if it did not start."""
     holder = subprocess.Popen(
         [sys.executable, "-c", CLUSTER],
         cwd=ROOT,
@@ -65,9 +81,7 @@ def ray_address() -> Iterator[str]:
     assert holder.stdin is not None
     assert holder.stdout is not None
     try:
-        address = holder.stdout.readline().strip()
-        assert address, "the test cluster did not start"
-        yield address
+        yield holder.stdout.readline().strip()
     finally:
         holder.stdin.close()
         try:

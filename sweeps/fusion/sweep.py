@@ -50,6 +50,7 @@ class SweepFusion:
         self._candidates = Candidates(folder, known)
         self._frames: Frames | None = None
         self._best = _best_so_far(folder)
+        self._fresh = False
         self._lock = threading.Lock()
 
     def improve(self) -> bool:
@@ -58,10 +59,12 @@ class SweepFusion:
         ``confirm`` is not looked at.
         """
         with self._lock:
-            if not self._update():
+            self._update()
+            if not self._fresh:
                 return False
             fused = fuse_candidates(self._candidates, self.frames, self.settings)
             score = self.frames.scores(fused.outputs, "select")["p_labelled"]
+            self._fresh = False
             if score is None or score <= self._best:
                 return False
             self._write(fused, self._content(fused, ("select",)))
@@ -116,12 +119,12 @@ class SweepFusion:
         assert self._frames is not None, "no trial has predictions"
         return self._frames
 
-    def _update(self) -> bool:
-        changed = self._candidates.update(self._metric)
+    def _update(self) -> None:
+        # Kept until it is fused: who looks first does not take it from who writes.
+        self._fresh |= self._candidates.update(self._metric)
         if self._frames is None and self._candidates.members:
             first = self._candidates.load(self._candidates.members[0].signature)
             self._frames = Frames(self._listing, self._parts, listed_rows(self._listing, first))
-        return changed
 
     def _content(self, fused: Fused, parts: tuple[str, ...]) -> dict[str, Any]:
         frames, single = self.frames, self._candidates.best_single()

@@ -178,6 +178,19 @@ def placement_groups(dashboard: str) -> list[str]:
     return [group.placement_group_id for group in groups if group.state != "REMOVED"]
 
 
+def listening(processes: Iterable[psutil.Process]) -> list[tuple[str, str]]:
+    """The addresses that they listen at, and their names; of those that have not just ended."""
+    found = []
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            found += [
+                (connection.laddr.ip, process.name())
+                for connection in process.net_connections("inet")
+                if connection.status == psutil.CONN_LISTEN
+            ]
+    return found
+
+
 def alive(processes: Iterable[int]) -> list[str]:
     """Those that are no zombie, described."""
     found = []

@@ -6,7 +6,8 @@ One group does it all, since it takes half a minute to start; the tests stand in
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -43,15 +44,40 @@ ENCODERS = ("gru", "lstm", "transformer")
 WORKERS = 2
 SLOW_SECONDS = 0.03
 """A read of slow features: some 30 an epoch and worker, so that there is time to disturb it."""
-MID_EPOCH_SECONDS = 0.3
+ASKED_SECONDS = 0.3
+"""For workers that have an epoch behind them to ask for a decision; they wait until it is told."""
+HEARD_SECONDS = 2
+"""For a stop that the slot knows of to reach its workers, which hold meanwhile."""
 BROKEN_AFTER_READS = 20
 
 
-class Block:
-    """Rows of features that are slow to read, or break in one worker."""
+@dataclass(frozen=True)
+class Hold:
+    """Where workers stand still while a file is there, each leaving one that says so."""
 
-    def __init__(self, kind: str, rows: np.ndarray) -> None:
-        self.kind, self.rows, self.reads = kind, rows, 0
+    folder: Path
+
+    @property
+    def asked(self) -> Path:
+        """There while they are to hold."""
+        return self.folder / "hold"
+
+    def held(self, rank: int) -> Path:
+        """There once this worker does."""
+        return self.folder / f"held.{rank}"
+
+    def pass_by(self) -> None:
+        """Of a worker: only once nobody asks to hold."""
+        while self.asked.exists():
+            self.held(_rank()).touch()
+            time.sleep(0.01)
+
+
+class Block:
+    """Rows of features that are slow to read, and held, or break in one worker."""
+
+    def __init__(self, kind: str, rows: np.ndarray, hold: Hold) -> None:
+        self.kind, self.rows, self.hold, self.reads = kind, rows, hold, 0
 
     def __getitem__(self, which: Any) -> np.ndarray:
         self.reads += 1
@@ -60,6 +86,9 @@ class Block:
         if self.kind == "broken" and _rank() == 1 and self.reads > BROKEN_AFTER_READS:
             raise ValueError(f"rows that only rank {_rank()} reads\nare broken")
         found: np.ndarray = self.rows[which]
+        # A single row is read before the first step, for its type.
+        if self.kind == "slow" and len(found) > 1:
+            self.hold.pass_by()
         return found
 
 
@@ -74,7 +103,7 @@ class Disturbed:
         """The features of ``appearance``."""
         (self.pids / str(_rank())).write_text(str(os.getpid()))
         table = self.shards.load("appearance")
-        blocks: Any = [Block(name, block) for block in table.blocks]
+        blocks: Any = [Block(name, block, Hold(self.pids)) for block in table.blocks]
         return replace(table, blocks=blocks)
 
 
@@ -124,9 +153,30 @@ class Group:
         return [int((self.pids_of_ranks / str(rank)).read_text()) for rank in range(WORKERS)]
 
     def kill(self, rank: int) -> None:
-        """With -9, and in mid-epoch."""
-        time.sleep(MID_EPOCH_SECONDS)
+        """With -9."""
         psutil.Process(self.pids()[rank]).kill()
+
+    @contextmanager
+    def mid_epoch(self) -> Iterator[Callable[[], None]]:
+        """Hold the workers of a slow job in the first step that they come to; they read nothing
+        when this is entered. To be called: waits until all of them hold.
+        """
+        hold = Hold(self.pids_of_ranks)
+        held = [hold.held(rank) for rank in range(WORKERS)]
+        for file in held:
+            file.unlink(missing_ok=True)
+        hold.asked.touch()
+        try:
+            yield lambda: wait_until(lambda: all(map(Path.exists, held)), END_SECONDS)
+        finally:
+            hold.asked.unlink()
+
+    def stop(self, when: Stop) -> None:
+        """Tell the slot, and have its workers hear it."""
+        import ray
+
+        ray.get(self.slot.stop.remote(when))
+        time.sleep(HEARD_SECONDS)
 
 
 @pytest.fixture(scope="module")
@@ -256,12 +306,15 @@ def test_an_error_of_one_worker_fails_the_trial_with_its_own_words(group, alone)
 
 
 def test_a_worker_killed_in_mid_epoch_costs_no_epoch(group, alone):
-    job = a_slow_job("killed", "training.epochs=3", restarts=1)
+    job = a_slow_job("killed", "training.epochs=3", rungs=frozenset({1}), restarts=1)
     found = []
     for event in group.events(job):
         found.append(event)
         if isinstance(event, Epoch) and event.result["epoch"] == 1:
-            group.kill(rank=1)
+            with group.mid_epoch() as wait_held:
+                group.slot.decide.remote(job.name, 1, False)
+                wait_held()
+                group.kill(rank=1)
     begun = [found.index(event) for event in found if isinstance(event, Begin)]
     assert begun == [0, 2]
     assert found[2].restarts == 1
@@ -272,11 +325,12 @@ def test_a_worker_killed_in_mid_epoch_costs_no_epoch(group, alone):
 def test_killed_while_they_wait_for_a_decision_they_wait_for_it_again_and_die_once_too_often(
     group,
 ):
-    job = a_slow_job("waiting", rungs=frozenset({1}), restarts=1)
+    job = a_slow_job("waiting", rungs=frozenset({1, 2}), restarts=1)
     events = group.events(job)
     first, epoch = next(events), next(events)
     assert isinstance(first, Begin)
     assert isinstance(epoch, Epoch)
+    time.sleep(ASKED_SECONDS)
     group.kill(rank=0)
     again = next(events)
     assert isinstance(again, Begin)
@@ -286,7 +340,10 @@ def test_killed_while_they_wait_for_a_decision_they_wait_for_it_again_and_die_on
     assert isinstance(second, Epoch)
     assert second.result["epoch"] == 2
 
-    group.kill(rank=0)
+    with group.mid_epoch() as wait_held:
+        group.slot.decide.remote(job.name, 2, False)
+        wait_held()
+        group.kill(rank=0)
     failed = why_failed(events)
     assert failed.reason.startswith("its workers died 2 times: no restart is left")
     after = list(group.events(a_job("after", "training.epochs=1")))
@@ -297,7 +354,7 @@ def test_a_slot_that_is_killed_leaves_nothing_and_another_one_trains(group, alon
     import ray
 
     dashboard = group.cluster.dashboard
-    events = group.events(a_slow_job("lost"))
+    events = group.events(a_slow_job("lost", "training.epochs=50"))
     assert isinstance(next(events), Begin)
     assert isinstance(next(events), Epoch)
     running = actors(dashboard)
@@ -334,28 +391,36 @@ def test_a_second_group_finds_no_place_says_so_and_leaves_no_claim(group, setup)
     pool = SlotPool(slot_starter("second", resources), 1, resources, said.append)
     pool.open(ray.put(setup))
     wait_until(lambda: pool.take() is None and pool.gone, EVENT_SECONDS, lambda: said)
-    (line,) = said
+    *waiting, line = said
     free = cpus - WORKERS
     assert line == (
         f"slot 0 waits for 2 x ({cpus} CPUs); free in the cluster: {free} of {cpus} CPUs "
         "(see `ray status`): given up after 0.05 minutes"
     )
+    assert set(waiting) <= {line.removesuffix(": given up after 0.05 minutes")}
     wait_until(
         lambda: placement_groups(dashboard) == held,
         END_SECONDS,
         lambda: placement_groups(dashboard),
     )
-    assert len(actors(dashboard)["GroupSlot"]) == 1
+    wait_until(
+        lambda: len(actors(dashboard)["GroupSlot"]) == 1,
+        END_SECONDS,
+        lambda: actors(dashboard),
+    )
     pool.close()
 
 
 def test_a_stop_ends_the_epoch_or_comes_after_it_and_closing_leaves_nothing(group):
     import ray
 
-    events = group.events(a_slow_job("stopped after", "training.epochs=50"))
+    job = a_slow_job("stopped after", "training.epochs=50", rungs=frozenset({1}))
+    events = group.events(job)
     found = [next(events), next(events)]
-    time.sleep(MID_EPOCH_SECONDS)
-    group.slot.stop.remote(Stop.AFTER_EPOCH)
+    with group.mid_epoch() as wait_held:
+        group.slot.decide.remote(job.name, 1, False)
+        wait_held()
+        group.stop(Stop.AFTER_EPOCH)
     found += list(events)
     assert epochs_of(found) == [1, 2]
     assert isinstance(found[-1], End)
@@ -363,9 +428,10 @@ def test_a_stop_ends_the_epoch_or_comes_after_it_and_closing_leaves_nothing(grou
 
     # A stop stands: what comes next is stopped too, and now at once.
     events = group.events(a_slow_job("stopped now", "training.epochs=50"))
-    assert isinstance(next(events), Begin)
-    time.sleep(MID_EPOCH_SECONDS)
-    group.slot.stop.remote(Stop.NOW)
+    with group.mid_epoch() as wait_held:
+        assert isinstance(next(events), Begin)
+        wait_held()
+        group.stop(Stop.NOW)
     (end,) = events
     assert isinstance(end, End)
     assert (end.state, len(end.rows)) == ("interrupted", 0)

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -18,6 +19,7 @@ from sweeping import (
     actors,
     alive,
     facts,
+    listening,
     placement_groups,
     program,
     recorded,
@@ -87,14 +89,10 @@ def tree(pid: int) -> list[psutil.Process]:
     return [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
 
 
-def listening(processes: list[psutil.Process]) -> list[tuple[str, str]]:
-    return [
-        (connection.laddr.ip, process.name())
-        for process in processes
-        if process.is_running()
-        for connection in process.net_connections("inet")
-        if connection.status == psutil.CONN_LISTEN
-    ]
+def command_line(process: psutil.Process) -> str:
+    with suppress(psutil.NoSuchProcess):
+        return " ".join(process.cmdline())
+    return ""
 
 
 def left(cluster: Cluster) -> list[object]:
@@ -135,10 +133,12 @@ def test_a_sweep_of_ddp_workers_stopped_with_ctrl_c_then_killed_and_then_finishe
     # The program itself must see to it that its cluster is not reachable.
     bare = {k: v for k, v in os.environ.items() if k != "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"}
     with program(Path(), "--space", "space.yaml", environment=bare) as driver:
-        wait_for(driver, lambda: in_training(folder, ended=1))
+        wait_for(driver, lambda: in_training(folder, epochs=1))
         processes = tree(driver.pid)
         listeners = listening(processes)
-        workers = [p for p in processes if "RayTrainWorker" in " ".join(p.cmdline())]
+        workers = [p for p in processes if "RayTrainWorker" in command_line(p)]
+        wait_for(driver, lambda: in_training(folder, ended=1))
+        processes = tree(driver.pid)
         os.killpg(driver.pid, signal.SIGINT)
         assert driver.wait(END_SECONDS) == 130, output()
     assert len(workers) == 2
@@ -155,7 +155,10 @@ def test_a_sweep_of_ddp_workers_stopped_with_ctrl_c_then_killed_and_then_finishe
     command = ["--space", "space.yaml", "--address", ray_address]
     with connect(ray_address) as cluster:
         with program(Path(), *command) as driver:
-            wait_for(driver, lambda: in_training(folder, ended=2))
+            wait_for(
+                driver,
+                lambda: in_training(folder, ended=2) and bool(placement_groups(cluster.dashboard)),
+            )
             pids = [pid for found in actors(cluster.dashboard).values() for pid in found]
             assert placement_groups(cluster.dashboard)
             driver.kill()
@@ -178,7 +181,7 @@ def test_a_sweep_of_ddp_workers_stopped_with_ctrl_c_then_killed_and_then_finishe
         # cluster once a second, and may have been killed before.
         wait_until(
             lambda: any(task.startswith("ddp/0002 ") for task in finished_tasks(cluster)),
-            20,
+            END_SECONDS,
             lambda: finished_tasks(cluster),
         )
         assert train_runs()["ddp-slot-0"] == "FINISHED"
@@ -257,15 +260,15 @@ def test_spent_minutes_stop_trials_at_their_next_epoch_and_more_go_on(planted, r
     )
     folder = Path("runs/small")
     command = ["--space", "space.yaml", "--address", ray_address]
-    main([*command, "budget.minutes=0.02"])
-    spent = "ended early: budget.minutes = 0.02 of training are spent: raise it to go on"
+    main([*command, "budget.minutes=0.0001"])
+    spent = "ended early: budget.minutes = 0.0001 of training are spent: raise it to go on"
     assert spent in capsys.readouterr().out
     states = [trial.state for trial in recorded(folder)]
     assert states[-1] == TrialState.RUNNING
     known, record = trained(folder), facts(recorded(folder))
     assert 0 < len(known[len(states) - 1]) < 10
     # Nothing answers at this address: what is spent needs no cluster.
-    main(["--space", "space.yaml", "--address", "127.0.0.1:1", "budget.minutes=0.02"])
+    main(["--space", "space.yaml", "--address", "127.0.0.1:1", "budget.minutes=0.0001"])
     assert spent in capsys.readouterr().out
     assert facts(recorded(folder)) == record
 

@@ -3,6 +3,8 @@
 import csv
 import os
 import signal
+import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -13,8 +15,11 @@ from sweeping import (
     LOOPBACK,
     SMALL,
     START_SECONDS,
+    actors,
+    alive,
     facts,
     in_mid_training,
+    listening,
     program,
     recorded,
     space_file,
@@ -29,6 +34,8 @@ from sweeps.run import main
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
+Driver = subprocess.Popen[str]
+
 
 def progress(folder: Path, trial: FrozenTrial) -> list[dict[str, str]]:
     """The rows of a trial's progress.csv; among them each epoch's seconds, never twice the same."""
@@ -40,13 +47,28 @@ def output(folder: Path) -> str:
     return (folder / "output.txt").read_text()
 
 
-def slots_alive(address: str) -> int:
-    from ray.util.state import list_actors
+def tree(driver: Driver) -> list[psutil.Process]:
+    return [psutil.Process(driver.pid), *psutil.Process(driver.pid).children(recursive=True)]
 
-    with connect(address) as cluster:
-        slots = [("class_name", "=", "ProcessSlot")]
-        actors = list_actors(address=cluster.dashboard, filters=slots)
-    return sum(actor.state != "DEAD" for actor in actors)
+
+def in_training(folder: Path) -> bool:
+    return any(trial.intermediate_values for trial in recorded(folder))
+
+
+def wait_for(driver: Driver, holds: Callable[[], bool], folder: Path) -> None:
+    """Until something holds, which it must before the driver ends."""
+    wait_until(lambda: holds() or driver.poll() is not None, START_SECONDS, lambda: output(folder))
+    assert driver.poll() is None, output(folder)
+
+
+def freeze(driver: Driver, holds: Callable[[], bool], folder: Path) -> None:
+    """Stop the driver at a moment at which something holds."""
+    while True:
+        wait_for(driver, holds, folder)
+        driver.send_signal(signal.SIGSTOP)
+        if holds():
+            return
+        driver.send_signal(signal.SIGCONT)
 
 
 def test_kill_in_mid_trial_then_the_same_command(planted, ray_address, tmp_path, monkeypatch):
@@ -59,15 +81,15 @@ def test_kill_in_mid_trial_then_the_same_command(planted, ray_address, tmp_path,
     space_file(tmp_path, planted.address, pruner=pruner, fixed=fixed, search=search, resources=one)
     command = ["--space", "space.yaml", "--address", ray_address]
     folder = tmp_path / "runs" / "killed"
-    with program(tmp_path, *command, "name=killed") as driver:
-        wait_until(
-            lambda: driver.poll() is not None or in_mid_training(folder),
-            START_SECONDS,
-            lambda: output(tmp_path),
-        )
-        driver.kill()
-        assert driver.wait(10) == -signal.SIGKILL, output(tmp_path)
-    wait_until(lambda: slots_alive(ray_address) == 0, END_SECONDS)
+    with connect(ray_address) as cluster:
+        with program(tmp_path, *command, "name=killed") as driver:
+            freeze(driver, lambda: in_mid_training(folder), tmp_path)
+            pids = [pid for found in actors(cluster.dashboard).values() for pid in found]
+            driver.kill()
+            assert driver.wait(END_SECONDS) == -signal.SIGKILL, output(tmp_path)
+        wait_until(lambda: not actors(cluster.dashboard), END_SECONDS)
+        wait_until(lambda: not alive(pids), END_SECONDS, lambda: alive(pids))
+    assert pids
 
     ended = [trial for trial in recorded(folder) if trial.state.is_finished()]
     (broken,) = [trial for trial in recorded(folder) if not trial.state.is_finished()]
@@ -109,21 +131,17 @@ def test_ctrl_c_ends_cleanly_and_the_same_command_goes_on(
         wait_until((folder / "study.journal").exists, START_SECONDS, lambda: output(tmp_path))
         with pytest.raises(InputError, match=f"another driver .process {driver.pid}."):
             main(["--space", "space.yaml"])
-        wait_until(
-            lambda: driver.poll() is not None or in_mid_training(folder, 2),
-            START_SECONDS,
-            lambda: output(tmp_path),
-        )
-        assert driver.poll() is None, output(tmp_path)
-        tree = [psutil.Process(driver.pid), *psutil.Process(driver.pid).children(recursive=True)]
-        listening = _listening(tree)
+        wait_for(driver, lambda: in_training(folder), tmp_path)
+        listeners = listening(tree(driver))
+        wait_for(driver, lambda: in_mid_training(folder, 2), tmp_path)
+        processes = tree(driver)
         # As a terminal does: to the program and all that it started.
         os.killpg(driver.pid, signal.SIGINT)
         assert driver.wait(END_SECONDS) == 130, output(tmp_path)
-    assert len(listening) > 5
-    assert {address for address, _ in listening} <= LOOPBACK, listening
-    _, alive = psutil.wait_procs(tree, timeout=END_SECONDS)
-    assert not alive
+    assert len(listeners) > 5
+    assert {address for address, _ in listeners} <= LOOPBACK, listeners
+    _, still = psutil.wait_procs(processes, timeout=END_SECONDS)
+    assert not still
 
     assert "ended early: interrupted: the same command goes on" in output(tmp_path)
     assert "Traceback" not in output(tmp_path)
@@ -141,13 +159,3 @@ def test_ctrl_c_ends_cleanly_and_the_same_command_goes_on(
     for number, rows in trained.items():
         assert progress(folder, after[number])[: len(rows)] == rows
     assert "goes on after epoch" in capsys.readouterr().out
-
-
-def _listening(processes: list[psutil.Process]) -> list[tuple[str, str]]:
-    return [
-        (connection.laddr.ip, process.name())
-        for process in processes
-        if process.is_running()
-        for connection in process.net_connections("inet")
-        if connection.status == psutil.CONN_LISTEN
-    ]

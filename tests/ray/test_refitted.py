@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from optuna.trial import TrialState
 from sweeping import (
+    END_SECONDS,
     SMALL,
     START_SECONDS,
     program,
@@ -35,7 +36,7 @@ def test_the_fused_trials_are_trained_anew_on_folds_and_a_kill_costs_nothing(
         tmp_path,
         planted.address,
         search={"trials": 2, "seed": 3},
-        fixed={**SMALL, "training.epochs": 2},
+        fixed={**SMALL, "training.epochs": 6},
         refit={"folds": FOLDS},
     )
     folder = tmp_path / "runs" / "small"
@@ -52,7 +53,7 @@ def test_the_fused_trials_are_trained_anew_on_folds_and_a_kill_costs_nothing(
         # The best so far is there before the sweep ends, without a look at confirm.
         wait_until((folder / "scores.json").exists, START_SECONDS)
         os.killpg(driver.pid, signal.SIGKILL)
-        driver.wait(30)
+        driver.wait(END_SECONDS)
     so_far = scores(folder)
     assert so_far["confirm"] is None
     assert so_far["select"]["fused"]["p_labelled"] is not None

@@ -177,6 +177,16 @@ def test_a_clients_address_is_refused():
         pass
 
 
+def test_a_start_that_ray_gives_up_is_said_in_one_sentence(monkeypatch):
+    def init(**_: object) -> None:
+        raise Exception("The current node timed out during startup.\nThis could happen")
+
+    monkeypatch.setattr("ray.init", init)
+    said = r"^Ray did not start \(Exception: The .* timed out during startup\.\): try again$"
+    with pytest.raises(InputError, match=said), connect("auto"):
+        pass
+
+
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "[::1]:1", "127.0.0.1:99999"])
 def test_an_address_where_nobody_answers_is_refused_at_once(address):
     with (

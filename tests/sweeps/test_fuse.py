@@ -315,6 +315,7 @@ def test_what_improves_is_written_without_a_look_at_confirm(sweep):
     sweep.trial("worse", 0.5, noise=30.0)
     fusion.improve()
     sweep.trial("good", 2.0, noise=0.1)
+    assert "good" in fusion.used()  # who only looks leaves it to be written
     assert fusion.improve()
     second = json.loads((sweep.folder / "scores.json").read_text())
     better = [s["select"]["fused"]["p_labelled"] for s in (first, second)]
