@@ -6,6 +6,7 @@ slot makes. Nothing is written but that journal: which trial begins, and what it
 """
 
 import multiprocessing
+import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -74,7 +75,8 @@ def read_data(file: SearchFile) -> SlotData:
 
 
 def work(space: Path, journal: Path, rank: int = 0, size: int = 1) -> None:
-    """Train what waits in the journal, alone or as one of ``size`` that train each model together.
+    """Train what waits in the journal, alone or as one of ``size`` that train each model together:
+    these end their process.
 
     A trial's ``seconds`` are those of its training alone, ``epoch_seconds`` those of its epochs.
     """
@@ -105,9 +107,9 @@ def work(space: Path, journal: Path, rank: int = 0, size: int = 1) -> None:
     if trial and study:
         study.tell(trial, state=TrialState.FAIL)
     if size > 1:
-        # Gloo aborts a process whose peer has gone while its threads end.
+        # Gloo may abort a process whose peer has gone while its threads end: none of them is ended.
         torch.distributed.barrier()
-        torch.distributed.destroy_process_group()
+        os._exit(0)
 
 
 @contextmanager
