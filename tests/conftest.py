@@ -21,8 +21,12 @@ os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 os.environ["RAY_AUTH_MODE"] = "token"
 os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
 os.environ.pop("RAY_ADDRESS", None)
-# What a process did last reaches Ray's dashboard within a second, but maybe after word of its end.
-os.environ.update(RAY_gcs_mark_task_failed_on_worker_dead_delay_ms="10000")
+# What a process did last is on Ray's dashboard a second later; a process that is killed before that
+# takes it along, and word of its end may come first.
+os.environ.update(
+    RAY_task_events_report_interval_ms="100",
+    RAY_gcs_mark_task_failed_on_worker_dead_delay_ms="10000",
+)
 
 # A shell has what it runs in the background ignore it, and then Ctrl-C could not be tested.
 signal.signal(signal.SIGINT, signal.default_int_handler)
