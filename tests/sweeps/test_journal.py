@@ -70,7 +70,7 @@ def test_a_dead_owner_s_lock_does_not_hold_up(journal: Path) -> None:
     start = time.monotonic()
     study = reopened(journal)
     study.tell(study.ask(), 3.0)
-    assert time.monotonic() - start < 30  # as long as Optuna itself would wait
+    assert time.monotonic() - start < 5
     assert not lock.is_symlink()
     assert not left.is_symlink()
 
