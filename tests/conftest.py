@@ -7,12 +7,12 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
 
 from mtl.dataset import Dataset
 from mtl.synthetic import Demo, make_demo
+from tests.support.paths import ROOT
 
 # Before Ray is imported: nothing here listens beyond this machine, joins a cluster that is none of
 # ours, or reports to anybody. Programs that tests start inherit it.
@@ -31,7 +31,6 @@ os.environ.update(
 # A shell has what it runs in the background ignore it, and then Ctrl-C could not be tested.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-ROOT = Path(__file__).parents[1]
 
 CLUSTER = """
 import sys

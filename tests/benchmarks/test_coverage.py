@@ -2,7 +2,6 @@
 
 import importlib.util
 from itertools import combinations
-from pathlib import Path
 from types import ModuleType
 
 import numpy as np
@@ -10,8 +9,9 @@ import pytest
 
 from mtl.metrics import scores, task_score, task_sums
 from mtl.tasks import TASKS
+from tests.support.paths import ROOT
 
-PROGRAM = Path(__file__).parents[2] / "benchmarks" / "coverage.py"
+PROGRAM = ROOT / "benchmarks" / "coverage.py"
 VIDEOS = 200
 
 

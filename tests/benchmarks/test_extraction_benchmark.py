@@ -1,14 +1,14 @@
 """The extraction benchmark: what is counted, and that both sides run over the same images."""
 
 import importlib
-from pathlib import Path
 from types import ModuleType
 
 import pytest
 
 from mtl.features.images import find_images
+from tests.support.paths import ROOT
 
-PROGRAMS = Path(__file__).parents[2] / "benchmarks"
+PROGRAMS = ROOT / "benchmarks"
 
 
 @pytest.fixture

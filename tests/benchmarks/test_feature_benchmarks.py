@@ -1,7 +1,6 @@
 """The benchmarks of features, in small: what they measure is what they say."""
 
 from importlib import import_module
-from pathlib import Path
 from types import ModuleType
 
 import numpy as np
@@ -13,13 +12,14 @@ from mtl.features.mae import VITS, MaskedAutoencoder
 from mtl.folds import select_videos
 from mtl.metrics import scores
 from mtl.synthetic import Demo, make_demo
+from tests.support.paths import ROOT
 
 SMALL = Demo(videos=16, split_shares=(0.5, 0.4, 0.1), mean_frames=30)
 
 
 @pytest.fixture
 def benchmark(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "benchmarks"))
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     return import_module(request.param)
 
 
@@ -104,7 +104,7 @@ def test_the_plain_step_is_the_same_learning_problem(benchmark, monkeypatch):
 
 @pytest.mark.parametrize("benchmark", ["probes"], indirect=True)
 def test_make_features_names_the_sets_that_the_probes_take(benchmark):
-    makefile = (Path(__file__).parents[2] / "Makefile").read_text()
+    makefile = (ROOT / "Makefile").read_text()
     for name, (backbone, size) in benchmark.SETS.items():
         weights = f"--size {size} --weights $(FACES)/{name}/weights.safetensors"
         assert f"--backbone {backbone} {weights}" in makefile

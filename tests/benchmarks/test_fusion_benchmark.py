@@ -2,13 +2,14 @@
 
 import importlib
 import json
-from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 import pytest
 
-PROGRAMS = Path(__file__).parents[2] / "benchmarks"
+from tests.support.paths import ROOT
+
+PROGRAMS = ROOT / "benchmarks"
 
 
 @pytest.fixture

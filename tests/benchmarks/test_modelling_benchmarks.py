@@ -12,6 +12,7 @@ import torch
 from scipy import stats
 
 from mtl.synthetic import Demo
+from tests.support.paths import ROOT
 
 SMALL = Demo(videos=16, split_shares=(0.4, 0.5, 0.1), mean_frames=30)
 
@@ -26,7 +27,7 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture
 def benchmark(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "benchmarks"))
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     return import_module(request.param)
 
 

@@ -2,7 +2,6 @@
 
 import importlib.util
 import sys
-from pathlib import Path
 from types import ModuleType
 
 import numpy as np
@@ -13,8 +12,8 @@ import torch
 from mtl.errors import InputError
 from mtl.features.images import Frames, Images, find_images, frames_of
 from mtl.features.mae import patchify
+from tests.support.paths import ROOT
 
-ROOT = Path(__file__).parents[2]
 PROGRAM = ROOT / "benchmarks" / "real_faces.py"
 PACKAGES = ROOT / "build" / "real-faces"
 

@@ -2,7 +2,6 @@
 
 import importlib
 from dataclasses import replace
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -12,8 +11,9 @@ import pytest
 from mtl.dataset import Dataset, Listing
 from mtl.metrics import scores
 from mtl.predictions import Predictions, outputs_of
+from tests.support.paths import ROOT
 
-PROGRAMS = Path(__file__).parents[2] / "benchmarks"
+PROGRAMS = ROOT / "benchmarks"
 
 
 @pytest.fixture

@@ -13,8 +13,9 @@ from sklearn.linear_model import Ridge
 
 from mtl.synthetic import Demo, make_demo
 from mtl.tasks import AROUSAL, TASKS, UNITS, VALENCE
+from tests.support.paths import ROOT
 
-PROGRAM = Path(__file__).parents[2] / "benchmarks" / "ridge.py"
+PROGRAM = ROOT / "benchmarks" / "ridge.py"
 
 
 @pytest.fixture(scope="module")

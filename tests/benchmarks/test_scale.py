@@ -15,8 +15,8 @@ from optuna.trial import TrialState, create_trial
 
 from sweeps.search_file import load
 from sweeps.study.journal import JOURNAL, Journal
+from tests.support.paths import ROOT
 
-ROOT = Path(__file__).parents[2]
 PROGRAM = ROOT / "benchmarks" / "scale.py"
 
 

@@ -18,8 +18,9 @@ from sweeps.compose import compose
 from sweeps.job import Epoch, Job
 from sweeps.job_run import JobRun
 from sweeps.search_file import load
+from tests.support.paths import ROOT
 
-PROGRAMS = Path(__file__).parents[2] / "benchmarks"
+PROGRAMS = ROOT / "benchmarks"
 MIB = 2**20
 # Without dropout, which two workers draw each for itself.
 SMALL = {"features": ["motion"], "encoder.hidden": 8, "encoder.dropout": 0.0, "head": "linear"}

@@ -1,12 +1,13 @@
 """The benchmark of a trial's cost: what is taken off what, and what the table shows."""
 
 import importlib
-from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import pytest
 
-PROGRAMS = Path(__file__).parents[2] / "benchmarks"
+from tests.support.paths import ROOT
+
+PROGRAMS = ROOT / "benchmarks"
 
 
 @pytest.fixture

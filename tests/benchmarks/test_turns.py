@@ -11,7 +11,9 @@ from typing import Any
 
 import pytest
 
-PROGRAMS = Path(__file__).parents[2] / "benchmarks"
+from tests.support.paths import ROOT
+
+PROGRAMS = ROOT / "benchmarks"
 # Burns CPU for a while in a process of its own, and its parent says how much wall time went by.
 BUSY = """
 import subprocess, sys

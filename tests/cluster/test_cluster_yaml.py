@@ -4,14 +4,14 @@ import copy
 import os
 import re
 import subprocess
-from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from ray.autoscaler._private.util import prepare_config, validate_config
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.support.paths import ROOT
+
 FILES = ("gpu", "onprem")
 SECRETS = r"AKIA|aws_secret|secret_access|BEGIN [A-Z ]*PRIVATE KEY|password"
 

@@ -7,8 +7,9 @@ import pytest
 
 from mtl.affwild2 import HEADER, read_annotations, read_file, write_submission
 from mtl.errors import InputError
+from tests.support.paths import ROOT
 
-STUDYFORREST = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "studyforrest"
+STUDYFORREST = ROOT.parent / "shared" / "data" / "studyforrest"
 needs_studyforrest = pytest.mark.skipif(
     not STUDYFORREST.is_dir(), reason=f"no studyforrest data in {STUDYFORREST}"
 )

@@ -8,7 +8,6 @@ import pytest
 import timm
 import timm.data
 import torch
-from backbone_cases import SIZES, backbone, equal, faces, features
 from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
@@ -16,6 +15,7 @@ from torch import nn
 from mtl.errors import InputError
 from mtl.features.backbones import BACKBONES, Recipe, load_backbone, make_backbone
 from mtl.features.mae import VITS, MaskedAutoencoder
+from tests.support.backbone_cases import SIZES, backbone, equal, faces, features
 
 
 @pytest.mark.parametrize("name", SIZES)

@@ -5,12 +5,12 @@ import pytest
 import timm
 import timm.data
 import torch
-from backbone_cases import IMAGENET, SIZES, WIDTH, backbone, faces, features
 from PIL import Image
 from torch import nn
 
 from mtl.errors import InputError
 from mtl.features.backbones import BACKBONES, Recipe, load_backbone, make_backbone
+from tests.support.backbone_cases import IMAGENET, SIZES, WIDTH, backbone, faces, features
 
 
 @pytest.mark.parametrize("name", SIZES)

@@ -1,9 +1,9 @@
 import pytest
 import torch
-from laws import ENCODER_NAMES, config, data
 
 from mtl.checkpoint import pack, unpack
 from mtl.training import Trainer, TrainingError
+from tests.support.laws import ENCODER_NAMES, config, data
 
 
 def test_what_is_packed_comes_back() -> None:

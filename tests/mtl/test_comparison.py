@@ -4,13 +4,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from laws import labels
 
 from mtl import metrics
 from mtl.bootstrap import bootstrap
 from mtl.comparison import ALL, compare, holm
 from mtl.predictions import outputs_of
 from mtl.tasks import TASKS
+from tests.support.laws import labels
 
 VIDEOS, FRAMES = 12, 30
 

@@ -3,7 +3,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from laws import CONFIGS, WIDTH, config, plain_config
 
 from mtl.config import OPERATIONAL, read_config
 from mtl.encoders import ENCODERS
@@ -14,6 +13,7 @@ from mtl.losses import LOSSES
 from mtl.model import build_model
 from mtl.tasks import TASKS
 from mtl.weighting import BALANCINGS
+from tests.support.laws import CONFIGS, WIDTH, config, plain_config
 
 REGISTRIES: dict[str, dict[str, Any]] = {
     "encoder": ENCODERS,

@@ -3,11 +3,11 @@ from itertools import pairwise
 
 import pytest
 import torch
-from laws import CARRYING, ENCODER_NAMES, TOLERANCE, WIDTH, inputs, parameters
 from torch import Tensor, nn
 
 from mtl.encoders import ENCODERS, GRU, LSTM, Encoder, State, Transformer, sinusoidal_positions
 from mtl.errors import InputError
+from tests.support.laws import CARRYING, ENCODER_NAMES, TOLERANCE, WIDTH, inputs, parameters
 
 LENGTHS = (6, 3, 1, 5)
 

@@ -6,11 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import ensemble_zoo as zoo
 import numpy as np
 import pytest
 import torch
-from laws import TOLERANCE
 
 from mtl import inference
 from mtl.dataset import Dataset
@@ -22,6 +20,8 @@ from mtl.predictions import Predictions
 from mtl.sequences import training_prior
 from mtl.tasks import TASKS
 from mtl.whole_files import write_folder
+from tests.support import ensemble_zoo as zoo
+from tests.support.laws import TOLERANCE
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import ensemble_zoo as zoo
 import numpy as np
 import pytest
 
@@ -15,6 +14,7 @@ from mtl.ensemble.folder import Files
 from mtl.ensemble.manifest import MODEL, STATISTICS
 from mtl.errors import InputError
 from mtl.whole_files import write_folder
+from tests.support import ensemble_zoo as zoo
 
 Trials = dict[str, zoo.Trained]
 

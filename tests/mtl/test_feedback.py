@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 import torch
-from laws import TOLERANCE, config, data, inputs, labels, model
 from torch import Tensor
 from torch.nn import functional
 
@@ -14,6 +13,7 @@ from mtl.frameworks import Framework, Truth
 from mtl.frameworks.feedback import values
 from mtl.tasks import TASKS
 from mtl.training import Trainer
+from tests.support.laws import TOLERANCE, config, data, inputs, labels, model
 
 FORMS = ("features", "labels")
 LENGTHS = (6, 3, 1, 5)

@@ -4,7 +4,14 @@ from itertools import product
 import pytest
 import torch
 import yaml
-from laws import (
+
+from mtl.config import read_config
+from mtl.encoders import ENCODERS
+from mtl.errors import InputError
+from mtl.frameworks import FRAMEWORKS, States
+from mtl.model import build_model, choose_device, choose_precision
+from mtl.tasks import TASKS
+from tests.support.laws import (
     CARRYING,
     CONFIGS,
     MODELS,
@@ -15,13 +22,6 @@ from laws import (
     inputs,
     model,
 )
-
-from mtl.config import read_config
-from mtl.encoders import ENCODERS
-from mtl.errors import InputError
-from mtl.frameworks import FRAMEWORKS, States
-from mtl.model import build_model, choose_device, choose_precision
-from mtl.tasks import TASKS
 
 LENGTHS = (6, 3, 1, 5)
 SETS = (tuple(TASKS), ("arousal",), ("action_units", "valence"))

@@ -1,10 +1,10 @@
 import pytest
 import torch
-from laws import TOLERANCE, parameters
 from torch import nn
 
 from mtl.heads import HEADS, MLP, Head, Linear
 from mtl.tasks import TASKS, Task
+from tests.support.laws import TOLERANCE, parameters
 
 HIDDEN = 8
 

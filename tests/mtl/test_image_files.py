@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pyarrow.fs as pafs
 import pytest
-from pictures import put
 
 from mtl.errors import InputError
 from mtl.features.image_files import is_mounted, list_files
 from mtl.features.images import BrokenImage, find_images, images_address
+from tests.support.pictures import put
 
 
 def test_images_are_found_in_path_order_wherever_they_lie(tmp_path):

@@ -13,13 +13,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.fs as pafs
 import pytest
-from pictures import encoded, put
 from PIL import Image
 
 from mtl.affwild2 import read_annotations
 from mtl.errors import InputError
 from mtl.features import images as module
 from mtl.features.images import BrokenImage, Images, decode, find_images, frames_of
+from tests.support.pictures import encoded, put
 
 
 def detailed(exif: bytes = b"") -> bytes:

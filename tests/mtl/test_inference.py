@@ -3,7 +3,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from laws import CARRYING, ENCODER_NAMES, MODELS, TOLERANCE, config, data, model, part, videos
 
 from mtl import inference
 from mtl.config import TrialConfig
@@ -12,6 +11,17 @@ from mtl.inference import predict, predict_best
 from mtl.sequences import Part, VideoSequence
 from mtl.tasks import TASKS
 from mtl.windows import Batches, carried_schedule, free_schedule
+from tests.support.laws import (
+    CARRYING,
+    ENCODER_NAMES,
+    MODELS,
+    TOLERANCE,
+    config,
+    data,
+    model,
+    part,
+    videos,
+)
 
 CPU = torch.device("cpu")
 LENGTHS = (9, 3, 14, 1, 6, 22)

@@ -1,13 +1,13 @@
 import numpy as np
 import pytest
 import torch
-from laws import LOSS_NAMES
 from timm.loss import AsymmetricLossMultiLabel
 from torch import Tensor
 from torch.nn import functional
 
 from mtl.losses import CCC, LOSSES, Loss
 from mtl.tasks import TASKS, Kind, Task
+from tests.support.laws import LOSS_NAMES
 
 FRAMES = 12
 WRONG = (-5.0, -1.0, 99.0, float("nan"), float("inf"))

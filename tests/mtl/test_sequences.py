@@ -4,7 +4,6 @@ from functools import reduce
 
 import numpy as np
 import pytest
-from laws import labels
 
 from mtl.dataset import Listing
 from mtl.errors import InputError
@@ -19,6 +18,7 @@ from mtl.sequences import (
     training_prior,
 )
 from mtl.tasks import TASKS
+from tests.support.laws import labels
 
 Frames = dict[str, list[int]]
 

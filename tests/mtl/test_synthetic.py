@@ -18,6 +18,7 @@ from mtl.synthetic.demo import Planted, best_predictions, plant
 from mtl.synthetic.layout import PATTERNS
 from mtl.synthetic.process import sample, smooth
 from mtl.synthetic.readouts import EXPRESSION_SHARES, UNIT_SHARES, predict
+from tests.support.paths import ROOT
 
 SMALL = Demo(videos=14, mean_frames=60)
 SEED = 20221018
@@ -39,7 +40,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Dataset]:
 @pytest.fixture(scope="module")
 def ridge() -> ModuleType:
     """``benchmarks/ridge.py``, which is a program and no part of a package."""
-    path = Path(__file__).parents[2] / "benchmarks" / "ridge.py"
+    path = ROOT / "benchmarks" / "ridge.py"
     spec = importlib.util.spec_from_file_location("benchmark_ridge", path)
     assert spec is not None
     assert spec.loader is not None

@@ -5,7 +5,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from laws import (
+from torch.nn import functional
+
+from mtl.config import TrialConfig
+from mtl.inference import TrialData
+from mtl.optimisation import lr_factor
+from mtl.sequences import VideoSequence
+from mtl.tasks import TASKS
+from mtl.training import EpochResult, Trainer
+from mtl.weighting import BALANCINGS
+from mtl.windows import carried_schedule, free_schedule
+from tests.support.laws import (
     ENCODER_NAMES,
     LOSS_OF_KIND,
     MODELS,
@@ -17,16 +27,6 @@ from laws import (
     part,
     videos,
 )
-from torch.nn import functional
-
-from mtl.config import TrialConfig
-from mtl.inference import TrialData
-from mtl.optimisation import lr_factor
-from mtl.sequences import VideoSequence
-from mtl.tasks import TASKS
-from mtl.training import EpochResult, Trainer
-from mtl.weighting import BALANCINGS
-from mtl.windows import carried_schedule, free_schedule
 
 CLOCK = ("seconds", "data_seconds")
 

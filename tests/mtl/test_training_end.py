@@ -6,14 +6,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from laws import (
+
+from mtl.training import Trainer, TrainingError
+from mtl.windows import carried_schedule
+from tests.support.laws import (
     ENCODER_NAMES,
     config,
     data,
 )
-
-from mtl.training import Trainer, TrainingError
-from mtl.windows import carried_schedule
 
 
 @pytest.mark.parametrize("looks", [0, 1, 2])

@@ -5,17 +5,17 @@ import math
 import numpy as np
 import pytest
 import torch
-from laws import (
+
+from mtl import metrics
+from mtl.tasks import TASKS
+from mtl.training import Trainer, TrainingError
+from tests.support.laws import (
     CARRYING,
     MODELS,
     config,
     data,
     features_of,
 )
-
-from mtl import metrics
-from mtl.tasks import TASKS
-from mtl.training import Trainer, TrainingError
 
 
 def scored(monkeypatch: pytest.MonkeyPatch, scores: list[dict[str, float | None]]) -> Trainer:

@@ -3,7 +3,6 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from laws import parameters
 from torch import Tensor, nn
 from torchjd import aggregation
 from torchjd.autojac import jac_to_grad, mtl_backward
@@ -17,6 +16,7 @@ from mtl.weighting import (
     Normalised,
     Uncertainty,
 )
+from tests.support.laws import parameters
 
 VALUES = dict(zip(TASKS, (0.4, 0.7, 2.1, 0.6), strict=True))
 SETS = (tuple(TASKS), ("arousal",), ("action_units", "valence"))

@@ -5,10 +5,10 @@ from itertools import product
 import numpy as np
 import pytest
 import torch
-from laws import WIDTH, data, videos
 
 from mtl.tasks import LABEL_COLUMNS, OUTPUT_COLUMNS
 from mtl.windows import Batch, Batches, Schedule, Stitch, carried_schedule, free_schedule
+from tests.support.laws import WIDTH, data, videos
 
 MAKERS = (carried_schedule, free_schedule)
 LENGTHS = (

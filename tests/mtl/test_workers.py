@@ -6,15 +6,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from laws import ENCODER_NAMES, TOLERANCE
-from worker_cases import CASES, LENGTHS, RUNS, uneven
-from worker_group import BACKENDS, Results, run_groups
 
 from mtl.inference import TrialData
 from mtl.tasks import TASKS
 from mtl.training import STOP_CHECK_STEPS
 from mtl.windows import carried_schedule, free_schedule
 from mtl.workers import ALONE, Workers
+from tests.support.laws import ENCODER_NAMES, TOLERANCE
+from tests.support.worker_cases import CASES, LENGTHS, RUNS, uneven
+from tests.support.worker_processes import BACKENDS, Results, run_groups
 
 pytestmark = pytest.mark.slow
 

@@ -7,13 +7,13 @@ from contextlib import redirect_stdout
 import numpy as np
 import pytest
 from optuna.trial import FrozenTrial, TrialState
-from sweeping import SMALL, recorded, space_file, trial_folder, written
 
 from mtl import metrics
 from mtl.predictions import Predictions
 from sweeps.fusion.frames import listed_rows
 from sweeps.plan import divide
 from sweeps.run import main
+from tests.support.small_sweeps import SMALL, recorded, space_file, trial_folder, written
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 

@@ -17,7 +17,6 @@ import pytest
 import torch
 from optuna.trial import TrialState
 from safetensors.torch import load_file
-from sweeping import SMALL, recorded, space_file, trial_folder
 
 from mtl.dataset import Dataset
 from mtl.inference import Weights
@@ -30,6 +29,7 @@ from sweeps.study.pruner import rungs
 from sweeps.study.sampler import make_sampler, startup_trials
 from sweeps.train import Files
 from sweeps.trial_data import SlotData
+from tests.support.small_sweeps import SMALL, recorded, space_file, trial_folder
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 

@@ -15,13 +15,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from sweeping import START_SECONDS
 
 from mtl.dataset import read_features
 from mtl.errors import InputError
 from mtl.features.backbones import load_backbone
 from mtl.features.images import BrokenImage, find_images, frames_of
 from sweeps import extract
+from tests.support.small_sweeps import START_SECONDS
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 

@@ -11,11 +11,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from optuna.trial import TrialState
-from sweeping import facts, recorded, space_file, trial_folder
 
 from sweeps.cli import run_program
 from sweeps.compose import compose, signature
 from sweeps.run import main
+from tests.support.small_sweeps import facts, recorded, space_file, trial_folder
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 

@@ -17,16 +17,6 @@ import psutil
 import pytest
 from ray import cloudpickle
 from ray.exceptions import RayTaskError
-from sweeping import (
-    END_SECONDS,
-    EVENT_SECONDS,
-    START_SECONDS,
-    actors,
-    alive,
-    placement_groups,
-    stream,
-    wait_until,
-)
 
 from mtl.dataset import Dataset
 from mtl.feature_table import FeatureTable
@@ -37,6 +27,16 @@ from sweeps.orders import Stop
 from sweeps.plan import divide
 from sweeps.search_file import Resources
 from sweeps.trial_data import Tables
+from tests.support.small_sweeps import (
+    END_SECONDS,
+    EVENT_SECONDS,
+    START_SECONDS,
+    actors,
+    alive,
+    placement_groups,
+    stream,
+    wait_until,
+)
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 

@@ -11,7 +11,10 @@ from pathlib import Path
 import psutil
 import pytest
 from optuna.trial import FrozenTrial, TrialState
-from sweeping import (
+
+from sweeps.cluster import Cluster, connect
+from sweeps.run import main
+from tests.support.small_sweeps import (
     END_SECONDS,
     LOOPBACK,
     SMALL,
@@ -28,9 +31,6 @@ from sweeping import (
     wait_until,
     written,
 )
-
-from sweeps.cluster import Cluster, connect
-from sweeps.run import main
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 

@@ -10,7 +10,11 @@ from pathlib import Path
 import psutil
 import pytest
 from optuna.trial import FrozenTrial, TrialState
-from sweeping import (
+
+from mtl.errors import InputError
+from sweeps.cluster import connect
+from sweeps.run import main
+from tests.support.small_sweeps import (
     END_SECONDS,
     LOOPBACK,
     SMALL,
@@ -27,10 +31,6 @@ from sweeping import (
     wait_until,
     written,
 )
-
-from mtl.errors import InputError
-from sweeps.cluster import connect
-from sweeps.run import main
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 

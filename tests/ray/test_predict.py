@@ -17,7 +17,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from sweeping import END_SECONDS, ROOT, SMALL, START_SECONDS, actors, scores, space_file, wait_until
 
 from mtl.affwild2 import read_file
 from mtl.dataset import Dataset
@@ -29,6 +28,16 @@ from sweeps import predict, run
 from sweeps.cluster import connect
 from sweeps.export import export
 from sweeps.fusion.frames import listed_rows
+from tests.support.small_sweeps import (
+    END_SECONDS,
+    ROOT,
+    SMALL,
+    START_SECONDS,
+    actors,
+    scores,
+    space_file,
+    wait_until,
+)
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 

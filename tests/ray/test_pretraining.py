@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from sweeping import END_SECONDS, ROOT, START_SECONDS, actors, placement_groups, wait_until
 
 from mtl.errors import InputError
 from mtl.features.backbones import load_backbone
@@ -22,6 +21,14 @@ from mtl.features.images import Images, find_images
 from mtl.synthetic import Demo, Faces, make_faces
 from sweeps import pretrain
 from sweeps.cluster import connect
+from tests.support.small_sweeps import (
+    END_SECONDS,
+    ROOT,
+    START_SECONDS,
+    actors,
+    placement_groups,
+    wait_until,
+)
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 

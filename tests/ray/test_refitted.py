@@ -8,7 +8,11 @@ from contextlib import redirect_stdout
 import numpy as np
 import pytest
 from optuna.trial import TrialState
-from sweeping import (
+
+from mtl.predictions import Predictions
+from sweeps.run import main
+from sweeps.train import main as train
+from tests.support.small_sweeps import (
     END_SECONDS,
     SMALL,
     START_SECONDS,
@@ -19,10 +23,6 @@ from sweeping import (
     trial_folder,
     wait_until,
 )
-
-from mtl.predictions import Predictions
-from sweeps.run import main
-from sweeps.train import main as train
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 FOLDS = 3

@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
-from sweeping import START_SECONDS
 
 from mtl.dataset import Dataset, Listing, write_dataset
 from sweeps.cluster import connect
@@ -14,6 +13,7 @@ from sweeps.compose import compose
 from sweeps.job import End, Epoch, Job
 from sweeps.plan import divide
 from sweeps.search_file import Resources
+from tests.support.small_sweeps import START_SECONDS
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 

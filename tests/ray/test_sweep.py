@@ -11,16 +11,6 @@ import numpy as np
 import pytest
 import torch
 from optuna.trial import TrialState
-from sweeping import (
-    END_SECONDS,
-    facts,
-    recorded,
-    scores,
-    space_file,
-    trial_folder,
-    wait_until,
-    written,
-)
 
 from mtl.affwild2 import read_file, write_submission
 from mtl.dataset import Dataset
@@ -32,6 +22,16 @@ from sweeps import score, train
 from sweeps.cluster import connect
 from sweeps.compose import compose, signature
 from sweeps.run import main
+from tests.support.small_sweeps import (
+    END_SECONDS,
+    facts,
+    recorded,
+    scores,
+    space_file,
+    trial_folder,
+    wait_until,
+    written,
+)
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 

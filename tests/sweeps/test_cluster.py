@@ -1,7 +1,6 @@
 """What fits on a cluster, and which cluster: nothing here starts one."""
 
 import json
-from pathlib import Path
 
 import pytest
 import torch
@@ -19,8 +18,7 @@ from sweeps.cluster import (
     this_machine,
 )
 from sweeps.search_file import Resources
-
-ROOT = Path(__file__).parents[2]
+from tests.support.paths import ROOT
 
 
 @pytest.mark.parametrize(

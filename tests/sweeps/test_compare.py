@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from small_data import make_dataset, search_file
 
 from mtl.comparison import ALL, Difference, Standing
 from mtl.metrics import scores
@@ -18,6 +17,7 @@ from sweeps import plots
 from sweeps.compare import affinity, affinity_table, compare_sweep, comparison_table
 from sweeps.plan import Plan, make_plan
 from sweeps.space import Space
+from tests.support.small_data import make_dataset, search_file
 
 SEEDS = 2
 

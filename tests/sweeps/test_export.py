@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from small_data import NAMES, make_dataset, make_listing, write_space
 
 from mtl.dataset import Dataset
 from mtl.ensemble import Ensemble
@@ -25,6 +24,7 @@ from sweeps.search_file import Fusion, load
 from sweeps.train import Files
 from sweeps.trial_data import SlotData
 from sweeps.trial_folder import TrialFolder
+from tests.support.small_data import NAMES, make_dataset, make_listing, write_space
 
 SMALL = ("encoder.hidden=8", "head=linear", "training.epochs=3", "features=[appearance]")
 TRIALS = (

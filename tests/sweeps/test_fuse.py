@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
-from small_data import NAMES, make_dataset, make_listing, search_file
 
 from mtl import metrics
 from mtl.affwild2 import read_file
@@ -22,6 +21,7 @@ from sweeps.fuse import main
 from sweeps.fusion.sweep import SweepFusion
 from sweeps.plan import divide
 from sweeps.search_file import Fusion, load
+from tests.support.small_data import NAMES, make_dataset, make_listing, search_file
 
 ORDER = ("select", "confirm", "test")
 

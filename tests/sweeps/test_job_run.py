@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from small_data import make_dataset, make_listing
 
 from mtl.config import TrialConfig
 from mtl.inference import TrialData
@@ -21,6 +20,7 @@ from sweeps.orders import Orders, Stop
 from sweeps.plan import divide
 from sweeps.train import Files
 from sweeps.trial_data import SlotData
+from tests.support.small_data import make_dataset, make_listing
 
 SMALL = ("encoder.hidden=4", "encoder.layers=1", "head=linear", "training.epochs=4", "optim.lr=0.1")
 TIMES = ("seconds", "data_seconds")

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch
-from small_data import FRAMES, NAMES, SPLITS, WIDTH, make_dataset, make_listing, search_file
 
 from mtl.errors import InputError
 from mtl.model import build_model
@@ -11,6 +10,15 @@ from mtl.tasks import TASKS
 from sweeps.compose import compose
 from sweeps.plan import divide, make_plan
 from sweeps.plan_text import describe
+from tests.support.small_data import (
+    FRAMES,
+    NAMES,
+    SPLITS,
+    WIDTH,
+    make_dataset,
+    make_listing,
+    search_file,
+)
 
 VALENCE_AROUSAL = (0, 1)
 ALL = dict.fromkeys(NAMES, FRAMES)

@@ -3,7 +3,6 @@
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -11,8 +10,8 @@ from mtl.affwild2 import read_annotations
 from mtl.errors import InputError
 from sweeps import plant
 from sweeps.plant import main
+from tests.support.paths import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 SMALL = ("--videos", "6", "--frames", "20", "--size", "32", "--seed", "3")
 
 

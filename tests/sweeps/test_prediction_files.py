@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save
-from small_data import FRAMES, NAMES, WIDTH, make_dataset
 
 from mtl.affwild2 import write_submission
 from mtl.dataset import Dataset
@@ -21,6 +20,7 @@ from sweeps import predict
 from sweeps.compose import compose
 from sweeps.predict import main
 from sweeps.prediction_files import writing
+from tests.support.small_data import FRAMES, NAMES, WIDTH, make_dataset
 
 
 @pytest.fixture

@@ -14,8 +14,8 @@ from mtl.dataset import open_dataset
 from mtl.errors import InputError
 from sweeps.plan import divide
 from sweeps.prepare import main
+from tests.support.paths import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 STUDYFORREST = ROOT.parent / "shared" / "data" / "studyforrest"
 SPLIT_OF = {"b": "training", "a": "training", "d": "validation", "c": "test"}
 FRAMES = (2, 5, 9)

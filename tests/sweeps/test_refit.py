@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from small_data import NAMES, make_dataset, make_listing
 
 from mtl import metrics
 from mtl.affwild2 import read_file
@@ -18,6 +17,7 @@ from mtl.tasks import TASKS
 from sweeps.fusion.refit import score_refit
 from sweeps.fusion.report import refit_summary
 from sweeps.plan import divide
+from tests.support.small_data import NAMES, make_dataset, make_listing
 
 FOLDS = 4
 MEMBERS = {"one": 2, "two": 1}

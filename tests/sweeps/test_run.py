@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 import yaml
-from fake_sweep import opened
 from optuna.trial import TrialState
-from small_data import FRAMES, NAMES, make_dataset, make_listing, write_space
 
 from sweeps import run
 from sweeps.cli import run_program
 from sweeps.run import main
+from tests.support.fake_sweep import opened
+from tests.support.paths import ROOT
+from tests.support.small_data import FRAMES, NAMES, make_dataset, make_listing, write_space
 
 
 @pytest.fixture(autouse=True)
@@ -184,7 +185,7 @@ def test_every_shipped_space_plans_on_data_with_its_feature_sets(tmp_path, capsy
     sets = {"default": ("appearance", "geometry", "motion"), "film": ("visual_audio", "phash")}
     for name, own in sets.items():
         make_dataset(tmp_path / name, frames={s: dict.fromkeys(NAMES, FRAMES) for s in own})
-    root = Path(run.__file__).parents[1]
+    root = ROOT
     spaces = {
         root / "search.yaml": "default",
         root / "sweeps/configs/spaces/studyforrest.yaml": "film",

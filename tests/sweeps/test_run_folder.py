@@ -4,12 +4,12 @@ import json
 import shutil
 
 import pytest
-from small_data import make_dataset, search_file
 
 from mtl.errors import InputError
 from sweeps.driver_lock import LOCK
 from sweeps.run_folder import check_run_folder, fresh_name, open_run_folder
 from sweeps.search_file import load
+from tests.support.small_data import make_dataset, search_file
 
 VARIED = {"optim.lr": {"min": 1e-3, "max": 1e-1, "log": True}}
 

@@ -14,8 +14,9 @@ from mtl.errors import InputError
 from mtl.metrics import scores
 from mtl.predictions import decide
 from sweeps.score import main
+from tests.support.paths import ROOT
 
-PROGRAM = Path(__file__).parents[2] / "sweeps" / "score.py"
+PROGRAM = ROOT / "sweeps" / "score.py"
 KEYS = [
     "p_mtl",
     "ccc_valence",

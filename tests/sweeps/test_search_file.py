@@ -3,11 +3,11 @@
 from datetime import UTC, datetime
 
 import pytest
-from search_files import ENCODERS, SMALL, space
 
 from mtl.errors import InputError
 from sweeps.search_file import load
 from sweeps.search_file.strict_yaml import parse_yaml, write_yaml
+from tests.support.search_files import ENCODERS, SMALL, space
 
 
 @pytest.mark.parametrize(

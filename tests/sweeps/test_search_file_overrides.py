@@ -3,9 +3,9 @@
 import json
 
 import pytest
-from search_files import ENCODERS, SHIPPED, SMALL
 
 from sweeps.search_file import load
+from tests.support.search_files import ENCODERS, SHIPPED, SMALL
 
 
 def test_overrides_of_the_file(write):

@@ -5,10 +5,10 @@ import json
 import jsonschema
 import pytest
 import yaml
-from search_files import SCHEMA, SHIPPED, SMALL, space
 
 from sweeps.search_file import SearchFile, json_schema, load
 from sweeps.search_file.strict_yaml import parse_yaml
+from tests.support.search_files import SCHEMA, SHIPPED, SMALL, space
 
 
 def test_the_schema_is_up_to_date():

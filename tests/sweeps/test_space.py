@@ -2,7 +2,6 @@
 
 import functools
 import warnings
-from pathlib import Path
 
 import optuna
 import pytest
@@ -14,9 +13,9 @@ from sweeps.compose import compose
 from sweeps.search_file import load
 from sweeps.search_file.overrides import hydra_value, override
 from sweeps.space import Space
+from tests.support.paths import ROOT
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
-ROOT = Path(__file__).parents[2]
 SHIPPED = [ROOT / "search.yaml", *sorted((ROOT / "sweeps/configs/spaces").glob("*.yaml"))]
 HEAD = "name: small\ndata: demo\n"
 NESTED = """

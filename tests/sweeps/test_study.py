@@ -7,7 +7,12 @@ from typing import Any
 
 import optuna
 import pytest
-from fake_sweep import (
+from optuna.trial import TrialState
+
+from mtl.errors import InputError
+from sweeps.study import Proposal, SweepStudy, sampler
+from sweeps.study.journal import JOURNAL, Journal
+from tests.support.fake_sweep import (
     COMPARED,
     EPOCHS,
     Killed,
@@ -21,11 +26,6 @@ from fake_sweep import (
     sample_one_of_three,
     train,
 )
-from optuna.trial import TrialState
-
-from mtl.errors import InputError
-from sweeps.study import Proposal, SweepStudy, sampler
-from sweeps.study.journal import JOURNAL, Journal
 
 
 @pytest.fixture(autouse=True)

@@ -7,7 +7,13 @@ from typing import Any
 
 import optuna
 import pytest
-from fake_sweep import (
+from optuna.pruners import NopPruner, SuccessiveHalvingPruner
+from optuna.trial import FrozenTrial
+
+from sweeps.study import sampler
+from sweeps.study.journal import JOURNAL
+from sweeps.study.sampler import make_sampler, startup_trials
+from tests.support.fake_sweep import (
     COMPARED,
     EPOCHS,
     Killed,
@@ -22,12 +28,6 @@ from fake_sweep import (
     sample_few,
     sample_one_of_three,
 )
-from optuna.pruners import NopPruner, SuccessiveHalvingPruner
-from optuna.trial import FrozenTrial
-
-from sweeps.study import sampler
-from sweeps.study.journal import JOURNAL
-from sweeps.study.sampler import make_sampler, startup_trials
 
 MISHAPS: dict[str, Any] = {"mishaps": True, "seed": 2}
 REPEATS: dict[str, Any] = {"sample": sample_few, "sampler": "random", **COMPARED}

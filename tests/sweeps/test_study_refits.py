@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_sweep import COMPARED, Killed, finish, killed_after, opened, records, run
 from optuna.trial import TrialState
 
 from sweeps.study import Refit, SweepStudy
+from tests.support.fake_sweep import COMPARED, Killed, finish, killed_after, opened, records, run
 
 FOLDS = 3
 

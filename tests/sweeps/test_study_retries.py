@@ -8,11 +8,11 @@ from typing import Any
 
 import optuna
 import pytest
-from fake_sweep import COMPARED, Pruner, finish, opened, records, train
 from optuna.trial import TrialState
 
 from sweeps.study import Proposal, SweepStudy
 from sweeps.study.journal import JOURNAL
+from tests.support.fake_sweep import COMPARED, Pruner, finish, opened, records, train
 
 UNPRUNED: dict[str, Any] = {"pruner": Pruner(kind="none"), "sampler": "random"}
 

@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_sweep import (
+from optuna.trial import TrialState
+
+from tests.support.fake_sweep import (
     COMPARED,
     Killed,
     Pruner,
@@ -17,7 +19,6 @@ from fake_sweep import (
     records,
     run,
 )
-from optuna.trial import TrialState
 
 SEEDED: dict[str, Any] = {**COMPARED, "trials": 6, "seeds": 2}
 

@@ -21,8 +21,8 @@ from sweeps.plan import divide
 from sweeps.train import Files, main
 from sweeps.trial_data import SlotData
 from sweeps.trial_folder import TrialFolder
+from tests.support.paths import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 SMALL = ("encoder.hidden=8", "encoder.layers=1", "head=linear", "training.epochs=3")
 FRAMES = np.arange(1, 31, dtype=np.int32)
 SPLITS = ("train",) * 6 + ("validation",) * 4 + ("test",) * 2

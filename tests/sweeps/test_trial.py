@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 from ray.exceptions import RayActorError, RayTaskError
-from small_data import make_listing
 
 from mtl.training import TrainingError
 from sweeps import trial as module
 from sweeps.job import Begin, End, Epoch, Job, SlotLost, TrialFailed
 from sweeps.trial import BEGUN, FAILED, LOST, RUNNING, reports
 from sweeps.trial_folder import TrialFolder
+from tests.support.small_data import make_listing
 
 EPOCH = {
     "epoch": 1,

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from small_data import make_listing
 
 from mtl.predictions import Predictions
 from sweeps.job import End, Epoch
 from sweeps.trial_folder import TrialFolder
+from tests.support.small_data import make_listing
 
 TASKS = ("valence", "expression")
 

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 import yaml
 from optuna.trial import TrialState
-from small_data import make_dataset, make_listing, write_space
 
 from mtl.dataset import Dataset
 from mtl.errors import InputError
@@ -20,6 +19,7 @@ from sweeps.run_folder import open_run_folder
 from sweeps.search_file import load
 from sweeps.study import SweepStudy
 from sweeps.warm_start import read_earlier, take_over
+from tests.support.small_data import make_dataset, make_listing, write_space
 
 SPACE = {
     "encoder": {"choice": {"gru": {"encoder.layers": {"min": 1, "max": 2}}, "lstm": {}}},

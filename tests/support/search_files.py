@@ -1,8 +1,7 @@
 """Search files that tests begin with."""
 
-from pathlib import Path
+from tests.support.paths import ROOT
 
-ROOT = Path(__file__).parents[2]
 SCHEMA = ROOT / "sweeps/configs/search.schema.json"
 SHIPPED = [ROOT / "search.yaml", *sorted((ROOT / "sweeps/configs/spaces").glob("*.yaml"))]
 SMALL = "name: small\ndata: demo\nspace: {optim.lr: {min: 1e-5, max: 1e-2, log: true}}\n"

@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from worker_cases import CASES
 
 from mtl.workers import Workers
+from tests.support.worker_cases import CASES
 
 BACKENDS = {2: "gloo", 3: "cpu:gloo"}
 """By group size; the second is named by device, as one beside NCCL is."""

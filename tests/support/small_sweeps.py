@@ -19,8 +19,8 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial
 
 from sweeps.job import Event, Job
+from tests.support.paths import ROOT
 
-ROOT = Path(__file__).parents[2]
 RUN = ROOT / "sweeps" / "run.py"
 START_SECONDS = 600
 END_SECONDS = 180

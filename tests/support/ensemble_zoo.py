@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from laws import config
 from safetensors.torch import save
 
 from mtl.config import TrialConfig
@@ -19,6 +18,7 @@ from mtl.postprocess import Postprocessing, Smoothing
 from mtl.sequences import join, part_of, trained_tasks, training_prior
 from mtl.tasks import TASKS
 from mtl.training import Trainer
+from tests.support.laws import config
 
 WIDTHS = {"face": 3, "pose": 2}
 SPLITS = ("train",) * 5 + ("validation",) * 3 + ("test",) * 2

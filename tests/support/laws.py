@@ -6,7 +6,6 @@ built, and held to every law, without a line here.
 
 from collections.abc import Sequence
 from itertools import product
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,11 +21,12 @@ from mtl.losses import LOSSES
 from mtl.model import build_model
 from mtl.sequences import Part, Rows, VideoSequence
 from mtl.tasks import LABEL_COLUMNS, OUTPUT_COLUMNS, TASKS
+from tests.support.paths import ROOT
 
 # The order of a sum must not depend on how many cores are free.
 torch.set_num_threads(1)
 
-CONFIGS = Path(__file__).parents[2] / "sweeps" / "configs"
+CONFIGS = ROOT / "sweeps" / "configs"
 SMALL: dict[str, Any] = {"hidden": 8, "layers": 2, "heads": 2, "feedforward": 12, "widths": [6]}
 WIDTH = 5
 TOLERANCE = 1e-5

@@ -10,7 +10,6 @@ from unittest.mock import patch
 import numpy as np
 import torch
 import torch.distributed as dist
-from laws import ENCODER_NAMES, LOSS_OF_KIND, MODELS, config, data, part, videos
 from torch import Tensor
 
 from mtl import inference
@@ -22,6 +21,7 @@ from mtl.inference import TrialData, predict, predict_best
 from mtl.tasks import TASKS
 from mtl.training import EpochResult, Trainer, TrainingError
 from mtl.workers import ALONE, Workers
+from tests.support.laws import ENCODER_NAMES, LOSS_OF_KIND, MODELS, config, data, part, videos
 
 STEPS = 20
 LENGTHS = (41, 4, 7, 3, 6, 2)
