@@ -11,9 +11,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from mtl.build_model import autocast, choose_device, choose_precision, parameter_dtype, place_model
 from mtl.config import TrialConfig
 from mtl.frameworks import Framework, States
-from mtl.model import autocast, choose_device, choose_precision, parameter_dtype, place_model
 from mtl.sequences import Part, VideoSequence
 from mtl.tasks import OUTPUT_COLUMNS, TASKS
 from mtl.windows import Batch, Batches, Stitch, carried_schedule, free_schedule

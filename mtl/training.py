@@ -11,13 +11,13 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from mtl import metrics
+from mtl.build_model import autocast, choose_device, choose_precision, parameter_dtype, place_model
 from mtl.checkpoint import pack, unpack
 from mtl.config import TrialConfig
-from mtl.errors import InputError
+from mtl.errors import InputError, TrainingError
 from mtl.frameworks import Outputs, States, Truth
 from mtl.inference import TrialData, Weights, predict
 from mtl.losses import LOSSES, Loss
-from mtl.model import autocast, choose_device, choose_precision, parameter_dtype, place_model
 from mtl.optimisation import epoch_seed, follow_gradients, lr_factor
 from mtl.strict import Component
 from mtl.tasks import TASKS
@@ -27,10 +27,6 @@ from mtl.workers import ALONE, Workers
 
 STOP_CHECK_STEPS = 4
 """Steps between two looks at the stop flag."""
-
-
-class TrainingError(RuntimeError):
-    """A trial that cannot go on, and where it broke."""
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,7 @@ from typing import Any
 import torch
 import yaml
 
-from mtl.errors import InputError
-from sweeps.job import in_one_line
+from mtl.errors import InputError, in_one_line
 from sweeps.search_file import Resources
 
 LOCAL = "local"

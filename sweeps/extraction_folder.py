@@ -16,8 +16,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from mtl.dataset.storage import brief
-from mtl.errors import InputError
+from mtl.errors import InputError, brief
 from mtl.features.extract import Failure, read_failed
 from mtl.whole_files import write_json, write_whole
 from sweeps.driver_lock import LOCK, DriverLock

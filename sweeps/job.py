@@ -105,9 +105,3 @@ class TrialFailed(Exception):
 
 class SlotLost(Exception):
     """A slot that can train nothing more; its trial goes on in another."""
-
-
-def in_one_line(error: BaseException) -> str:
-    """An exception's type and first line."""
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0] if lines else ''}"

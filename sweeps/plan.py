@@ -8,13 +8,13 @@ import numpy as np
 import optuna
 import torch
 
+from mtl.build_model import build_model
 from mtl.config import TrialConfig
 from mtl.dataset import Dataset, Listing
 from mtl.errors import InputError
 from mtl.feature_table import index_table
 from mtl.folds import cut_folds, fold_parts, select_videos, with_splits
 from mtl.frameworks import FRAMEWORKS
-from mtl.model import build_model
 from mtl.sequences import join, trained_tasks
 from mtl.strict import did_you_mean
 from mtl.tasks import TASKS

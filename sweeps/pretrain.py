@@ -25,7 +25,7 @@ import numpy as np
 
 from mtl.affwild2 import read_annotations
 from mtl.dataset.storage import local_path
-from mtl.errors import InputError
+from mtl.errors import InputError, TrainingError
 from mtl.features.backbones import RANDOM
 from mtl.features.config import MAEConfig, SupervisedConfig
 from mtl.features.images import Images, find_images, images_address
@@ -33,7 +33,6 @@ from mtl.features.labels import LabelledImages, of_challenge, read_labels
 from mtl.features.pretraining import PretrainResult
 from mtl.strict import validate_as
 from mtl.tasks import TASKS
-from mtl.training import TrainingError
 from sweeps.cli import run_program
 from sweeps.cluster import Cluster, choose_address, connect, fitting
 from sweeps.compose import compose_plain

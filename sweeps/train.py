@@ -21,15 +21,14 @@ from typing import Any
 import torch
 import yaml
 
+from mtl.build_model import build_model
 from mtl.config import TrialConfig
 from mtl.dataset import Dataset, Listing
-from mtl.errors import InputError
+from mtl.errors import InputError, TrainingError
 from mtl.feature_table import FeatureTable, read_table
 from mtl.folds import cut_folds, fold_parts
 from mtl.inference import TrialData
-from mtl.model import build_model
 from mtl.tasks import TASKS
-from mtl.training import TrainingError
 from sweeps.cli import run_program
 from sweeps.compose import compose, signature
 from sweeps.data import open_data

@@ -17,7 +17,8 @@ from ray.actor import ActorHandle
 from ray.exceptions import RayActorError, RayTaskError
 
 from mtl.dataset import Listing
-from sweeps.job import Begin, End, Epoch, Event, Job, SlotLost, TrialFailed, in_one_line
+from mtl.errors import in_one_line
+from sweeps.job import Begin, End, Epoch, Event, Job, SlotLost, TrialFailed
 from sweeps.trial_folder import TrialFolder
 
 RUNNING, BEGUN, FAILED, LOST = "running", "begun", "failed", "lost"

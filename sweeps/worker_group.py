@@ -12,7 +12,7 @@ from ray.train.v2._internal.callbacks.placement_group_callback import PlacementG
 from ray.train.v2.api.callback import UserCallback
 from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
 
-from sweeps.job import in_one_line
+from mtl.errors import in_one_line
 from sweeps.rendezvous import OneAddress
 
 SAID_CHARACTERS = 300

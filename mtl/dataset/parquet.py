@@ -16,8 +16,7 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from mtl.dataset.listing import pack
-from mtl.dataset.storage import brief
-from mtl.errors import InputError
+from mtl.errors import InputError, brief
 
 VALUE_TYPES: dict[pa.DataType, np.dtype] = {
     pa.uint8(): np.dtype(np.uint8),

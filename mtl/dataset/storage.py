@@ -5,7 +5,7 @@ from pathlib import Path, PurePosixPath
 import pyarrow as pa
 import pyarrow.fs as pafs
 
-from mtl.errors import InputError
+from mtl.errors import InputError, brief
 
 
 def resolve(address: str | Path) -> tuple[pafs.FileSystem, str]:
@@ -56,8 +56,3 @@ def files_under(filesystem: pafs.FileSystem, path: str) -> list[str]:
     """The Parquet files directly in a folder, in name order."""
     found = filesystem.get_file_info(pafs.FileSelector(path))
     return sorted(f.path for f in found if f.is_file and PurePosixPath(f.path).suffix == ".parquet")
-
-
-def brief(error: BaseException) -> str:
-    """The first line of a library's error, without its full stop."""
-    return str(error).strip().splitlines()[0].rstrip(".") if str(error).strip() else repr(error)

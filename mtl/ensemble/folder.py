@@ -15,6 +15,7 @@ from safetensors.numpy import load as load_arrays
 from safetensors.numpy import save as save_arrays
 from safetensors.torch import load as load_weights
 
+from mtl.build_model import build_model
 from mtl.config import TrialConfig, read_config
 from mtl.ensemble.manifest import (
     FORMAT,
@@ -28,7 +29,6 @@ from mtl.ensemble.manifest import (
 )
 from mtl.errors import InputError
 from mtl.inference import Weights
-from mtl.model import build_model
 from mtl.postprocess import Postprocessing, Smoothing
 from mtl.strict import did_you_mean
 from mtl.tasks import EXPRESSION, OUTPUT_COLUMNS, TASKS, UNITS, Task

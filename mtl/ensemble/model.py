@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from jaxtyping import Float32
 
+from mtl.build_model import choose_device, place_model
 from mtl.dataset import Dataset, Listing
 from mtl.ensemble.folder import Export, Member, parse_export, read_files
 from mtl.ensemble.source import SPAN_BYTES, Source
@@ -18,7 +19,6 @@ from mtl.errors import InputError
 from mtl.feature_table import FeatureTable
 from mtl.frameworks import Framework
 from mtl.inference import TrialData, predict_tasks
-from mtl.model import choose_device, place_model
 from mtl.predictions import Predictions
 from mtl.sequences import Part, join_any, part_of
 from mtl.tasks import OUTPUT_COLUMNS, TASKS

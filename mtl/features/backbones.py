@@ -26,8 +26,7 @@ from timm.layers.helpers import to_2tuple
 from timm.layers.pos_embed import resample_abs_pos_embed
 from torch import Tensor, nn
 
-from mtl.dataset.storage import brief
-from mtl.errors import InputError
+from mtl.errors import InputError, brief
 from mtl.features.iresnet import IRESNETS, IResNet
 from mtl.features.mae import VITS, Encoder
 from mtl.features.weights import load_weights, read_weights

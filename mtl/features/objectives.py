@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
+from mtl.build_model import autocast
 from mtl.errors import InputError
 from mtl.features.backbones import (
     BACKBONES,
@@ -27,7 +28,6 @@ from mtl.features.mae import VITS, MaskedAutoencoder
 from mtl.features.weights import load_weights, read_weights
 from mtl.inference import activate
 from mtl.losses import LOSSES, Loss
-from mtl.model import autocast
 from mtl.strict import Component, did_you_mean
 from mtl.tasks import OUTPUT_COLUMNS, TASKS
 from mtl.weighting import BALANCINGS, Balancing

@@ -15,12 +15,13 @@ from timm.optim import param_groups_weight_decay
 from torch import Tensor
 
 from mtl import metrics
+from mtl.build_model import autocast, choose_device, choose_precision, parameter_dtype
 from mtl.checkpoint import pack
+from mtl.errors import TrainingError
 from mtl.features.config import PretrainConfig
 from mtl.features.objectives import Batch, Objective
-from mtl.model import autocast, choose_device, choose_precision, parameter_dtype
 from mtl.optimisation import epoch_seed, follow_gradients, lr_factor
-from mtl.training import TrainingError, read_checkpoint
+from mtl.training import read_checkpoint
 from mtl.workers import ALONE, Workers
 
 REFERENCE_BATCH = 256

@@ -11,8 +11,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from mtl.dataset.storage import brief
-from mtl.errors import InputError
+from mtl.errors import InputError, brief
 
 WRAPPINGS = ("model", "state_dict", "model_state", "state_dict_backbone")
 """Under which training programs keep the weights in a checkpoint."""

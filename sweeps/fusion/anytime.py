@@ -5,8 +5,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from mtl.errors import in_one_line
 from sweeps.fusion.sweep import SweepFusion
-from sweeps.job import in_one_line
 
 REST = 9
 """After a fusion so many times as long nothing is fused: it takes a tenth of one core at most."""

@@ -13,10 +13,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from mtl.errors import InputError
+from mtl.errors import InputError, in_one_line
 from mtl.predictions import Predictions
 from mtl.tasks import TASKS, Task
-from sweeps.job import in_one_line
 from sweeps.study.proposal import is_refit
 from sweeps.trial_folder import TrialFolder
 from sweeps.weights import KEEP_WEIGHTS

@@ -10,8 +10,7 @@ from ray.actor import ActorHandle
 from ray.exceptions import RayActorError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from mtl.errors import InputError
-from mtl.training import TrainingError
+from mtl.errors import InputError, TrainingError
 from sweeps.cluster import train_settings
 from sweeps.pretraining.record import Began, Died, Ended, Event, Failed, Record, Waiting
 from sweeps.pretraining.setup import Setup

@@ -22,8 +22,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save
 
 from mtl.checkpoint import unpack
-from mtl.dataset.storage import brief
-from mtl.errors import InputError
+from mtl.errors import InputError, brief
 from mtl.features.pretraining import PretrainResult
 from mtl.whole_files import write_json, write_whole
 from sweeps.driver_lock import LOCK, DriverLock

@@ -12,7 +12,7 @@ import torch
 from ray.actor import ActorHandle
 
 from mtl import metrics
-from mtl.errors import InputError
+from mtl.errors import InputError, TrainingError
 from mtl.features.augmentation import epoch_batches, patch_noise, read_whole
 from mtl.features.config import MAEConfig
 from mtl.features.images import BrokenImage, Images
@@ -20,7 +20,6 @@ from mtl.features.labels import LabelledImages
 from mtl.features.objectives import Batch, Objective, Reconstruction, Supervision
 from mtl.features.pretraining import Pretrainer
 from mtl.tasks import OUTPUT_COLUMNS, TASKS
-from mtl.training import TrainingError
 from mtl.workers import Workers
 from sweeps.pretraining.reading import How, Reader
 from sweeps.pretraining.record import Began, Broken, Epoch, Event, Failed

@@ -10,7 +10,7 @@ from ray.actor import ActorHandle
 from ray.exceptions import RayError, RayTaskError
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 
-from sweeps.job import in_one_line
+from mtl.errors import in_one_line
 from sweeps.orders import Stop
 from sweeps.search_file import Resources
 

@@ -14,9 +14,9 @@ import torch
 from ray.actor import ActorHandle
 
 from mtl.config import read_config
-from mtl.training import TrainingError
+from mtl.errors import TrainingError, in_one_line
 from mtl.workers import Workers
-from sweeps.job import Job, in_one_line
+from sweeps.job import Job
 from sweeps.job_run import HEARTBEAT_SECONDS, JobRun
 from sweeps.orders import Stop
 from sweeps.slots.desk import HOME, Handed

@@ -2,7 +2,8 @@ import pytest
 import torch
 
 from mtl.checkpoint import pack, unpack
-from mtl.training import Trainer, TrainingError
+from mtl.errors import TrainingError
+from mtl.training import Trainer
 from tests.support.laws import ENCODER_NAMES, config, data
 
 

@@ -4,13 +4,13 @@ from typing import Any
 
 import pytest
 
+from mtl.build_model import build_model
 from mtl.config import OPERATIONAL, read_config
 from mtl.encoders import ENCODERS
 from mtl.errors import InputError
 from mtl.frameworks import FRAMEWORKS
 from mtl.heads import HEADS
 from mtl.losses import LOSSES
-from mtl.model import build_model
 from mtl.tasks import TASKS
 from mtl.weighting import BALANCINGS
 from tests.support.laws import CONFIGS, WIDTH, config, plain_config

@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from mtl.errors import InputError
+from mtl.errors import InputError, TrainingError
 from mtl.features.augmentation import read_augmented
 from mtl.features.backbones import load_backbone
 from mtl.features.config import MAEConfig, SupervisedConfig
@@ -16,7 +16,6 @@ from mtl.features.objectives import Batch, Reconstruction, Supervision
 from mtl.features.pretraining import Pretrainer
 from mtl.strict import validate_as
 from mtl.tasks import TASKS
-from mtl.training import TrainingError
 from mtl.workers import Workers
 from sweeps.compose import compose_plain
 

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from mtl.training import Trainer, TrainingError
+from mtl.errors import TrainingError
+from mtl.training import Trainer
 from mtl.windows import carried_schedule
 from tests.support.laws import (
     ENCODER_NAMES,

@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from mtl import metrics
+from mtl.errors import TrainingError
 from mtl.tasks import TASKS
-from mtl.training import Trainer, TrainingError
+from mtl.training import Trainer
 from tests.support.laws import (
     CARRYING,
     MODELS,

@@ -12,13 +12,13 @@ import numpy as np
 import torch
 import yaml
 
+from mtl.build_model import build_model
 from mtl.config import TrialConfig, read_config
 from mtl.encoders import ENCODERS
 from mtl.frameworks import FRAMEWORKS, Framework
 from mtl.heads import HEADS
 from mtl.inference import TrialData
 from mtl.losses import LOSSES
-from mtl.model import build_model
 from mtl.sequences import Part, Rows, VideoSequence
 from mtl.tasks import LABEL_COLUMNS, OUTPUT_COLUMNS, TASKS
 from tests.support.paths import ROOT

@@ -16,10 +16,11 @@ from mtl import inference
 from mtl.checkpoint import unpack
 from mtl.config import TrialConfig
 from mtl.encoders import ENCODERS
+from mtl.errors import TrainingError
 from mtl.frameworks import FRAMEWORKS
 from mtl.inference import TrialData, predict, predict_best
 from mtl.tasks import TASKS
-from mtl.training import EpochResult, Trainer, TrainingError
+from mtl.training import EpochResult, Trainer
 from mtl.workers import ALONE, Workers
 from tests.support.laws import ENCODER_NAMES, LOSS_OF_KIND, MODELS, config, data, part, videos
 

@@ -6,9 +6,9 @@ import pytest
 import yaml
 
 import sweeps.compose
+from mtl.build_model import build_model
 from mtl.config import OPERATIONAL, TrialConfig
 from mtl.errors import InputError
-from mtl.model import build_model
 from mtl.tasks import TASKS
 from sweeps.compose import compose, group_options, signature
 

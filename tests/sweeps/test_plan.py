@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
+from mtl.build_model import build_model
 from mtl.errors import InputError
-from mtl.model import build_model
 from mtl.tasks import TASKS
 from sweeps.compose import compose
 from sweeps.plan import divide, make_plan

@@ -9,11 +9,11 @@ import torch
 from safetensors.torch import save
 
 from mtl.affwild2 import write_submission
+from mtl.build_model import build_model
 from mtl.dataset import Dataset
 from mtl.ensemble import Source
 from mtl.ensemble.folder import pack_export
 from mtl.errors import InputError
-from mtl.model import build_model
 from mtl.predictions import Predictions, decide
 from mtl.whole_files import write_folder
 from sweeps import predict

@@ -10,12 +10,11 @@ from ray.exceptions import ActorDiedError, RayActorError, RayTaskError
 from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
 from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
 
-from mtl.errors import InputError
+from mtl.errors import InputError, TrainingError
 from mtl.features.config import MAEConfig
 from mtl.features.images import find_images
 from mtl.features.pretraining import Pretrainer
 from mtl.strict import validate_as
-from mtl.training import TrainingError
 from sweeps.compose import compose_plain
 from sweeps.pretraining import workers
 from sweeps.pretraining.driver import SILENCES, listen

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from mtl.training import TrainingError
+from mtl.errors import TrainingError
 from mtl.workers import Workers
 from sweeps.job import Job
 from sweeps.orders import Orders, Stop

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from ray.exceptions import RayActorError, RayTaskError
 
-from mtl.training import TrainingError
+from mtl.errors import TrainingError
 from sweeps import trial as module
 from sweeps.job import Begin, End, Epoch, Job, SlotLost, TrialFailed
 from sweeps.trial import BEGUN, FAILED, LOST, RUNNING, reports
