@@ -8,6 +8,8 @@ missing values, are known here alone: everywhere else a missing label is a False
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+
 EXPRESSIONS = (
     "Neutral",
     "Anger",
@@ -61,3 +63,6 @@ UNITS = Task("action_units", "multilabel", ACTION_UNITS, slice(3, 15), slice(10,
 TASKS = {task.name: task for task in (VALENCE, AROUSAL, EXPRESSION, UNITS)}
 LABEL_COLUMNS = tuple(column for task in TASKS.values() for column in task.columns)
 OUTPUT_COLUMNS = ("valence", "arousal", *EXPRESSIONS, *ACTION_UNITS)
+
+
+MISSING = np.array([t.missing for t in TASKS.values() for _ in t.columns], np.float32)

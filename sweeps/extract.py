@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mtl.affwild2 import read_annotations
+from mtl.dataset.annotations import read_annotations
 from mtl.dataset.storage import local_path
 from mtl.errors import InputError
 from mtl.features.backbones import Backbone, load_backbone

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from mtl import predictions
-from mtl.affwild2 import HEADER, submission_lines
+from mtl.dataset.annotations import HEADER, submission_lines
 from mtl.ensemble import Source
 from mtl.errors import InputError
 from mtl.predictions import decide

@@ -12,8 +12,8 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
-from mtl.affwild2 import Challenge, read_annotations
 from mtl.dataset import SPLITS, Block, Dataset, Listing, read_features, write_dataset
+from mtl.dataset.annotations import Challenge, read_annotations
 from mtl.errors import InputError
 from mtl.tasks import TASKS
 from sweeps.cli import run_program

@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from mtl.affwild2 import read_annotations
+from mtl.dataset.annotations import read_annotations
 from mtl.dataset.storage import local_path
 from mtl.errors import InputError, TrainingError
 from mtl.features.backbones import RANDOM

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from mtl.affwild2 import Annotations, read_file
+from mtl.dataset.annotations import Annotations, read_file
 from mtl.errors import InputError
 from mtl.metrics import scores
 from mtl.predictions import outputs_of

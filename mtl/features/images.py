@@ -18,8 +18,8 @@ import pyarrow.fs as pafs
 from jaxtyping import Int, Int32
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from mtl.affwild2 import IMAGE, LAST_FRAME, Challenge
 from mtl.dataset import storage
+from mtl.dataset.annotations import IMAGE, LAST_FRAME, Challenge
 from mtl.dataset.listing import pack
 from mtl.errors import InputError
 from mtl.features.image_files import SUFFIXES, is_mounted, list_files, printable

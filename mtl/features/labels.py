@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Bool, Float32, Int64
 
-from mtl.affwild2 import RULES, Challenge
+from mtl.dataset.annotations import RULES, Challenge
 from mtl.dataset.listing import Listing, pack
 from mtl.errors import InputError
 from mtl.features.images import Images, frames_of

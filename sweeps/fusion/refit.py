@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from mtl.affwild2 import write_submission
 from mtl.bootstrap import bootstrap, intervals
+from mtl.dataset.annotations import write_submission
 from mtl.fusion import fuse
 from mtl.metrics import scores
 from mtl.postprocess import Postprocessing, Smoothing

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
-from mtl.affwild2 import write_submission
 from mtl.dataset import Dataset, Listing
+from mtl.dataset.annotations import write_submission
 from mtl.predictions import Predictions, decide
 from mtl.whole_files import write_json
 from sweeps.fusion.alternatives import contributions, cost, other_rules, small_ensembles

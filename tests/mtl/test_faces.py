@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from sklearn.linear_model import Ridge
 
-from mtl.affwild2 import read_annotations
+from mtl.dataset.annotations import read_annotations
 from mtl.errors import InputError
 from mtl.synthetic import Demo, Faces, make_faces
 from mtl.synthetic.demo import Planted, plant

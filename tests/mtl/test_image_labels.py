@@ -4,7 +4,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from mtl.affwild2 import read_annotations
+from mtl.dataset.annotations import read_annotations
 from mtl.errors import InputError
 from mtl.features.images import Images, find_images
 from mtl.features.labels import of_challenge, read_labels

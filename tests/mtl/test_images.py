@@ -15,7 +15,7 @@ import pyarrow.fs as pafs
 import pytest
 from PIL import Image
 
-from mtl.affwild2 import read_annotations
+from mtl.dataset.annotations import read_annotations
 from mtl.errors import InputError
 from mtl.features import images as module
 from mtl.features.images import BrokenImage, Images, decode, find_images, frames_of

@@ -18,8 +18,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from mtl.affwild2 import read_file
 from mtl.dataset import Dataset
+from mtl.dataset.annotations import read_file
 from mtl.ensemble import Ensemble, Source
 from mtl.errors import InputError
 from mtl.predictions import Predictions

@@ -12,8 +12,8 @@ import pytest
 import torch
 from optuna.trial import TrialState
 
-from mtl.affwild2 import read_file, write_submission
 from mtl.dataset import Dataset
+from mtl.dataset.annotations import read_file, write_submission
 from mtl.errors import InputError
 from mtl.folds import select_videos
 from mtl.predictions import Predictions

@@ -10,8 +10,8 @@ import pytest
 from safetensors.numpy import save_file
 
 from mtl import metrics
-from mtl.affwild2 import read_file
 from mtl.dataset import Dataset, Listing
+from mtl.dataset.annotations import read_file
 from mtl.errors import InputError
 from mtl.fusion import RULES
 from mtl.predictions import Predictions, outputs_of

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from mtl.affwild2 import read_annotations
+from mtl.dataset.annotations import read_annotations
 from mtl.errors import InputError
 from sweeps import plant
 from sweeps.plant import main

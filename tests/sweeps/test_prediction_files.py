@@ -8,9 +8,9 @@ import pytest
 import torch
 from safetensors.torch import save
 
-from mtl.affwild2 import write_submission
 from mtl.build_model import build_model
 from mtl.dataset import Dataset
+from mtl.dataset.annotations import write_submission
 from mtl.ensemble import Source
 from mtl.ensemble.folder import pack_export
 from mtl.errors import InputError

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from mtl import metrics
-from mtl.affwild2 import read_file
+from mtl.dataset.annotations import read_file
 from mtl.folds import cut_folds, fold_parts
 from mtl.predictions import Predictions, outputs_of
 from mtl.tasks import TASKS

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mtl.affwild2 import write_submission
+from mtl.dataset.annotations import write_submission
 from mtl.errors import InputError
 from mtl.metrics import scores
 from mtl.predictions import decide

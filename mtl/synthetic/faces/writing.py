@@ -12,8 +12,8 @@ import numpy as np
 from jaxtyping import Float32, Float64
 from PIL import Image
 
-from mtl.affwild2 import FILES, write_submission
 from mtl.dataset import SPLITS
+from mtl.dataset.annotations import FILES, write_submission
 from mtl.errors import InputError
 from mtl.metrics import scores
 from mtl.synthetic.demo import Planted, plant

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mtl.affwild2 import HEADER, read_annotations, read_file, write_submission
+from mtl.dataset.annotations import HEADER, read_annotations, read_file, write_submission
 from mtl.errors import InputError
 from tests.support.paths import ROOT
 

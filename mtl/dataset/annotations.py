@@ -16,7 +16,7 @@ import pyarrow.csv as csv
 
 from mtl.dataset import Listing
 from mtl.errors import InputError
-from mtl.tasks import EXPRESSIONS, LABEL_COLUMNS, TASKS
+from mtl.tasks import EXPRESSIONS, LABEL_COLUMNS, MISSING
 from mtl.whole_files import write_whole
 
 HEADER = "image,valence,arousal,expression,aus"
@@ -30,7 +30,6 @@ FILES = {
         "MTL_Challenge_test_set_release_22.txt",
     ),
 }
-MISSING = np.array([t.missing for t in TASKS.values() for _ in t.columns], np.float32)
 LAST_FRAME = 2**31 - 1
 RULES = {
     "valence": "between -1 and 1",
