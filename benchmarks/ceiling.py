@@ -26,7 +26,7 @@ from mechanisms import JOINED
 from over_seeds import mean_and_half
 from whole_training import train
 
-from mtl.metrics import scores
+from mtl.evaluation.metrics import scores
 from mtl.postprocess import choose
 from mtl.predictions import Predictions
 from mtl.sequences import training_prior

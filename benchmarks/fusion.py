@@ -22,10 +22,10 @@ from typing import Any
 
 import numpy as np
 
-from mtl.bootstrap import bootstrap, draw_videos
 from mtl.dataset import Dataset, Listing
+from mtl.evaluation.bootstrap import bootstrap, draw_videos
+from mtl.evaluation.metrics import scores, task_score, task_sums
 from mtl.fusion import greedy
-from mtl.metrics import scores, task_score, task_sums
 from mtl.predictions import Predictions, outputs_of
 from mtl.tasks import TASKS
 from sweeps.fusion.sweep import SweepFusion

@@ -23,7 +23,7 @@ import torch
 from over_seeds import mean_and_half
 from whole_training import train
 
-from mtl import metrics
+from mtl.evaluation import metrics
 from mtl.inference import TrialData
 from mtl.postprocess import choose
 from mtl.sequences import training_prior

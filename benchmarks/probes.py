@@ -27,8 +27,8 @@ from numpy.typing import NDArray
 from over_seeds import mean_and_half
 from ridge import predict_validation
 
-from mtl.bootstrap import BOUNDS, Sampled, bootstrap
 from mtl.dataset import open_dataset
+from mtl.evaluation.bootstrap import BOUNDS, Sampled, bootstrap
 from sweeps.plan import divide
 
 ROOT = Path(__file__).parents[1]

@@ -30,10 +30,10 @@ from typing import Any
 
 import numpy as np
 
-from mtl.bootstrap import bootstrap
 from mtl.dataset import SPLITS, Dataset, Listing, open_dataset, read_features, write_dataset
 from mtl.errors import InputError
-from mtl.metrics import scores
+from mtl.evaluation.bootstrap import bootstrap
+from mtl.evaluation.metrics import scores
 from mtl.predictions import Predictions
 from mtl.whole_files import write_json
 from sweeps.cli import run_program

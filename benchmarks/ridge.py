@@ -24,10 +24,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mtl.bootstrap import bootstrap, intervals
 from mtl.dataset import Dataset, Listing, open_dataset
+from mtl.evaluation.bootstrap import bootstrap, intervals
+from mtl.evaluation.metrics import scores, task_score, task_sums
 from mtl.folds import select_videos
-from mtl.metrics import scores, task_score, task_sums
 from mtl.tasks import OUTPUT_COLUMNS, TASKS, Task
 from sweeps.cli import run_program
 

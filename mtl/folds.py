@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 
 from mtl.dataset import Listing
 from mtl.errors import InputError
-from mtl.metrics import truths
+from mtl.evaluation.metrics import truths
 from mtl.tasks import TASKS
 
 Part = Literal["select", "confirm"]

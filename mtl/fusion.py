@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float, Shaped
 
-from mtl.metrics import combine, task_scores, truths
+from mtl.evaluation.metrics import combine, task_scores, truths
 from mtl.tasks import TASKS, Task
 
 TIE = 1e-12  # scores closer than this differ by rounding only
@@ -234,7 +234,7 @@ def _concordances(task: Task, x: np.ndarray, y: np.ndarray) -> Rate:
 
     def rate(total: np.ndarray, count: int) -> np.ndarray:
         chosen, taken = total[0], count + 1
-        sums = np.empty((len(x), 6))  # as mtl.metrics has them, of the candidates' means
+        sums = np.empty((len(x), 6))  # as mtl.evaluation.metrics has them, of the candidates' means
         sums[:, 0], sums[:, 2], sums[:, 4] = len(y), y.sum(), y @ y
         sums[:, 1] = (chosen.sum() + sum_x) / taken
         sums[:, 3] = (chosen @ chosen + 2 * (x @ chosen) + sum_xx) / taken**2
@@ -263,7 +263,7 @@ def _f1_scores(task: Task, columns: np.ndarray, labels: np.ndarray, mask: np.nda
 
 
 def _decisions(task: Task, total: np.ndarray, count: int) -> np.ndarray:
-    """What ``mtl.metrics.decisions`` says of the mean; by column it takes a tenth of the time."""
+    """What ``mtl.evaluation.metrics.decisions`` says of the mean; by column it takes a tenth of the time."""
     if task.kind == "multilabel":
         return np.asarray(total >= 0.5 * count)
     largest = np.asarray(total == total.max(axis=0))

@@ -18,7 +18,7 @@ from scipy.signal import oaconvolve
 from scipy.signal.windows import gaussian
 from scipy.special import expit, logit
 
-from mtl.metrics import task_score, task_sums
+from mtl.evaluation.metrics import task_score, task_sums
 from mtl.tasks import EXPRESSION, TASKS, UNITS, Task
 
 Candidate = TypeVar("Candidate")

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from jaxtyping import Bool, Float, Float32, Int32
 
 from mtl.errors import InputError
-from mtl.metrics import decisions
+from mtl.evaluation.metrics import decisions
 from mtl.tasks import LABEL_COLUMNS, OUTPUT_COLUMNS, TASKS
 
 Write = Callable[

@@ -10,11 +10,11 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from mtl import metrics
 from mtl.build_model import autocast, choose_device, choose_precision, parameter_dtype, place_model
 from mtl.checkpoint import pack, unpack
 from mtl.config import TrialConfig
 from mtl.errors import InputError, TrainingError
+from mtl.evaluation import metrics
 from mtl.frameworks import Outputs, States, Truth
 from mtl.inference import TrialData, Weights, predict
 from mtl.losses import LOSSES, Loss

@@ -5,7 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from mtl.comparison import ALL, LEVEL, Standing, compare
+from mtl.evaluation.comparison import ALL, LEVEL, Standing, compare
 from mtl.predictions import Predictions
 from mtl.tasks import TASKS
 from mtl.whole_files import write_json, write_whole

@@ -7,7 +7,7 @@ import plotly.graph_objects as go
 from plotly.io import to_html
 from plotly.subplots import make_subplots
 
-from mtl.comparison import LEVEL, Difference, Standing
+from mtl.evaluation.comparison import LEVEL, Difference, Standing
 from mtl.tasks import TASKS
 
 ROW_PIXELS, MARGIN_PIXELS = 26, 140

@@ -16,7 +16,7 @@ import numpy as np
 
 from mtl.dataset.annotations import Annotations, read_file
 from mtl.errors import InputError
-from mtl.metrics import scores
+from mtl.evaluation.metrics import scores
 from mtl.predictions import outputs_of
 from mtl.tasks import LABEL_COLUMNS
 from sweeps.cli import run_program

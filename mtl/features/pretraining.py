@@ -14,10 +14,10 @@ import torch
 from timm.optim import param_groups_weight_decay
 from torch import Tensor
 
-from mtl import metrics
 from mtl.build_model import autocast, choose_device, choose_precision, parameter_dtype
 from mtl.checkpoint import pack
 from mtl.errors import TrainingError
+from mtl.evaluation import metrics
 from mtl.features.config import PretrainConfig
 from mtl.features.objectives import Batch, Objective
 from mtl.optimisation import epoch_seed, follow_gradients, lr_factor

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Bool, Float16, Float32, Float64
 
 from mtl.dataset import Dataset, Listing, write_dataset
-from mtl.metrics import scores
+from mtl.evaluation.metrics import scores
 from mtl.predictions import Predictions
 from mtl.synthetic.layout import Layout, label_mask, lay_out
 from mtl.synthetic.parameters import Demo

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float
 from safetensors import safe_open
 
-from mtl.bootstrap import BOUNDS, Sampled
+from mtl.evaluation.bootstrap import BOUNDS, Sampled
 from mtl.fusion import RULES, error_correlation, forward_order, fuse
 from mtl.tasks import OUTPUT_COLUMNS, TASKS, Task
 from sweeps.fusion.candidates import Candidates

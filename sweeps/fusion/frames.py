@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from mtl import metrics
-from mtl.bootstrap import Sampled, bootstrap
 from mtl.dataset import Listing
+from mtl.evaluation import metrics
+from mtl.evaluation.bootstrap import Sampled, bootstrap
 from mtl.predictions import Predictions
 from mtl.tasks import TASKS, Task
 

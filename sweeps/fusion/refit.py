@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from mtl.bootstrap import bootstrap, intervals
 from mtl.dataset.annotations import write_submission
+from mtl.evaluation.bootstrap import bootstrap, intervals
+from mtl.evaluation.metrics import scores
 from mtl.fusion import fuse
-from mtl.metrics import scores
 from mtl.postprocess import Postprocessing, Smoothing
 from mtl.predictions import Predictions, decide
 from mtl.tasks import OUTPUT_COLUMNS, TASKS

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from mtl.bootstrap import Sampled, intervals
 from mtl.dataset import Dataset
+from mtl.evaluation.bootstrap import Sampled, intervals
 from mtl.predictions import Predictions
 from mtl.tasks import OUTPUT_COLUMNS, TASKS
 from sweeps.fusion.frames import Frames, listed_rows, predicted_tasks

@@ -11,8 +11,8 @@ import ray
 import torch
 from ray.actor import ActorHandle
 
-from mtl import metrics
 from mtl.errors import InputError, TrainingError
+from mtl.evaluation import metrics
 from mtl.features.augmentation import epoch_batches, patch_noise, read_whole
 from mtl.features.config import MAEConfig
 from mtl.features.images import BrokenImage, Images

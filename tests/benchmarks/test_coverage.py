@@ -7,7 +7,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from mtl.metrics import scores, task_score, task_sums
+from mtl.evaluation.metrics import scores, task_score, task_sums
 from mtl.tasks import TASKS
 from tests.support.paths import ROOT
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from mtl.dataset import Dataset, Listing
-from mtl.metrics import scores
+from mtl.evaluation.metrics import scores
 from mtl.predictions import Predictions, outputs_of
 from tests.support.paths import ROOT
 

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from mtl.evaluation.metrics import decisions, scores, task_score, task_sums
 from mtl.fusion import (
     RULES,
     Fusion,
@@ -15,7 +16,6 @@ from mtl.fusion import (
     score_weighted,
     top_k,
 )
-from mtl.metrics import decisions, scores, task_score, task_sums
 from mtl.tasks import EXPRESSION, TASKS, UNITS, VALENCE, Task
 
 EACH_TASK = pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter1d
 
-from mtl.metrics import decisions, scores, task_score, task_sums
+from mtl.evaluation.metrics import decisions, scores, task_score, task_sums
 from mtl.postprocess import (
     FILTERS,
     WIDTHS_FRAMES,

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from mtl.errors import InputError
-from mtl.metrics import scores
+from mtl.evaluation.metrics import scores
 from mtl.predictions import Predictions, decide, outputs_of
 from mtl.tasks import OUTPUT_COLUMNS
 

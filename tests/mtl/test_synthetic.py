@@ -11,7 +11,7 @@ from scipy.special import softmax
 from scipy.stats import norm
 
 from mtl.dataset import SPLITS, Dataset
-from mtl.metrics import scores
+from mtl.evaluation.metrics import scores
 from mtl.predictions import Predictions
 from mtl.synthetic import CEILING_FILE, Demo, make_demo
 from mtl.synthetic.demo import Planted, best_predictions, plant

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from mtl import metrics
 from mtl.errors import TrainingError
+from mtl.evaluation import metrics
 from mtl.tasks import TASKS
 from mtl.training import Trainer
 from tests.support.laws import (

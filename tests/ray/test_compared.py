@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from optuna.trial import FrozenTrial, TrialState
 
-from mtl import metrics
+from mtl.evaluation import metrics
 from mtl.predictions import Predictions
 from sweeps.fusion.frames import listed_rows
 from sweeps.plan import divide

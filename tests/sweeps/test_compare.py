@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mtl.comparison import ALL, Difference, Standing
-from mtl.metrics import scores
+from mtl.evaluation.comparison import ALL, Difference, Standing
+from mtl.evaluation.metrics import scores
 from mtl.predictions import Predictions, outputs_of
 from mtl.tasks import TASKS
 from sweeps import plots

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from mtl import metrics
 from mtl.dataset import Dataset, Listing
 from mtl.dataset.annotations import read_file
 from mtl.errors import InputError
+from mtl.evaluation import metrics
 from mtl.fusion import RULES
 from mtl.predictions import Predictions, outputs_of
 from mtl.tasks import TASKS

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mtl import metrics
 from mtl.dataset.annotations import read_file
+from mtl.evaluation import metrics
 from mtl.folds import cut_folds, fold_parts
 from mtl.predictions import Predictions, outputs_of
 from mtl.tasks import TASKS

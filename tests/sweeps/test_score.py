@@ -11,7 +11,7 @@ import pytest
 
 from mtl.dataset.annotations import write_submission
 from mtl.errors import InputError
-from mtl.metrics import scores
+from mtl.evaluation.metrics import scores
 from mtl.predictions import decide
 from sweeps.score import main
 from tests.support.paths import ROOT

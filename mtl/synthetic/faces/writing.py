@@ -15,7 +15,7 @@ from PIL import Image
 from mtl.dataset import SPLITS
 from mtl.dataset.annotations import FILES, write_submission
 from mtl.errors import InputError
-from mtl.metrics import scores
+from mtl.evaluation.metrics import scores
 from mtl.synthetic.demo import Planted, plant
 from mtl.synthetic.faces.parameters import FACES_DEMO, Faces
 from mtl.synthetic.faces.rendering import draw_faces

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from mtl.bootstrap import Sampled, bootstrap, weighted
+from mtl.evaluation.bootstrap import Sampled, bootstrap, weighted
 from mtl.tasks import TASKS
 
 LEVEL = 0.05

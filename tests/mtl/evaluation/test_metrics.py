@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import f1_score
 
-from mtl.metrics import (
+from mtl.evaluation.metrics import (
     combine,
     scores,
     task_score,

@@ -5,9 +5,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mtl import metrics
-from mtl.bootstrap import bootstrap
-from mtl.comparison import ALL, compare, holm
+from mtl.evaluation import metrics
+from mtl.evaluation.bootstrap import bootstrap
+from mtl.evaluation.comparison import ALL, compare, holm
 from mtl.predictions import outputs_of
 from mtl.tasks import TASKS
 from tests.support.laws import labels

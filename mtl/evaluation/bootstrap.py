@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from mtl import metrics
+from mtl.evaluation import metrics
 from mtl.tasks import TASKS
 
 DRAWS = 1000

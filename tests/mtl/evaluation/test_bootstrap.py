@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from mtl import metrics
-from mtl.bootstrap import DRAWS, SEED, WIDEST, Sampled, bootstrap, intervals, weighted
+from mtl.evaluation import metrics
+from mtl.evaluation.bootstrap import DRAWS, SEED, WIDEST, Sampled, bootstrap, intervals, weighted
 from mtl.tasks import TASKS
 
 RNG_SEED = 3
