@@ -27,8 +27,8 @@ from over_seeds import mean_and_half
 from whole_training import train
 
 from mtl.evaluation.metrics import scores
-from mtl.postprocess import choose
-from mtl.predictions import Predictions
+from mtl.predictions.postprocess import choose
+from mtl.predictions.table import Predictions
 from mtl.sequences import training_prior
 from mtl.synthetic import Demo
 from mtl.synthetic import demo as generator

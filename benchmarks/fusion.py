@@ -26,7 +26,7 @@ from mtl.dataset import Dataset, Listing
 from mtl.evaluation.bootstrap import bootstrap, draw_videos
 from mtl.evaluation.metrics import scores, task_score, task_sums
 from mtl.fusion import greedy
-from mtl.predictions import Predictions, outputs_of
+from mtl.predictions.table import Predictions, outputs_of
 from mtl.tasks import TASKS
 from sweeps.fusion.sweep import SweepFusion
 from sweeps.search_file import Fusion

@@ -34,7 +34,7 @@ from mtl.dataset import SPLITS, Dataset, Listing, open_dataset, read_features, w
 from mtl.errors import InputError
 from mtl.evaluation.bootstrap import bootstrap
 from mtl.evaluation.metrics import scores
-from mtl.predictions import Predictions
+from mtl.predictions.table import Predictions
 from mtl.whole_files import write_json
 from sweeps.cli import run_program
 from sweeps.plan import divide

@@ -14,6 +14,7 @@ from torch import Tensor
 from mtl.build_model import autocast, choose_device, choose_precision, parameter_dtype, place_model
 from mtl.config import TrialConfig
 from mtl.frameworks import Framework, States
+from mtl.predictions.activation import activate
 from mtl.sequences import Part, VideoSequence
 from mtl.tasks import OUTPUT_COLUMNS, TASKS
 from mtl.windows import Batch, Batches, Stitch, carried_schedule, free_schedule
@@ -92,14 +93,6 @@ def _output_rows(raw: Mapping[str, Tensor], batch: Batch) -> Float[np.ndarray, "
     for name, values in raw.items():
         rows[:, :, TASKS[name].outputs] = activate(name, values.float()).cpu().numpy()
     return rows
-
-
-def activate(task: str, raw: Tensor) -> Tensor:
-    """A task's raw outputs (last axis) as values in [-1, 1] or probabilities."""
-    kind = TASKS[task].kind
-    if kind == "regression":
-        return raw.clamp(-1, 1)
-    return raw.softmax(dim=-1) if kind == "multiclass" else raw.sigmoid()
 
 
 def predict_best(

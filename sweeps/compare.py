@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from mtl.evaluation.comparison import ALL, LEVEL, Standing, compare
-from mtl.predictions import Predictions
+from mtl.predictions.table import Predictions
 from mtl.tasks import TASKS
 from mtl.whole_files import write_json, write_whole
 from sweeps import plots

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
-from mtl import predictions
-from mtl.dataset.annotations import HEADER, submission_lines
 from mtl.ensemble import Source
 from mtl.errors import InputError
-from mtl.predictions import decide
+from mtl.predictions.submission import HEADER, submission_lines
+from mtl.predictions.table import decide
+from mtl.predictions.table import table as predictions
 
 SUFFIXES = (".parquet", ".txt")
 Write = Callable[[slice, np.ndarray], None]

@@ -17,7 +17,7 @@ import numpy as np
 from mtl.dataset.annotations import Annotations, read_file
 from mtl.errors import InputError
 from mtl.evaluation.metrics import scores
-from mtl.predictions import outputs_of
+from mtl.predictions.table import outputs_of
 from mtl.tasks import LABEL_COLUMNS
 from sweeps.cli import run_program
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mtl.dataset import Listing
-from mtl.predictions import Predictions
+from mtl.predictions.table import Predictions
 from mtl.whole_files import write_json, write_whole
 from sweeps.job import End, Epoch
 

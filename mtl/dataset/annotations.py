@@ -5,7 +5,6 @@ only the image; a header line is optional. Missing are -5 (valence, arousal) and
 """
 
 import re
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -17,9 +16,7 @@ import pyarrow.csv as csv
 from mtl.dataset import Listing
 from mtl.errors import InputError
 from mtl.tasks import EXPRESSIONS, LABEL_COLUMNS, MISSING
-from mtl.whole_files import write_whole
 
-HEADER = "image,valence,arousal,expression,aus"
 FILES = {
     "train": ("training_set_annotations.txt", "training_set_annotations_22.txt"),
     "validation": ("validation_set_annotations.txt", "validation_set_annotations_22.txt"),
@@ -117,41 +114,6 @@ def read_file(path: str | Path) -> Annotations:
         raise InputError(f"{path} lists no frames: give a file in the challenge's format")
     mask = values != MISSING
     return Annotations(tuple(r.image for r in rows), np.where(mask, values, 0), mask)
-
-
-def write_submission(
-    path: str | Path, image_names: Sequence[str], labels: np.ndarray, mask: np.ndarray
-) -> None:
-    """Write predictions in the challenge's format; the file appears whole or not at all.
-
-    Args:
-        path: The file to write.
-        image_names: The frames in the order of the released list, N names.
-        labels: Decided labels in the columns ``LABEL_COLUMNS``, (N, 15). Valence and arousal are
-            clipped to [-1, 1] and written with 4 decimals, the others as integers.
-        mask: Where it is False the challenge's missing value is written, (N, 15).
-    """
-    lines = [HEADER, *submission_lines(image_names, labels, mask)]
-    write_whole(Path(path), ("\n".join(lines) + "\n").encode())
-
-
-def submission_lines(
-    image_names: Sequence[str], labels: np.ndarray, mask: np.ndarray
-) -> Iterator[str]:
-    """The lines of a submission after its ``HEADER``, as ``write_submission`` writes them."""
-    shape = (len(image_names), len(LABEL_COLUMNS))
-    if labels.shape != shape or mask.shape != shape:
-        raise ValueError(f"labels {labels.shape} and mask {mask.shape} must both be {shape}")
-    if not np.isfinite(labels[mask]).all():
-        raise ValueError("predictions hold a NaN where the mask says there is a value")
-    values = np.where(mask, labels, MISSING)
-    # Adding 0 turns -0.0 into 0.0.
-    affect = np.where(mask[:, :2], values[:, :2].clip(-1, 1).round(4) + 0.0, MISSING[:2])
-    for image, pair, known, others in zip(
-        image_names, affect, mask[:, :2], values[:, 2:].round().astype(int), strict=True
-    ):
-        fields = [f"{v:.4f}" if k else f"{v:.0f}" for v, k in zip(pair, known, strict=True)]
-        yield ",".join([image, *fields, *map(str, others)])
 
 
 def _find_files(directory: Path) -> dict[str, Path]:

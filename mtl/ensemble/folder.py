@@ -29,7 +29,7 @@ from mtl.ensemble.manifest import (
 )
 from mtl.errors import InputError
 from mtl.inference import Weights
-from mtl.postprocess import Postprocessing, Smoothing
+from mtl.predictions.postprocess import Postprocessing, Smoothing
 from mtl.strict import did_you_mean
 from mtl.tasks import EXPRESSION, OUTPUT_COLUMNS, TASKS, UNITS, Task
 

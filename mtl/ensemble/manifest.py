@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from mtl.errors import InputError
-from mtl.postprocess import Kind
+from mtl.predictions.postprocess import Kind
 from mtl.strict import AboveZero, Positive, Strict, validate_as
 
 FORMAT = 1
@@ -22,14 +22,14 @@ Threshold = Annotated[float, Field(gt=0, lt=1)]
 
 
 class SmoothingEntry(Strict):
-    """``mtl.postprocess.Smoothing``."""
+    """``mtl.predictions.postprocess.Smoothing``."""
 
     kind: Kind
     width_frames: Annotated[int, Field(ge=0)]
 
 
 class PostprocessingEntry(Strict):
-    """``mtl.postprocess.Postprocessing``."""
+    """``mtl.predictions.postprocess.Postprocessing``."""
 
     smoothing: dict[str, SmoothingEntry]
     bias: tuple[float, ...]

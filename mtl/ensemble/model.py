@@ -19,7 +19,7 @@ from mtl.errors import InputError
 from mtl.feature_table import FeatureTable
 from mtl.frameworks import Framework
 from mtl.inference import TrialData, predict_tasks
-from mtl.predictions import Predictions
+from mtl.predictions.table import Predictions
 from mtl.sequences import Part, join_any, part_of
 from mtl.tasks import OUTPUT_COLUMNS, TASKS
 

@@ -26,8 +26,8 @@ from mtl.features.backbones import (
 from mtl.features.config import MAEConfig, SupervisedConfig
 from mtl.features.mae import VITS, MaskedAutoencoder
 from mtl.features.weights import load_weights, read_weights
-from mtl.inference import activate
 from mtl.losses import LOSSES, Loss
+from mtl.predictions.activation import activate
 from mtl.strict import Component, did_you_mean
 from mtl.tasks import OUTPUT_COLUMNS, TASKS
 from mtl.weighting import BALANCINGS, Balancing

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float16, Float32, Float64
 
 from mtl.dataset import Dataset, Listing, write_dataset
 from mtl.evaluation.metrics import scores
-from mtl.predictions import Predictions
+from mtl.predictions.table import Predictions
 from mtl.synthetic.layout import Layout, label_mask, lay_out
 from mtl.synthetic.parameters import Demo
 from mtl.synthetic.process import sample, smooth

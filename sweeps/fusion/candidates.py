@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float
 
 from mtl.errors import InputError, in_one_line
-from mtl.predictions import Predictions
+from mtl.predictions.table import Predictions
 from mtl.tasks import TASKS, Task
 from sweeps.study.proposal import is_refit
 from sweeps.trial_folder import TrialFolder

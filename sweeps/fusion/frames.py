@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from mtl.dataset import Listing
 from mtl.evaluation import metrics
 from mtl.evaluation.bootstrap import Sampled, bootstrap
-from mtl.predictions import Predictions
+from mtl.predictions.table import Predictions
 from mtl.tasks import TASKS, Task
 
 

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float
 
 from mtl.fusion import RULES, fuse
-from mtl.postprocess import Postprocessing, choose
+from mtl.predictions.postprocess import Postprocessing, choose
 from mtl.sequences import training_prior
 from mtl.tasks import OUTPUT_COLUMNS, TASKS
 from sweeps.fusion.candidates import Candidates

@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from mtl.dataset.annotations import write_submission
 from mtl.evaluation.bootstrap import bootstrap, intervals
 from mtl.evaluation.metrics import scores
 from mtl.fusion import fuse
-from mtl.postprocess import Postprocessing, Smoothing
-from mtl.predictions import Predictions, decide
+from mtl.predictions.postprocess import Postprocessing, Smoothing
+from mtl.predictions.submission import write_submission
+from mtl.predictions.table import Predictions, decide
 from mtl.tasks import OUTPUT_COLUMNS, TASKS
 from mtl.whole_files import write_json
 from sweeps.fusion.frames import listed_rows

@@ -9,7 +9,7 @@ from jaxtyping import Float
 
 from mtl.dataset import Dataset
 from mtl.evaluation.bootstrap import Sampled, intervals
-from mtl.predictions import Predictions
+from mtl.predictions.table import Predictions
 from mtl.tasks import OUTPUT_COLUMNS, TASKS
 from sweeps.fusion.frames import Frames, listed_rows, predicted_tasks
 

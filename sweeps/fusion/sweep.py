@@ -11,8 +11,8 @@ import numpy as np
 from jaxtyping import Int
 
 from mtl.dataset import Dataset, Listing
-from mtl.dataset.annotations import write_submission
-from mtl.predictions import Predictions, decide
+from mtl.predictions.submission import write_submission
+from mtl.predictions.table import Predictions, decide
 from mtl.whole_files import write_json
 from sweeps.fusion.alternatives import contributions, cost, other_rules, small_ensembles
 from sweeps.fusion.candidates import Candidates

@@ -10,7 +10,7 @@ import pytest
 
 from mtl.dataset import Dataset, Listing
 from mtl.evaluation.metrics import scores
-from mtl.predictions import Predictions, outputs_of
+from mtl.predictions.table import Predictions, outputs_of
 from tests.support.paths import ROOT
 
 PROGRAMS = ROOT / "benchmarks"

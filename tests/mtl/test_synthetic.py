@@ -12,7 +12,7 @@ from scipy.stats import norm
 
 from mtl.dataset import SPLITS, Dataset
 from mtl.evaluation.metrics import scores
-from mtl.predictions import Predictions
+from mtl.predictions.table import Predictions
 from mtl.synthetic import CEILING_FILE, Demo, make_demo
 from mtl.synthetic.demo import Planted, best_predictions, plant
 from mtl.synthetic.layout import PATTERNS

@@ -9,7 +9,7 @@ import pytest
 from optuna.trial import FrozenTrial, TrialState
 
 from mtl.evaluation import metrics
-from mtl.predictions import Predictions
+from mtl.predictions.table import Predictions
 from sweeps.fusion.frames import listed_rows
 from sweeps.plan import divide
 from sweeps.run import main

@@ -22,7 +22,7 @@ from mtl.dataset import Dataset
 from mtl.dataset.annotations import read_file
 from mtl.ensemble import Ensemble, Source
 from mtl.errors import InputError
-from mtl.predictions import Predictions
+from mtl.predictions.table import Predictions
 from mtl.tasks import TASKS
 from sweeps import predict, run
 from sweeps.cluster import connect

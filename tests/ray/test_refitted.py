@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from optuna.trial import TrialState
 
-from mtl.predictions import Predictions
+from mtl.predictions.table import Predictions
 from sweeps.run import main
 from sweeps.train import main as train
 from tests.support.small_sweeps import (

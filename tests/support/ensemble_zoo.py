@@ -14,7 +14,7 @@ from mtl.ensemble.folder import Files, pack_export
 from mtl.ensemble.manifest import weights_path
 from mtl.feature_table import read_table
 from mtl.inference import TrialData, Weights, predict_best
-from mtl.postprocess import Postprocessing, Smoothing
+from mtl.predictions.postprocess import Postprocessing, Smoothing
 from mtl.sequences import join, part_of, trained_tasks, training_prior
 from mtl.tasks import TASKS
 from mtl.training import Trainer

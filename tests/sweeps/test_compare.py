@@ -11,7 +11,7 @@ import pytest
 
 from mtl.evaluation.comparison import ALL, Difference, Standing
 from mtl.evaluation.metrics import scores
-from mtl.predictions import Predictions, outputs_of
+from mtl.predictions.table import Predictions, outputs_of
 from mtl.tasks import TASKS
 from sweeps import plots
 from sweeps.compare import affinity, affinity_table, compare_sweep, comparison_table

@@ -11,7 +11,7 @@ import yaml
 from mtl.dataset import Dataset
 from mtl.ensemble import Ensemble
 from mtl.errors import InputError
-from mtl.predictions import Predictions
+from mtl.predictions.table import Predictions
 from sweeps.compose import compose, signature
 from sweeps.export import collect, export, sweep_data
 from sweeps.fusion.frames import listed_rows

@@ -14,7 +14,7 @@ from mtl.dataset.annotations import read_file
 from mtl.errors import InputError
 from mtl.evaluation import metrics
 from mtl.fusion import RULES
-from mtl.predictions import Predictions, outputs_of
+from mtl.predictions.table import Predictions, outputs_of
 from mtl.tasks import TASKS
 from sweeps.driver_lock import DriverLock
 from sweeps.fuse import main

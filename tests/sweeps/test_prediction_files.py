@@ -10,11 +10,11 @@ from safetensors.torch import save
 
 from mtl.build_model import build_model
 from mtl.dataset import Dataset
-from mtl.dataset.annotations import write_submission
 from mtl.ensemble import Source
 from mtl.ensemble.folder import pack_export
 from mtl.errors import InputError
-from mtl.predictions import Predictions, decide
+from mtl.predictions.submission import write_submission
+from mtl.predictions.table import Predictions, decide
 from mtl.whole_files import write_folder
 from sweeps import predict
 from sweeps.compose import compose

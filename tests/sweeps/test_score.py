@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mtl.dataset.annotations import write_submission
 from mtl.errors import InputError
 from mtl.evaluation.metrics import scores
-from mtl.predictions import decide
+from mtl.predictions.submission import write_submission
+from mtl.predictions.table import decide
 from sweeps.score import main
 from tests.support.paths import ROOT
 

@@ -13,7 +13,7 @@ import yaml
 
 from mtl.dataset import Dataset, Listing, write_dataset
 from mtl.errors import InputError
-from mtl.predictions import Predictions
+from mtl.predictions.table import Predictions
 from sweeps.compose import compose, signature
 from sweeps.job import End, Epoch, Job
 from sweeps.job_run import JobRun

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mtl.predictions import Predictions
+from mtl.predictions.table import Predictions
 from sweeps.job import End, Epoch
 from sweeps.trial_folder import TrialFolder
 from tests.support.small_data import make_listing

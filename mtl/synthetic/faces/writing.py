@@ -13,9 +13,10 @@ from jaxtyping import Float32, Float64
 from PIL import Image
 
 from mtl.dataset import SPLITS
-from mtl.dataset.annotations import FILES, write_submission
+from mtl.dataset.annotations import FILES
 from mtl.errors import InputError
 from mtl.evaluation.metrics import scores
+from mtl.predictions.submission import write_submission
 from mtl.synthetic.demo import Planted, plant
 from mtl.synthetic.faces.parameters import FACES_DEMO, Faces
 from mtl.synthetic.faces.rendering import draw_faces

@@ -5,8 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mtl.dataset.annotations import HEADER, read_annotations, read_file, write_submission
+from mtl.dataset.annotations import read_annotations, read_file
 from mtl.errors import InputError
+from mtl.predictions.submission import HEADER, write_submission
 from tests.support.paths import ROOT
 
 STUDYFORREST = ROOT.parent / "shared" / "data" / "studyforrest"

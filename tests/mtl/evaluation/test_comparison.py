@@ -8,7 +8,7 @@ import pytest
 from mtl.evaluation import metrics
 from mtl.evaluation.bootstrap import bootstrap
 from mtl.evaluation.comparison import ALL, compare, holm
-from mtl.predictions import outputs_of
+from mtl.predictions.table import outputs_of
 from mtl.tasks import TASKS
 from tests.support.laws import labels
 

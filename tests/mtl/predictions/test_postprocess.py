@@ -5,7 +5,7 @@ import pytest
 from scipy.ndimage import gaussian_filter1d
 
 from mtl.evaluation.metrics import decisions, scores, task_score, task_sums
-from mtl.postprocess import (
+from mtl.predictions.postprocess import (
     FILTERS,
     WIDTHS_FRAMES,
     Kind,

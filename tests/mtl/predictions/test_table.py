@@ -9,7 +9,7 @@ import pytest
 
 from mtl.errors import InputError
 from mtl.evaluation.metrics import scores
-from mtl.predictions import Predictions, decide, outputs_of
+from mtl.predictions.table import Predictions, decide, outputs_of
 from mtl.tasks import OUTPUT_COLUMNS
 
 
