@@ -7,13 +7,14 @@ It says all that a trained model depends on beside its data; it is composed from
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from mtl.encoders import ENCODERS
 from mtl.errors import InputError
 from mtl.frameworks import FRAMEWORKS
 from mtl.heads import HEADS
-from mtl.losses import LOSSES
+from mtl.losses.balancing import BALANCINGS
+from mtl.losses.config import LossConfig
 from mtl.strict import (
     AboveZero,
     Component,
@@ -25,7 +26,6 @@ from mtl.strict import (
     validate_as,
 )
 from mtl.tasks import TASKS
-from mtl.weighting import BALANCINGS
 
 OPERATIONAL = {"training": {"device"}}
 """Keys that change where a trial runs, not what it is: no part of its signature."""
@@ -46,19 +46,6 @@ class SequenceConfig(Strict):
     frames: Frames
     frame_stride: Positive
     window_frames: Annotated[int, Field(ge=2)]
-
-
-def _loss_of(task: str) -> BeforeValidator:
-    return component_of(f"loss.{task}", LOSSES[TASKS[task].kind])
-
-
-class LossConfig(Strict):
-    """The loss of each task: its name in ``LOSSES``, and its parameters."""
-
-    valence: Annotated[Component, _loss_of("valence")]
-    arousal: Annotated[Component, _loss_of("arousal")]
-    expression: Annotated[Component, _loss_of("expression")]
-    action_units: Annotated[Component, _loss_of("action_units")]
 
 
 class OptimConfig(Strict):

@@ -17,11 +17,11 @@ from mtl.errors import InputError, TrainingError
 from mtl.evaluation import metrics
 from mtl.frameworks import Outputs, States, Truth
 from mtl.inference import TrialData, Weights, predict
-from mtl.losses import LOSSES, Loss
+from mtl.losses.balancing import BALANCINGS, Balancing
+from mtl.losses.functions import LOSSES, Loss
 from mtl.optimisation import epoch_seed, follow_gradients, lr_factor
 from mtl.strict import Component
 from mtl.tasks import TASKS
-from mtl.weighting import BALANCINGS, Balancing
 from mtl.windows import Batch, Batches, Schedule, carried_schedule, free_schedule
 from mtl.workers import ALONE, Workers
 

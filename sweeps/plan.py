@@ -15,10 +15,10 @@ from mtl.errors import InputError
 from mtl.feature_table import index_table
 from mtl.folds import cut_folds, fold_parts, select_videos, with_splits
 from mtl.frameworks import FRAMEWORKS
+from mtl.losses.balancing import BALANCINGS
 from mtl.sequences import join, trained_tasks
 from mtl.strict import did_you_mean
 from mtl.tasks import TASKS
-from mtl.weighting import BALANCINGS
 from sweeps.compose import compose
 from sweeps.search_file import SearchFile
 from sweeps.space import Space

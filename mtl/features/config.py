@@ -7,8 +7,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from mtl.config import LossConfig
 from mtl.errors import InputError
+from mtl.losses.balancing import BALANCINGS
+from mtl.losses.config import LossConfig
 from mtl.strict import (
     AboveZero,
     Component,
@@ -20,7 +21,6 @@ from mtl.strict import (
     did_you_mean,
 )
 from mtl.tasks import TASKS
-from mtl.weighting import BALANCINGS
 
 Share = Annotated[float, Field(gt=0, le=1)]
 

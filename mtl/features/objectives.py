@@ -26,11 +26,11 @@ from mtl.features.backbones import (
 from mtl.features.config import MAEConfig, SupervisedConfig
 from mtl.features.mae import VITS, MaskedAutoencoder
 from mtl.features.weights import load_weights, read_weights
-from mtl.losses import LOSSES, Loss
+from mtl.losses.balancing import BALANCINGS, Balancing
+from mtl.losses.functions import LOSSES, Loss
 from mtl.predictions.activation import activate
 from mtl.strict import Component, did_you_mean
 from mtl.tasks import OUTPUT_COLUMNS, TASKS
-from mtl.weighting import BALANCINGS, Balancing
 
 Batch = Mapping[str, Tensor]
 """``pixels`` (B, S, S, 3) uint8 and ``real`` (B,) bool, False where an image could not be read;

@@ -9,8 +9,8 @@ from mtl.errors import InputError
 from mtl.features.augmentation import epoch_batches
 from mtl.features.config import SupervisedConfig
 from mtl.features.images import Images
+from mtl.losses.balancing import BALANCINGS
 from mtl.tasks import TASKS
-from mtl.weighting import BALANCINGS
 from sweeps.pretraining.setup import Setup, Start
 
 

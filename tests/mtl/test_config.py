@@ -10,9 +10,9 @@ from mtl.encoders import ENCODERS
 from mtl.errors import InputError
 from mtl.frameworks import FRAMEWORKS
 from mtl.heads import HEADS
-from mtl.losses import LOSSES
+from mtl.losses.balancing import BALANCINGS
+from mtl.losses.functions import LOSSES
 from mtl.tasks import TASKS
-from mtl.weighting import BALANCINGS
 from tests.support.laws import CONFIGS, WIDTH, config, plain_config
 
 REGISTRIES: dict[str, dict[str, Any]] = {

@@ -9,11 +9,11 @@ from torch.nn import functional
 
 from mtl.config import TrialConfig
 from mtl.inference import TrialData
+from mtl.losses.balancing import BALANCINGS
 from mtl.optimisation import lr_factor
 from mtl.sequences import VideoSequence
 from mtl.tasks import TASKS
 from mtl.training import EpochResult, Trainer
-from mtl.weighting import BALANCINGS
 from mtl.windows import carried_schedule, free_schedule
 from tests.support.laws import (
     ENCODER_NAMES,

@@ -18,7 +18,7 @@ from mtl.encoders import ENCODERS
 from mtl.frameworks import FRAMEWORKS, Framework
 from mtl.heads import HEADS
 from mtl.inference import TrialData
-from mtl.losses import LOSSES
+from mtl.losses.functions import LOSSES
 from mtl.sequences import Part, Rows, VideoSequence
 from mtl.tasks import LABEL_COLUMNS, OUTPUT_COLUMNS, TASKS
 from tests.support.paths import ROOT

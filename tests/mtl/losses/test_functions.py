@@ -5,7 +5,7 @@ from timm.loss import AsymmetricLossMultiLabel
 from torch import Tensor
 from torch.nn import functional
 
-from mtl.losses import CCC, LOSSES, Loss
+from mtl.losses.functions import CCC, LOSSES, Loss
 from mtl.tasks import TASKS, Kind, Task
 from tests.support.laws import LOSS_NAMES
 

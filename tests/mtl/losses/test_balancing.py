@@ -7,8 +7,7 @@ from torch import Tensor, nn
 from torchjd import aggregation
 from torchjd.autojac import jac_to_grad, mtl_backward
 
-from mtl.tasks import TASKS
-from mtl.weighting import (
+from mtl.losses.balancing import (
     BALANCINGS,
     Balancing,
     DynamicWeightAverage,
@@ -16,6 +15,7 @@ from mtl.weighting import (
     Normalised,
     Uncertainty,
 )
+from mtl.tasks import TASKS
 from tests.support.laws import parameters
 
 VALUES = dict(zip(TASKS, (0.4, 0.7, 2.1, 0.6), strict=True))
