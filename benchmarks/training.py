@@ -35,7 +35,7 @@ import torch
 from tree_memory import memory_bytes
 
 from mtl.dataset import Dataset, Listing, open_dataset, write_dataset
-from mtl.frameworks import States
+from mtl.models.frameworks import States
 from mtl.training import Trainer
 from mtl.windows import Batch
 from sweeps.compose import compose

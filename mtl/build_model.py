@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import torch
 
 from mtl.config import TrialConfig
-from mtl.encoders import ENCODERS, Encoder
-from mtl.frameworks import FRAMEWORKS, Framework
-from mtl.heads import HEADS, Head
+from mtl.models.encoders import ENCODERS, Encoder
+from mtl.models.frameworks import FRAMEWORKS, Framework
+from mtl.models.heads import HEADS, Head
 from mtl.tasks import TASKS
 
 

@@ -9,12 +9,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from mtl.encoders import ENCODERS
 from mtl.errors import InputError
-from mtl.frameworks import FRAMEWORKS
-from mtl.heads import HEADS
 from mtl.losses.balancing import BALANCINGS
 from mtl.losses.config import LossConfig
+from mtl.models.encoders import ENCODERS
+from mtl.models.frameworks import FRAMEWORKS
+from mtl.models.heads import HEADS
 from mtl.strict import (
     AboveZero,
     Component,

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mtl.build_model import autocast, choose_device, choose_precision, parameter_dtype, place_model
 from mtl.config import TrialConfig
-from mtl.frameworks import Framework, States
+from mtl.models.frameworks import Framework, States
 from mtl.predictions.activation import activate
 from mtl.sequences import Part, VideoSequence
 from mtl.tasks import OUTPUT_COLUMNS, TASKS

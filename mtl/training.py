@@ -15,10 +15,10 @@ from mtl.checkpoint import pack, unpack
 from mtl.config import TrialConfig
 from mtl.errors import InputError, TrainingError
 from mtl.evaluation import metrics
-from mtl.frameworks import Outputs, States, Truth
 from mtl.inference import TrialData, Weights, predict
 from mtl.losses.balancing import BALANCINGS, Balancing
 from mtl.losses.functions import LOSSES, Loss
+from mtl.models.frameworks import Outputs, States, Truth
 from mtl.optimisation import epoch_seed, follow_gradients, lr_factor
 from mtl.strict import Component
 from mtl.tasks import TASKS

@@ -14,8 +14,8 @@ from mtl.dataset import Dataset, Listing
 from mtl.errors import InputError
 from mtl.feature_table import index_table
 from mtl.folds import cut_folds, fold_parts, select_videos, with_splits
-from mtl.frameworks import FRAMEWORKS
 from mtl.losses.balancing import BALANCINGS
+from mtl.models.frameworks import FRAMEWORKS
 from mtl.sequences import join, trained_tasks
 from mtl.strict import did_you_mean
 from mtl.tasks import TASKS

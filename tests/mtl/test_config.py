@@ -6,12 +6,12 @@ import pytest
 
 from mtl.build_model import build_model
 from mtl.config import OPERATIONAL, read_config
-from mtl.encoders import ENCODERS
 from mtl.errors import InputError
-from mtl.frameworks import FRAMEWORKS
-from mtl.heads import HEADS
 from mtl.losses.balancing import BALANCINGS
 from mtl.losses.functions import LOSSES
+from mtl.models.encoders import ENCODERS
+from mtl.models.frameworks import FRAMEWORKS
+from mtl.models.heads import HEADS
 from mtl.tasks import TASKS
 from tests.support.laws import CONFIGS, WIDTH, config, plain_config
 

@@ -6,8 +6,8 @@ import torch
 
 from mtl import inference
 from mtl.config import TrialConfig
-from mtl.encoders import ENCODERS
 from mtl.inference import predict, predict_best
+from mtl.models.encoders import ENCODERS
 from mtl.sequences import Part, VideoSequence
 from mtl.tasks import TASKS
 from mtl.windows import Batches, carried_schedule, free_schedule

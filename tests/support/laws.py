@@ -14,11 +14,11 @@ import yaml
 
 from mtl.build_model import build_model
 from mtl.config import TrialConfig, read_config
-from mtl.encoders import ENCODERS
-from mtl.frameworks import FRAMEWORKS, Framework
-from mtl.heads import HEADS
 from mtl.inference import TrialData
 from mtl.losses.functions import LOSSES
+from mtl.models.encoders import ENCODERS
+from mtl.models.frameworks import FRAMEWORKS, Framework
+from mtl.models.heads import HEADS
 from mtl.sequences import Part, Rows, VideoSequence
 from mtl.tasks import LABEL_COLUMNS, OUTPUT_COLUMNS, TASKS
 from tests.support.paths import ROOT

@@ -15,10 +15,10 @@ from torch import Tensor
 from mtl import inference
 from mtl.checkpoint import unpack
 from mtl.config import TrialConfig
-from mtl.encoders import ENCODERS
 from mtl.errors import TrainingError
-from mtl.frameworks import FRAMEWORKS
 from mtl.inference import TrialData, predict, predict_best
+from mtl.models.encoders import ENCODERS
+from mtl.models.frameworks import FRAMEWORKS
 from mtl.tasks import TASKS
 from mtl.training import EpochResult, Trainer
 from mtl.workers import ALONE, Workers

@@ -7,9 +7,9 @@ import yaml
 
 from mtl.build_model import build_model, choose_device, choose_precision
 from mtl.config import read_config
-from mtl.encoders import ENCODERS
 from mtl.errors import InputError
-from mtl.frameworks import FRAMEWORKS, States
+from mtl.models.encoders import ENCODERS
+from mtl.models.frameworks import FRAMEWORKS, States
 from mtl.tasks import TASKS
 from tests.support.laws import (
     CARRYING,

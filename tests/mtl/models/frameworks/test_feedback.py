@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from mtl.errors import InputError
-from mtl.frameworks import Framework, Truth
-from mtl.frameworks.feedback import values
+from mtl.models.frameworks import Framework, Truth
+from mtl.models.frameworks.feedback import values
 from mtl.tasks import TASKS
 from mtl.training import Trainer
 from tests.support.laws import TOLERANCE, config, data, inputs, labels, model

@@ -4,9 +4,9 @@ A new framework is one class here, one line in ``FRAMEWORKS`` and one YAML in
 ``sweeps/configs/framework``: its keyword-only constructor parameters are its config keys.
 """
 
-from mtl.frameworks.feedback import Feedback
-from mtl.frameworks.framework import Framework, Outputs, Parts, States, Truth
-from mtl.frameworks.sharing import ShareBottom, ShareEncoder, SingleTask
+from mtl.models.frameworks.base import Framework, Outputs, Parts, States, Truth
+from mtl.models.frameworks.feedback import Feedback
+from mtl.models.frameworks.sharing import ShareBottom, ShareEncoder, SingleTask
 
 __all__ = ["FRAMEWORKS", "Framework", "Outputs", "Parts", "States", "Truth"]
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mtl.errors import InputError
-from mtl.frameworks.framework import Framework, Outputs, Parts, States, Truth, Walk, make_heads
+from mtl.models.frameworks.base import Framework, Outputs, Parts, States, Truth, Walk, make_heads
 from mtl.strict import Positive, Probability, did_you_mean
 from mtl.tasks import TASKS, Task
 

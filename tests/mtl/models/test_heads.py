@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from mtl.heads import HEADS, MLP, Head, Linear
+from mtl.models.heads import HEADS, MLP, Head, Linear
 from mtl.tasks import TASKS, Task
 from tests.support.laws import TOLERANCE, parameters
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from mtl.frameworks.framework import Framework, Outputs, Parts, States, Truth, Walk, make_heads
+from mtl.models.frameworks.base import Framework, Outputs, Parts, States, Truth, Walk, make_heads
 from mtl.strict import Positive
 
 

@@ -5,8 +5,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mtl.encoders import ENCODERS, GRU, LSTM, Encoder, State, Transformer, sinusoidal_positions
 from mtl.errors import InputError
+from mtl.models.encoders import (
+    ENCODERS,
+    GRU,
+    LSTM,
+    Encoder,
+    State,
+    Transformer,
+    sinusoidal_positions,
+)
 from tests.support.laws import CARRYING, ENCODER_NAMES, TOLERANCE, WIDTH, inputs, parameters
 
 LENGTHS = (6, 3, 1, 5)

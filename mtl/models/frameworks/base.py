@@ -11,8 +11,8 @@ from typing import Any, Protocol, runtime_checkable
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from mtl.encoders import Encoder
-from mtl.heads import Head
+from mtl.models.encoders import Encoder
+from mtl.models.heads import Head
 
 Outputs = dict[str, Tensor]
 States = dict[str, tuple[Tensor, ...]]
