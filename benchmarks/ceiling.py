@@ -29,7 +29,7 @@ from whole_training import train
 from mtl.evaluation.metrics import scores
 from mtl.predictions.postprocess import choose
 from mtl.predictions.table import Predictions
-from mtl.sequences import training_prior
+from mtl.sequences.join import training_prior
 from mtl.synthetic import Demo
 from mtl.synthetic import demo as generator
 from mtl.synthetic.demo import CEILING_FILE, Planted, best_predictions, plant, write_planted

@@ -21,9 +21,9 @@ import torch
 
 from mtl.config import TrialConfig
 from mtl.dataset import Dataset, Listing, write_dataset
+from mtl.sequences.windows import Batch
 from mtl.synthetic import make_demo
 from mtl.training import Trainer
-from mtl.windows import Batch
 from sweeps.cluster import connect
 from sweeps.compose import compose
 from sweeps.plan import divide

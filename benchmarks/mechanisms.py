@@ -26,7 +26,7 @@ from whole_training import train
 from mtl.evaluation import metrics
 from mtl.inference import TrialData
 from mtl.predictions.postprocess import choose
-from mtl.sequences import training_prior
+from mtl.sequences.join import training_prior
 from mtl.synthetic import Demo
 from mtl.synthetic.demo import Planted, plant, write_planted
 from mtl.tasks import EXPRESSION, TASKS, UNITS

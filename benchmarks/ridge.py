@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from mtl.dataset import Dataset, Listing, open_dataset
 from mtl.evaluation.bootstrap import bootstrap, intervals
 from mtl.evaluation.metrics import scores, task_score, task_sums
-from mtl.folds import select_videos
+from mtl.sequences.folds import select_videos
 from mtl.tasks import OUTPUT_COLUMNS, TASKS, Task
 from sweeps.cli import run_program
 

@@ -36,8 +36,8 @@ from tree_memory import memory_bytes
 
 from mtl.dataset import Dataset, Listing, open_dataset, write_dataset
 from mtl.models.frameworks import States
+from mtl.sequences.windows import Batch
 from mtl.training import Trainer
-from mtl.windows import Batch
 from sweeps.compose import compose
 from sweeps.plan import divide
 from sweeps.train import Files

@@ -15,9 +15,9 @@ from mtl.build_model import autocast, choose_device, choose_precision, parameter
 from mtl.config import TrialConfig
 from mtl.models.frameworks import Framework, States
 from mtl.predictions.activation import activate
-from mtl.sequences import Part, VideoSequence
+from mtl.sequences.join import Part, VideoSequence
+from mtl.sequences.windows import Batch, Batches, Stitch, carried_schedule, free_schedule
 from mtl.tasks import OUTPUT_COLUMNS, TASKS
-from mtl.windows import Batch, Batches, Stitch, carried_schedule, free_schedule
 from mtl.workers import ALONE, Workers
 
 EVALUATION_LANES = 16

@@ -20,9 +20,9 @@ from mtl.losses.balancing import BALANCINGS, Balancing
 from mtl.losses.functions import LOSSES, Loss
 from mtl.models.frameworks import Outputs, States, Truth
 from mtl.optimisation import epoch_seed, follow_gradients, lr_factor
+from mtl.sequences.windows import Batch, Batches, Schedule, carried_schedule, free_schedule
 from mtl.strict import Component
 from mtl.tasks import TASKS
-from mtl.windows import Batch, Batches, Schedule, carried_schedule, free_schedule
 from mtl.workers import ALONE, Workers
 
 STOP_CHECK_STEPS = 4

@@ -17,7 +17,7 @@ from jaxtyping import Int
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from mtl.windows import Schedule
+from mtl.sequences.windows import Schedule
 
 T = TypeVar("T")
 

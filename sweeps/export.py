@@ -16,7 +16,7 @@ from mtl.ensemble import parse_export
 from mtl.ensemble.folder import Files, pack_export
 from mtl.ensemble.manifest import weights_path
 from mtl.errors import InputError
-from mtl.sequences import training_prior
+from mtl.sequences.join import training_prior
 from mtl.tasks import TASKS
 from mtl.whole_files import write_folder
 from sweeps.data import open_data

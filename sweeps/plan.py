@@ -12,11 +12,11 @@ from mtl.build_model import build_model
 from mtl.config import TrialConfig
 from mtl.dataset import Dataset, Listing
 from mtl.errors import InputError
-from mtl.feature_table import index_table
-from mtl.folds import cut_folds, fold_parts, select_videos, with_splits
 from mtl.losses.balancing import BALANCINGS
 from mtl.models.frameworks import FRAMEWORKS
-from mtl.sequences import join, trained_tasks
+from mtl.sequences.feature_table import index_table
+from mtl.sequences.folds import cut_folds, fold_parts, select_videos, with_splits
+from mtl.sequences.join import join, trained_tasks
 from mtl.strict import did_you_mean
 from mtl.tasks import TASKS
 from sweeps.compose import compose

@@ -3,7 +3,7 @@
 from collections import Counter
 
 from mtl.dataset import Listing
-from mtl.sequences import trained_tasks
+from mtl.sequences.join import trained_tasks
 from mtl.tasks import TASKS
 from sweeps.plan import SAMPLED_CONFIGS, Plan
 

@@ -20,7 +20,7 @@ from ray.data import DataContext, from_items
 
 from mtl.dataset import Dataset, FeatureIndex, Listing
 from mtl.errors import InputError
-from mtl.feature_table import listed_rows
+from mtl.sequences.feature_table import listed_rows
 from sweeps.shards import Shards
 
 BLOCK_BYTES = 64 * 2**20

@@ -9,7 +9,7 @@ import pyarrow as pa
 import ray
 from ray import ObjectRef
 
-from mtl.feature_table import FeatureTable
+from mtl.sequences.feature_table import FeatureTable
 
 
 @dataclass(frozen=True)

@@ -25,9 +25,9 @@ from mtl.build_model import build_model
 from mtl.config import TrialConfig
 from mtl.dataset import Dataset, Listing
 from mtl.errors import InputError, TrainingError
-from mtl.feature_table import FeatureTable, read_table
-from mtl.folds import cut_folds, fold_parts
 from mtl.inference import TrialData
+from mtl.sequences.feature_table import FeatureTable, read_table
+from mtl.sequences.folds import cut_folds, fold_parts
 from mtl.tasks import TASKS
 from sweeps.cli import run_program
 from sweeps.compose import compose, signature

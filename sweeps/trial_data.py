@@ -8,10 +8,10 @@ import numpy as np
 
 from mtl.config import Frames, TrialConfig
 from mtl.dataset import Listing
-from mtl.feature_table import FeatureTable
-from mtl.folds import with_splits
 from mtl.inference import TrialData
-from mtl.sequences import (
+from mtl.sequences.feature_table import FeatureTable
+from mtl.sequences.folds import with_splits
+from mtl.sequences.join import (
     Part,
     VideoSequence,
     join,

@@ -16,11 +16,11 @@ from mtl.dataset import Dataset, Listing
 from mtl.ensemble.folder import Export, Member, parse_export, read_files
 from mtl.ensemble.source import SPAN_BYTES, Source
 from mtl.errors import InputError
-from mtl.feature_table import FeatureTable
 from mtl.inference import TrialData, predict_tasks
 from mtl.models.frameworks import Framework
 from mtl.predictions.table import Predictions
-from mtl.sequences import Part, join_any, part_of
+from mtl.sequences.feature_table import FeatureTable
+from mtl.sequences.join import Part, join_any, part_of
 from mtl.tasks import OUTPUT_COLUMNS, TASKS
 
 Device = Literal["auto", "cpu", "cuda"]

@@ -13,8 +13,8 @@ from mtl.dataset import SPLITS, Dataset, FeatureIndex, Listing
 from mtl.ensemble.folder import Export
 from mtl.ensemble.spans import video_spans
 from mtl.errors import InputError
-from mtl.feature_table import FeatureTable, index_table, read_table
-from mtl.sequences import without_features
+from mtl.sequences.feature_table import FeatureTable, index_table, read_table
+from mtl.sequences.join import without_features
 from mtl.strict import did_you_mean
 from mtl.tasks import OUTPUT_COLUMNS
 

@@ -155,7 +155,7 @@ def choose(
         labels: With ``mask``: what is known.
         video: Of each frame.
         frame: Its number.
-        prior: How frequent each class is in training (``mtl.sequences.training_prior``).
+        prior: How frequent each class is in training (``mtl.sequences.join.training_prior``).
         steps: Those of ``STEPS`` that are wanted.
     """
     scored = [

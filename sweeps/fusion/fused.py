@@ -8,7 +8,7 @@ from jaxtyping import Float
 
 from mtl.fusion import RULES, fuse
 from mtl.predictions.postprocess import Postprocessing, choose
-from mtl.sequences import training_prior
+from mtl.sequences.join import training_prior
 from mtl.tasks import OUTPUT_COLUMNS, TASKS
 from sweeps.fusion.candidates import Candidates
 from sweeps.fusion.frames import Frames

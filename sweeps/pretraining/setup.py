@@ -15,7 +15,7 @@ from mtl.features.images import Images
 from mtl.features.labels import LabelledImages
 from mtl.features.objectives import Objective, Reconstruction, Supervision
 from mtl.features.weights import digest
-from mtl.sequences import training_prior
+from mtl.sequences.join import training_prior
 
 Weights = Mapping[str, np.ndarray]
 OPERATIONAL: Any = {"picture_epochs": True, "training": {"device": True, "checkpoint_epochs": True}}

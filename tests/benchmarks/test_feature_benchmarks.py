@@ -10,7 +10,7 @@ import torch
 from mtl.dataset import open_dataset, write_dataset
 from mtl.evaluation.metrics import scores
 from mtl.features.mae import VITS, MaskedAutoencoder
-from mtl.folds import select_videos
+from mtl.sequences.folds import select_videos
 from mtl.synthetic import Demo, make_demo
 from tests.support.paths import ROOT
 

@@ -17,7 +17,7 @@ from mtl.ensemble import model as module
 from mtl.ensemble.spans import video_spans
 from mtl.errors import InputError
 from mtl.predictions.table import Predictions
-from mtl.sequences import training_prior
+from mtl.sequences.join import training_prior
 from mtl.tasks import TASKS
 from mtl.whole_files import write_folder
 from tests.support import ensemble_zoo as zoo

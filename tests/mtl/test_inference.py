@@ -8,9 +8,9 @@ from mtl import inference
 from mtl.config import TrialConfig
 from mtl.inference import predict, predict_best
 from mtl.models.encoders import ENCODERS
-from mtl.sequences import Part, VideoSequence
+from mtl.sequences.join import Part, VideoSequence
+from mtl.sequences.windows import Batches, carried_schedule, free_schedule
 from mtl.tasks import TASKS
-from mtl.windows import Batches, carried_schedule, free_schedule
 from tests.support.laws import (
     CARRYING,
     ENCODER_NAMES,

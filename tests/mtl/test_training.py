@@ -11,10 +11,10 @@ from mtl.config import TrialConfig
 from mtl.inference import TrialData
 from mtl.losses.balancing import BALANCINGS
 from mtl.optimisation import lr_factor
-from mtl.sequences import VideoSequence
+from mtl.sequences.join import VideoSequence
+from mtl.sequences.windows import carried_schedule, free_schedule
 from mtl.tasks import TASKS
 from mtl.training import EpochResult, Trainer
-from mtl.windows import carried_schedule, free_schedule
 from tests.support.laws import (
     ENCODER_NAMES,
     LOSS_OF_KIND,

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from mtl.errors import TrainingError
+from mtl.sequences.windows import carried_schedule
 from mtl.training import Trainer
-from mtl.windows import carried_schedule
 from tests.support.laws import (
     ENCODER_NAMES,
     config,

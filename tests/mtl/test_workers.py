@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from mtl.inference import TrialData
+from mtl.sequences.windows import carried_schedule, free_schedule
 from mtl.tasks import TASKS
 from mtl.training import STOP_CHECK_STEPS
-from mtl.windows import carried_schedule, free_schedule
 from mtl.workers import ALONE, Workers
 from tests.support.laws import ENCODER_NAMES, TOLERANCE
 from tests.support.worker_cases import CASES, LENGTHS, RUNS, uneven

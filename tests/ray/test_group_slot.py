@@ -19,7 +19,7 @@ from ray import cloudpickle
 from ray.exceptions import RayTaskError
 
 from mtl.dataset import Dataset
-from mtl.feature_table import FeatureTable
+from mtl.sequences.feature_table import FeatureTable
 from sweeps.cluster import Cluster, connect
 from sweeps.compose import compose
 from sweeps.job import Begin, End, Epoch, Event, Job, TrialFailed

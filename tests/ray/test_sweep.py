@@ -15,9 +15,9 @@ from optuna.trial import TrialState
 from mtl.dataset import Dataset
 from mtl.dataset.annotations import read_file
 from mtl.errors import InputError
-from mtl.folds import select_videos
 from mtl.predictions.submission import write_submission
 from mtl.predictions.table import Predictions
+from mtl.sequences.folds import select_videos
 from mtl.tasks import TASKS
 from sweeps import score, train
 from sweeps.cluster import connect

@@ -19,7 +19,7 @@ from mtl.losses.functions import LOSSES
 from mtl.models.encoders import ENCODERS
 from mtl.models.frameworks import FRAMEWORKS, Framework
 from mtl.models.heads import HEADS
-from mtl.sequences import Part, Rows, VideoSequence
+from mtl.sequences.join import Part, Rows, VideoSequence
 from mtl.tasks import LABEL_COLUMNS, OUTPUT_COLUMNS, TASKS
 from tests.support.paths import ROOT
 

@@ -11,7 +11,7 @@ import torch
 
 from mtl.config import TrialConfig
 from mtl.inference import TrialData
-from mtl.windows import Schedule
+from mtl.sequences.windows import Schedule
 from mtl.workers import ALONE, Workers
 from sweeps.compose import compose
 from sweeps.job import End, Epoch, Job

@@ -11,8 +11,8 @@ import pytest
 
 from mtl.dataset.annotations import read_file
 from mtl.evaluation import metrics
-from mtl.folds import cut_folds, fold_parts
 from mtl.predictions.table import Predictions, outputs_of
+from mtl.sequences.folds import cut_folds, fold_parts
 from mtl.tasks import TASKS
 from sweeps.fusion.refit import score_refit
 from sweeps.fusion.report import refit_summary

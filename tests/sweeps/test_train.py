@@ -93,7 +93,7 @@ def test_the_scores_and_outputs_are_those_of_a_slot(dataset, tmp_path, capsys):
 
 @pytest.mark.parametrize("read_rows", [1, 61, 150, 10_000])
 def test_feature_files_are_read_whole_or_as_far_as_listed(dataset, monkeypatch, read_rows):
-    monkeypatch.setattr("mtl.feature_table.READ_ROWS", read_rows)
+    monkeypatch.setattr("mtl.sequences.feature_table.READ_ROWS", read_rows)
     stored = dataset.read("appearance", 0, 60 * len(NAMES)).reshape(len(NAMES), 60, 4)
     for listing, frames in ((None, np.arange(1, 61)), (dataset.listing(), FRAMES)):
         table = Files(dataset, listing).load("appearance")

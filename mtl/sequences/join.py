@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, Int, Shaped
 from mtl.config import Frames
 from mtl.dataset import Listing
 from mtl.errors import InputError
-from mtl.feature_table import FeatureTable
+from mtl.sequences.feature_table import FeatureTable
 from mtl.tasks import LABEL_COLUMNS, TASKS
 
 

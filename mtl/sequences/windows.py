@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from mtl.sequences import VideoSequence
+from mtl.sequences.join import VideoSequence
 from mtl.tasks import LABEL_COLUMNS, OUTPUT_COLUMNS
 
 Schedule = Int[np.ndarray, "S B P 3"]

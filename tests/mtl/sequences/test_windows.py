@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from mtl.sequences.windows import Batch, Batches, Schedule, Stitch, carried_schedule, free_schedule
 from mtl.tasks import LABEL_COLUMNS, OUTPUT_COLUMNS
-from mtl.windows import Batch, Batches, Schedule, Stitch, carried_schedule, free_schedule
 from tests.support.laws import WIDTH, data, videos
 
 MAKERS = (carried_schedule, free_schedule)

@@ -5,7 +5,7 @@ import pytest
 
 from mtl.dataset import SPLITS, Listing
 from mtl.errors import InputError
-from mtl.folds import cut_folds, fold_parts, select_videos
+from mtl.sequences.folds import cut_folds, fold_parts, select_videos
 from mtl.tasks import TASKS
 
 # 20 videos of 8 subjects: two with 5, two with 3, four with 1.

@@ -7,8 +7,8 @@ import pytest
 
 from mtl.dataset import Listing
 from mtl.errors import InputError
-from mtl.feature_table import FeatureTable
-from mtl.sequences import (
+from mtl.sequences.feature_table import FeatureTable
+from mtl.sequences.join import (
     Rows,
     VideoSequence,
     join,
