@@ -21,7 +21,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 from whole_training import train
 
-from mtl.workers import Workers
+from mtl.optimisation.distributed import Workers
 from sweeps.compose import compose
 from sweeps.data import open_data
 from sweeps.driver_lock import DriverLock

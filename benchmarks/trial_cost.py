@@ -38,8 +38,8 @@ from plain_optuna import draw, ended, enqueue, read_data, working
 from sweep import run_sweep, write_space
 from whole_training import train
 
+from mtl.optimisation.distributed import Workers
 from mtl.synthetic import Demo, make_demo
-from mtl.workers import Workers
 from sweeps.cluster import LOCAL, connect
 from sweeps.compose import compose
 from sweeps.search_file import load

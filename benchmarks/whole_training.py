@@ -5,8 +5,8 @@ from jaxtyping import Float
 
 from mtl.config import TrialConfig
 from mtl.inference import TrialData, Weights, predict_best
+from mtl.optimisation.distributed import Workers
 from mtl.training import EpochResult, Trainer
-from mtl.workers import Workers
 
 Outputs = dict[str, Float[np.ndarray, "N 22"]]
 

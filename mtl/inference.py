@@ -11,14 +11,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mtl.build_model import autocast, choose_device, choose_precision, parameter_dtype, place_model
+from mtl.build_model import place_model
 from mtl.config import TrialConfig
 from mtl.models.frameworks import Framework, States
+from mtl.optimisation.device import autocast, choose_device, choose_precision, parameter_dtype
+from mtl.optimisation.distributed import ALONE, Workers
 from mtl.predictions.activation import activate
 from mtl.sequences.join import Part, VideoSequence
 from mtl.sequences.windows import Batch, Batches, Stitch, carried_schedule, free_schedule
 from mtl.tasks import OUTPUT_COLUMNS, TASKS
-from mtl.workers import ALONE, Workers
 
 EVALUATION_LANES = 16
 """Of all workers together."""

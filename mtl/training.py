@@ -7,11 +7,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
-from mtl.build_model import autocast, choose_device, choose_precision, parameter_dtype, place_model
-from mtl.checkpoint import pack, unpack
+from mtl.build_model import place_model
 from mtl.config import TrialConfig
 from mtl.errors import InputError, TrainingError
 from mtl.evaluation import metrics
@@ -19,11 +17,13 @@ from mtl.inference import TrialData, Weights, predict
 from mtl.losses.balancing import BALANCINGS, Balancing
 from mtl.losses.functions import LOSSES, Loss
 from mtl.models.frameworks import Outputs, States, Truth
-from mtl.optimisation import epoch_seed, follow_gradients, lr_factor
+from mtl.optimisation.checkpoint import pack, read_checkpoint
+from mtl.optimisation.device import autocast, choose_device, choose_precision, parameter_dtype
+from mtl.optimisation.distributed import ALONE, Workers
+from mtl.optimisation.step import epoch_seed, follow_gradients, lr_factor
 from mtl.sequences.windows import Batch, Batches, Schedule, carried_schedule, free_schedule
 from mtl.strict import Component
 from mtl.tasks import TASKS
-from mtl.workers import ALONE, Workers
 
 STOP_CHECK_STEPS = 4
 """Steps between two looks at the stop flag."""
@@ -296,20 +296,3 @@ def set_learning_rate(
     rate = config.optim.lr * lr_factor(config.optim, config.training.epochs, progress, step)
     for group in optimizer.param_groups:
         group["lr"] = rate
-
-
-def read_checkpoint(checkpoint: bytes) -> dict[str, Any]:
-    """What a trainer packed: its states by name, the optimizer's numbered as torch numbers them.
-
-    Raises:
-        TrainingError: It is damaged.
-    """
-    try:
-        state = unpack(checkpoint)
-    except SafetensorError as error:
-        raise TrainingError(
-            f"the checkpoint is damaged ({error}): remove it, and the training begins anew"
-        ) from None
-    moments = state["optimizer"]["state"]
-    state["optimizer"]["state"] = {int(number): moments[number] for number in moments}
-    return state

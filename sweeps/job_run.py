@@ -12,8 +12,8 @@ from safetensors.torch import save as save_weights
 
 from mtl.config import TrialConfig
 from mtl.inference import TrialData, Weights, predict_best
+from mtl.optimisation.distributed import ALONE, Workers
 from mtl.training import EpochResult, Trainer
-from mtl.workers import ALONE, Workers
 from sweeps.job import End, EndState, Epoch, Job
 from sweeps.orders import Orders, Stop
 from sweeps.trial_data import PARTS

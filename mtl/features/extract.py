@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 import torch
 from jaxtyping import Float16, UInt8
 
-from mtl.build_model import autocast
 from mtl.features.images import BrokenImage, Frames, Images
+from mtl.optimisation.device import autocast
 
 AHEAD_BATCHES = 2
 """So many batches at most wait for the model, read and transformed."""

@@ -12,7 +12,6 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from mtl.build_model import autocast
 from mtl.errors import InputError
 from mtl.features.backbones import (
     BACKBONES,
@@ -28,6 +27,7 @@ from mtl.features.mae import VITS, MaskedAutoencoder
 from mtl.features.weights import load_weights, read_weights
 from mtl.losses.balancing import BALANCINGS, Balancing
 from mtl.losses.functions import LOSSES, Loss
+from mtl.optimisation.device import autocast
 from mtl.predictions.activation import activate
 from mtl.strict import Component, did_you_mean
 from mtl.tasks import OUTPUT_COLUMNS, TASKS

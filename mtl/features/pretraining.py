@@ -14,15 +14,14 @@ import torch
 from timm.optim import param_groups_weight_decay
 from torch import Tensor
 
-from mtl.build_model import autocast, choose_device, choose_precision, parameter_dtype
-from mtl.checkpoint import pack
 from mtl.errors import TrainingError
 from mtl.evaluation import metrics
 from mtl.features.config import PretrainConfig
 from mtl.features.objectives import Batch, Objective
-from mtl.optimisation import epoch_seed, follow_gradients, lr_factor
-from mtl.training import read_checkpoint
-from mtl.workers import ALONE, Workers
+from mtl.optimisation.checkpoint import pack, read_checkpoint
+from mtl.optimisation.device import autocast, choose_device, choose_precision, parameter_dtype
+from mtl.optimisation.distributed import ALONE, Workers
+from mtl.optimisation.step import epoch_seed, follow_gradients, lr_factor
 
 REFERENCE_BATCH = 256
 """Images of the batch that ``optim.base_lr`` is for."""

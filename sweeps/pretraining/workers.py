@@ -19,8 +19,8 @@ from mtl.features.images import BrokenImage, Images
 from mtl.features.labels import LabelledImages
 from mtl.features.objectives import Batch, Objective, Reconstruction, Supervision
 from mtl.features.pretraining import Pretrainer
+from mtl.optimisation.distributed import Workers
 from mtl.tasks import OUTPUT_COLUMNS, TASKS
-from mtl.workers import Workers
 from sweeps.pretraining.reading import How, Reader
 from sweeps.pretraining.record import Began, Broken, Epoch, Event, Failed
 from sweeps.pretraining.setup import Setup, make_objective

@@ -15,7 +15,7 @@ from ray.actor import ActorHandle
 
 from mtl.config import read_config
 from mtl.errors import TrainingError, in_one_line
-from mtl.workers import Workers
+from mtl.optimisation.distributed import Workers
 from sweeps.job import Job
 from sweeps.job_run import HEARTBEAT_SECONDS, JobRun
 from sweeps.orders import Stop

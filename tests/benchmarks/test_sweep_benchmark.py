@@ -13,7 +13,7 @@ import torch
 from optuna.trial import create_trial
 
 from mtl.dataset import Dataset
-from mtl.workers import Workers
+from mtl.optimisation.distributed import Workers
 from sweeps.compose import compose
 from sweeps.job import Epoch, Job
 from sweeps.job_run import JobRun

@@ -14,9 +14,9 @@ from mtl.features.config import MAEConfig, SupervisedConfig
 from mtl.features.images import Images
 from mtl.features.objectives import Batch, Reconstruction, Supervision
 from mtl.features.pretraining import Pretrainer
+from mtl.optimisation.distributed import Workers
 from mtl.strict import validate_as
 from mtl.tasks import TASKS
-from mtl.workers import Workers
 from sweeps.compose import compose_plain
 
 SMALL = ["training.epochs=3", "training.batch_images=8", "optim.warmup_epochs=1", "size=64"]

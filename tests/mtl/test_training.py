@@ -10,7 +10,7 @@ from torch.nn import functional
 from mtl.config import TrialConfig
 from mtl.inference import TrialData
 from mtl.losses.balancing import BALANCINGS
-from mtl.optimisation import lr_factor
+from mtl.optimisation.step import lr_factor
 from mtl.sequences.join import VideoSequence
 from mtl.sequences.windows import carried_schedule, free_schedule
 from mtl.tasks import TASKS

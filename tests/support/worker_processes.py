@@ -11,7 +11,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from mtl.workers import Workers
+from mtl.optimisation.distributed import Workers
 from tests.support.worker_cases import CASES
 
 BACKENDS = {2: "gloo", 3: "cpu:gloo"}

@@ -11,8 +11,8 @@ import torch
 
 from mtl.config import TrialConfig
 from mtl.inference import TrialData
+from mtl.optimisation.distributed import ALONE, Workers
 from mtl.sequences.windows import Schedule
-from mtl.workers import ALONE, Workers
 from sweeps.compose import compose
 from sweeps.job import End, Epoch, Job
 from sweeps.job_run import HEARTBEAT_SECONDS, JobRun

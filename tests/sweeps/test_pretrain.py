@@ -16,12 +16,12 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save, save_file
 
-from mtl.checkpoint import pack
 from mtl.errors import InputError
 from mtl.features.backbones import load_backbone
 from mtl.features.config import MAEConfig
 from mtl.features.images import find_images
 from mtl.features.pretraining import PretrainResult
+from mtl.optimisation.checkpoint import pack
 from mtl.strict import validate_as
 from sweeps import pretrain
 from sweeps.cluster import CanCome, Cluster

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from mtl.errors import TrainingError
-from mtl.workers import Workers
+from mtl.optimisation.distributed import Workers
 from sweeps.job import Job
 from sweeps.orders import Orders, Stop
 from sweeps.slots import workers as module

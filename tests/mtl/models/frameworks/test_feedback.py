@@ -199,7 +199,7 @@ def test_in_training_the_share_of_known_labels_is_shown_and_at_evaluation_none(
 
 def test_truth_is_drawn_for_the_batch_whoever_trains_it() -> None:
     """Two workers of two lanes each are shown what one of four is."""
-    from mtl.workers import Workers
+    from mtl.optimisation.distributed import Workers
 
     wiring = {"form": "labels", "sources": ["valence"], "targets": ["arousal"]}
     trial = config("gru", "mlp", "feedback", framework=wiring, optim={"batch_videos": 4})

@@ -5,11 +5,12 @@ import pytest
 import torch
 import yaml
 
-from mtl.build_model import build_model, choose_device, choose_precision
+from mtl.build_model import build_model
 from mtl.config import read_config
 from mtl.errors import InputError
 from mtl.models.encoders import ENCODERS
 from mtl.models.frameworks import FRAMEWORKS, States
+from mtl.optimisation.device import choose_device, choose_precision
 from mtl.tasks import TASKS
 from tests.support.laws import (
     CARRYING,

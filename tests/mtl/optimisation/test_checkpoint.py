@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from mtl.checkpoint import pack, unpack
 from mtl.errors import TrainingError
+from mtl.optimisation.checkpoint import pack, unpack
 from mtl.training import Trainer
 from tests.support.laws import ENCODER_NAMES, config, data
 

@@ -10,8 +10,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
+
+from mtl.errors import TrainingError
 
 PLAIN = "plain"
 """The tensor that holds, as JSON, what is no tensor, and where each tensor begins."""
@@ -58,4 +61,21 @@ def unpack(packed: bytes) -> dict[str, Any]:
         return [unmark(value) for value in node] if isinstance(node, list) else node
 
     state: dict[str, Any] = unmark(plain)
+    return state
+
+
+def read_checkpoint(checkpoint: bytes) -> dict[str, Any]:
+    """What a trainer packed: its states by name, the optimizer's numbered as torch numbers them.
+
+    Raises:
+        TrainingError: It is damaged.
+    """
+    try:
+        state = unpack(checkpoint)
+    except SafetensorError as error:
+        raise TrainingError(
+            f"the checkpoint is damaged ({error}): remove it, and the training begins anew"
+        ) from None
+    moments = state["optimizer"]["state"]
+    state["optimizer"]["state"] = {int(number): moments[number] for number in moments}
     return state
