@@ -38,7 +38,7 @@ from torch.utils.data import DataLoader
 from tree_memory import MemoryWatch
 
 from mtl.features.backbones import load_backbone
-from mtl.features.images import Images, find_images, frames_of
+from mtl.features.face_crops import Images, find_images, frames_of
 
 SEED = 0
 PIXELS, COARSE = 112, 14

@@ -42,12 +42,12 @@ from torch import Tensor
 
 from mtl.dataset.sources import read_features
 from mtl.errors import InputError
-from mtl.features.augmentation import epoch_batches, patch_noise, read_augmented, read_whole
-from mtl.features.config import MAEConfig
-from mtl.features.images import Frames, Images, find_images, frames_of
+from mtl.features.face_crops import Frames, Images, find_images, frames_of
 from mtl.features.mae import patchify
-from mtl.features.objectives import Batch, Reconstruction
-from mtl.features.pretraining import Pretrainer
+from mtl.pretraining.augmentation import epoch_batches, patch_noise, read_augmented, read_whole
+from mtl.pretraining.config import MAEConfig
+from mtl.pretraining.objectives import Batch, Reconstruction
+from mtl.pretraining.pretrainer import Pretrainer
 from mtl.strict import validate_as
 from mtl.whole_files import write_whole
 from sweeps.cli import run_program

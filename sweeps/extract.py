@@ -20,7 +20,7 @@ from mtl.dataset.annotations import read_annotations
 from mtl.dataset.storage import local_path
 from mtl.errors import InputError
 from mtl.features.backbones import Backbone, load_backbone
-from mtl.features.images import Frames, find_images, frames_of, images_address
+from mtl.features.face_crops import Frames, find_images, frames_of, images_address
 from mtl.features.weights import digest
 from sweeps.cli import run_program
 from sweeps.cluster import Cluster, choose_address, connect

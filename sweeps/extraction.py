@@ -13,7 +13,7 @@ from ray.data import from_items
 
 from mtl.features.backbones import Backbone, make_backbone
 from mtl.features.extract import Extractor
-from mtl.features.images import Frames
+from mtl.features.face_crops import Frames
 from mtl.optimisation.device import choose_device, choose_precision
 from sweeps.sharding import set_up_ray_data, user_error
 

@@ -27,10 +27,10 @@ from mtl.dataset.annotations import read_annotations
 from mtl.dataset.storage import local_path
 from mtl.errors import InputError, TrainingError
 from mtl.features.backbones import RANDOM
-from mtl.features.config import MAEConfig, SupervisedConfig
-from mtl.features.images import Images, find_images, images_address
-from mtl.features.labels import LabelledImages, of_challenge, read_labels
-from mtl.features.pretraining import PretrainResult
+from mtl.features.face_crops import Images, find_images, images_address
+from mtl.pretraining.config import MAEConfig, SupervisedConfig
+from mtl.pretraining.image_labels import LabelledImages, of_challenge, read_labels
+from mtl.pretraining.pretrainer import PretrainResult
 from mtl.strict import validate_as
 from mtl.tasks import TASKS
 from sweeps.cli import run_program

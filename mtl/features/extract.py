@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import torch
 from jaxtyping import Float16, UInt8
 
-from mtl.features.images import BrokenImage, Frames, Images
+from mtl.features.face_crops import BrokenImage, Frames, Images
 from mtl.optimisation.device import autocast
 
 AHEAD_BATCHES = 2

@@ -6,10 +6,10 @@ import numpy as np
 import pyarrow.compute as pc
 
 from mtl.errors import InputError
-from mtl.features.augmentation import epoch_batches
-from mtl.features.config import SupervisedConfig
-from mtl.features.images import Images
+from mtl.features.face_crops import Images
 from mtl.losses.balancing import BALANCINGS
+from mtl.pretraining.augmentation import epoch_batches
+from mtl.pretraining.config import SupervisedConfig
 from mtl.tasks import TASKS
 from sweeps.pretraining.setup import Setup, Start
 

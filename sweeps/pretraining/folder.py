@@ -22,8 +22,8 @@ from safetensors import SafetensorError
 from safetensors.torch import save
 
 from mtl.errors import InputError, brief
-from mtl.features.pretraining import PretrainResult
 from mtl.optimisation.checkpoint import unpack
+from mtl.pretraining.pretrainer import PretrainResult
 from mtl.whole_files import write_json, write_whole
 from sweeps.driver_lock import LOCK, DriverLock
 from sweeps.pretraining.record import Epoch

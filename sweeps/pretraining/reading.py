@@ -14,10 +14,10 @@ from jaxtyping import Int64
 from ray.data import DataContext, from_items
 from torch import Tensor
 
-from mtl.features.augmentation import patch_noise, read_augmented, read_whole
-from mtl.features.config import Augmentation
-from mtl.features.images import Images
-from mtl.features.labels import LabelledImages
+from mtl.features.face_crops import Images
+from mtl.pretraining.augmentation import patch_noise, read_augmented, read_whole
+from mtl.pretraining.config import Augmentation
+from mtl.pretraining.image_labels import LabelledImages
 from sweeps.sharding import set_up_ray_data, user_error
 
 Arrays = dict[str, np.ndarray]
@@ -45,7 +45,7 @@ class How:
     def read(
         self, images: Images, labels: LabelledImages | None, rows: np.ndarray, epoch: int | None
     ) -> Arrays:
-        """A batch: ``mtl.features.objectives.Batch`` as arrays, with ``broken``, (B,) of str."""
+        """A batch: ``mtl.pretraining.objectives.Batch`` as arrays, with ``broken``, (B,) of str."""
         if epoch is None:
             found = read_whole(images, rows, self.size, self.resampling)
         else:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from torch import Tensor
 
-from mtl.features.pretraining import PretrainResult
+from mtl.pretraining.pretrainer import PretrainResult
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,11 @@ import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mtl.features.backbones import RANDOM
-from mtl.features.config import MAEConfig, SupervisedConfig
-from mtl.features.images import Images
-from mtl.features.labels import LabelledImages
-from mtl.features.objectives import Objective, Reconstruction, Supervision
+from mtl.features.face_crops import Images
 from mtl.features.weights import digest
+from mtl.pretraining.config import MAEConfig, SupervisedConfig
+from mtl.pretraining.image_labels import LabelledImages
+from mtl.pretraining.objectives import Objective, Reconstruction, Supervision
 from mtl.sequences.join import training_prior
 
 Weights = Mapping[str, np.ndarray]

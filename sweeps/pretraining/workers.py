@@ -13,13 +13,13 @@ from ray.actor import ActorHandle
 
 from mtl.errors import InputError, TrainingError
 from mtl.evaluation import metrics
-from mtl.features.augmentation import epoch_batches, patch_noise, read_whole
-from mtl.features.config import MAEConfig
-from mtl.features.images import BrokenImage, Images
-from mtl.features.labels import LabelledImages
-from mtl.features.objectives import Batch, Objective, Reconstruction, Supervision
-from mtl.features.pretraining import Pretrainer
+from mtl.features.face_crops import BrokenImage, Images
 from mtl.optimisation.distributed import Workers
+from mtl.pretraining.augmentation import epoch_batches, patch_noise, read_whole
+from mtl.pretraining.config import MAEConfig
+from mtl.pretraining.image_labels import LabelledImages
+from mtl.pretraining.objectives import Batch, Objective, Reconstruction, Supervision
+from mtl.pretraining.pretrainer import Pretrainer
 from mtl.tasks import OUTPUT_COLUMNS, TASKS
 from sweeps.pretraining.reading import How, Reader
 from sweeps.pretraining.record import Began, Broken, Epoch, Event, Failed

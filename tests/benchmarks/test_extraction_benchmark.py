@@ -5,7 +5,7 @@ from types import ModuleType
 
 import pytest
 
-from mtl.features.images import find_images
+from mtl.features.face_crops import find_images
 from tests.support.paths import ROOT
 
 PROGRAMS = ROOT / "benchmarks"

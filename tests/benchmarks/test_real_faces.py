@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from mtl.errors import InputError
-from mtl.features.images import Frames, Images, find_images, frames_of
+from mtl.features.face_crops import Frames, Images, find_images, frames_of
 from mtl.features.mae import patchify
 from tests.support.paths import ROOT
 

@@ -19,7 +19,7 @@ from PIL import Image
 from mtl.dataset import read_features
 from mtl.errors import InputError
 from mtl.features.backbones import load_backbone
-from mtl.features.images import BrokenImage, find_images, frames_of
+from mtl.features.face_crops import BrokenImage, find_images, frames_of
 from sweeps import extract
 from tests.support.small_sweeps import START_SECONDS
 

@@ -16,8 +16,8 @@ from PIL import Image
 
 from mtl.errors import InputError
 from mtl.features.backbones import load_backbone
-from mtl.features.config import Augmentation
-from mtl.features.images import Images, find_images
+from mtl.features.face_crops import Images, find_images
+from mtl.pretraining.config import Augmentation
 from mtl.synthetic import Demo, Faces, make_faces
 from sweeps import pretrain
 from sweeps.cluster import connect

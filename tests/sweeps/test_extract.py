@@ -17,7 +17,7 @@ from mtl.dataset import read_features
 from mtl.errors import InputError
 from mtl.features.backbones import load_backbone
 from mtl.features.extract import Extractor
-from mtl.features.images import Frames, find_images
+from mtl.features.face_crops import Frames, find_images
 from sweeps import extract
 from sweeps.cluster import Cluster
 from sweeps.driver_lock import DriverLock

@@ -18,10 +18,10 @@ from safetensors.torch import load_file, save, save_file
 
 from mtl.errors import InputError
 from mtl.features.backbones import load_backbone
-from mtl.features.config import MAEConfig
-from mtl.features.images import find_images
-from mtl.features.pretraining import PretrainResult
+from mtl.features.face_crops import find_images
 from mtl.optimisation.checkpoint import pack
+from mtl.pretraining.config import MAEConfig
+from mtl.pretraining.pretrainer import PretrainResult
 from mtl.strict import validate_as
 from sweeps import pretrain
 from sweeps.cluster import CanCome, Cluster

@@ -11,9 +11,9 @@ from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
 from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
 
 from mtl.errors import InputError, TrainingError
-from mtl.features.config import MAEConfig
-from mtl.features.images import find_images
-from mtl.features.pretraining import Pretrainer
+from mtl.features.face_crops import find_images
+from mtl.pretraining.config import MAEConfig
+from mtl.pretraining.pretrainer import Pretrainer
 from mtl.strict import validate_as
 from sweeps.compose import compose_plain
 from sweeps.pretraining import workers

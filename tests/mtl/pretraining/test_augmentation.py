@@ -7,9 +7,9 @@ import torch
 from PIL import Image
 
 from mtl.errors import InputError
-from mtl.features.augmentation import epoch_batches, patch_noise, read_augmented, read_whole
-from mtl.features.config import Augmentation
-from mtl.features.images import Images
+from mtl.features.face_crops import Images
+from mtl.pretraining.augmentation import epoch_batches, patch_noise, read_augmented, read_whole
+from mtl.pretraining.config import Augmentation
 
 CUT = Augmentation(crop_scale=(0.2, 1.0), flip=0.5)
 WHOLE = Augmentation(crop_scale=(1.0, 1.0), flip=0.0)

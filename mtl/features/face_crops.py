@@ -22,7 +22,7 @@ from mtl.dataset import storage
 from mtl.dataset.annotations import IMAGE, LAST_FRAME, Challenge
 from mtl.dataset.listing import pack
 from mtl.errors import InputError
-from mtl.features.image_files import SUFFIXES, is_mounted, list_files, printable
+from mtl.features.image_folder import SUFFIXES, is_mounted, list_files, printable
 
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP")
 """What is decoded, whatever a file's name says: no other decoder sees a stranger's bytes."""

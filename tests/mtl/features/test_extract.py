@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from mtl.dataset import read_features
 from mtl.errors import InputError
 from mtl.features.extract import AHEAD_BATCHES, Extractor, Part, read_failed
-from mtl.features.images import BrokenImage, Frames, Images, frames_of
+from mtl.features.face_crops import BrokenImage, Frames, Images, frames_of
 
 SIZE = 4
 

@@ -16,12 +16,12 @@ from torch import Tensor
 
 from mtl.errors import TrainingError
 from mtl.evaluation import metrics
-from mtl.features.config import PretrainConfig
-from mtl.features.objectives import Batch, Objective
 from mtl.optimisation.checkpoint import pack, read_checkpoint
 from mtl.optimisation.device import autocast, choose_device, choose_precision, parameter_dtype
 from mtl.optimisation.distributed import ALONE, Workers
 from mtl.optimisation.step import epoch_seed, follow_gradients, lr_factor
+from mtl.pretraining.config import PretrainConfig
+from mtl.pretraining.objectives import Batch, Objective
 
 REFERENCE_BATCH = 256
 """Images of the batch that ``optim.base_lr`` is for."""

@@ -8,8 +8,8 @@ import pyarrow.fs as pafs
 import pytest
 
 from mtl.errors import InputError
-from mtl.features.image_files import is_mounted, list_files
-from mtl.features.images import BrokenImage, find_images, images_address
+from mtl.features.face_crops import BrokenImage, find_images, images_address
+from mtl.features.image_folder import is_mounted, list_files
 from tests.support.pictures import put
 
 

@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float32, Int64
 from mtl.dataset.annotations import RULES, Challenge
 from mtl.dataset.listing import Listing, pack
 from mtl.errors import InputError
-from mtl.features.images import Images, frames_of
+from mtl.features.face_crops import Images, frames_of
 from mtl.strict import did_you_mean
 from mtl.tasks import EXPRESSIONS, LABEL_COLUMNS
 

@@ -14,8 +14,8 @@ from PIL.Image import Image
 from torchvision.transforms import InterpolationMode, v2
 
 from mtl.errors import InputError
-from mtl.features.config import Augmentation
-from mtl.features.images import BrokenImage, Images
+from mtl.features.face_crops import BrokenImage, Images
+from mtl.pretraining.config import Augmentation
 
 Rows = Sequence[int] | Int64[np.ndarray, " B"]
 

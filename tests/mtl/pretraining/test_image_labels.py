@@ -6,8 +6,8 @@ import pytest
 
 from mtl.dataset.annotations import read_annotations
 from mtl.errors import InputError
-from mtl.features.images import Images, find_images
-from mtl.features.labels import of_challenge, read_labels
+from mtl.features.face_crops import Images, find_images
+from mtl.pretraining.image_labels import of_challenge, read_labels
 from mtl.synthetic import Demo, Faces, make_faces
 from mtl.tasks import LABEL_COLUMNS
 

@@ -22,13 +22,13 @@ from mtl.features.backbones import (
     drawn_from,
     load_backbone,
 )
-from mtl.features.config import MAEConfig, SupervisedConfig
 from mtl.features.mae import VITS, MaskedAutoencoder
 from mtl.features.weights import load_weights, read_weights
 from mtl.losses.balancing import BALANCINGS, Balancing
 from mtl.losses.functions import LOSSES, Loss
 from mtl.optimisation.device import autocast
 from mtl.predictions.activation import activate
+from mtl.pretraining.config import MAEConfig, SupervisedConfig
 from mtl.strict import Component, did_you_mean
 from mtl.tasks import OUTPUT_COLUMNS, TASKS
 

@@ -8,13 +8,13 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from mtl.errors import InputError, TrainingError
-from mtl.features.augmentation import read_augmented
 from mtl.features.backbones import load_backbone
-from mtl.features.config import MAEConfig, SupervisedConfig
-from mtl.features.images import Images
-from mtl.features.objectives import Batch, Reconstruction, Supervision
-from mtl.features.pretraining import Pretrainer
+from mtl.features.face_crops import Images
 from mtl.optimisation.distributed import Workers
+from mtl.pretraining.augmentation import read_augmented
+from mtl.pretraining.config import MAEConfig, SupervisedConfig
+from mtl.pretraining.objectives import Batch, Reconstruction, Supervision
+from mtl.pretraining.pretrainer import Pretrainer
 from mtl.strict import validate_as
 from mtl.tasks import TASKS
 from sweeps.compose import compose_plain

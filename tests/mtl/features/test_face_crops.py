@@ -17,8 +17,8 @@ from PIL import Image
 
 from mtl.dataset.annotations import read_annotations
 from mtl.errors import InputError
-from mtl.features import images as module
-from mtl.features.images import BrokenImage, Images, decode, find_images, frames_of
+from mtl.features import face_crops as module
+from mtl.features.face_crops import BrokenImage, Images, decode, find_images, frames_of
 from tests.support.pictures import encoded, put
 
 
