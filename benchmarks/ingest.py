@@ -23,7 +23,7 @@ from mtl.config import TrialConfig
 from mtl.dataset import Dataset, Listing, write_dataset
 from mtl.sequences.windows import Batch
 from mtl.synthetic import make_demo
-from mtl.training import Trainer
+from mtl.training.trainer import Trainer
 from sweeps.cluster import connect
 from sweeps.compose import compose
 from sweeps.plan import divide

@@ -24,12 +24,12 @@ from over_seeds import mean_and_half
 from whole_training import train
 
 from mtl.evaluation import metrics
-from mtl.inference import TrialData
 from mtl.predictions.postprocess import choose
 from mtl.sequences.join import training_prior
 from mtl.synthetic import Demo
 from mtl.synthetic.demo import Planted, plant, write_planted
 from mtl.tasks import EXPRESSION, TASKS, UNITS
+from mtl.training.inference import TrialData
 from sweeps.compose import compose
 from sweeps.plan import divide
 from sweeps.train import Files

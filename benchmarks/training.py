@@ -8,7 +8,7 @@ compared in frames/s (padding is no frame), as medians of the rounds' ratios. A 
 down meanwhile does so for all: in each round half of either reference comes before ours, the other
 half after it.
 
-- ours: an epoch of ``mtl.training.Trainer``;
+- ours: an epoch of ``mtl.training.trainer.Trainer``;
 - the ceiling: as many steps of the same batch size over tensors that are ready, without padding;
 - the authors' scheme, written anew: eight whole videos, padded to the longest, are walked through
   window by window, the state carried, a step of Adam as torch has it for each. What we gain over it
@@ -37,7 +37,7 @@ from tree_memory import memory_bytes
 from mtl.dataset import Dataset, Listing, open_dataset, write_dataset
 from mtl.models.frameworks import States
 from mtl.sequences.windows import Batch
-from mtl.training import Trainer
+from mtl.training.trainer import Trainer
 from sweeps.compose import compose
 from sweeps.plan import divide
 from sweeps.train import Files

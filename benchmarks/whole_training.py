@@ -4,9 +4,9 @@ import numpy as np
 from jaxtyping import Float
 
 from mtl.config import TrialConfig
-from mtl.inference import TrialData, Weights, predict_best
 from mtl.optimisation.distributed import Workers
-from mtl.training import EpochResult, Trainer
+from mtl.training.inference import TrialData, Weights, predict_best
+from mtl.training.trainer import EpochResult, Trainer
 
 Outputs = dict[str, Float[np.ndarray, "N 22"]]
 

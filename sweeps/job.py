@@ -59,7 +59,7 @@ class Epoch:
     """An epoch has ended.
 
     Attributes:
-        result: ``mtl.training.EpochResult`` as plain data.
+        result: ``mtl.training.trainer.EpochResult`` as plain data.
         checkpoint: What a later process needs to go on; None if it was written before.
         weights: Safetensors, if this epoch is some task's best so far.
     """

@@ -11,9 +11,9 @@ from safetensors.torch import load as load_weights
 from safetensors.torch import save as save_weights
 
 from mtl.config import TrialConfig
-from mtl.inference import TrialData, Weights, predict_best
 from mtl.optimisation.distributed import ALONE, Workers
-from mtl.training import EpochResult, Trainer
+from mtl.training.inference import TrialData, Weights, predict_best
+from mtl.training.trainer import EpochResult, Trainer
 from sweeps.job import End, EndState, Epoch, Job
 from sweeps.orders import Orders, Stop
 from sweeps.trial_data import PARTS

@@ -25,10 +25,10 @@ from mtl.build_model import build_model
 from mtl.config import TrialConfig
 from mtl.dataset import Dataset, Listing
 from mtl.errors import InputError, TrainingError
-from mtl.inference import TrialData
 from mtl.sequences.feature_table import FeatureTable, read_table
 from mtl.sequences.folds import cut_folds, fold_parts
 from mtl.tasks import TASKS
+from mtl.training.inference import TrialData
 from sweeps.cli import run_program
 from sweeps.compose import compose, signature
 from sweeps.data import open_data

@@ -8,7 +8,6 @@ import numpy as np
 
 from mtl.config import Frames, TrialConfig
 from mtl.dataset import Listing
-from mtl.inference import TrialData
 from mtl.sequences.feature_table import FeatureTable
 from mtl.sequences.folds import with_splits
 from mtl.sequences.join import (
@@ -19,6 +18,7 @@ from mtl.sequences.join import (
     trained_tasks,
     training_prior,
 )
+from mtl.training.inference import TrialData
 
 PARTS = ("select", "confirm", "test")
 

@@ -28,10 +28,10 @@ from mtl.ensemble.manifest import (
     weights_path,
 )
 from mtl.errors import InputError
-from mtl.inference import Weights
 from mtl.predictions.postprocess import Postprocessing, Smoothing
 from mtl.strict import did_you_mean
 from mtl.tasks import EXPRESSION, OUTPUT_COLUMNS, TASKS, UNITS, Task
+from mtl.training.inference import Weights
 
 Files = dict[str, bytes]
 """The files of an export by their path in it."""

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 
-from mtl import inference
 from mtl.dataset import Dataset
 from mtl.ensemble import Ensemble, Source, parse_export
 from mtl.ensemble import model as module
@@ -19,6 +18,7 @@ from mtl.errors import InputError
 from mtl.predictions.table import Predictions
 from mtl.sequences.join import training_prior
 from mtl.tasks import TASKS
+from mtl.training.trainer import inference
 from mtl.whole_files import write_folder
 from tests.support import ensemble_zoo as zoo
 from tests.support.laws import TOLERANCE

@@ -19,8 +19,8 @@ from optuna.trial import TrialState
 from safetensors.torch import load_file
 
 from mtl.dataset import Dataset
-from mtl.inference import Weights
-from mtl.training import Trainer
+from mtl.training.inference import Weights
+from mtl.training.trainer import Trainer
 from sweeps.compose import compose
 from sweeps.plan import make_plan
 from sweeps.run import main

@@ -12,12 +12,12 @@ from mtl.config import TrialConfig
 from mtl.dataset import Dataset, Listing, write_dataset
 from mtl.ensemble.folder import Files, pack_export
 from mtl.ensemble.manifest import weights_path
-from mtl.inference import TrialData, Weights, predict_best
 from mtl.predictions.postprocess import Postprocessing, Smoothing
 from mtl.sequences.feature_table import read_table
 from mtl.sequences.join import join, part_of, trained_tasks, training_prior
 from mtl.tasks import TASKS
-from mtl.training import Trainer
+from mtl.training.inference import TrialData, Weights, predict_best
+from mtl.training.trainer import Trainer
 from tests.support.laws import config
 
 WIDTHS = {"face": 3, "pose": 2}

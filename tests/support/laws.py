@@ -14,13 +14,13 @@ import yaml
 
 from mtl.build_model import build_model
 from mtl.config import TrialConfig, read_config
-from mtl.inference import TrialData
 from mtl.losses.functions import LOSSES
 from mtl.models.encoders import ENCODERS
 from mtl.models.frameworks import FRAMEWORKS, Framework
 from mtl.models.heads import HEADS
 from mtl.sequences.join import Part, Rows, VideoSequence
 from mtl.tasks import LABEL_COLUMNS, OUTPUT_COLUMNS, TASKS
+from mtl.training.inference import TrialData
 from tests.support.paths import ROOT
 
 # The order of a sum must not depend on how many cores are free.

@@ -12,16 +12,15 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from mtl import inference
 from mtl.config import TrialConfig
 from mtl.errors import TrainingError
-from mtl.inference import TrialData, predict, predict_best
 from mtl.models.encoders import ENCODERS
 from mtl.models.frameworks import FRAMEWORKS
 from mtl.optimisation.checkpoint import unpack
 from mtl.optimisation.distributed import ALONE, Workers
 from mtl.tasks import TASKS
-from mtl.training import EpochResult, Trainer
+from mtl.training.inference import TrialData, predict, predict_best
+from mtl.training.trainer import EpochResult, Trainer, inference
 from tests.support.laws import ENCODER_NAMES, LOSS_OF_KIND, MODELS, config, data, part, videos
 
 STEPS = 20

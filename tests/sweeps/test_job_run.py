@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from mtl.config import TrialConfig
-from mtl.inference import TrialData
 from mtl.optimisation.distributed import ALONE, Workers
 from mtl.sequences.windows import Schedule
+from mtl.training.inference import TrialData
 from sweeps.compose import compose
 from sweeps.job import End, Epoch, Job
 from sweeps.job_run import HEARTBEAT_SECONDS, JobRun

@@ -163,7 +163,7 @@ def test_an_interrupted_trial_goes_on_to_the_same_bits(dataset, tmp_path, capsys
     assert (tmp_path / "cut" / "checkpoint.safetensors").exists()
     assert not (tmp_path / "cut" / "predictions.parquet").exists()
     trained = []
-    epoch = "mtl.training.Trainer._train_epoch"
+    epoch = "mtl.training.trainer.Trainer._train_epoch"
     original = JobRun.events.__globals__["Trainer"]._train_epoch
     monkeypatch.setattr(epoch, lambda self, n, stop: trained.append(n) or original(self, n, stop))
     assert main(arguments(dataset, tmp_path / "cut")) == 0

@@ -33,7 +33,7 @@ def test_random_weights_are_the_same_in_another_process(tmp_path: Path) -> None:
     """And what trains on features imports no timm, which takes seconds."""
     names = {"iresnet18": 16, "timm:test_vit": 64}
     program = f"""
-import sys, torch, mtl.ensemble, mtl.training
+import sys, torch, mtl.ensemble, mtl.training.trainer
 assert "timm" not in sys.modules
 from mtl.features.backbones import load_backbone
 torch.rand(3)

@@ -3,7 +3,7 @@ import torch
 
 from mtl.errors import TrainingError
 from mtl.optimisation.checkpoint import pack, unpack
-from mtl.training import Trainer
+from mtl.training.trainer import Trainer
 from tests.support.laws import ENCODER_NAMES, config, data
 
 

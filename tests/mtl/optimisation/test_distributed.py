@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from mtl.inference import TrialData
 from mtl.optimisation.distributed import ALONE, Workers
 from mtl.sequences.windows import carried_schedule, free_schedule
 from mtl.tasks import TASKS
-from mtl.training import STOP_CHECK_STEPS
+from mtl.training.inference import TrialData
+from mtl.training.trainer import STOP_CHECK_STEPS
 from tests.support.laws import ENCODER_NAMES, TOLERANCE
 from tests.support.worker_cases import CASES, LENGTHS, RUNS, uneven
 from tests.support.worker_processes import BACKENDS, Results, run_groups

@@ -12,7 +12,7 @@ from mtl.errors import InputError
 from mtl.models.frameworks import Framework, Truth
 from mtl.models.frameworks.feedback import values
 from mtl.tasks import TASKS
-from mtl.training import Trainer
+from mtl.training.trainer import Trainer
 from tests.support.laws import TOLERANCE, config, data, inputs, labels, model
 
 FORMS = ("features", "labels")

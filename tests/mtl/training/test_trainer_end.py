@@ -9,7 +9,7 @@ import torch
 
 from mtl.errors import TrainingError
 from mtl.sequences.windows import carried_schedule
-from mtl.training import Trainer
+from mtl.training.trainer import Trainer
 from tests.support.laws import (
     ENCODER_NAMES,
     config,

@@ -13,7 +13,6 @@ from mtl.build_model import place_model
 from mtl.config import TrialConfig
 from mtl.errors import InputError, TrainingError
 from mtl.evaluation import metrics
-from mtl.inference import TrialData, Weights, predict
 from mtl.losses.balancing import BALANCINGS, Balancing
 from mtl.losses.functions import LOSSES, Loss
 from mtl.models.frameworks import Outputs, States, Truth
@@ -24,6 +23,7 @@ from mtl.optimisation.step import epoch_seed, follow_gradients, lr_factor
 from mtl.sequences.windows import Batch, Batches, Schedule, carried_schedule, free_schedule
 from mtl.strict import Component
 from mtl.tasks import TASKS
+from mtl.training.inference import TrialData, Weights, predict
 
 STOP_CHECK_STEPS = 4
 """Steps between two looks at the stop flag."""

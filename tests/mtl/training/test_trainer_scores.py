@@ -9,7 +9,7 @@ import torch
 from mtl.errors import TrainingError
 from mtl.evaluation import metrics
 from mtl.tasks import TASKS
-from mtl.training import Trainer
+from mtl.training.trainer import Trainer
 from tests.support.laws import (
     CARRYING,
     MODELS,

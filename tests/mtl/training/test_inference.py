@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from mtl import inference
 from mtl.config import TrialConfig
-from mtl.inference import predict, predict_best
 from mtl.models.encoders import ENCODERS
 from mtl.sequences.join import Part, VideoSequence
 from mtl.sequences.windows import Batches, carried_schedule, free_schedule
 from mtl.tasks import TASKS
+from mtl.training.inference import predict, predict_best
+from mtl.training.trainer import inference
 from tests.support.laws import (
     CARRYING,
     ENCODER_NAMES,

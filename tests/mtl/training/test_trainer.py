@@ -8,13 +8,13 @@ import torch
 from torch.nn import functional
 
 from mtl.config import TrialConfig
-from mtl.inference import TrialData
 from mtl.losses.balancing import BALANCINGS
 from mtl.optimisation.step import lr_factor
 from mtl.sequences.join import VideoSequence
 from mtl.sequences.windows import carried_schedule, free_schedule
 from mtl.tasks import TASKS
-from mtl.training import EpochResult, Trainer
+from mtl.training.inference import TrialData
+from mtl.training.trainer import EpochResult, Trainer
 from tests.support.laws import (
     ENCODER_NAMES,
     LOSS_OF_KIND,
