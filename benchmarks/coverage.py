@@ -25,9 +25,9 @@ from functools import cache
 import numpy as np
 from scipy.special import expit, logit, softmax
 
+from mtl.ensemble.selection import fuse, greedy
 from mtl.evaluation.bootstrap import Sampled, bootstrap
 from mtl.evaluation.metrics import combine, task_score, task_scores, task_sums, task_sums_by_group
-from mtl.fusion import fuse, greedy
 from mtl.tasks import TASKS, Task
 
 SEED = 7

@@ -23,9 +23,9 @@ from typing import Any
 import numpy as np
 
 from mtl.dataset import Dataset, Listing
+from mtl.ensemble.selection import greedy
 from mtl.evaluation.bootstrap import bootstrap, draw_videos
 from mtl.evaluation.metrics import scores, task_score, task_sums
-from mtl.fusion import greedy
 from mtl.predictions.table import Predictions, outputs_of
 from mtl.tasks import TASKS
 from sweeps.fusion.sweep import SweepFusion

@@ -10,8 +10,8 @@ import numpy as np
 from jaxtyping import Float
 from safetensors import safe_open
 
+from mtl.ensemble.selection import RULES, error_correlation, forward_order, fuse
 from mtl.evaluation.bootstrap import BOUNDS, Sampled
-from mtl.fusion import RULES, error_correlation, forward_order, fuse
 from mtl.tasks import OUTPUT_COLUMNS, TASKS, Task
 from sweeps.fusion.candidates import Candidates
 from sweeps.fusion.frames import Frames, predicted_tasks

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from mtl.fusion import RULES, fuse
+from mtl.ensemble.selection import RULES, fuse
 from mtl.predictions.postprocess import Postprocessing, choose
 from mtl.sequences.join import training_prior
 from mtl.tasks import OUTPUT_COLUMNS, TASKS

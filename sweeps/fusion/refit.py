@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from mtl.ensemble.selection import fuse
 from mtl.evaluation.bootstrap import bootstrap, intervals
 from mtl.evaluation.metrics import scores
-from mtl.fusion import fuse
 from mtl.predictions.postprocess import Postprocessing, Smoothing
 from mtl.predictions.submission import write_submission
 from mtl.predictions.table import Predictions, decide

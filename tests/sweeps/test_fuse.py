@@ -11,9 +11,9 @@ from safetensors.numpy import save_file
 
 from mtl.dataset import Dataset, Listing
 from mtl.dataset.annotations import read_file
+from mtl.ensemble.selection import RULES
 from mtl.errors import InputError
 from mtl.evaluation import metrics
-from mtl.fusion import RULES
 from mtl.predictions.table import Predictions, outputs_of
 from mtl.tasks import TASKS
 from sweeps.driver_lock import DriverLock

@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 
-from mtl.evaluation.metrics import decisions, scores, task_score, task_sums
-from mtl.fusion import (
+from mtl.ensemble.selection import (
     RULES,
     Fusion,
     _decisions,
@@ -16,6 +15,7 @@ from mtl.fusion import (
     score_weighted,
     top_k,
 )
+from mtl.evaluation.metrics import decisions, scores, task_score, task_sums
 from mtl.tasks import EXPRESSION, TASKS, UNITS, VALENCE, Task
 
 EACH_TASK = pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
