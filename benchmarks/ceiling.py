@@ -33,7 +33,7 @@ from mtl.sequences.join import training_prior
 from mtl.synthetic import Demo
 from mtl.synthetic import demo as generator
 from mtl.synthetic.demo import CEILING_FILE, Planted, best_predictions, plant, write_planted
-from mtl.synthetic.process import _filter, decay
+from mtl.synthetic.ornstein_uhlenbeck import _filter, decay
 from sweeps.compose import compose
 from sweeps.plan import divide
 from sweeps.train import Files
@@ -54,7 +54,7 @@ ROWS = {
 def causal(
     features: np.ndarray, loadings: np.ndarray, frames: np.ndarray, seconds: np.ndarray
 ) -> Any:
-    """What ``mtl.synthetic.process.smooth`` gives before it goes back over the frames."""
+    """What ``mtl.synthetic.ornstein_uhlenbeck.smooth`` gives before it goes back over the frames."""
     return _filter(features @ loadings, loadings.T @ loadings, decay(frames, seconds))
 
 

@@ -10,10 +10,7 @@ from jaxtyping import Bool, Float16, Float32, Float64
 from mtl.dataset import Dataset, Listing, write_dataset
 from mtl.evaluation.metrics import scores
 from mtl.predictions.table import Predictions
-from mtl.synthetic.layout import Layout, label_mask, lay_out
-from mtl.synthetic.parameters import Demo
-from mtl.synthetic.process import sample, smooth
-from mtl.synthetic.readouts import (
+from mtl.synthetic.label_model import (
     Noise,
     Readouts,
     draw_labels,
@@ -23,6 +20,9 @@ from mtl.synthetic.readouts import (
     predict,
     unit_scores,
 )
+from mtl.synthetic.layout import Layout, label_mask, lay_out
+from mtl.synthetic.ornstein_uhlenbeck import sample, smooth
+from mtl.synthetic.parameters import Demo
 from mtl.synthetic.world import World, draw_world
 from mtl.tasks import EXPRESSION, UNITS
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float16, Float64
 
+from mtl.synthetic.label_model import Readouts
 from mtl.synthetic.parameters import Demo, View
-from mtl.synthetic.readouts import Readouts
 from mtl.tasks import EXPRESSION, UNITS
 
 

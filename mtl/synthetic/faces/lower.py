@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from mtl.synthetic.faces.face_coordinates import Sitter
 from mtl.synthetic.faces.shapes import Plane, bump, cover, ellipse, lens, stroke
-from mtl.synthetic.faces.sitter import Sitter
 
 
 def jaw_height(s: Sitter) -> Plane:

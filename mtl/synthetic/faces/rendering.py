@@ -4,9 +4,9 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 
 from mtl.synthetic.faces import lower, upper
+from mtl.synthetic.faces.face_coordinates import Sitter, column, seat
 from mtl.synthetic.faces.scene import Light, Scene
 from mtl.synthetic.faces.shapes import Plane, both, bump, cover, ellipse
-from mtl.synthetic.faces.sitter import Sitter, column, seat
 
 BATCH_PIXELS = 32_768  # what stays in a core's cache
 WHITE, TEETH = (0.93, 0.92, 0.90), (0.95, 0.93, 0.87)

@@ -12,7 +12,7 @@ from jaxtyping import Float32, Int, UInt64
 from mtl.synthetic.faces.parameters import Faces
 from mtl.synthetic.faces.people import Colour, Identity, Scalar, draw_people
 from mtl.synthetic.layout import Layout
-from mtl.synthetic.process import sample
+from mtl.synthetic.ornstein_uhlenbeck import sample
 
 Part = TypeVar("Part")
 

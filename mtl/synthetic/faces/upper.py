@@ -2,8 +2,8 @@
 
 import numpy as np
 
+from mtl.synthetic.faces.face_coordinates import Sitter
 from mtl.synthetic.faces.shapes import Plane, cover, ellipse, lens, stroke
-from mtl.synthetic.faces.sitter import Sitter
 
 
 def brows(s: Sitter) -> Plane:

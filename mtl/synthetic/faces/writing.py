@@ -21,8 +21,8 @@ from mtl.synthetic.demo import Planted, plant
 from mtl.synthetic.faces.parameters import FACES_DEMO, Faces
 from mtl.synthetic.faces.rendering import draw_faces
 from mtl.synthetic.faces.scene import Scene, draw_scene
+from mtl.synthetic.label_model import Readouts, predict
 from mtl.synthetic.parameters import Demo
-from mtl.synthetic.readouts import Readouts, predict
 from mtl.whole_files import write_json
 
 CROPS, ANNOTATIONS, SUBJECTS_FILE, FACES_FILE = (

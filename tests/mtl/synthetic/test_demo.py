@@ -15,9 +15,9 @@ from mtl.evaluation.metrics import scores
 from mtl.predictions.table import Predictions
 from mtl.synthetic import CEILING_FILE, Demo, make_demo
 from mtl.synthetic.demo import Planted, best_predictions, plant
+from mtl.synthetic.label_model import EXPRESSION_SHARES, UNIT_SHARES, predict
 from mtl.synthetic.layout import PATTERNS
-from mtl.synthetic.process import sample, smooth
-from mtl.synthetic.readouts import EXPRESSION_SHARES, UNIT_SHARES, predict
+from mtl.synthetic.ornstein_uhlenbeck import sample, smooth
 from tests.support.paths import ROOT
 
 SMALL = Demo(videos=14, mean_frames=60)
