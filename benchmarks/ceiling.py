@@ -54,7 +54,7 @@ ROWS = {
 def causal(
     features: np.ndarray, loadings: np.ndarray, frames: np.ndarray, seconds: np.ndarray
 ) -> Any:
-    """What ``mtl.synthetic.ornstein_uhlenbeck.smooth`` gives before it goes back over the frames."""
+    """The filtered path of ``mtl.synthetic.ornstein_uhlenbeck.smooth``, before smoothing."""
     return _filter(features @ loadings, loadings.T @ loadings, decay(frames, seconds))
 
 

@@ -16,11 +16,12 @@ from hydra.core.override_parser.types import OverrideType, QuotedString
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
+import sweeps
 from mtl.config import OPERATIONAL, TrialConfig, read_config
 from mtl.errors import InputError
 from mtl.strict import did_you_mean
 
-CONFIGS = Path(__file__).parent / "configs"
+CONFIGS = Path(sweeps.__file__).parent / "configs"
 
 
 @functools.cache

@@ -10,16 +10,26 @@ from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parents[1]
+import sweeps
+
+PACKAGE = Path(sweeps.__file__).parent
 
 
-def environment() -> dict[str, Any]:
-    """What ``environment.json`` holds; no variable of the environment, which may hold secrets."""
+def environment(source: Path = PACKAGE) -> dict[str, Any]:
+    """Return the content of ``environment.json``.
+
+    It holds no environment variable, since these may be secret.
+
+    Args:
+        source: The folder of the source code. Commit and diff are those of the git checkout that
+            tracks it, and None where none does, as for an installed wheel.
+    """
+    tracked = _git(source, "ls-files", "--error-unmatch", ".") is not None
     return {
         "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
-        "commit": _git("rev-parse", "HEAD"),
-        "diff": _git("diff", "HEAD"),
+        "commit": _git(source, "rev-parse", "HEAD") if tracked else None,
+        "diff": _git(source, "diff", "HEAD", "--", ":/") if tracked else None,
         "python": platform.python_version(),
         "machine": {
             "system": platform.platform(),
@@ -33,11 +43,11 @@ def environment() -> dict[str, Any]:
     }
 
 
-def _git(*arguments: str) -> str | None:
-    """What git says of the source, None outside a checkout."""
+def _git(folder: Path, *arguments: str) -> str | None:
+    """Run git in a folder and return its output; None if it fails."""
     try:
         done = subprocess.run(
-            ["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, check=True
+            ["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=True
         )
     except (OSError, subprocess.CalledProcessError):
         return None

@@ -8,9 +8,9 @@ import numpy as np
 
 from mtl.ensemble import Source
 from mtl.errors import InputError
+from mtl.predictions import table
 from mtl.predictions.submission import HEADER, submission_lines
 from mtl.predictions.table import decide
-from mtl.predictions.table import table as predictions
 
 SUFFIXES = (".parquet", ".txt")
 Write = Callable[[slice, np.ndarray], None]
@@ -44,7 +44,7 @@ def writing(file: Path, source: Source) -> Iterator[Write]:
 
 @contextmanager
 def _parquet(file: Path, source: Source) -> Iterator[Write]:
-    with predictions.writing(file, source.names) as write:
+    with table.writing(file, source.names) as write:
         yield lambda span, outputs: write(source.video[span], source.frame[span], outputs)
 
 

@@ -263,7 +263,7 @@ def _f1_scores(task: Task, columns: np.ndarray, labels: np.ndarray, mask: np.nda
 
 
 def _decisions(task: Task, total: np.ndarray, count: int) -> np.ndarray:
-    """What ``mtl.evaluation.metrics.decisions`` says of the mean; by column it takes a tenth of the time."""
+    """``mtl.evaluation.metrics.decisions`` of the mean, by column in a tenth of the time."""
     if task.kind == "multilabel":
         return np.asarray(total >= 0.5 * count)
     largest = np.asarray(total == total.max(axis=0))

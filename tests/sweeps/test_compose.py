@@ -1,18 +1,15 @@
 import re
-from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-import sweeps.compose
 from mtl.build_model import build_model
 from mtl.config import OPERATIONAL, TrialConfig
 from mtl.errors import InputError
 from mtl.tasks import TASKS
-from sweeps.compose import compose, group_options, signature
+from sweeps.compose import CONFIGS, compose, group_options, signature
 
-CONFIGS = Path(sweeps.compose.__file__).parent / "configs"
 GROUPS = ("balancing", "encoder", "framework", "head", "loss", "optim")
 OPTIONS = [(group, path.stem) for group in GROUPS for path in sorted((CONFIGS / group).iterdir())]
 
