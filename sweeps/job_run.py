@@ -14,8 +14,8 @@ from mtl.config import TrialConfig
 from mtl.optimisation.distributed import ALONE, Workers
 from mtl.training.inference import TrialData, Weights, predict_best
 from mtl.training.trainer import EpochResult, Trainer
-from sweeps.job import End, EndState, Epoch, Job
 from sweeps.orders import Orders, Stop
+from sweeps.records.messages import End, EndState, Epoch, Job
 from sweeps.trial_data import PARTS
 
 HEARTBEAT_SECONDS = 60.0

@@ -10,7 +10,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from sweeps.job import Job
+from sweeps.records.messages import Job
 from sweeps.search_file.overrides import by_path, varied_paths
 from sweeps.study import Proposal
 

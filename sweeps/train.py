@@ -32,9 +32,9 @@ from mtl.training.inference import TrialData
 from sweeps.cli import run_program
 from sweeps.compose import compose, signature
 from sweeps.data import open_data
-from sweeps.job import Epoch, Job
 from sweeps.job_run import JobRun
 from sweeps.plan import divide
+from sweeps.records.messages import Epoch, Job
 from sweeps.study.proposal import Refit
 from sweeps.trial_data import SlotData
 from sweeps.trial_folder import TrialFolder

@@ -13,7 +13,7 @@ from typing import Any
 from mtl.dataset import Listing
 from mtl.predictions.table import Predictions
 from mtl.whole_files import write_json, write_whole
-from sweeps.job import End, Epoch
+from sweeps.records.messages import End, Epoch
 
 
 class TrialFolder:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Final, Literal
 
-from sweeps.job import Begin, End, Epoch, Event, Job, SlotLost, TrialFailed
+from sweeps.records.messages import Begin, End, Epoch, Event, Job, SlotLost, TrialFailed
 
 HOME: Final = "home"
 """There is no more work."""

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import ray
 from ray.actor import ActorHandle
 
-from sweeps.job import End, Epoch, Event, Job, TrialFailed
 from sweeps.orders import Stop
+from sweeps.records.messages import End, Epoch, Event, Job, TrialFailed
 from sweeps.slots.desk import Desk, Handed
 from sweeps.slots.slot import Slot
 

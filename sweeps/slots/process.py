@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import ray
 
-from sweeps.job import End, Epoch, Job
+from sweeps.records.messages import End, Epoch, Job
 from sweeps.slots.slot import Slot
 
 if TYPE_CHECKING:

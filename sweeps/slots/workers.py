@@ -16,9 +16,9 @@ from ray.actor import ActorHandle
 from mtl.config import read_config
 from mtl.errors import TrainingError, in_one_line
 from mtl.optimisation.distributed import Workers
-from sweeps.job import Job
 from sweeps.job_run import HEARTBEAT_SECONDS, JobRun
 from sweeps.orders import Stop
+from sweeps.records.messages import Job
 from sweeps.slots.desk import HOME, Handed
 from sweeps.slots.setup import Setup
 from sweeps.trial_data import SlotData

@@ -15,8 +15,8 @@ from optuna.trial import create_trial
 from mtl.dataset import Dataset
 from mtl.optimisation.distributed import Workers
 from sweeps.compose import compose
-from sweeps.job import Epoch, Job
 from sweeps.job_run import JobRun
+from sweeps.records.messages import Epoch, Job
 from sweeps.search_file import load
 from tests.support.paths import ROOT
 

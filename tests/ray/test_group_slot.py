@@ -22,9 +22,9 @@ from mtl.dataset import Dataset
 from mtl.sequences.feature_table import FeatureTable
 from sweeps.cluster import Cluster, connect
 from sweeps.compose import compose
-from sweeps.job import Begin, End, Epoch, Event, Job, TrialFailed
 from sweeps.orders import Stop
 from sweeps.plan import divide
+from sweeps.records.messages import Begin, End, Epoch, Event, Job, TrialFailed
 from sweeps.search_file import Resources
 from sweeps.trial_data import Tables
 from tests.support.small_sweeps import (

@@ -10,8 +10,8 @@ import pytest
 from mtl.dataset import Dataset, Listing, write_dataset
 from sweeps.cluster import connect
 from sweeps.compose import compose
-from sweeps.job import End, Epoch, Job
 from sweeps.plan import divide
+from sweeps.records.messages import End, Epoch, Job
 from sweeps.search_file import Resources
 from tests.support.small_sweeps import START_SECONDS
 

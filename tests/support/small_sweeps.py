@@ -18,7 +18,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial
 
-from sweeps.job import Event, Job
+from sweeps.records.messages import Event, Job
 from tests.support.paths import ROOT
 
 RUN = ROOT / "sweeps" / "run.py"

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sweeps.job import Begin, End, Epoch, Event, Job, SlotLost, TrialFailed
+from sweeps.records.messages import Begin, End, Epoch, Event, Job, SlotLost, TrialFailed
 from sweeps.slots.desk import HOME, Desk, Handed
 
 LONG = 10.0

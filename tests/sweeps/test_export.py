@@ -16,9 +16,9 @@ from sweeps.compose import compose, signature
 from sweeps.export import collect, export, sweep_data
 from sweeps.fusion.frames import listed_rows
 from sweeps.fusion.sweep import SweepFusion
-from sweeps.job import Epoch, Job
 from sweeps.job_run import JobRun
 from sweeps.plan import divide
+from sweeps.records.messages import Epoch, Job
 from sweeps.run_folder import open_run_folder
 from sweeps.search_file import Fusion, load
 from sweeps.train import Files

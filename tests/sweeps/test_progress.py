@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import pytest
 from rich.console import Console
 
-from sweeps.job import Job
 from sweeps.progress import ROWS, Progress
+from sweeps.records.messages import Job
 from sweeps.study import Proposal
 
 

@@ -14,8 +14,8 @@ from optuna.trial import TrialState
 from ray.tune.search import Searcher
 
 from sweeps.compose import compose
-from sweeps.job import INTERRUPTED, Job
 from sweeps.orders import Stop
+from sweeps.records.messages import INTERRUPTED, Job
 from sweeps.search import _Interrupts
 from sweeps.search_file.file import Pruner
 from sweeps.searcher import Rules, StudySearcher

@@ -7,8 +7,8 @@ import pytest
 import ray
 from ray.exceptions import RayTaskError
 
-from sweeps.job import SlotLost
 from sweeps.orders import Stop
+from sweeps.records.messages import SlotLost
 from sweeps.search_file import Resources
 from sweeps.slots import pool as module
 from sweeps.slots.pool import GRACE_SECONDS, SAY_EVERY_SECONDS, SlotPool

@@ -9,8 +9,8 @@ import torch
 
 from mtl.errors import TrainingError
 from mtl.optimisation.distributed import Workers
-from sweeps.job import Job
 from sweeps.orders import Orders, Stop
+from sweeps.records.messages import Job
 from sweeps.slots import workers as module
 from sweeps.slots.desk import HOME, Handed
 from sweeps.slots.setup import Setup

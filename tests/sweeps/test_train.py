@@ -15,9 +15,9 @@ from mtl.dataset import Dataset, Listing, write_dataset
 from mtl.errors import InputError
 from mtl.predictions.table import Predictions
 from sweeps.compose import compose, signature
-from sweeps.job import End, Epoch, Job
 from sweeps.job_run import JobRun
 from sweeps.plan import divide
+from sweeps.records.messages import End, Epoch, Job
 from sweeps.train import Files, main
 from sweeps.trial_data import SlotData
 from sweeps.trial_folder import TrialFolder

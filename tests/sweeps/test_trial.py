@@ -12,7 +12,7 @@ from ray.exceptions import RayActorError, RayTaskError
 
 from mtl.errors import TrainingError
 from sweeps import trial as module
-from sweeps.job import Begin, End, Epoch, Job, SlotLost, TrialFailed
+from sweeps.records.messages import Begin, End, Epoch, Job, SlotLost, TrialFailed
 from sweeps.trial import BEGUN, FAILED, LOST, RUNNING, reports
 from sweeps.trial_folder import TrialFolder
 from tests.support.small_data import make_listing

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from mtl.predictions.table import Predictions
-from sweeps.job import End, Epoch
+from sweeps.records.messages import End, Epoch
 from sweeps.trial_folder import TrialFolder
 from tests.support.small_data import make_listing
 
