@@ -11,8 +11,8 @@ from mtl.tasks import TASKS
 from mtl.whole_files import write_json, write_whole
 from sweeps import plots
 from sweeps.fusion.frames import Frames, listed_rows
+from sweeps.pages.markdown import table
 from sweeps.plan import Plan
-from sweeps.report import table
 from sweeps.study import SweepStudy
 
 Standings = Mapping[str, Mapping[str, Standing]]

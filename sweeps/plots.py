@@ -1,10 +1,9 @@
 """A comparison as a page to look at: differences with their intervals, and who helps whom."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import plotly.graph_objects as go
-from plotly.io import to_html
 from plotly.subplots import make_subplots
 
 from mtl.evaluation.comparison import LEVEL, Difference, Standing
@@ -13,18 +12,6 @@ from mtl.tasks import TASKS
 ROW_PIXELS, MARGIN_PIXELS = 26, 140
 COLOURS = {"gain": "#0b6e4f", "loss": "#b3261e", f"not sure (p >= {LEVEL:g})": "#8a8a8a"}
 GAIN, LOSS, UNSURE = COLOURS
-CONFIG = {"displaylogo": False, "responsive": True}
-
-
-def page(title: str, note: str, figures: Sequence[go.Figure]) -> bytes:
-    """One HTML file that needs no network."""
-    parts = [
-        to_html(figure, full_html=False, include_plotlyjs=first, config=CONFIG)
-        for first, figure in zip([True] + [False] * len(figures), figures, strict=False)
-    ]
-    head = f'<!doctype html><meta charset="utf-8"><title>{title}</title>'
-    style = "<style>body{font-family:sans-serif;margin:2em;max-width:90em}</style>"
-    return f"{head}{style}<h1>{title}</h1><p>{note}</p>{''.join(parts)}".encode()
 
 
 def differences(standings: Mapping[str, Mapping[str, Standing]]) -> go.Figure:

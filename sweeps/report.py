@@ -6,6 +6,7 @@ from itertools import pairwise
 
 from optuna.trial import FrozenTrial, TrialState
 
+from sweeps.pages.markdown import number, table
 from sweeps.search_file.overrides import by_path, varied_paths
 
 
@@ -55,21 +56,8 @@ def last_value(trial: FrozenTrial) -> float:
     return float(trial.intermediate_values[trial.last_step]) if trial.last_step else float("nan")
 
 
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table with aligned columns."""
-    widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
-    lines = [head, ["-" * width for width in widths], *rows]
-    cells = [[cell.ljust(w) for cell, w in zip(line, widths, strict=True)] for line in lines]
-    return "\n".join(f"| {' | '.join(line)} |" for line in cells)
-
-
 def _failed(trial: FrozenTrial) -> bool:
     return bool(trial.state == TrialState.FAIL)
-
-
-def number(value: float | None) -> str:
-    """Four digits."""
-    return "-" if value is None else f"{value:.4f}"
 
 
 def ran_side_by_side(trials: Mapping[str, Sequence[FrozenTrial]]) -> bool:

@@ -7,8 +7,8 @@ from typing import Any
 
 from mtl.whole_files import write_json, write_whole
 from sweeps.fusion import plots
-from sweeps.plots import page
-from sweeps.report import number, table
+from sweeps.pages.html import page
+from sweeps.pages.markdown import number, table
 
 COLUMNS = {
     "p_labelled": "P labelled",

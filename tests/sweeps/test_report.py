@@ -4,7 +4,8 @@ from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from sweeps.report import last_value, leaderboard, table
+from sweeps.pages.markdown import table
+from sweeps.report import last_value, leaderboard
 from sweeps.search_file.overrides import by_path, varied_paths
 
 

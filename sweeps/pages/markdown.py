@@ -1,0 +1,16 @@
+"""Markdown tables and numbers."""
+
+from collections.abc import Sequence
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table with aligned columns."""
+    widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
+    lines = [head, ["-" * width for width in widths], *rows]
+    cells = [[cell.ljust(w) for cell, w in zip(line, widths, strict=True)] for line in lines]
+    return "\n".join(f"| {' | '.join(line)} |" for line in cells)
+
+
+def number(value: float | None) -> str:
+    """Four digits."""
+    return "-" if value is None else f"{value:.4f}"
