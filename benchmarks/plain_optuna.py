@@ -24,11 +24,11 @@ from whole_training import train
 from mtl.optimisation.distributed import Workers
 from sweeps.compose import compose
 from sweeps.data import open_data
-from sweeps.driver_lock import DriverLock
 from sweeps.plan import divide, make_plan
 from sweeps.run import open_study
 from sweeps.search_file import SearchFile, load
 from sweeps.space import Space
+from sweeps.storage.driver_lock import DriverLock
 from sweeps.train import Files
 from sweeps.trial_data import SlotData
 

@@ -20,9 +20,9 @@ from mtl.sequences.join import training_prior
 from mtl.tasks import TASKS
 from mtl.whole_files import write_folder
 from sweeps.data import open_data
-from sweeps.run_folder import dataset_of
 from sweeps.search_file import load
-from sweeps.trial_folder import TrialFolder
+from sweeps.storage.run_folder import dataset_of
+from sweeps.storage.trial_folder import TrialFolder
 
 MEMBERS = Path("fusion") / "members.json"
 PACKAGES = ("mtl-sweeps", "torch", "numpy")

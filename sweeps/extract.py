@@ -24,9 +24,9 @@ from mtl.features.face_crops import Frames, find_images, frames_of, images_addre
 from mtl.features.weights import digest
 from sweeps.cli import run_program
 from sweeps.cluster import Cluster, choose_address, connect
-from sweeps.environment import environment
 from sweeps.extraction_folder import FAILED, begin_folder, check_folder, write_failed, write_part
 from sweeps.frame_progress import FrameProgress
+from sweeps.storage.environment import environment
 from sweeps.worker_pool import add_pool_arguments, check_pool, pool_workers
 
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")

@@ -19,7 +19,7 @@ import pyarrow as pa
 from mtl.errors import InputError, brief
 from mtl.features.extract import Failure, read_failed
 from mtl.whole_files import write_json, write_whole
-from sweeps.driver_lock import LOCK, DriverLock
+from sweeps.storage.driver_lock import LOCK, DriverLock
 
 MANIFEST = "extraction.json"
 FAILED = "failed_images.csv"

@@ -15,13 +15,13 @@ from mtl.dataset import Dataset
 from mtl.errors import InputError
 from sweeps.cli import run_program
 from sweeps.data import open_data
-from sweeps.driver_lock import DriverLock
 from sweeps.export import check_destination, export
 from sweeps.fusion.report import summary
 from sweeps.fusion.sweep import SweepFusion
 from sweeps.plan import divide
-from sweeps.run_folder import dataset_of
 from sweeps.search_file import load
+from sweeps.storage.driver_lock import DriverLock
+from sweeps.storage.run_folder import dataset_of
 
 
 def main(argv: Sequence[str] | None = None) -> int:

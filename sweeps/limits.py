@@ -7,8 +7,8 @@ from pathlib import Path
 
 from sweeps.clock import TrainingClock
 from sweeps.search_file import Budget
+from sweeps.storage.kept_weights import Shelf
 from sweeps.study import SweepStudy
-from sweeps.weights import Shelf
 
 FREE_BYTES = 5 * 10**8
 RESERVE_SECONDS = 60

@@ -36,12 +36,12 @@ from mtl.tasks import TASKS
 from sweeps.cli import run_program
 from sweeps.cluster import Cluster, choose_address, connect, fitting
 from sweeps.compose import compose_plain
-from sweeps.environment import environment
 from sweeps.plan import divide
 from sweeps.pretraining.checks import check_apart, check_enough, check_there, check_workers
 from sweeps.pretraining.folder import FAILED, PretrainingFolder, as_yaml
 from sweeps.pretraining.record import Began, Broken, Died, Epoch, Event, Waiting
 from sweeps.pretraining.setup import Setup, Start, manifest_of, start_of
+from sweeps.storage.environment import environment
 from sweeps.subjects import with_subjects
 from sweeps.worker_pool import add_pool_arguments, check_pool, pool_workers
 

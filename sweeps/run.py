@@ -30,7 +30,6 @@ from sweeps.cluster import (
 )
 from sweeps.compose import compose, signature
 from sweeps.data import open_data
-from sweeps.driver_lock import DriverLock
 from sweeps.fusion.anytime import AnytimeFusion
 from sweeps.fusion.sweep import SweepFusion
 from sweeps.limits import Limits, too_late
@@ -38,11 +37,12 @@ from sweeps.plan import Plan, make_plan
 from sweeps.plan_text import describe
 from sweeps.progress import Progress
 from sweeps.results import finish
-from sweeps.run_folder import check_run_folder, fresh_name, open_run_folder
 from sweeps.search_file import SearchFile, load
+from sweeps.storage.driver_lock import DriverLock
+from sweeps.storage.kept_weights import KEEP_WEIGHTS, Shelf
+from sweeps.storage.run_folder import check_run_folder, fresh_name, open_run_folder
 from sweeps.study import Proposal, Refit, SweepStudy
 from sweeps.warm_start import read_earlier, take_over
-from sweeps.weights import KEEP_WEIGHTS, Shelf
 
 RUNS = Path("runs")
 CLOCK = "training_seconds.json"

@@ -19,9 +19,9 @@ from sweeps.clock import TrainingClock
 from sweeps.orders import Stop
 from sweeps.records.messages import INTERRUPTED, Job
 from sweeps.slots.pool import SlotPool
+from sweeps.storage.trial_folder import TrialFolder
 from sweeps.study import Proposal, SweepStudy
 from sweeps.trial import BEGUN, FAILED, LOST, RUNNING
-from sweeps.trial_folder import TrialFolder
 
 ENDS = {
     "complete": TrialState.COMPLETE,

@@ -35,9 +35,9 @@ from sweeps.data import open_data
 from sweeps.job_run import JobRun
 from sweeps.plan import divide
 from sweeps.records.messages import Epoch, Job
+from sweeps.storage.trial_folder import TrialFolder
 from sweeps.study.proposal import Refit
 from sweeps.trial_data import SlotData
-from sweeps.trial_folder import TrialFolder
 
 
 @dataclass(frozen=True)

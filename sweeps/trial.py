@@ -19,7 +19,7 @@ from ray.exceptions import RayActorError, RayTaskError
 from mtl.dataset import Listing
 from mtl.errors import in_one_line
 from sweeps.records.messages import Begin, End, Epoch, Event, Job, SlotLost, TrialFailed
-from sweeps.trial_folder import TrialFolder
+from sweeps.storage.trial_folder import TrialFolder
 
 RUNNING, BEGUN, FAILED, LOST = "running", "begun", "failed", "lost"
 

@@ -24,13 +24,13 @@ from mtl.dataset import Dataset
 from mtl.errors import InputError
 from sweeps.compose import compose, signature
 from sweeps.plan import Plan
-from sweeps.run_folder import dataset_of
 from sweeps.search_file import SearchFile, load
 from sweeps.search_file.ranges import stored
 from sweeps.space import Space
+from sweeps.storage.run_folder import dataset_of
+from sweeps.storage.trial_folder import TrialFolder
 from sweeps.study import SweepStudy
 from sweeps.study.journal import JOURNAL
-from sweeps.trial_folder import TrialFolder
 
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 AGREE = {

@@ -16,9 +16,8 @@ from jaxtyping import Float
 from mtl.errors import InputError, in_one_line
 from mtl.predictions.table import Predictions
 from mtl.tasks import TASKS, Task
-from sweeps.study.proposal import is_refit
-from sweeps.trial_folder import TrialFolder
-from sweeps.weights import KEEP_WEIGHTS
+from sweeps.storage.kept_weights import KEEP_WEIGHTS
+from sweeps.storage.trial_folder import TrialFolder, is_refit
 
 
 @dataclass(frozen=True)
@@ -126,7 +125,7 @@ class Candidates:
         return Predictions.load(self._folder / "trials" / signature / "predictions.parquet")
 
     def _best(self, task: str) -> list[str]:
-        """As ``sweeps.weights.Shelf`` ranks them; where nobody has a score, the best trial."""
+        """As ``sweeps.storage.kept_weights.Shelf`` ranks them; where nobody has a score, the best trial."""
         able = [member for member in self.members if task in member.tasks]
         scores = {m.signature: score for m in able if (score := m.tasks[task]) is not None}
         if not scores:

@@ -27,8 +27,8 @@ from sweeps.fusion.frames import listed_rows
 from sweeps.fusion.scores import differences
 from sweeps.fusion.sweep import image_names
 from sweeps.plan import Plan
+from sweeps.storage.trial_folder import TrialFolder
 from sweeps.study import Refit
-from sweeps.trial_folder import TrialFolder
 
 PARTS = {
     "all": ("train", "select", "confirm"),

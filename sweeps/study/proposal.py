@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 from optuna.trial import FrozenTrial
 
+from sweeps.storage.trial_folder import FOLD
 from sweeps.study.index import Key
 
-FOLD = ".fold"
 PRUNE, KEEP = "prune", "keep"  # what `decision:<epoch>` says
 
 
@@ -62,11 +62,6 @@ class Refit:
     def signature(self) -> str:
         """Its own."""
         return f"{self.member}{FOLD}{self.fold}of{self.folds}"
-
-
-def is_refit(signature: str) -> bool:
-    """Whether a trial of this signature held a fold out."""
-    return FOLD in signature
 
 
 def is_stopped(trial: FrozenTrial) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from sweeps.driver_lock import DriverLock
+from sweeps.storage.driver_lock import DriverLock
 from sweeps.study.index import ORIGIN, Index, Key
 from sweeps.study.journal import JOURNAL, Journal
 from sweeps.study.proposal import KEEP, PRUNE, is_stopped

@@ -9,7 +9,7 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from sweeps.driver_lock import DriverLock
+from sweeps.storage.driver_lock import DriverLock
 from sweeps.study.proposal import Proposal, Refit
 from sweeps.study.pruner import PrunerSettings
 from sweeps.study.record import Record, last_value

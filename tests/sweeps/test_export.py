@@ -19,11 +19,11 @@ from sweeps.fusion.sweep import SweepFusion
 from sweeps.job_run import JobRun
 from sweeps.plan import divide
 from sweeps.records.messages import Epoch, Job
-from sweeps.run_folder import open_run_folder
 from sweeps.search_file import Fusion, load
+from sweeps.storage.run_folder import open_run_folder
+from sweeps.storage.trial_folder import TrialFolder
 from sweeps.train import Files
 from sweeps.trial_data import SlotData
-from sweeps.trial_folder import TrialFolder
 from tests.support.small_data import NAMES, make_dataset, make_listing, write_space
 
 SMALL = ("encoder.hidden=8", "head=linear", "training.epochs=3", "features=[appearance]")

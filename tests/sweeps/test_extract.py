@@ -20,8 +20,8 @@ from mtl.features.extract import Extractor
 from mtl.features.face_crops import Frames, find_images
 from sweeps import extract
 from sweeps.cluster import Cluster
-from sweeps.driver_lock import DriverLock
 from sweeps.extraction import Done, Plan
+from sweeps.storage.driver_lock import DriverLock
 
 WIDTH = 128
 load_once = functools.cache(load_backbone)

@@ -16,11 +16,11 @@ from mtl.errors import InputError
 from mtl.evaluation import metrics
 from mtl.predictions.table import Predictions, outputs_of
 from mtl.tasks import TASKS
-from sweeps.driver_lock import DriverLock
 from sweeps.fuse import main
 from sweeps.fusion.sweep import SweepFusion
 from sweeps.plan import divide
 from sweeps.search_file import Fusion, load
+from sweeps.storage.driver_lock import DriverLock
 from tests.support.small_data import NAMES, make_dataset, make_listing, search_file
 
 ORDER = ("select", "confirm", "test")

@@ -19,9 +19,9 @@ from sweeps.records.messages import INTERRUPTED, Job
 from sweeps.search import _Interrupts
 from sweeps.search_file.file import Pruner
 from sweeps.searcher import Rules, StudySearcher
+from sweeps.storage.trial_folder import TrialFolder
 from sweeps.study import Proposal, SweepStudy
 from sweeps.trial import BEGUN, LOST, RUNNING
-from sweeps.trial_folder import TrialFolder
 
 EPOCHS = 4
 RUNG = 2

@@ -18,9 +18,9 @@ from sweeps.compose import compose, signature
 from sweeps.job_run import JobRun
 from sweeps.plan import divide
 from sweeps.records.messages import End, Epoch, Job
+from sweeps.storage.trial_folder import TrialFolder
 from sweeps.train import Files, main
 from sweeps.trial_data import SlotData
-from sweeps.trial_folder import TrialFolder
 from tests.support.paths import ROOT
 
 SMALL = ("encoder.hidden=8", "encoder.layers=1", "head=linear", "training.epochs=3")

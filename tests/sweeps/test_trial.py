@@ -13,8 +13,8 @@ from ray.exceptions import RayActorError, RayTaskError
 from mtl.errors import TrainingError
 from sweeps import trial as module
 from sweeps.records.messages import Begin, End, Epoch, Job, SlotLost, TrialFailed
+from sweeps.storage.trial_folder import TrialFolder
 from sweeps.trial import BEGUN, FAILED, LOST, RUNNING, reports
-from sweeps.trial_folder import TrialFolder
 from tests.support.small_data import make_listing
 
 EPOCH = {

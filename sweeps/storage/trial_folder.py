@@ -113,3 +113,11 @@ def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
         else:
             flat[key] = value
     return flat
+
+
+FOLD = ".fold"
+
+
+def is_refit(signature: str) -> bool:
+    """Whether a trial of this signature held a fold out."""
+    return FOLD in signature

@@ -3,7 +3,7 @@
 import json
 import subprocess
 
-from sweeps.environment import environment
+from sweeps.storage.environment import environment
 
 
 def test_it_says_under_what_a_sweep_ran(monkeypatch):

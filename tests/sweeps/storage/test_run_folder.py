@@ -6,9 +6,9 @@ import shutil
 import pytest
 
 from mtl.errors import InputError
-from sweeps.driver_lock import LOCK
-from sweeps.run_folder import check_run_folder, fresh_name, open_run_folder
 from sweeps.search_file import load
+from sweeps.storage.driver_lock import LOCK
+from sweeps.storage.run_folder import check_run_folder, fresh_name, open_run_folder
 from tests.support.small_data import make_dataset, search_file
 
 VARIED = {"optim.lr": {"min": 1e-3, "max": 1e-1, "log": True}}

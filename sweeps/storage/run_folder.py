@@ -8,9 +8,9 @@ from pathlib import Path
 from mtl.dataset import Dataset
 from mtl.errors import InputError
 from mtl.whole_files import write_json, write_whole
-from sweeps.driver_lock import LOCK
-from sweeps.environment import environment
 from sweeps.search_file import SearchFile, load
+from sweeps.storage.driver_lock import LOCK
+from sweeps.storage.environment import environment
 
 BEGUN = {LOCK, "environment.json", "environment.json.unfinished", "space.yaml.unfinished"}
 """All that a start that was killed at once may have left."""

@@ -11,7 +11,7 @@ import pytest
 
 from mtl.predictions.table import Predictions
 from sweeps.records.messages import End, Epoch
-from sweeps.trial_folder import TrialFolder
+from sweeps.storage.trial_folder import TrialFolder
 from tests.support.small_data import make_listing
 
 TASKS = ("valence", "expression")

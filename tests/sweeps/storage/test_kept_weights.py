@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from mtl.tasks import TASKS
-from sweeps.weights import Shelf, folder_bytes
+from sweeps.storage.kept_weights import Shelf, folder_bytes
 
 
 def trial(trials: Path, name: str, **scores: float | None) -> str:

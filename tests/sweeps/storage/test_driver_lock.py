@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from mtl.errors import InputError
-from sweeps.driver_lock import LOCK, DriverLock
+from sweeps.storage.driver_lock import LOCK, DriverLock
 
 HOLD_LOCK = """
 import sys
 from pathlib import Path
-from sweeps.driver_lock import DriverLock
+from sweeps.storage.driver_lock import DriverLock
 lock = DriverLock(Path(sys.argv[1]))
 print("held", flush=True)
 sys.stdin.read()  # until the test is over

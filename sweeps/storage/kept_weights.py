@@ -7,8 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from mtl.tasks import TASKS
-from sweeps.study.proposal import is_refit
-from sweeps.trial_folder import TrialFolder
+from sweeps.storage.trial_folder import TrialFolder, is_refit
 
 KEEP_WEIGHTS = 25
 """Of how many of the best trials of each task; these are the ones that may be fused."""
