@@ -73,7 +73,7 @@ def steady_rate(arrivals: Arrivals, ahead: int = 0) -> float:
 
 def extracted(images: Path, backbone: str, batch: int, chunk: int, cores: int) -> Arrivals:
     """As ``sweeps/extract.py`` does it, parts written and all."""
-    from sweeps.cluster import LOCAL, connect
+    from sweeps.cluster.connection import LOCAL, connect
 
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # as the program does
     frames = frames_of(find_images(images))

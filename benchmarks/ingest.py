@@ -24,7 +24,7 @@ from mtl.dataset import Dataset, Listing, write_dataset
 from mtl.sequences.windows import Batch
 from mtl.synthetic import make_demo
 from mtl.training.trainer import Trainer
-from sweeps.cluster import connect
+from sweeps.cluster.connection import connect
 from sweeps.compose import compose
 from sweeps.plan import divide
 from sweeps.trial_data import SlotData

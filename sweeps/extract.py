@@ -23,7 +23,7 @@ from mtl.features.backbones import Backbone, load_backbone
 from mtl.features.face_crops import Frames, find_images, frames_of, images_address
 from mtl.features.weights import digest
 from sweeps.cli import run_program
-from sweeps.cluster import Cluster, choose_address, connect
+from sweeps.cluster.connection import Cluster, choose_address, connect
 from sweeps.extraction_folder import FAILED, begin_folder, check_folder, write_failed, write_part
 from sweeps.frame_progress import FrameProgress
 from sweeps.storage.environment import environment

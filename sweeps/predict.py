@@ -19,7 +19,7 @@ from mtl.ensemble.folder import Files
 from mtl.ensemble.manifest import MODEL
 from mtl.errors import InputError
 from sweeps.cli import run_program
-from sweeps.cluster import Cluster, choose_address, connect
+from sweeps.cluster.connection import Cluster, choose_address, connect
 from sweeps.data import open_data
 from sweeps.export import MEMBERS, collect, sweep_data
 from sweeps.frame_progress import FrameProgress

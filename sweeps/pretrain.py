@@ -34,7 +34,8 @@ from mtl.pretraining.pretrainer import PretrainResult
 from mtl.strict import validate_as
 from mtl.tasks import TASKS
 from sweeps.cli import run_program
-from sweeps.cluster import Cluster, choose_address, connect, fitting
+from sweeps.cluster.capacity import fitting
+from sweeps.cluster.connection import Cluster, choose_address, connect
 from sweeps.compose import compose_plain
 from sweeps.plan import divide
 from sweeps.pretraining.checks import check_apart, check_enough, check_there, check_workers

@@ -20,14 +20,8 @@ from mtl.config import TrialConfig
 from mtl.errors import InputError
 from sweeps.cli import run_program
 from sweeps.clock import TrainingClock
-from sweeps.cluster import (
-    LOCAL,
-    Cluster,
-    choose_address,
-    concurrent_trials,
-    connect,
-    this_machine,
-)
+from sweeps.cluster.capacity import concurrent_trials, this_machine
+from sweeps.cluster.connection import LOCAL, Cluster, choose_address, connect
 from sweeps.compose import compose, signature
 from sweeps.data import open_data
 from sweeps.fusion.anytime import AnytimeFusion

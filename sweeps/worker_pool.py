@@ -3,7 +3,8 @@
 import argparse
 
 from mtl.errors import InputError
-from sweeps.cluster import Cluster, fitting, there_is
+from sweeps.cluster.capacity import fitting, there_is
+from sweeps.cluster.connection import Cluster
 
 
 def add_pool_arguments(parser: argparse.ArgumentParser) -> None:

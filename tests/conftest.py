@@ -34,7 +34,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 CLUSTER = """
 import sys
-from sweeps.cluster import LOCAL, connect
+from sweeps.cluster.connection import LOCAL, connect
 with connect(LOCAL):
     import ray
     print(ray.get_runtime_context().gcs_address, flush=True)

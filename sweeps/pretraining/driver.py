@@ -11,11 +11,11 @@ from ray.exceptions import RayActorError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from mtl.errors import InputError, TrainingError
-from sweeps.cluster import train_settings
+from sweeps.cluster.connection import train_settings
+from sweeps.cluster.worker_group import run_workers, why_it_ended
 from sweeps.pretraining.record import Began, Died, Ended, Event, Failed, Record, Waiting
 from sweeps.pretraining.setup import Setup
 from sweeps.pretraining.workers import pretrain
-from sweeps.worker_group import run_workers, why_it_ended
 
 CALLS = 8
 """Threads of the actor: the driver's wait, the workers' words, and those of dead ones."""

@@ -1,6 +1,6 @@
 """A slot of several DDP workers: one resident Ray Train run that is handed job after job.
 
-The actor itself holds nothing. A thread of it holds the run (``sweeps.worker_group``), whose
+The actor itself holds nothing. A thread of it holds the run (``sweeps.cluster.worker_group``), whose
 workers take jobs from the actor's desk (``sweeps.slots.workers``). If a worker dies Train starts
 the group anew, and the job that lies on the desk goes on from its last epoch.
 
@@ -46,7 +46,7 @@ class GroupSlot(Slot):
         self._fitting: threading.Thread | None = None
 
     def _fit(self, slot: ActorHandle[Any], setup: "list[ray.ObjectRef[Setup]]") -> None:
-        from sweeps.worker_group import run_workers, why_it_ended
+        from sweeps.cluster.worker_group import run_workers, why_it_ended
 
         reason = "its workers have gone"
         try:

@@ -6,7 +6,7 @@ from typing import Any
 import ray
 from ray.actor import ActorHandle
 
-from sweeps.cluster import train_settings
+from sweeps.cluster.connection import train_settings
 from sweeps.search_file import Resources
 from sweeps.slots.group import GroupSlot
 from sweeps.slots.process import ProcessSlot

@@ -20,7 +20,7 @@ from ray.exceptions import RayTaskError
 
 from mtl.dataset import Dataset
 from mtl.sequences.feature_table import FeatureTable
-from sweeps.cluster import Cluster, connect
+from sweeps.cluster.connection import Cluster, connect
 from sweeps.compose import compose
 from sweeps.orders import Stop
 from sweeps.plan import divide

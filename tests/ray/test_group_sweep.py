@@ -12,7 +12,7 @@ import psutil
 import pytest
 from optuna.trial import FrozenTrial, TrialState
 
-from sweeps.cluster import Cluster, connect
+from sweeps.cluster.connection import Cluster, connect
 from sweeps.run import main
 from tests.support.small_sweeps import (
     END_SECONDS,

@@ -12,7 +12,7 @@ import pytest
 from optuna.trial import FrozenTrial, TrialState
 
 from mtl.errors import InputError
-from sweeps.cluster import connect
+from sweeps.cluster.connection import connect
 from sweeps.run import main
 from tests.support.small_sweeps import (
     END_SECONDS,

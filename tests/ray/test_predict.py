@@ -25,7 +25,7 @@ from mtl.errors import InputError
 from mtl.predictions.table import Predictions
 from mtl.tasks import TASKS
 from sweeps import predict, run
-from sweeps.cluster import connect
+from sweeps.cluster.connection import connect
 from sweeps.export import export
 from sweeps.fusion.frames import listed_rows
 from tests.support.small_sweeps import (

@@ -20,7 +20,7 @@ from mtl.features.face_crops import Images, find_images
 from mtl.pretraining.config import Augmentation
 from mtl.synthetic import Demo, Faces, make_faces
 from sweeps import pretrain
-from sweeps.cluster import connect
+from sweeps.cluster.connection import connect
 from tests.support.small_sweeps import (
     END_SECONDS,
     ROOT,

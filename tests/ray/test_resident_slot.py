@@ -8,7 +8,7 @@ import psutil
 import pytest
 
 from mtl.dataset import Dataset, Listing, write_dataset
-from sweeps.cluster import connect
+from sweeps.cluster.connection import connect
 from sweeps.compose import compose
 from sweeps.plan import divide
 from sweeps.records.messages import End, Epoch, Job

@@ -20,7 +20,7 @@ from mtl.predictions.table import Predictions
 from mtl.sequences.folds import select_videos
 from mtl.tasks import TASKS
 from sweeps import score, train
-from sweeps.cluster import connect
+from sweeps.cluster.connection import connect
 from sweeps.compose import compose, signature
 from sweeps.run import main
 from tests.support.small_sweeps import (

@@ -19,7 +19,7 @@ from mtl.features.backbones import load_backbone
 from mtl.features.extract import Extractor
 from mtl.features.face_crops import Frames, find_images
 from sweeps import extract
-from sweeps.cluster import Cluster
+from sweeps.cluster.connection import Cluster
 from sweeps.extraction import Done, Plan
 from sweeps.storage.driver_lock import DriverLock
 

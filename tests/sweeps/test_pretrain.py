@@ -24,7 +24,8 @@ from mtl.pretraining.config import MAEConfig
 from mtl.pretraining.pretrainer import PretrainResult
 from mtl.strict import validate_as
 from sweeps import pretrain
-from sweeps.cluster import CanCome, Cluster
+from sweeps.cluster.capacity import CanCome
+from sweeps.cluster.connection import Cluster
 from sweeps.compose import compose_plain
 from sweeps.pretraining import folder as pretraining_folder
 from sweeps.pretraining.folder import PretrainingFolder, as_png

@@ -15,12 +15,12 @@ from mtl.features.face_crops import find_images
 from mtl.pretraining.config import MAEConfig
 from mtl.pretraining.pretrainer import Pretrainer
 from mtl.strict import validate_as
+from sweeps.cluster.worker_group import why_it_ended
 from sweeps.compose import compose_plain
 from sweeps.pretraining import workers
 from sweeps.pretraining.driver import SILENCES, listen
 from sweeps.pretraining.record import Began, Died, Ended, Event, Failed, Waiting
 from sweeps.pretraining.setup import Setup, make_objective
-from sweeps.worker_group import why_it_ended
 
 SILENCE = [None] * SILENCES
 

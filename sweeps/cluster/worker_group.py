@@ -13,7 +13,7 @@ from ray.train.v2.api.callback import UserCallback
 from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
 
 from mtl.errors import in_one_line
-from sweeps.rendezvous import OneAddress
+from sweeps.cluster.rendezvous import OneAddress
 
 SAID_CHARACTERS = 300
 

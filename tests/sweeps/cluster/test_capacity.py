@@ -8,15 +8,9 @@ import yaml
 from ray.autoscaler._private.util import prepare_config
 
 from mtl.errors import InputError
-from sweeps import cluster
-from sweeps.cluster import (
-    LOCAL,
-    CanCome,
-    choose_address,
-    concurrent_trials,
-    connect,
-    this_machine,
-)
+from sweeps.cluster import connection as cluster
+from sweeps.cluster.capacity import CanCome, concurrent_trials, this_machine
+from sweeps.cluster.connection import LOCAL, choose_address, connect
 from sweeps.search_file import Resources
 from tests.support.paths import ROOT
 
