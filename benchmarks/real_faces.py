@@ -50,7 +50,7 @@ from mtl.pretraining.objectives import Batch, Reconstruction
 from mtl.pretraining.pretrainer import Pretrainer
 from mtl.strict import validate_as
 from mtl.whole_files import write_whole
-from sweeps.cli import run_program
+from sweeps.cli.run_program import run_program
 from sweeps.compose import compose_plain
 from sweeps.extract import main as extract
 from sweeps.extraction_folder import FAILED

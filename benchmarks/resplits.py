@@ -36,7 +36,7 @@ from mtl.evaluation.bootstrap import bootstrap
 from mtl.evaluation.metrics import scores
 from mtl.predictions.table import Predictions
 from mtl.whole_files import write_json
-from sweeps.cli import run_program
+from sweeps.cli.run_program import run_program
 from sweeps.plan import divide
 from sweeps.search_file import load
 

@@ -29,7 +29,7 @@ from mtl.evaluation.bootstrap import bootstrap, intervals
 from mtl.evaluation.metrics import scores, task_score, task_sums
 from mtl.sequences.folds import select_videos
 from mtl.tasks import OUTPUT_COLUMNS, TASKS, Task
-from sweeps.cli import run_program
+from sweeps.cli.run_program import run_program
 
 PENALTIES = tuple(10.0**n for n in range(-2, 7))
 FOLDS = 5

@@ -22,12 +22,12 @@ from mtl.errors import InputError
 from mtl.features.backbones import Backbone, load_backbone
 from mtl.features.face_crops import Frames, find_images, frames_of, images_address
 from mtl.features.weights import digest
-from sweeps.cli import run_program
+from sweeps.cli.frame_progress import FrameProgress
+from sweeps.cli.pool_arguments import add_pool_arguments, check_pool, pool_workers
+from sweeps.cli.run_program import run_program
 from sweeps.cluster.connection import Cluster, choose_address, connect
 from sweeps.extraction_folder import FAILED, begin_folder, check_folder, write_failed, write_part
-from sweeps.frame_progress import FrameProgress
 from sweeps.storage.environment import environment
-from sweeps.worker_pool import add_pool_arguments, check_pool, pool_workers
 
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 LAST_SEED = 2**63 - 1

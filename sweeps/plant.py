@@ -16,7 +16,7 @@ from typing import Any
 from mtl.dataset import SPLITS
 from mtl.errors import InputError
 from mtl.synthetic import FACES_DEMO, Faces, make_faces
-from sweeps.cli import run_program
+from sweeps.cli.run_program import run_program
 
 LEAST = {"videos": 6, "frames": 20, "seed": 0}
 REPORT_SECONDS = 5.0

@@ -18,13 +18,13 @@ from mtl.ensemble import Export, Source, parse_export, read_files
 from mtl.ensemble.folder import Files
 from mtl.ensemble.manifest import MODEL
 from mtl.errors import InputError
-from sweeps.cli import run_program
+from sweeps.cli.frame_progress import FrameProgress
+from sweeps.cli.pool_arguments import add_pool_arguments, check_pool, pool_workers
+from sweeps.cli.run_program import run_program
 from sweeps.cluster.connection import Cluster, choose_address, connect
 from sweeps.data import open_data
 from sweeps.export import MEMBERS, collect, sweep_data
-from sweeps.frame_progress import FrameProgress
 from sweeps.prediction_files import check_prediction_file, writing
-from sweeps.worker_pool import add_pool_arguments, check_pool, pool_workers
 
 SPANS_PER_WORKER = 4
 """At least, where there are so many videos: the last ones to work are not alone for long."""

@@ -16,7 +16,7 @@ from mtl.dataset import SPLITS, Block, Dataset, Listing, read_features, write_da
 from mtl.dataset.annotations import Challenge, read_annotations
 from mtl.errors import InputError
 from mtl.tasks import TASKS
-from sweeps.cli import run_program
+from sweeps.cli.run_program import run_program
 from sweeps.subjects import with_subjects
 
 

@@ -33,7 +33,8 @@ from mtl.pretraining.image_labels import LabelledImages, of_challenge, read_labe
 from mtl.pretraining.pretrainer import PretrainResult
 from mtl.strict import validate_as
 from mtl.tasks import TASKS
-from sweeps.cli import run_program
+from sweeps.cli.pool_arguments import add_pool_arguments, check_pool, pool_workers
+from sweeps.cli.run_program import run_program
 from sweeps.cluster.capacity import fitting
 from sweeps.cluster.connection import Cluster, choose_address, connect
 from sweeps.compose import compose_plain
@@ -44,7 +45,6 @@ from sweeps.pretraining.record import Began, Broken, Died, Epoch, Event, Waiting
 from sweeps.pretraining.setup import Setup, Start, manifest_of, start_of
 from sweeps.storage.environment import environment
 from sweeps.subjects import with_subjects
-from sweeps.worker_pool import add_pool_arguments, check_pool, pool_workers
 
 METHODS: dict[str, type[Any]] = {"mae": MAEConfig, "supervised": SupervisedConfig}
 

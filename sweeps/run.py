@@ -18,7 +18,7 @@ import yaml
 
 from mtl.config import TrialConfig
 from mtl.errors import InputError
-from sweeps.cli import run_program
+from sweeps.cli.run_program import run_program
 from sweeps.clock import TrainingClock
 from sweeps.cluster.capacity import concurrent_trials, this_machine
 from sweeps.cluster.connection import LOCAL, Cluster, choose_address, connect

@@ -19,7 +19,7 @@ from mtl.errors import InputError
 from mtl.evaluation.metrics import scores
 from mtl.predictions.table import outputs_of
 from mtl.tasks import LABEL_COLUMNS
-from sweeps.cli import run_program
+from sweeps.cli.run_program import run_program
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -29,7 +29,7 @@ from mtl.sequences.feature_table import FeatureTable, read_table
 from mtl.sequences.folds import cut_folds, fold_parts
 from mtl.tasks import TASKS
 from mtl.training.inference import TrialData
-from sweeps.cli import run_program
+from sweeps.cli.run_program import run_program
 from sweeps.compose import compose, signature
 from sweeps.data import open_data
 from sweeps.job_run import JobRun

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from optuna.trial import TrialState
 
-from sweeps.cli import run_program
+from sweeps.cli.run_program import run_program
 from sweeps.compose import compose, signature
 from sweeps.run import main
 from tests.support.small_sweeps import facts, recorded, space_file, trial_folder

@@ -10,7 +10,7 @@ import yaml
 from optuna.trial import TrialState
 
 from sweeps import run
-from sweeps.cli import run_program
+from sweeps.cli.run_program import run_program
 from sweeps.run import main
 from tests.support.fake_sweep import opened
 from tests.support.paths import ROOT

@@ -243,7 +243,7 @@ def test_a_folder_of_something_else_is_not_touched(dataset, tmp_path):
 
 def test_as_a_program_it_refuses_with_exit_code_2_and_without_ray(dataset):
     code = (
-        "import sys; from sweeps.cli import run_program; import sweeps.train as t\n"
+        "import sys; from sweeps.cli.run_program import run_program; import sweeps.train as t\n"
         "assert 'ray' not in sys.modules\n"
         f"run_program(lambda: t.main(['--data', {dataset.address!r}, 'head=deep']))"
     )

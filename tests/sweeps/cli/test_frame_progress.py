@@ -1,9 +1,9 @@
-from sweeps.frame_progress import FrameProgress
+from sweeps.cli.frame_progress import FrameProgress
 
 
 def test_time_left_counts_neither_what_was_done_before_nor_the_start(monkeypatch, capsys):
     now = 100.0
-    monkeypatch.setattr("sweeps.frame_progress.time.monotonic", lambda: now)
+    monkeypatch.setattr("sweeps.cli.frame_progress.time.monotonic", lambda: now)
     progress = FrameProgress(1000, already=400)
     now += 50
     progress.at(450)
@@ -21,6 +21,6 @@ def test_time_left_counts_neither_what_was_done_before_nor_the_start(monkeypatch
 
 
 def test_all_at_once_has_a_speed_too(monkeypatch, capsys):
-    monkeypatch.setattr("sweeps.frame_progress.time.monotonic", iter((100.0, 110.0)).__next__)
+    monkeypatch.setattr("sweeps.cli.frame_progress.time.monotonic", iter((100.0, 110.0)).__next__)
     FrameProgress(50).at(50)
     assert capsys.readouterr().out == "50 of 50 frames (100%), 5 frames/s\n"
