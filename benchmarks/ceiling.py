@@ -34,8 +34,8 @@ from mtl.synthetic import Demo
 from mtl.synthetic import demo as generator
 from mtl.synthetic.demo import CEILING_FILE, Planted, best_predictions, plant, write_planted
 from mtl.synthetic.ornstein_uhlenbeck import _filter, decay
-from sweeps.compose import compose
-from sweeps.plan import divide
+from sweeps.planning.compose import compose
+from sweeps.planning.plan import divide
 from sweeps.train import Files
 from sweeps.trial_data import SlotData
 

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from optuna.trial import TrialState
 
-from sweeps.compose import compose, signature
+from sweeps.planning.compose import compose, signature
+from sweeps.planning.space import Space
 from sweeps.search_file import SearchFile
-from sweeps.space import Space
 from sweeps.study import Proposal, SweepStudy
 
 SEED = 0  # of learning curves and durations; the sampler's is in the search file

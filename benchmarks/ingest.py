@@ -25,8 +25,8 @@ from mtl.sequences.windows import Batch
 from mtl.synthetic import make_demo
 from mtl.training.trainer import Trainer
 from sweeps.cluster.connection import connect
-from sweeps.compose import compose
-from sweeps.plan import divide
+from sweeps.planning.compose import compose
+from sweeps.planning.plan import divide
 from sweeps.trial_data import SlotData
 
 SEED = 0

@@ -30,8 +30,8 @@ from mtl.synthetic import Demo
 from mtl.synthetic.demo import Planted, plant, write_planted
 from mtl.tasks import EXPRESSION, TASKS, UNITS
 from mtl.training.inference import TrialData
-from sweeps.compose import compose
-from sweeps.plan import divide
+from sweeps.planning.compose import compose
+from sweeps.planning.plan import divide
 from sweeps.train import Files
 from sweeps.trial_data import SlotData
 

@@ -22,12 +22,12 @@ from optuna.trial import FrozenTrial, TrialState
 from whole_training import train
 
 from mtl.optimisation.distributed import Workers
-from sweeps.compose import compose
 from sweeps.data import open_data
-from sweeps.plan import divide, make_plan
+from sweeps.planning.compose import compose
+from sweeps.planning.plan import divide, make_plan
+from sweeps.planning.space import Space
 from sweeps.run import open_study
 from sweeps.search_file import SearchFile, load
-from sweeps.space import Space
 from sweeps.storage.driver_lock import DriverLock
 from sweeps.train import Files
 from sweeps.trial_data import SlotData

@@ -29,7 +29,7 @@ from ridge import predict_validation
 
 from mtl.dataset import open_dataset
 from mtl.evaluation.bootstrap import BOUNDS, Sampled, bootstrap
-from sweeps.plan import divide
+from sweeps.planning.plan import divide
 
 ROOT = Path(__file__).parents[1]
 SEEDS = (61, 62, 63)

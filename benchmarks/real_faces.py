@@ -51,9 +51,9 @@ from mtl.pretraining.pretrainer import Pretrainer
 from mtl.strict import validate_as
 from mtl.whole_files import write_whole
 from sweeps.cli.run_program import run_program
-from sweeps.compose import compose_plain
 from sweeps.extract import main as extract
 from sweeps.extraction_folder import FAILED
+from sweeps.planning.compose import compose_plain
 from sweeps.pretraining.folder import as_png
 
 TRAINING_SEED, HELD_OUT_SEED = 71, 72

@@ -37,7 +37,7 @@ from mtl.evaluation.metrics import scores
 from mtl.predictions.table import Predictions
 from mtl.whole_files import write_json
 from sweeps.cli.run_program import run_program
-from sweeps.plan import divide
+from sweeps.planning.plan import divide
 from sweeps.search_file import load
 
 ROOT = Path(__file__).parents[1]

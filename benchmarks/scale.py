@@ -36,8 +36,8 @@ from optuna.storages.journal import JournalFileBackend
 
 from mtl.synthetic import Demo, make_demo
 from sweeps import run
+from sweeps.planning.space import Space
 from sweeps.search_file import SearchFile, load
-from sweeps.space import Space
 from sweeps.study.journal import JOURNAL
 
 ROOT = Path(__file__).parents[1]

@@ -38,8 +38,8 @@ from mtl.dataset import Dataset, Listing, open_dataset, write_dataset
 from mtl.models.frameworks import States
 from mtl.sequences.windows import Batch
 from mtl.training.trainer import Trainer
-from sweeps.compose import compose
-from sweeps.plan import divide
+from sweeps.planning.compose import compose
+from sweeps.planning.plan import divide
 from sweeps.train import Files
 from sweeps.trial_data import SlotData
 

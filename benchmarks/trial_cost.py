@@ -41,7 +41,7 @@ from whole_training import train
 from mtl.optimisation.distributed import Workers
 from mtl.synthetic import Demo, make_demo
 from sweeps.cluster.connection import LOCAL, connect
-from sweeps.compose import compose
+from sweeps.planning.compose import compose
 from sweeps.search_file import load
 
 EPOCHS = 12

@@ -12,7 +12,7 @@ from mtl.whole_files import write_json, write_whole
 from sweeps import plots
 from sweeps.fusion.frames import Frames, listed_rows
 from sweeps.pages.markdown import table
-from sweeps.plan import Plan
+from sweeps.planning.plan import Plan
 from sweeps.study import SweepStudy
 
 Standings = Mapping[str, Mapping[str, Standing]]

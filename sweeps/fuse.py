@@ -18,7 +18,7 @@ from sweeps.data import open_data
 from sweeps.export import check_destination, export
 from sweeps.fusion.report import summary
 from sweeps.fusion.sweep import SweepFusion
-from sweeps.plan import divide
+from sweeps.planning.plan import divide
 from sweeps.search_file import load
 from sweeps.storage.driver_lock import DriverLock
 from sweeps.storage.run_folder import dataset_of

@@ -37,8 +37,8 @@ from sweeps.cli.pool_arguments import add_pool_arguments, check_pool, pool_worke
 from sweeps.cli.run_program import run_program
 from sweeps.cluster.capacity import fitting
 from sweeps.cluster.connection import Cluster, choose_address, connect
-from sweeps.compose import compose_plain
-from sweeps.plan import divide
+from sweeps.planning.compose import compose_plain
+from sweeps.planning.plan import divide
 from sweeps.pretraining.checks import check_apart, check_enough, check_there, check_workers
 from sweeps.pretraining.folder import FAILED, PretrainingFolder, as_yaml
 from sweeps.pretraining.record import Began, Broken, Died, Epoch, Event, Waiting

@@ -10,7 +10,7 @@ from sweeps.fusion.refit import score_refit
 from sweeps.fusion.report import refit_summary, summary
 from sweeps.fusion.sweep import SweepFusion
 from sweeps.limits import Limits
-from sweeps.plan import Plan
+from sweeps.planning.plan import Plan
 from sweeps.records.messages import INTERRUPTED
 from sweeps.report import leaderboard, ran_side_by_side
 from sweeps.study import SweepStudy

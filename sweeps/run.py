@@ -22,13 +22,13 @@ from sweeps.cli.run_program import run_program
 from sweeps.clock import TrainingClock
 from sweeps.cluster.capacity import concurrent_trials, this_machine
 from sweeps.cluster.connection import LOCAL, Cluster, choose_address, connect
-from sweeps.compose import compose, signature
 from sweeps.data import open_data
 from sweeps.fusion.anytime import AnytimeFusion
 from sweeps.fusion.sweep import SweepFusion
 from sweeps.limits import Limits, too_late
-from sweeps.plan import Plan, make_plan
-from sweeps.plan_text import describe
+from sweeps.planning.compose import compose, signature
+from sweeps.planning.describe import describe
+from sweeps.planning.plan import Plan, make_plan
 from sweeps.progress import Progress
 from sweeps.results import finish
 from sweeps.search_file import SearchFile, load

@@ -22,11 +22,11 @@ from optuna.trial import FixedTrial, FrozenTrial, TrialState
 
 from mtl.dataset import Dataset
 from mtl.errors import InputError
-from sweeps.compose import compose, signature
-from sweeps.plan import Plan
+from sweeps.planning.compose import compose, signature
+from sweeps.planning.plan import Plan
+from sweeps.planning.space import Space
 from sweeps.search_file import SearchFile, load
 from sweeps.search_file.ranges import stored
-from sweeps.space import Space
 from sweeps.storage.run_folder import dataset_of
 from sweeps.storage.trial_folder import TrialFolder
 from sweeps.study import SweepStudy

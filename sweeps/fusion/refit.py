@@ -26,7 +26,7 @@ from mtl.whole_files import write_json
 from sweeps.fusion.frames import listed_rows
 from sweeps.fusion.scores import differences
 from sweeps.fusion.sweep import image_names
-from sweeps.plan import Plan
+from sweeps.planning.plan import Plan
 from sweeps.storage.trial_folder import TrialFolder
 from sweeps.study import Refit
 

@@ -2,7 +2,7 @@
 
 ``load`` reads it strictly: unknown keys, wrong values and everything that is not built yet are
 refused in one sentence. What a path of ``space`` means is the trial config's matter:
-``sweeps.space.Space.check``.
+``sweeps.planning.space.Space.check``.
 """
 
 import json

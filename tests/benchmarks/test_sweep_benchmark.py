@@ -14,8 +14,8 @@ from optuna.trial import create_trial
 
 from mtl.dataset import Dataset
 from mtl.optimisation.distributed import Workers
-from sweeps.compose import compose
 from sweeps.job_run import JobRun
+from sweeps.planning.compose import compose
 from sweeps.records.messages import Epoch, Job
 from sweeps.search_file import load
 from tests.support.paths import ROOT

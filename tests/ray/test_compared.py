@@ -11,7 +11,7 @@ from optuna.trial import FrozenTrial, TrialState
 from mtl.evaluation import metrics
 from mtl.predictions.table import Predictions
 from sweeps.fusion.frames import listed_rows
-from sweeps.plan import divide
+from sweeps.planning.plan import divide
 from sweeps.run import main
 from tests.support.small_sweeps import SMALL, recorded, space_file, trial_folder, written
 

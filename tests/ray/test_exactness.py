@@ -21,8 +21,8 @@ from safetensors.torch import load_file
 from mtl.dataset import Dataset
 from mtl.training.inference import Weights
 from mtl.training.trainer import Trainer
-from sweeps.compose import compose
-from sweeps.plan import make_plan
+from sweeps.planning.compose import compose
+from sweeps.planning.plan import make_plan
 from sweeps.run import main
 from sweeps.search_file import load
 from sweeps.study.pruner import rungs

@@ -13,7 +13,7 @@ import pytest
 from optuna.trial import TrialState
 
 from sweeps.cli.run_program import run_program
-from sweeps.compose import compose, signature
+from sweeps.planning.compose import compose, signature
 from sweeps.run import main
 from tests.support.small_sweeps import facts, recorded, space_file, trial_folder
 

@@ -21,9 +21,9 @@ from ray.exceptions import RayTaskError
 from mtl.dataset import Dataset
 from mtl.sequences.feature_table import FeatureTable
 from sweeps.cluster.connection import Cluster, connect
-from sweeps.compose import compose
 from sweeps.orders import Stop
-from sweeps.plan import divide
+from sweeps.planning.compose import compose
+from sweeps.planning.plan import divide
 from sweeps.records.messages import Begin, End, Epoch, Event, Job, TrialFailed
 from sweeps.search_file import Resources
 from sweeps.trial_data import Tables

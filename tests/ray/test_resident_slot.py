@@ -9,8 +9,8 @@ import pytest
 
 from mtl.dataset import Dataset, Listing, write_dataset
 from sweeps.cluster.connection import connect
-from sweeps.compose import compose
-from sweeps.plan import divide
+from sweeps.planning.compose import compose
+from sweeps.planning.plan import divide
 from sweeps.records.messages import End, Epoch, Job
 from sweeps.search_file import Resources
 from tests.support.small_sweeps import START_SECONDS

@@ -21,7 +21,7 @@ from mtl.sequences.folds import select_videos
 from mtl.tasks import TASKS
 from sweeps import score, train
 from sweeps.cluster.connection import connect
-from sweeps.compose import compose, signature
+from sweeps.planning.compose import compose, signature
 from sweeps.run import main
 from tests.support.small_sweeps import (
     END_SECONDS,

@@ -15,8 +15,8 @@ from mtl.predictions.table import Predictions, outputs_of
 from mtl.tasks import TASKS
 from sweeps import plots
 from sweeps.compare import affinity, affinity_table, compare_sweep, comparison_table
-from sweeps.plan import Plan, make_plan
-from sweeps.space import Space
+from sweeps.planning.plan import Plan, make_plan
+from sweeps.planning.space import Space
 from tests.support.small_data import make_dataset, search_file
 
 SEEDS = 2

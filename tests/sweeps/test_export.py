@@ -12,12 +12,12 @@ from mtl.dataset import Dataset
 from mtl.ensemble import Ensemble
 from mtl.errors import InputError
 from mtl.predictions.table import Predictions
-from sweeps.compose import compose, signature
 from sweeps.export import collect, export, sweep_data
 from sweeps.fusion.frames import listed_rows
 from sweeps.fusion.sweep import SweepFusion
 from sweeps.job_run import JobRun
-from sweeps.plan import divide
+from sweeps.planning.compose import compose, signature
+from sweeps.planning.plan import divide
 from sweeps.records.messages import Epoch, Job
 from sweeps.search_file import Fusion, load
 from sweeps.storage.run_folder import open_run_folder

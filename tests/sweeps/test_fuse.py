@@ -18,7 +18,7 @@ from mtl.predictions.table import Predictions, outputs_of
 from mtl.tasks import TASKS
 from sweeps.fuse import main
 from sweeps.fusion.sweep import SweepFusion
-from sweeps.plan import divide
+from sweeps.planning.plan import divide
 from sweeps.search_file import Fusion, load
 from sweeps.storage.driver_lock import DriverLock
 from tests.support.small_data import NAMES, make_dataset, make_listing, search_file

@@ -13,10 +13,10 @@ from mtl.config import TrialConfig
 from mtl.optimisation.distributed import ALONE, Workers
 from mtl.sequences.windows import Schedule
 from mtl.training.inference import TrialData
-from sweeps.compose import compose
 from sweeps.job_run import HEARTBEAT_SECONDS, JobRun
 from sweeps.orders import Orders, Stop
-from sweeps.plan import divide
+from sweeps.planning.compose import compose
+from sweeps.planning.plan import divide
 from sweeps.records.messages import End, Epoch, Job
 from sweeps.train import Files
 from sweeps.trial_data import SlotData

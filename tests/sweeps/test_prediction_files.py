@@ -17,7 +17,7 @@ from mtl.predictions.submission import write_submission
 from mtl.predictions.table import Predictions, decide
 from mtl.whole_files import write_folder
 from sweeps import predict
-from sweeps.compose import compose
+from sweeps.planning.compose import compose
 from sweeps.predict import main
 from sweeps.prediction_files import writing
 from tests.support.small_data import FRAMES, NAMES, WIDTH, make_dataset

@@ -12,7 +12,7 @@ import pytest
 
 from mtl.dataset import open_dataset
 from mtl.errors import InputError
-from sweeps.plan import divide
+from sweeps.planning.plan import divide
 from sweeps.prepare import main
 from tests.support.paths import ROOT
 

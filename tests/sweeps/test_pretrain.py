@@ -26,7 +26,7 @@ from mtl.strict import validate_as
 from sweeps import pretrain
 from sweeps.cluster.capacity import CanCome
 from sweeps.cluster.connection import Cluster
-from sweeps.compose import compose_plain
+from sweeps.planning.compose import compose_plain
 from sweeps.pretraining import folder as pretraining_folder
 from sweeps.pretraining.folder import PretrainingFolder, as_png
 from sweeps.pretraining.record import Epoch

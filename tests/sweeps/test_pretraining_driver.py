@@ -16,7 +16,7 @@ from mtl.pretraining.config import MAEConfig
 from mtl.pretraining.pretrainer import Pretrainer
 from mtl.strict import validate_as
 from sweeps.cluster.worker_group import why_it_ended
-from sweeps.compose import compose_plain
+from sweeps.planning.compose import compose_plain
 from sweeps.pretraining import workers
 from sweeps.pretraining.driver import SILENCES, listen
 from sweeps.pretraining.record import Began, Died, Ended, Event, Failed, Waiting

@@ -16,7 +16,7 @@ from mtl.sequences.folds import cut_folds, fold_parts
 from mtl.tasks import TASKS
 from sweeps.fusion.refit import score_refit
 from sweeps.fusion.report import refit_summary
-from sweeps.plan import divide
+from sweeps.planning.plan import divide
 from tests.support.small_data import NAMES, make_dataset, make_listing
 
 FOLDS = 4

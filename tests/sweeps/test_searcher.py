@@ -13,8 +13,8 @@ import pytest
 from optuna.trial import TrialState
 from ray.tune.search import Searcher
 
-from sweeps.compose import compose
 from sweeps.orders import Stop
+from sweeps.planning.compose import compose
 from sweeps.records.messages import INTERRUPTED, Job
 from sweeps.search import _Interrupts
 from sweeps.search_file.file import Pruner

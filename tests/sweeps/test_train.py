@@ -14,9 +14,9 @@ import yaml
 from mtl.dataset import Dataset, Listing, write_dataset
 from mtl.errors import InputError
 from mtl.predictions.table import Predictions
-from sweeps.compose import compose, signature
 from sweeps.job_run import JobRun
-from sweeps.plan import divide
+from sweeps.planning.compose import compose, signature
+from sweeps.planning.plan import divide
 from sweeps.records.messages import End, Epoch, Job
 from sweeps.storage.trial_folder import TrialFolder
 from sweeps.train import Files, main

@@ -17,7 +17,7 @@ from mtl.pretraining.objectives import Batch, Reconstruction, Supervision
 from mtl.pretraining.pretrainer import Pretrainer
 from mtl.strict import validate_as
 from mtl.tasks import TASKS
-from sweeps.compose import compose_plain
+from sweeps.planning.compose import compose_plain
 
 SMALL = ["training.epochs=3", "training.batch_images=8", "optim.warmup_epochs=1", "size=64"]
 PRIOR = np.concatenate([[0, 0], np.full(8, 1 / 8), np.full(12, 0.3)]).astype(np.float32)

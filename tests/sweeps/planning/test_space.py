@@ -9,10 +9,10 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import QuotedString
 
 from mtl.errors import InputError
-from sweeps.compose import compose
+from sweeps.planning.compose import compose
+from sweeps.planning.space import Space
 from sweeps.search_file import load
 from sweeps.search_file.overrides import hydra_value, override
-from sweeps.space import Space
 from tests.support.paths import ROOT
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)

@@ -7,9 +7,9 @@ import torch
 from mtl.build_model import build_model
 from mtl.errors import InputError
 from mtl.tasks import TASKS
-from sweeps.compose import compose
-from sweeps.plan import divide, make_plan
-from sweeps.plan_text import describe
+from sweeps.planning.compose import compose
+from sweeps.planning.describe import describe
+from sweeps.planning.plan import divide, make_plan
 from tests.support.small_data import (
     FRAMES,
     NAMES,

@@ -19,9 +19,9 @@ from mtl.sequences.folds import cut_folds, fold_parts, select_videos, with_split
 from mtl.sequences.join import join, trained_tasks
 from mtl.strict import did_you_mean
 from mtl.tasks import TASKS
-from sweeps.compose import compose
+from sweeps.planning.compose import compose
+from sweeps.planning.space import Space
 from sweeps.search_file import SearchFile
-from sweeps.space import Space
 from sweeps.study.pruner import rungs
 
 SAMPLED_CONFIGS = 50

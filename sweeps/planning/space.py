@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import optuna
 
 from mtl.errors import InputError
-from sweeps.compose import compose as compose_config
+from sweeps.planning.compose import compose as compose_config
 from sweeps.search_file import SearchFile
 from sweeps.search_file.overrides import override
 from sweeps.search_file.ranges import Choice, shown

@@ -5,7 +5,7 @@ from collections import Counter
 from mtl.dataset import Listing
 from mtl.sequences.join import trained_tasks
 from mtl.tasks import TASKS
-from sweeps.plan import SAMPLED_CONFIGS, Plan
+from sweeps.planning.plan import SAMPLED_CONFIGS, Plan
 
 
 def describe(plan: Plan, concurrent: int | None) -> str:

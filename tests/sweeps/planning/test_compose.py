@@ -8,7 +8,7 @@ from mtl.build_model import build_model
 from mtl.config import OPERATIONAL, TrialConfig
 from mtl.errors import InputError
 from mtl.tasks import TASKS
-from sweeps.compose import CONFIGS, compose, group_options, signature
+from sweeps.planning.compose import CONFIGS, compose, group_options, signature
 
 GROUPS = ("balancing", "encoder", "framework", "head", "loss", "optim")
 OPTIONS = [(group, path.stem) for group in GROUPS for path in sorted((CONFIGS / group).iterdir())]
