@@ -34,10 +34,10 @@ from mtl.synthetic import Demo
 from mtl.synthetic import demo as generator
 from mtl.synthetic.demo import CEILING_FILE, Planted, best_predictions, plant, write_planted
 from mtl.synthetic.ornstein_uhlenbeck import _filter, decay
+from sweeps.data.trial_data import SlotData
 from sweeps.planning.compose import compose
 from sweeps.planning.plan import divide
 from sweeps.train import Files
-from sweeps.trial_data import SlotData
 
 SEEDS = (11, 22, 33)
 VIDEOS = (80, 160, 320, 640)

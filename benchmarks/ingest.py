@@ -25,9 +25,9 @@ from mtl.sequences.windows import Batch
 from mtl.synthetic import make_demo
 from mtl.training.trainer import Trainer
 from sweeps.cluster.connection import connect
+from sweeps.data.trial_data import SlotData
 from sweeps.planning.compose import compose
 from sweeps.planning.plan import divide
-from sweeps.trial_data import SlotData
 
 SEED = 0
 WIDE = {"mae": 768, "iresnet": 1024, "densenet": 512}
@@ -60,7 +60,7 @@ def wide_dataset(out: Path, demo: Listing) -> Dataset:
 
 def measure(dataset: Dataset, config: TrialConfig, rounds: int) -> dict[str, Any]:
     """Frames/s from shards and from resident tensors, in turn."""
-    from sweeps.sharding import make_shards
+    from sweeps.data.sharding import make_shards
 
     listing = dataset.listing()
     shards = make_shards(dataset, config.features, listing)

@@ -30,10 +30,10 @@ from mtl.synthetic import Demo
 from mtl.synthetic.demo import Planted, plant, write_planted
 from mtl.tasks import EXPRESSION, TASKS, UNITS
 from mtl.training.inference import TrialData
+from sweeps.data.trial_data import SlotData
 from sweeps.planning.compose import compose
 from sweeps.planning.plan import divide
 from sweeps.train import Files
-from sweeps.trial_data import SlotData
 
 SEEDS = (101, 202, 303, 404, 505)
 DEMO = Demo(videos=120, split_shares=(0.48, 0.5, 0.02), mean_frames=150)

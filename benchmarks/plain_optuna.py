@@ -22,7 +22,8 @@ from optuna.trial import FrozenTrial, TrialState
 from whole_training import train
 
 from mtl.optimisation.distributed import Workers
-from sweeps.data import open_data
+from sweeps.data.open_data import open_data
+from sweeps.data.trial_data import SlotData
 from sweeps.planning.compose import compose
 from sweeps.planning.plan import divide, make_plan
 from sweeps.planning.space import Space
@@ -30,7 +31,6 @@ from sweeps.run import open_study
 from sweeps.search_file import SearchFile, load
 from sweeps.storage.driver_lock import DriverLock
 from sweeps.train import Files
-from sweeps.trial_data import SlotData
 
 STUDY = "plain"
 

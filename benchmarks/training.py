@@ -38,10 +38,10 @@ from mtl.dataset import Dataset, Listing, open_dataset, write_dataset
 from mtl.models.frameworks import States
 from mtl.sequences.windows import Batch
 from mtl.training.trainer import Trainer
+from sweeps.data.trial_data import SlotData
 from sweeps.planning.compose import compose
 from sweeps.planning.plan import divide
 from sweeps.train import Files
-from sweeps.trial_data import SlotData
 
 SEED = 0
 WIDTHS = {"mae": 768, "iresnet": 1024, "densenet": 512}

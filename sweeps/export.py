@@ -19,7 +19,7 @@ from mtl.errors import InputError
 from mtl.sequences.join import training_prior
 from mtl.tasks import TASKS
 from mtl.whole_files import write_folder
-from sweeps.data import open_data
+from sweeps.data.open_data import open_data
 from sweeps.search_file import load
 from sweeps.storage.run_folder import dataset_of
 from sweeps.storage.trial_folder import TrialFolder

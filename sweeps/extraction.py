@@ -15,7 +15,7 @@ from mtl.features.backbones import Backbone, make_backbone
 from mtl.features.extract import Extractor
 from mtl.features.face_crops import Frames
 from mtl.optimisation.device import choose_device, choose_precision
-from sweeps.sharding import set_up_ray_data, user_error
+from sweeps.data.ray_data import set_up_ray_data, user_error
 
 
 @dataclass(frozen=True)

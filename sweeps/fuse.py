@@ -14,7 +14,7 @@ from typing import Any
 from mtl.dataset import Dataset
 from mtl.errors import InputError
 from sweeps.cli.run_program import run_program
-from sweeps.data import open_data
+from sweeps.data.open_data import open_data
 from sweeps.export import check_destination, export
 from sweeps.fusion.report import summary
 from sweeps.fusion.sweep import SweepFusion

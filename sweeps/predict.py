@@ -22,7 +22,7 @@ from sweeps.cli.frame_progress import FrameProgress
 from sweeps.cli.pool_arguments import add_pool_arguments, check_pool, pool_workers
 from sweeps.cli.run_program import run_program
 from sweeps.cluster.connection import Cluster, choose_address, connect
-from sweeps.data import open_data
+from sweeps.data.open_data import open_data
 from sweeps.export import MEMBERS, collect, sweep_data
 from sweeps.prediction_files import check_prediction_file, writing
 

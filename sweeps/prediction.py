@@ -15,7 +15,7 @@ from ray.data import DataContext, from_items
 from mtl.ensemble import Ensemble, Source, parse_export
 from mtl.ensemble.folder import Files
 from mtl.tasks import OUTPUT_COLUMNS
-from sweeps.sharding import from_any_folder, set_up_ray_data, user_error
+from sweeps.data.ray_data import from_any_folder, set_up_ray_data, user_error
 
 
 class Predictor:

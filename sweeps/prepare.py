@@ -17,7 +17,7 @@ from mtl.dataset.annotations import Challenge, read_annotations
 from mtl.errors import InputError
 from mtl.tasks import TASKS
 from sweeps.cli.run_program import run_program
-from sweeps.subjects import with_subjects
+from sweeps.data.subjects import with_subjects
 
 
 def main(argv: Sequence[str] | None = None) -> int:

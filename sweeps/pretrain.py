@@ -37,6 +37,7 @@ from sweeps.cli.pool_arguments import add_pool_arguments, check_pool, pool_worke
 from sweeps.cli.run_program import run_program
 from sweeps.cluster.capacity import fitting
 from sweeps.cluster.connection import Cluster, choose_address, connect
+from sweeps.data.subjects import with_subjects
 from sweeps.planning.compose import compose_plain
 from sweeps.planning.plan import divide
 from sweeps.pretraining.checks import check_apart, check_enough, check_there, check_workers
@@ -44,7 +45,6 @@ from sweeps.pretraining.folder import FAILED, PretrainingFolder, as_yaml
 from sweeps.pretraining.record import Began, Broken, Died, Epoch, Event, Waiting
 from sweeps.pretraining.setup import Setup, Start, manifest_of, start_of
 from sweeps.storage.environment import environment
-from sweeps.subjects import with_subjects
 
 METHODS: dict[str, type[Any]] = {"mae": MAEConfig, "supervised": SupervisedConfig}
 

@@ -22,7 +22,7 @@ from sweeps.cli.run_program import run_program
 from sweeps.clock import TrainingClock
 from sweeps.cluster.capacity import concurrent_trials, this_machine
 from sweeps.cluster.connection import LOCAL, Cluster, choose_address, connect
-from sweeps.data import open_data
+from sweeps.data.open_data import open_data
 from sweeps.fusion.anytime import AnytimeFusion
 from sweeps.fusion.sweep import SweepFusion
 from sweeps.limits import Limits, too_late
@@ -189,9 +189,10 @@ def _search(
         # Ray must be imported after its settings are made.
         import ray
 
+        from sweeps.data.ray_data import end_helpers
+        from sweeps.data.sharding import make_shards
         from sweeps.search import search
         from sweeps.searcher import Rules, StudySearcher
-        from sweeps.sharding import end_helpers, make_shards
         from sweeps.slots.pool import SlotPool
         from sweeps.slots.setup import Setup
         from sweeps.slots.start import slot_starter

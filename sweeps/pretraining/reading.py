@@ -18,7 +18,7 @@ from mtl.features.face_crops import Images
 from mtl.pretraining.augmentation import patch_noise, read_augmented, read_whole
 from mtl.pretraining.config import Augmentation
 from mtl.pretraining.image_labels import LabelledImages
-from sweeps.sharding import set_up_ray_data, user_error
+from sweeps.data.ray_data import set_up_ray_data, user_error
 
 Arrays = dict[str, np.ndarray]
 Batch = dict[str, Tensor]

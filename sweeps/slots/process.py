@@ -28,15 +28,14 @@ class ProcessSlot(Slot):
     def __init__(self, threads: int) -> None:
         import torch
 
-        import sweeps.job_run
-        import sweeps.trial_data  # noqa: F401
+        import sweeps.data.trial_data  # noqa: F401
 
         super().__init__()
         torch.set_num_threads(threads)
 
     def ready(self, setup: "list[ray.ObjectRef[Setup]]") -> str:
         """Take the setup (a reference to it, in a list); the slot is in no placement group."""
-        from sweeps.trial_data import SlotData
+        from sweeps.data.trial_data import SlotData
 
         given = ray.get(setup[0])
         self._data = SlotData(given.shards, given.listing, given.parts, given.folds)

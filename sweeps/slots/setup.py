@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from mtl.dataset import Listing
-from sweeps.shards import Shards
+from sweeps.data.object_store import Shards
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from safetensors.torch import load_file
 from mtl.dataset import Dataset
 from mtl.training.inference import Weights
 from mtl.training.trainer import Trainer
+from sweeps.data.trial_data import SlotData
 from sweeps.planning.compose import compose
 from sweeps.planning.plan import make_plan
 from sweeps.run import main
@@ -28,7 +29,6 @@ from sweeps.search_file import load
 from sweeps.study.pruner import rungs
 from sweeps.study.sampler import make_sampler, startup_trials
 from sweeps.train import Files
-from sweeps.trial_data import SlotData
 from tests.support.small_sweeps import SMALL, recorded, space_file, trial_folder
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]

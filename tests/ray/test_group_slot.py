@@ -21,12 +21,12 @@ from ray.exceptions import RayTaskError
 from mtl.dataset import Dataset
 from mtl.sequences.feature_table import FeatureTable
 from sweeps.cluster.connection import Cluster, connect
+from sweeps.data.trial_data import Tables
 from sweeps.orders import Stop
 from sweeps.planning.compose import compose
 from sweeps.planning.plan import divide
 from sweeps.records.messages import Begin, End, Epoch, Event, Job, TrialFailed
 from sweeps.search_file import Resources
-from sweeps.trial_data import Tables
 from tests.support.small_sweeps import (
     END_SECONDS,
     EVENT_SECONDS,
@@ -187,7 +187,7 @@ def connected(ray_address: str) -> Iterator[Cluster]:
 
 @pytest.fixture(scope="module")
 def setup(planted: Dataset, connected: Cluster, tmp_path_factory: Any) -> Any:
-    from sweeps.sharding import make_shards
+    from sweeps.data.sharding import make_shards
     from sweeps.slots.setup import Setup
 
     listing = planted.listing()

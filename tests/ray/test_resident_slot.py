@@ -71,7 +71,7 @@ def test_features_are_mapped_not_copied_and_their_files_are_not_read_again(wide,
     with connect(ray_address):
         import ray
 
-        from sweeps.sharding import make_shards
+        from sweeps.data.sharding import make_shards
         from sweeps.slots.setup import Setup
         from sweeps.slots.start import slot_starter
 

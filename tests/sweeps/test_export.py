@@ -12,6 +12,7 @@ from mtl.dataset import Dataset
 from mtl.ensemble import Ensemble
 from mtl.errors import InputError
 from mtl.predictions.table import Predictions
+from sweeps.data.trial_data import SlotData
 from sweeps.export import collect, export, sweep_data
 from sweeps.fusion.frames import listed_rows
 from sweeps.fusion.sweep import SweepFusion
@@ -23,7 +24,6 @@ from sweeps.search_file import Fusion, load
 from sweeps.storage.run_folder import open_run_folder
 from sweeps.storage.trial_folder import TrialFolder
 from sweeps.train import Files
-from sweeps.trial_data import SlotData
 from tests.support.small_data import NAMES, make_dataset, make_listing, write_space
 
 SMALL = ("encoder.hidden=8", "head=linear", "training.epochs=3", "features=[appearance]")

@@ -13,13 +13,13 @@ from mtl.config import TrialConfig
 from mtl.optimisation.distributed import ALONE, Workers
 from mtl.sequences.windows import Schedule
 from mtl.training.inference import TrialData
+from sweeps.data.trial_data import SlotData
 from sweeps.job_run import HEARTBEAT_SECONDS, JobRun
 from sweeps.orders import Orders, Stop
 from sweeps.planning.compose import compose
 from sweeps.planning.plan import divide
 from sweeps.records.messages import End, Epoch, Job
 from sweeps.train import Files
-from sweeps.trial_data import SlotData
 from tests.support.small_data import make_dataset, make_listing
 
 SMALL = ("encoder.hidden=4", "encoder.layers=1", "head=linear", "training.epochs=4", "optim.lr=0.1")

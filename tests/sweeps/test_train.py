@@ -14,13 +14,13 @@ import yaml
 from mtl.dataset import Dataset, Listing, write_dataset
 from mtl.errors import InputError
 from mtl.predictions.table import Predictions
+from sweeps.data.trial_data import SlotData
 from sweeps.job_run import JobRun
 from sweeps.planning.compose import compose, signature
 from sweeps.planning.plan import divide
 from sweeps.records.messages import End, Epoch, Job
 from sweeps.storage.trial_folder import TrialFolder
 from sweeps.train import Files, main
-from sweeps.trial_data import SlotData
 from tests.support.paths import ROOT
 
 SMALL = ("encoder.hidden=8", "encoder.layers=1", "head=linear", "training.epochs=3")

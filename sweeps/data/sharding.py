@@ -4,11 +4,7 @@ Ray Data reads each feature set once, in parallel, and leaves it in the object s
 each node, read by all trials of that node without copying. A block carries its own index.
 """
 
-import logging
-import re
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,12 +12,12 @@ import pyarrow as pa
 import ray
 from jaxtyping import Bool, Int
 from ray import ObjectRef
-from ray.data import DataContext, from_items
+from ray.data import from_items
 
 from mtl.dataset import Dataset, FeatureIndex, Listing
-from mtl.errors import InputError
 from mtl.sequences.feature_table import listed_rows
-from sweeps.shards import Shards
+from sweeps.data.object_store import Shards
+from sweeps.data.ray_data import from_any_folder, set_up_ray_data, user_error
 
 BLOCK_BYTES = 64 * 2**20
 """Aim of a block; a longer video makes a larger one."""
@@ -53,31 +49,6 @@ def make_shards(dataset: Dataset, feature_sets: Iterable[str], listing: Listing 
         blocks,
         {name: dataset.statistics(name) for name in indices},
     )
-
-
-def end_helpers() -> None:
-    """End the actors that Ray Data leaves behind: each takes 1 % of a core and 90 MB for as long as
-    its cluster lasts. For a cluster that is this sweep's own.
-    """
-    for actor in ray.util.list_named_actors(all_namespaces=True):
-        ray.kill(ray.get_actor(actor["name"], actor["namespace"]))
-
-
-def from_any_folder(dataset: Dataset) -> Dataset:
-    """With an absolute path: the processes of a cluster that runs already work elsewhere."""
-    if "://" in dataset.address:
-        return dataset
-    return replace(dataset, address=str(Path(dataset.address).absolute()))
-
-
-def set_up_ray_data() -> None:
-    """No progress bars and no logs (the sweep prints its own, errors are raised), and no block cut
-    in two: a block is whole videos, whatever it weighs.
-    """
-    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
-    context = DataContext.get_current()
-    context.enable_progress_bars = False
-    context.target_max_block_size = None
 
 
 def _materialize(
@@ -124,10 +95,3 @@ def _spans(index: FeatureIndex, kept: Bool[np.ndarray, " R"], width: int) -> lis
                 spans.append((int(index.starts[first]), int(index.starts[video])))
             first = video
     return spans
-
-
-def user_error(error: Exception) -> Exception:
-    """The user's mistake in an error of Ray Data's, which keeps only its text; else the error."""
-    name = re.escape(f"{InputError.__module__}.{InputError.__qualname__}")
-    found = re.search(f"^{name}: (.+)$", str(error), re.MULTILINE)
-    return InputError(found[1]) if found else error

@@ -24,7 +24,7 @@ PARTS = ("select", "confirm", "test")
 
 
 class Tables(Protocol):
-    """Where feature sets come from: ``sweeps.shards.Shards``, or files read in this process."""
+    """Where feature sets come from: ``sweeps.data.object_store.Shards``, or files read in this process."""
 
     def load(self, name: str) -> FeatureTable:
         """A feature set in memory."""

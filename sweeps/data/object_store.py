@@ -14,7 +14,7 @@ from mtl.sequences.feature_table import FeatureTable
 
 @dataclass(frozen=True)
 class Shards:
-    """The materialized features of a dataset (``sweeps.sharding``).
+    """The materialized features of a dataset (``sweeps.data.sharding``).
 
     Attributes:
         names: Video names; a block's ``video`` column points here.
