@@ -16,8 +16,8 @@ from ray.tune.search import Searcher
 
 from mtl.config import TrialConfig
 from sweeps.clock import TrainingClock
-from sweeps.orders import Stop
 from sweeps.records.messages import INTERRUPTED, Job
+from sweeps.slots.control import Stop
 from sweeps.slots.pool import SlotPool
 from sweeps.storage.trial_folder import TrialFolder
 from sweeps.study import Proposal, SweepStudy

@@ -32,10 +32,10 @@ from mtl.training.inference import TrialData
 from sweeps.cli.run_program import run_program
 from sweeps.data.open_data import open_data
 from sweeps.data.trial_data import SlotData
-from sweeps.job_run import JobRun
 from sweeps.planning.compose import compose, signature
 from sweeps.planning.plan import divide
 from sweeps.records.messages import Epoch, Job
+from sweeps.slots.trial_loop import JobRun
 from sweeps.storage.trial_folder import TrialFolder
 from sweeps.study.proposal import Refit
 

@@ -11,8 +11,8 @@ from ray.exceptions import RayError, RayTaskError
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 
 from mtl.errors import in_one_line
-from sweeps.orders import Stop
 from sweeps.search_file import Resources
+from sweeps.slots.control import Stop
 
 SAY_EVERY_SECONDS = 30
 CLOSE_SECONDS = 30

@@ -8,8 +8,8 @@ from ray.actor import ActorHandle
 
 from sweeps.cluster.connection import train_settings
 from sweeps.search_file import Resources
-from sweeps.slots.group import GroupSlot
-from sweeps.slots.process import ProcessSlot
+from sweeps.slots.group_slot import GroupSlot
+from sweeps.slots.process_slot import ProcessSlot
 
 WORKER_CALLS = 16
 """Threads for calls of workers: three of a living group, and those that dead ones left waiting."""

@@ -14,10 +14,10 @@ from optuna.trial import create_trial
 
 from mtl.dataset import Dataset
 from mtl.optimisation.distributed import Workers
-from sweeps.job_run import JobRun
 from sweeps.planning.compose import compose
 from sweeps.records.messages import Epoch, Job
 from sweeps.search_file import load
+from sweeps.slots.trial_loop import JobRun
 from tests.support.paths import ROOT
 
 PROGRAMS = ROOT / "benchmarks"

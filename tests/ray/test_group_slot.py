@@ -22,11 +22,11 @@ from mtl.dataset import Dataset
 from mtl.sequences.feature_table import FeatureTable
 from sweeps.cluster.connection import Cluster, connect
 from sweeps.data.trial_data import Tables
-from sweeps.orders import Stop
 from sweeps.planning.compose import compose
 from sweeps.planning.plan import divide
 from sweeps.records.messages import Begin, End, Epoch, Event, Job, TrialFailed
 from sweeps.search_file import Resources
+from sweeps.slots.control import Stop
 from tests.support.small_sweeps import (
     END_SECONDS,
     EVENT_SECONDS,

@@ -16,11 +16,11 @@ from sweeps.data.trial_data import SlotData
 from sweeps.export import collect, export, sweep_data
 from sweeps.fusion.frames import listed_rows
 from sweeps.fusion.sweep import SweepFusion
-from sweeps.job_run import JobRun
 from sweeps.planning.compose import compose, signature
 from sweeps.planning.plan import divide
 from sweeps.records.messages import Epoch, Job
 from sweeps.search_file import Fusion, load
+from sweeps.slots.trial_loop import JobRun
 from sweeps.storage.run_folder import open_run_folder
 from sweeps.storage.trial_folder import TrialFolder
 from sweeps.train import Files

@@ -13,12 +13,12 @@ import pytest
 from optuna.trial import TrialState
 from ray.tune.search import Searcher
 
-from sweeps.orders import Stop
 from sweeps.planning.compose import compose
 from sweeps.records.messages import INTERRUPTED, Job
 from sweeps.search import _Interrupts
 from sweeps.search_file.file import Pruner
 from sweeps.searcher import Rules, StudySearcher
+from sweeps.slots.control import Stop
 from sweeps.storage.trial_folder import TrialFolder
 from sweeps.study import Proposal, SweepStudy
 from sweeps.trial import BEGUN, LOST, RUNNING

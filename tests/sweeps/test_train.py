@@ -15,10 +15,10 @@ from mtl.dataset import Dataset, Listing, write_dataset
 from mtl.errors import InputError
 from mtl.predictions.table import Predictions
 from sweeps.data.trial_data import SlotData
-from sweeps.job_run import JobRun
 from sweeps.planning.compose import compose, signature
 from sweeps.planning.plan import divide
 from sweeps.records.messages import End, Epoch, Job
+from sweeps.slots.trial_loop import JobRun
 from sweeps.storage.trial_folder import TrialFolder
 from sweeps.train import Files, main
 from tests.support.paths import ROOT

@@ -182,7 +182,7 @@ def test_workers_that_take_the_trial_up_say_where_they_are(tmp_path):
 
 def test_it_needs_no_torch(tmp_path):
     """Also not to read the handle of a slot, which names the slot's class."""
-    modules = "sweeps.trial, sweeps.slots.process, sweeps.slots.group"
+    modules = "sweeps.trial, sweeps.slots.process_slot, sweeps.slots.group_slot"
     code = f"import sys, {modules}; print({{'torch', 'optuna'}} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert (done.stdout, done.returncode) == ("set()\n", 0)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from sweeps.records.messages import Begin, End, Epoch, Event, Job, SlotLost, TrialFailed
-from sweeps.slots.desk import HOME, Desk, Handed
+from sweeps.slots.mailbox import HOME, Desk, Handed
 
 LONG = 10.0
 END = End("complete", np.empty(0, int), np.empty((0, 0), np.float32))

@@ -1,7 +1,7 @@
 """A slot of several DDP workers: one resident Ray Train run that is handed job after job.
 
 The actor itself holds nothing. A thread of it holds the run (``sweeps.cluster.worker_group``), whose
-workers take jobs from the actor's desk (``sweeps.slots.workers``). If a worker dies Train starts
+workers take jobs from the actor's desk (``sweeps.slots.ddp_workers``). If a worker dies Train starts
 the group anew, and the job that lies on the desk goes on from its last epoch.
 
 Tune's side of a trial imports this module with the slot's handle: what needs torch is imported in
@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import ray
 from ray.actor import ActorHandle
 
-from sweeps.orders import Stop
 from sweeps.records.messages import End, Epoch, Event, Job, TrialFailed
-from sweeps.slots.desk import Desk, Handed
-from sweeps.slots.slot import Slot
+from sweeps.slots.base import Slot
+from sweeps.slots.control import Stop
+from sweeps.slots.mailbox import Desk, Handed
 
 if TYPE_CHECKING:
     from sweeps.search_file import Resources
@@ -50,7 +50,7 @@ class GroupSlot(Slot):
 
         reason = "its workers have gone"
         try:
-            from sweeps.slots.workers import train_jobs
+            from sweeps.slots.ddp_workers import train_jobs
 
             run_workers(
                 self._name,

@@ -14,11 +14,11 @@ from mtl.optimisation.distributed import ALONE, Workers
 from mtl.sequences.windows import Schedule
 from mtl.training.inference import TrialData
 from sweeps.data.trial_data import SlotData
-from sweeps.job_run import HEARTBEAT_SECONDS, JobRun
-from sweeps.orders import Orders, Stop
 from sweeps.planning.compose import compose
 from sweeps.planning.plan import divide
 from sweeps.records.messages import End, Epoch, Job
+from sweeps.slots.control import Orders, Stop
+from sweeps.slots.trial_loop import HEARTBEAT_SECONDS, JobRun
 from sweeps.train import Files
 from tests.support.small_data import make_dataset, make_listing
 

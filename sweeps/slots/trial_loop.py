@@ -15,8 +15,8 @@ from mtl.optimisation.distributed import ALONE, Workers
 from mtl.training.inference import TrialData, Weights, predict_best
 from mtl.training.trainer import EpochResult, Trainer
 from sweeps.data.trial_data import PARTS
-from sweeps.orders import Orders, Stop
 from sweeps.records.messages import End, EndState, Epoch, Job
+from sweeps.slots.control import Orders, Stop
 
 HEARTBEAT_SECONDS = 60.0
 """Workers that wait for a word hear at least this often that there is none: no collective of theirs

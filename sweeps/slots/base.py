@@ -2,7 +2,7 @@
 
 import ray
 
-from sweeps.orders import Orders, Stop
+from sweeps.slots.control import Orders, Stop
 
 
 class Slot:

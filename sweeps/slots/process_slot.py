@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import ray
 
 from sweeps.records.messages import End, Epoch, Job
-from sweeps.slots.slot import Slot
+from sweeps.slots.base import Slot
 
 if TYPE_CHECKING:
     from sweeps.slots.setup import Setup
@@ -44,7 +44,7 @@ class ProcessSlot(Slot):
     def train(self, job: Job) -> Iterator[Epoch | End]:
         """Train a job, streaming its events."""
         from mtl.config import read_config
-        from sweeps.job_run import JobRun
+        from sweeps.slots.trial_loop import JobRun
 
         self._orders.begin(job.name)
         config = read_config(job.config)

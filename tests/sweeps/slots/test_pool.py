@@ -7,10 +7,10 @@ import pytest
 import ray
 from ray.exceptions import RayTaskError
 
-from sweeps.orders import Stop
 from sweeps.records.messages import SlotLost
 from sweeps.search_file import Resources
 from sweeps.slots import pool as module
+from sweeps.slots.control import Stop
 from sweeps.slots.pool import GRACE_SECONDS, SAY_EVERY_SECONDS, SlotPool
 
 SETUP = "a reference"

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from sweeps.orders import Orders, Stop
+from sweeps.slots.control import Orders, Stop
 
 LONG = 10.0
 AT_ONCE = 0.0

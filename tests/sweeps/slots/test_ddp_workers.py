@@ -9,12 +9,12 @@ import torch
 
 from mtl.errors import TrainingError
 from mtl.optimisation.distributed import Workers
-from sweeps.orders import Orders, Stop
 from sweeps.records.messages import Job
-from sweeps.slots import workers as module
-from sweeps.slots.desk import HOME, Handed
+from sweeps.slots import ddp_workers as module
+from sweeps.slots.control import Orders, Stop
+from sweeps.slots.ddp_workers import FromSlot, says_that_a_peer_is_gone, train_jobs
+from sweeps.slots.mailbox import HOME, Handed
 from sweeps.slots.setup import Setup
-from sweeps.slots.workers import FromSlot, says_that_a_peer_is_gone, train_jobs
 
 EPOCH, END = object(), object()
 

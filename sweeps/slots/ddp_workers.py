@@ -17,11 +17,11 @@ from mtl.config import read_config
 from mtl.errors import TrainingError, in_one_line
 from mtl.optimisation.distributed import Workers
 from sweeps.data.trial_data import SlotData
-from sweeps.job_run import HEARTBEAT_SECONDS, JobRun
-from sweeps.orders import Stop
 from sweeps.records.messages import Job
-from sweeps.slots.desk import HOME, Handed
+from sweeps.slots.control import Stop
+from sweeps.slots.mailbox import HOME, Handed
 from sweeps.slots.setup import Setup
+from sweeps.slots.trial_loop import HEARTBEAT_SECONDS, JobRun
 
 
 def train_jobs(slot: ActorHandle[Any], setup: list[ray.ObjectRef[Setup]]) -> None:
