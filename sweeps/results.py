@@ -9,10 +9,10 @@ from sweeps.compare import compare_sweep
 from sweeps.fusion.refit import score_refit
 from sweeps.fusion.report import refit_summary, summary
 from sweeps.fusion.sweep import SweepFusion
-from sweeps.limits import Limits
 from sweeps.planning.plan import Plan
 from sweeps.records.messages import INTERRUPTED
 from sweeps.report import leaderboard, ran_side_by_side
+from sweeps.search.budget import Limits
 from sweeps.study import SweepStudy
 from sweeps.study.index import ORIGIN
 

@@ -19,24 +19,24 @@ import yaml
 from mtl.config import TrialConfig
 from mtl.errors import InputError
 from sweeps.cli.run_program import run_program
-from sweeps.clock import TrainingClock
 from sweeps.cluster.capacity import concurrent_trials, this_machine
 from sweeps.cluster.connection import LOCAL, Cluster, choose_address, connect
 from sweeps.data.open_data import open_data
 from sweeps.fusion.anytime import AnytimeFusion
 from sweeps.fusion.sweep import SweepFusion
-from sweeps.limits import Limits, too_late
 from sweeps.planning.compose import compose, signature
 from sweeps.planning.describe import describe
 from sweeps.planning.plan import Plan, make_plan
-from sweeps.progress import Progress
 from sweeps.results import finish
+from sweeps.search.budget import Limits, too_late
+from sweeps.search.live_table import Progress
+from sweeps.search.training_clock import TrainingClock
+from sweeps.search.warm_start import read_earlier, take_over
 from sweeps.search_file import SearchFile, load
 from sweeps.storage.driver_lock import DriverLock
 from sweeps.storage.kept_weights import KEEP_WEIGHTS, Shelf
 from sweeps.storage.run_folder import check_run_folder, fresh_name, open_run_folder
 from sweeps.study import Proposal, Refit, SweepStudy
-from sweeps.warm_start import read_earlier, take_over
 
 RUNS = Path("runs")
 CLOCK = "training_seconds.json"
@@ -191,8 +191,8 @@ def _search(
 
         from sweeps.data.ray_data import end_helpers
         from sweeps.data.sharding import make_shards
-        from sweeps.search import search
-        from sweeps.searcher import Rules, StudySearcher
+        from sweeps.search.searcher import Rules, StudySearcher
+        from sweeps.search.tune_loop import search
         from sweeps.slots.pool import SlotPool
         from sweeps.slots.setup import Setup
         from sweeps.slots.start import slot_starter

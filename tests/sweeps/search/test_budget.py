@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from sweeps import limits as module
-from sweeps.limits import FREE_BYTES, RESERVE_SECONDS, Limits
+from sweeps.search import budget as module
+from sweeps.search.budget import FREE_BYTES, RESERVE_SECONDS, Limits
 from sweeps.search_file import Budget
 
 Usage = namedtuple("Usage", "free")

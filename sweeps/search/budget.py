@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from sweeps.clock import TrainingClock
+from sweeps.search.training_clock import TrainingClock
 from sweeps.search_file import Budget
 from sweeps.storage.kept_weights import Shelf
 from sweeps.study import SweepStudy

@@ -1,6 +1,6 @@
 """Ray Tune over the study, to the search's end.
 
-Tune runs the trials: its Searcher (``sweeps.searcher``) hands it what the study proposes, as many
+Tune runs the trials: its Searcher (``sweeps.search.searcher``) hands it what the study proposes, as many
 at a time as there are slots. A trial that the study prunes is told so in its slot and ends by
 itself with its predictions, so no TrialScheduler that kills from outside is needed, and Tune's own
 files are temporary and never read back.
@@ -15,8 +15,8 @@ import ray
 from ray import tune
 
 from mtl.dataset import Listing
-from sweeps.searcher import NotSaved, StudySearcher
-from sweeps.trial import SlotTrial
+from sweeps.search.searcher import NotSaved, StudySearcher
+from sweeps.search.tune_trial import SlotTrial
 
 
 class _Interrupts(NotSaved, tune.Callback):

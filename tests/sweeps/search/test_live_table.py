@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import pytest
 from rich.console import Console
 
-from sweeps.progress import ROWS, Progress
 from sweeps.records.messages import Job
+from sweeps.search.live_table import ROWS, Progress
 from sweeps.study import Proposal
 
 
@@ -85,7 +85,7 @@ def test_a_trial_that_goes_on_says_why_and_from_where(log):
 def test_the_time_left_follows_what_has_ended_since_the_start(log, monkeypatch):
     progress, count, text = log
     now = time.monotonic()
-    monkeypatch.setattr("sweeps.progress.time.monotonic", lambda: now + 100)
+    monkeypatch.setattr("sweeps.search.live_table.time.monotonic", lambda: now + 100)
     for number in (2, 3):
         progress.started(*a_trial(number))
     progress.ended(a_trial(2)[0], "interrupted", None)

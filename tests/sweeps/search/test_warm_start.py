@@ -11,14 +11,14 @@ from optuna.trial import TrialState
 
 from mtl.dataset import Dataset
 from mtl.errors import InputError
-from sweeps import warm_start as module
 from sweeps.planning.plan import Plan, make_plan
 from sweeps.run import open_study
+from sweeps.search import warm_start as module
+from sweeps.search.warm_start import read_earlier, take_over
 from sweeps.search_file import load
 from sweeps.storage.driver_lock import DriverLock
 from sweeps.storage.run_folder import open_run_folder
 from sweeps.study import SweepStudy
-from sweeps.warm_start import read_earlier, take_over
 from tests.support.small_data import make_dataset, make_listing, write_space
 
 SPACE = {

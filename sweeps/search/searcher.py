@@ -15,13 +15,13 @@ from optuna.trial import TrialState
 from ray.tune.search import Searcher
 
 from mtl.config import TrialConfig
-from sweeps.clock import TrainingClock
 from sweeps.records.messages import INTERRUPTED, Job
+from sweeps.search.training_clock import TrainingClock
+from sweeps.search.tune_trial import BEGUN, FAILED, LOST, RUNNING
 from sweeps.slots.control import Stop
 from sweeps.slots.pool import SlotPool
 from sweeps.storage.trial_folder import TrialFolder
 from sweeps.study import Proposal, SweepStudy
-from sweeps.trial import BEGUN, FAILED, LOST, RUNNING
 
 ENDS = {
     "complete": TrialState.COMPLETE,

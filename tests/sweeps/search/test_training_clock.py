@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from sweeps.clock import WRITE_EVERY_SECONDS, TrainingClock
+from sweeps.search.training_clock import WRITE_EVERY_SECONDS, TrainingClock
 
 
 class Time:
@@ -73,7 +73,9 @@ def test_a_kill_loses_no_more_than_a_few_seconds(path, now):
 
 def test_it_writes_now_and_then_not_at_every_tick(path, now, monkeypatch):
     written = []
-    monkeypatch.setattr("sweeps.clock.write_json", lambda file, content: written.append(content))
+    monkeypatch.setattr(
+        "sweeps.search.training_clock.write_json", lambda file, content: written.append(content)
+    )
     clock = TrainingClock(path, now)
     ticks(clock, now, *[(0.1, True)] * 1001, *[(60, False)] * 100)
     assert 15 <= len(written) <= 100 / WRITE_EVERY_SECONDS

@@ -15,13 +15,13 @@ from ray.tune.search import Searcher
 
 from sweeps.planning.compose import compose
 from sweeps.records.messages import INTERRUPTED, Job
-from sweeps.search import _Interrupts
+from sweeps.search.searcher import Rules, StudySearcher
+from sweeps.search.tune_loop import _Interrupts
+from sweeps.search.tune_trial import BEGUN, LOST, RUNNING
 from sweeps.search_file.file import Pruner
-from sweeps.searcher import Rules, StudySearcher
 from sweeps.slots.control import Stop
 from sweeps.storage.trial_folder import TrialFolder
 from sweeps.study import Proposal, SweepStudy
-from sweeps.trial import BEGUN, LOST, RUNNING
 
 EPOCHS = 4
 RUNG = 2

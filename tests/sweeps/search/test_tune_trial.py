@@ -11,10 +11,10 @@ import pytest
 from ray.exceptions import RayActorError, RayTaskError
 
 from mtl.errors import TrainingError
-from sweeps import trial as module
 from sweeps.records.messages import Begin, End, Epoch, Job, SlotLost, TrialFailed
+from sweeps.search import tune_trial as module
+from sweeps.search.tune_trial import BEGUN, FAILED, LOST, RUNNING, reports
 from sweeps.storage.trial_folder import TrialFolder
-from sweeps.trial import BEGUN, FAILED, LOST, RUNNING, reports
 from tests.support.small_data import make_listing
 
 EPOCH = {
@@ -182,7 +182,7 @@ def test_workers_that_take_the_trial_up_say_where_they_are(tmp_path):
 
 def test_it_needs_no_torch(tmp_path):
     """Also not to read the handle of a slot, which names the slot's class."""
-    modules = "sweeps.trial, sweeps.slots.process_slot, sweeps.slots.group_slot"
+    modules = "sweeps.search.tune_trial, sweeps.slots.process_slot, sweeps.slots.group_slot"
     code = f"import sys, {modules}; print({{'torch', 'optuna'}} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert (done.stdout, done.returncode) == ("set()\n", 0)
