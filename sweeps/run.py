@@ -27,7 +27,7 @@ from sweeps.fusion.sweep import SweepFusion
 from sweeps.planning.compose import compose, signature
 from sweeps.planning.describe import describe
 from sweeps.planning.plan import Plan, make_plan
-from sweeps.results import finish
+from sweeps.results.finish import finish
 from sweeps.search.budget import Limits, too_late
 from sweeps.search.live_table import Progress
 from sweeps.search.training_clock import TrainingClock

@@ -5,13 +5,13 @@ from pathlib import Path
 from typing import Any
 
 from mtl.whole_files import write_whole
-from sweeps.compare import compare_sweep
 from sweeps.fusion.refit import score_refit
 from sweeps.fusion.report import refit_summary, summary
 from sweeps.fusion.sweep import SweepFusion
 from sweeps.planning.plan import Plan
 from sweeps.records.messages import INTERRUPTED
-from sweeps.report import leaderboard, ran_side_by_side
+from sweeps.results.comparison import compare_sweep
+from sweeps.results.leaderboard import leaderboard, ran_side_by_side
 from sweeps.search.budget import Limits
 from sweeps.study import SweepStudy
 from sweeps.study.index import ORIGIN

@@ -13,10 +13,10 @@ from mtl.evaluation.comparison import ALL, Difference, Standing
 from mtl.evaluation.metrics import scores
 from mtl.predictions.table import Predictions, outputs_of
 from mtl.tasks import TASKS
-from sweeps import plots
-from sweeps.compare import affinity, affinity_table, compare_sweep, comparison_table
 from sweeps.planning.plan import Plan, make_plan
 from sweeps.planning.space import Space
+from sweeps.results import difference_plots as plots
+from sweeps.results.comparison import affinity, affinity_table, compare_sweep, comparison_table
 from tests.support.small_data import make_dataset, search_file
 
 SEEDS = 2

@@ -9,10 +9,10 @@ from mtl.evaluation.comparison import ALL, LEVEL, Standing, compare
 from mtl.predictions.table import Predictions
 from mtl.tasks import TASKS
 from mtl.whole_files import write_json, write_whole
-from sweeps import plots
 from sweeps.fusion.frames import Frames, listed_rows
 from sweeps.pages.markdown import table
 from sweeps.planning.plan import Plan
+from sweeps.results import difference_plots as plots
 from sweeps.study import SweepStudy
 
 Standings = Mapping[str, Mapping[str, Standing]]

@@ -5,7 +5,7 @@ from typing import Any
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from sweeps.pages.markdown import table
-from sweeps.report import last_value, leaderboard
+from sweeps.results.leaderboard import last_value, leaderboard
 from sweeps.search_file.overrides import by_path, varied_paths
 
 
