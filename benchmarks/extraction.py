@@ -80,8 +80,8 @@ def extracted(images: Path, backbone: str, batch: int, chunk: int, cores: int) -
     model = load_backbone(backbone, "random", PIXELS, SEED)
     with tempfile.TemporaryDirectory() as out, connect(LOCAL):
         # Ray must be imported after its settings are made.
-        from sweeps.extraction import Plan, extract_chunks
-        from sweeps.extraction_folder import write_part
+        from sweeps.extraction.folder import write_part
+        from sweeps.extraction.workers import Plan, extract_chunks
 
         plan = Plan(backbone, PIXELS, batch, chunk, "cpu", "float32")
         chunks = range(-(-len(frames) // chunk))

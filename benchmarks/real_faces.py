@@ -52,7 +52,7 @@ from mtl.strict import validate_as
 from mtl.whole_files import write_whole
 from sweeps.cli.run_program import run_program
 from sweeps.extract import main as extract
-from sweeps.extraction_folder import FAILED
+from sweeps.extraction.folder import FAILED
 from sweeps.planning.compose import compose_plain
 from sweeps.pretraining.folder import as_png
 

@@ -26,7 +26,7 @@ from sweeps.cli.frame_progress import FrameProgress
 from sweeps.cli.pool_arguments import add_pool_arguments, check_pool, pool_workers
 from sweeps.cli.run_program import run_program
 from sweeps.cluster.connection import Cluster, choose_address, connect
-from sweeps.extraction_folder import FAILED, begin_folder, check_folder, write_failed, write_part
+from sweeps.extraction.folder import FAILED, begin_folder, check_folder, write_failed, write_part
 from sweeps.storage.environment import environment
 
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
@@ -141,7 +141,7 @@ def _stream(
 ) -> None:
     """Extract chunk after chunk and write each as it comes."""
     # Ray must be imported after its settings are made.
-    from sweeps.extraction import Plan, extract_chunks
+    from sweeps.extraction.workers import Plan, extract_chunks
 
     fit = pool_workers(words, cluster)
     workers = min(fit, len(missing))

@@ -15,10 +15,10 @@ from mtl.dataset import Dataset
 from mtl.errors import InputError
 from sweeps.cli.run_program import run_program
 from sweeps.data.open_data import open_data
-from sweeps.export import check_destination, export
 from sweeps.fusion.report import summary
 from sweeps.fusion.sweep import SweepFusion
 from sweeps.planning.plan import divide
+from sweeps.prediction.export import check_destination, export
 from sweeps.search_file import load
 from sweeps.storage.driver_lock import DriverLock
 from sweeps.storage.run_folder import dataset_of

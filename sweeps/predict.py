@@ -23,8 +23,8 @@ from sweeps.cli.pool_arguments import add_pool_arguments, check_pool, pool_worke
 from sweeps.cli.run_program import run_program
 from sweeps.cluster.connection import Cluster, choose_address, connect
 from sweeps.data.open_data import open_data
-from sweeps.export import MEMBERS, collect, sweep_data
-from sweeps.prediction_files import check_prediction_file, writing
+from sweeps.prediction.export import MEMBERS, collect, sweep_data
+from sweeps.prediction.files import check_prediction_file, writing
 
 SPANS_PER_WORKER = 4
 """At least, where there are so many videos: the last ones to work are not alone for long."""
@@ -98,7 +98,7 @@ def _say_what(export: Export, source: Source) -> None:
 def _stream(words: argparse.Namespace, files: Files, source: Source, cluster: Cluster) -> None:
     """Predict span after span and write each as it comes."""
     # Ray must be imported after its settings are made.
-    from sweeps.prediction import predict_spans
+    from sweeps.prediction.workers import predict_spans
 
     workers = pool_workers(words, cluster)
     spans = source.spans(at_least=workers * SPANS_PER_WORKER)

@@ -41,8 +41,8 @@ from sweeps.data.subjects import with_subjects
 from sweeps.planning.compose import compose_plain
 from sweeps.planning.plan import divide
 from sweeps.pretraining.checks import check_apart, check_enough, check_there, check_workers
+from sweeps.pretraining.events import Began, Broken, Died, Epoch, Event, Waiting
 from sweeps.pretraining.folder import FAILED, PretrainingFolder, as_yaml
-from sweeps.pretraining.record import Began, Broken, Died, Epoch, Event, Waiting
 from sweeps.pretraining.setup import Setup, Start, manifest_of, start_of
 from sweeps.storage.environment import environment
 

@@ -13,7 +13,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from mtl.errors import InputError, TrainingError
 from sweeps.cluster.connection import train_settings
 from sweeps.cluster.worker_group import run_workers, why_it_ended
-from sweeps.pretraining.record import Began, Died, Ended, Event, Failed, Record, Waiting
+from sweeps.pretraining.events import Began, Died, Ended, Event, Failed, Record, Waiting
 from sweeps.pretraining.setup import Setup
 from sweeps.pretraining.workers import pretrain
 

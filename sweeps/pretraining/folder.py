@@ -25,7 +25,7 @@ from mtl.errors import InputError, brief
 from mtl.optimisation.checkpoint import unpack
 from mtl.pretraining.pretrainer import PretrainResult
 from mtl.whole_files import write_json, write_whole
-from sweeps.pretraining.record import Epoch
+from sweeps.pretraining.events import Epoch
 from sweeps.storage.driver_lock import LOCK, DriverLock
 
 MANIFEST = "pretraining.json"

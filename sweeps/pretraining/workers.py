@@ -21,8 +21,8 @@ from mtl.pretraining.image_labels import LabelledImages
 from mtl.pretraining.objectives import Batch, Objective, Reconstruction, Supervision
 from mtl.pretraining.pretrainer import Pretrainer
 from mtl.tasks import OUTPUT_COLUMNS, TASKS
+from sweeps.pretraining.events import Began, Broken, Epoch, Event, Failed
 from sweeps.pretraining.reading import How, Reader
-from sweeps.pretraining.record import Began, Broken, Epoch, Event, Failed
 from sweeps.pretraining.setup import Setup, make_objective
 
 PICTURED = 8

@@ -26,8 +26,8 @@ from mtl.predictions.table import Predictions
 from mtl.tasks import TASKS
 from sweeps import predict, run
 from sweeps.cluster.connection import connect
-from sweeps.export import export
 from sweeps.fusion.frames import listed_rows
+from sweeps.prediction.export import export
 from tests.support.small_sweeps import (
     END_SECONDS,
     ROOT,

@@ -20,7 +20,7 @@ from mtl.features.extract import Extractor
 from mtl.features.face_crops import Frames, find_images
 from sweeps import extract
 from sweeps.cluster.connection import Cluster
-from sweeps.extraction import Done, Plan
+from sweeps.extraction.workers import Done, Plan
 from sweeps.storage.driver_lock import DriverLock
 
 WIDTH = 128
@@ -52,7 +52,7 @@ def no_ray(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
 
     monkeypatch.setattr(extract, "load_backbone", load_once)
     monkeypatch.setattr(extract, "connect", connect)
-    monkeypatch.setattr("sweeps.extraction.extract_chunks", chunks)
+    monkeypatch.setattr("sweeps.extraction.workers.extract_chunks", chunks)
     return asked
 
 
@@ -355,7 +355,7 @@ def test_a_full_disk_is_said(words, monkeypatch, file):
         write(target, content)
 
     monkeypatch.setattr("mtl.whole_files.write_whole", full)
-    monkeypatch.setattr("sweeps.extraction_folder.write_whole", full)
+    monkeypatch.setattr("sweeps.extraction.folder.write_whole", full)
     with pytest.raises(InputError, match=r"^cannot write .*set.* \(No space left on device\): put"):
         run(words)
 
@@ -391,6 +391,6 @@ def test_a_part_that_cannot_be_read_is_not_made_again(words, tmp_path, monkeypat
         raise PermissionError(13, f"Failed to open local file '{part}'")
 
     run(words)
-    monkeypatch.setattr("sweeps.extraction_folder.read_failed", denied)
+    monkeypatch.setattr("sweeps.extraction.folder.read_failed", denied)
     with pytest.raises(InputError, match=r"cannot read --out .* \(Failed .*part-00000.parquet'\)"):
         run(words)

@@ -28,8 +28,8 @@ from sweeps.cluster.capacity import CanCome
 from sweeps.cluster.connection import Cluster
 from sweeps.planning.compose import compose_plain
 from sweeps.pretraining import folder as pretraining_folder
+from sweeps.pretraining.events import Epoch
 from sweeps.pretraining.folder import PretrainingFolder, as_png
-from sweeps.pretraining.record import Epoch
 from sweeps.pretraining.setup import Setup, make_objective, manifest_of, start_of
 
 MINI = ["backbone=mae_vit_mini", "size=32", "training.batch_images=4"]

@@ -19,7 +19,7 @@ from mtl.whole_files import write_folder
 from sweeps import predict
 from sweeps.planning.compose import compose
 from sweeps.predict import main
-from sweeps.prediction_files import writing
+from sweeps.prediction.files import writing
 from tests.support.small_data import FRAMES, NAMES, WIDTH, make_dataset
 
 

@@ -19,7 +19,7 @@ from sweeps.cluster.worker_group import why_it_ended
 from sweeps.planning.compose import compose_plain
 from sweeps.pretraining import workers
 from sweeps.pretraining.driver import SILENCES, listen
-from sweeps.pretraining.record import Began, Died, Ended, Event, Failed, Waiting
+from sweeps.pretraining.events import Began, Died, Ended, Event, Failed, Waiting
 from sweeps.pretraining.setup import Setup, make_objective
 
 SILENCE = [None] * SILENCES

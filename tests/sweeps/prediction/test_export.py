@@ -13,11 +13,11 @@ from mtl.ensemble import Ensemble
 from mtl.errors import InputError
 from mtl.predictions.table import Predictions
 from sweeps.data.trial_data import SlotData
-from sweeps.export import collect, export, sweep_data
 from sweeps.fusion.frames import listed_rows
 from sweeps.fusion.sweep import SweepFusion
 from sweeps.planning.compose import compose, signature
 from sweeps.planning.plan import divide
+from sweeps.prediction.export import collect, export, sweep_data
 from sweeps.records.messages import Epoch, Job
 from sweeps.search_file import Fusion, load
 from sweeps.slots.trial_loop import JobRun
