@@ -2,13 +2,10 @@
 
 from collections.abc import Sequence
 
-import torch
-
 from mtl.config import TrialConfig
 from mtl.models.encoders import ENCODERS, Encoder
 from mtl.models.frameworks import FRAMEWORKS, Framework
 from mtl.models.heads import HEADS, Head
-from mtl.optimisation.device import choose_precision, parameter_dtype
 from mtl.tasks import TASKS
 
 
@@ -34,11 +31,3 @@ def build_model(config: TrialConfig, features: int, tasks: Sequence[str]) -> Fra
     """The untrained model over ``features`` joined features."""
     framework = FRAMEWORKS[config.framework.name]
     return framework(features, tasks, TrialParts(config), **config.framework.parameters)
-
-
-def place_model(
-    config: TrialConfig, features: int, tasks: Sequence[str], device: torch.device
-) -> Framework:
-    """``build_model`` on a device, in the precision that the config asks for there."""
-    dtype = parameter_dtype(choose_precision(config.training.precision, device))
-    return build_model(config, features, tasks).to(device, dtype)

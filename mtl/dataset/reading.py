@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from mtl.dataset import parquet, storage
 from mtl.dataset.listing import Listing, check_listing, from_tables
 from mtl.dataset.parquet import FeatureFile
-from mtl.errors import InputError
+from mtl.errors import InputError, brief
 
 FORMAT = 1
 
@@ -193,7 +193,7 @@ def _read_info(address: str) -> dict[str, Any]:
             info: dict[str, Any] = json.loads(stream.read())
     except (OSError, pa.ArrowException, ValueError) as error:
         raise InputError(
-            f"cannot read {shown} ({storage.brief(error)}): prepare the dataset again"
+            f"cannot read {shown} ({brief(error)}): prepare the dataset again"
         ) from None
     if not isinstance(info, dict) or info.get("format") != FORMAT:
         found = info.get("format") if isinstance(info, dict) else type(info).__name__

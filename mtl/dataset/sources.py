@@ -12,7 +12,7 @@ import pyarrow.fs as pafs
 from mtl.dataset import parquet, storage
 from mtl.dataset.feature_set import DTYPES, Block
 from mtl.dataset.parquet import FeatureFile, Keys
-from mtl.errors import InputError
+from mtl.errors import InputError, brief
 
 HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 HDF5_SUFFIXES = (".h5", ".hdf5", ".hdf")
@@ -132,7 +132,7 @@ def _hdf5_videos(path: Path) -> Iterator[Block]:
         file = h5py.File(path, "r")
     except OSError as error:
         raise InputError(
-            f"{path} cannot be read as HDF5 ({storage.brief(error)}): copy or make it again"
+            f"{path} cannot be read as HDF5 ({brief(error)}): copy or make it again"
         ) from None
     return _hdf5_blocks(file, path)
 
@@ -196,4 +196,4 @@ def _hdf5_array(group: Any, name: str, where: str) -> np.ndarray:
     try:
         return np.asarray(group[name][()])
     except (OSError, TypeError, AttributeError) as error:
-        raise InputError(f"{where}/{name} cannot be read ({storage.brief(error)})") from None
+        raise InputError(f"{where}/{name} cannot be read ({brief(error)})") from None

@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from jaxtyping import Float32
 
-from mtl.build_model import place_model
 from mtl.dataset import Dataset, Listing
 from mtl.ensemble.folder import Export, Member, parse_export, read_files
 from mtl.ensemble.source import SPAN_BYTES, Source
@@ -22,7 +21,7 @@ from mtl.predictions.table import Predictions
 from mtl.sequences.feature_table import FeatureTable
 from mtl.sequences.join import Part, join_any, part_of
 from mtl.tasks import OUTPUT_COLUMNS, TASKS
-from mtl.training.inference import TrialData, predict_tasks
+from mtl.training.inference import TrialData, place_model, predict_tasks
 
 Device = Literal["auto", "cpu", "cuda"]
 

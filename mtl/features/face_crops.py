@@ -21,7 +21,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from mtl.dataset import storage
 from mtl.dataset.annotations import IMAGE, LAST_FRAME, Challenge
 from mtl.dataset.listing import pack
-from mtl.errors import InputError
+from mtl.errors import InputError, brief
 from mtl.features.image_folder import SUFFIXES, is_mounted, list_files, printable
 
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP")
@@ -100,11 +100,10 @@ class Images:
             number = getattr(error, "errno", None)
             if isinstance(filesystem, pafs.LocalFileSystem) and number not in NO_FILES_FAULT:
                 self._check_mounted()
-                why = os.strerror(number) if number else storage.brief(error)
+                why = os.strerror(number) if number else brief(error)
                 raise BrokenImage(file, f"unreadable ({why})") from None
             raise InputError(
-                f"cannot read {self.address.rstrip('/')}/{file} ({storage.brief(error)}): make it "
-                "readable"
+                f"cannot read {self.address.rstrip('/')}/{file} ({brief(error)}): make it readable"
             ) from None
 
     def _check_mounted(self) -> None:
@@ -144,7 +143,7 @@ def decode(file: str, content: bytes) -> Image.Image:
         raise BrokenImage(file, f"too large (more than {MOST_PIXELS:,} pixels)") from None
     # The bytes are in memory: whatever a decoder raises is about them.
     except Exception as error:
-        why = storage.brief(error)
+        why = brief(error)
         reason = "truncated" if "truncated" in why.lower() else f"damaged ({why})"
         raise BrokenImage(file, reason) from None
 

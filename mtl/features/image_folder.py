@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 
 from mtl.dataset import storage
-from mtl.errors import InputError
+from mtl.errors import InputError, brief
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 
@@ -59,7 +59,7 @@ def list_files(filesystem: pafs.FileSystem, folder: str, shown: str) -> Found:
     try:
         under = filesystem.get_file_info(pafs.FileSelector(folder, recursive=True))
     except (OSError, pa.ArrowException) as error:
-        raise InputError(f"cannot list {shown} ({storage.brief(error)}): check it") from None
+        raise InputError(f"cannot list {shown} ({brief(error)}): check it") from None
     start = len(folder.rstrip("/")) + 1
     files = [f.path[start:] for f in under if f.type != pafs.FileType.Directory]
     found = Found([], [], [])

@@ -3,7 +3,7 @@
 Shapes: N listed frames, B windows, T frames of a window, F features of all sets together.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mtl.build_model import place_model
+from mtl.build_model import build_model
 from mtl.config import TrialConfig
 from mtl.models.frameworks import Framework, States
 from mtl.optimisation.device import autocast, choose_device, choose_precision, parameter_dtype
@@ -143,3 +143,11 @@ def predict_tasks(
         for task in (task for task, own in epochs.items() if own == epoch):
             outputs[:, TASKS[task].outputs] = rows[:, TASKS[task].outputs]
     return outputs
+
+
+def place_model(
+    config: TrialConfig, features: int, tasks: Sequence[str], device: torch.device
+) -> Framework:
+    """``build_model`` on a device, in the precision that the config asks for there."""
+    dtype = parameter_dtype(choose_precision(config.training.precision, device))
+    return build_model(config, features, tasks).to(device, dtype)

@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mtl.build_model import place_model
 from mtl.config import TrialConfig
 from mtl.errors import InputError, TrainingError
 from mtl.evaluation import metrics
@@ -23,7 +22,7 @@ from mtl.optimisation.step import epoch_seed, follow_gradients, lr_factor
 from mtl.sequences.windows import Batch, Batches, Schedule, carried_schedule, free_schedule
 from mtl.strict import Component
 from mtl.tasks import TASKS
-from mtl.training.inference import TrialData, Weights, predict
+from mtl.training.inference import TrialData, Weights, place_model, predict
 
 STOP_CHECK_STEPS = 4
 """Steps between two looks at the stop flag."""

@@ -24,7 +24,7 @@ PARTS = ("select", "confirm", "test")
 
 
 class Tables(Protocol):
-    """Where feature sets come from: ``sweeps.data.object_store.Shards``, or files read in this process."""
+    """Source of feature sets: ``sweeps.data.object_store.Shards``, or files read here."""
 
     def load(self, name: str) -> FeatureTable:
         """A feature set in memory."""

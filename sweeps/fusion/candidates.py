@@ -125,7 +125,7 @@ class Candidates:
         return Predictions.load(self._folder / "trials" / signature / "predictions.parquet")
 
     def _best(self, task: str) -> list[str]:
-        """As ``sweeps.storage.kept_weights.Shelf`` ranks them; where nobody has a score, the best trial."""
+        """As the kept weights are ranked; where nobody has a score, the best trial."""
         able = [member for member in self.members if task in member.tasks]
         scores = {m.signature: score for m in able if (score := m.tasks[task]) is not None}
         if not scores:

@@ -10,9 +10,10 @@ from mtl.predictions.table import Predictions
 from mtl.tasks import TASKS
 from mtl.whole_files import write_json, write_whole
 from sweeps.fusion.frames import Frames, listed_rows
+from sweeps.pages.html import page
 from sweeps.pages.markdown import table
 from sweeps.planning.plan import Plan
-from sweeps.results import difference_plots as plots
+from sweeps.results import difference_plots
 from sweeps.study import SweepStudy
 
 Standings = Mapping[str, Mapping[str, Standing]]
@@ -48,17 +49,17 @@ def compare_sweep(folder: Path, plan: Plan, study: SweepStudy) -> str | None:
     name, videos = plan.file.name, len(set(plan.listing.video[rows]))
     note = comparison_note(standings, part, videos)
     parts = [comparison_table(standings, plan.file.compare.by), note]
-    figures = [plots.differences(standings)]
+    figures = [difference_plots.differences(standings)]
     if plan.file.compare.by == ("tasks",):
         sets = {plan.space.label(c): c["tasks"] for c in plan.space.comparisons()}
         gains = affinity(standings, sets)
         parts.append(affinity_table(gains))
-        figures.append(plots.affinity(gains))
+        figures.append(difference_plots.affinity(gains))
     text = "\n\n".join(parts) + "\n"
     report = folder / "report"
     report.mkdir(exist_ok=True)
     write_whole(report / "comparison.md", text.encode())
-    write_whole(report / "comparison.html", plots.page(f"{name}: comparison", note, figures))
+    write_whole(report / "comparison.html", page(f"{name}: comparison", note, figures))
     content = {n: {way: asdict(s) for way, s in found.items()} for n, found in standings.items()}
     write_json(report / "comparison.json", {"part": part, "standings": content})
     return text

@@ -1,7 +1,7 @@
 """Ray Tune over the study, to the search's end.
 
-Tune runs the trials: its Searcher (``sweeps.search.searcher``) hands it what the study proposes, as many
-at a time as there are slots. A trial that the study prunes is told so in its slot and ends by
+Tune runs the trials: its Searcher (``sweeps.search.searcher``) hands it what the study proposes, as
+many at a time as there are slots. A trial that the study prunes is told so in its slot and ends by
 itself with its predictions, so no TrialScheduler that kills from outside is needed, and Tune's own
 files are temporary and never read back.
 """

@@ -1,8 +1,8 @@
 """A slot of several DDP workers: one resident Ray Train run that is handed job after job.
 
-The actor itself holds nothing. A thread of it holds the run (``sweeps.cluster.worker_group``), whose
-workers take jobs from the actor's desk (``sweeps.slots.ddp_workers``). If a worker dies Train starts
-the group anew, and the job that lies on the desk goes on from its last epoch.
+The actor itself holds nothing. A thread of it holds the run (``sweeps.cluster.worker_group``),
+whose workers take jobs from the actor's desk (``sweeps.slots.ddp_workers``). If a worker dies Train
+starts the group anew, and the job that lies on the desk goes on from its last epoch.
 
 Tune's side of a trial imports this module with the slot's handle: what needs torch is imported in
 the slot.

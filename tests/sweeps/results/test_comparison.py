@@ -15,7 +15,7 @@ from mtl.predictions.table import Predictions, outputs_of
 from mtl.tasks import TASKS
 from sweeps.planning.plan import Plan, make_plan
 from sweeps.planning.space import Space
-from sweeps.results import difference_plots as plots
+from sweeps.results import difference_plots
 from sweeps.results.comparison import affinity, affinity_table, compare_sweep, comparison_table
 from tests.support.small_data import make_dataset, search_file
 
@@ -148,10 +148,10 @@ def test_affinity_leaves_out_what_was_not_compared() -> None:
 
 
 def test_the_plots_show_what_the_tables_say() -> None:
-    figure = plots.differences(STANDINGS)
+    figure = difference_plots.differences(STANDINGS)
     points = [(list(t.x), list(t.y), list(t.error_x.array)) for t in figure.data if t.x]
     assert points == [([0.1], ["with"], [pytest.approx(0.1)])]
-    heat = plots.affinity({"arousal": {"valence": STANDINGS["valence"]["with"]}}).data[0]
+    heat = difference_plots.affinity({"arousal": {"valence": STANDINGS["valence"]["with"]}}).data[0]
     assert heat.z[0][0] == 0.1
     assert np.isnan(heat.z[0][1:]).all()
     assert list(heat.text[0]) == ["+0.100*", "", "", ""]
@@ -165,6 +165,6 @@ def test_each_verdict_is_in_the_legend_once_and_by_its_first_points() -> None:
         "arousal": {"alone": first, "with": loss},
         "expression": {"alone": first, "with": loss},
     }
-    traces = plots.differences(panels).data
+    traces = difference_plots.differences(panels).data
     entries = [(trace.name, trace.x) for trace in traces if trace.showlegend]
-    assert entries == [(plots.UNSURE, (0.1,)), (plots.LOSS, (-0.1,))]
+    assert entries == [(difference_plots.UNSURE, (0.1,)), (difference_plots.LOSS, (-0.1,))]
