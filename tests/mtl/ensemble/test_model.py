@@ -18,7 +18,7 @@ from mtl.errors import InputError
 from mtl.predictions.table import Predictions
 from mtl.sequences.join import training_prior
 from mtl.tasks import TASKS
-from mtl.training.trainer import inference
+from mtl.training import inference
 from mtl.whole_files import write_folder
 from tests.support import ensemble_zoo as zoo
 from tests.support.laws import TOLERANCE

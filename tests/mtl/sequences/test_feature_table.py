@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from mtl.dataset import Dataset, Listing, write_dataset
+from mtl.sequences import feature_table
 from mtl.sequences.feature_table import index_table, read_table
-from mtl.sequences.join import feature_table
 
 NAMES = tuple(f"v{number}" for number in range(8))
 FRAMES = np.arange(1, 21, dtype=np.int32)

@@ -9,8 +9,8 @@ from mtl.models.encoders import ENCODERS
 from mtl.sequences.join import Part, VideoSequence
 from mtl.sequences.windows import Batches, carried_schedule, free_schedule
 from mtl.tasks import TASKS
+from mtl.training import inference
 from mtl.training.inference import predict, predict_best
-from mtl.training.trainer import inference
 from tests.support.laws import (
     CARRYING,
     ENCODER_NAMES,

@@ -22,8 +22,8 @@ from mtl.synthetic.faces import (
     draw_faces,
     draw_people,
     draw_scene,
+    face_coordinates,
     known_path_scores,
-    sitter,
     unit_intensities,
 )
 from mtl.synthetic.faces import writing as faces_writing
@@ -104,7 +104,14 @@ def test_a_unit_changes_its_region_and_nothing_else(unit: int) -> None:
         changed = np.abs(full - rest).max(axis=(1, 2))
         # In the crop the same rows lie further from its middle.
         start, end = (
-            round(size * np.clip(((2 * share - 1 - sitter.MIDDLE) * sitter.CROP + 1) / 2, 0, 1))
+            round(
+                size
+                * np.clip(
+                    ((2 * share - 1 - face_coordinates.MIDDLE) * face_coordinates.CROP + 1) / 2,
+                    0,
+                    1,
+                )
+            )
             for share in REGIONS[ACTION_UNITS[unit]]
         )
         assert 0 <= start < end
