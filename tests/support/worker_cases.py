@@ -19,8 +19,9 @@ from mtl.models.frameworks import FRAMEWORKS
 from mtl.optimisation.checkpoint import unpack
 from mtl.optimisation.distributed import ALONE, Workers
 from mtl.tasks import TASKS
+from mtl.training import inference
 from mtl.training.inference import TrialData, predict, predict_best
-from mtl.training.trainer import EpochResult, Trainer, inference
+from mtl.training.trainer import EpochResult, Trainer
 from tests.support.laws import ENCODER_NAMES, LOSS_OF_KIND, MODELS, config, data, part, videos
 
 STEPS = 20

@@ -8,7 +8,7 @@ import yaml
 from ray.autoscaler._private.util import prepare_config
 
 from mtl.errors import InputError
-from sweeps.cluster import connection as cluster
+from sweeps.cluster import capacity, connection
 from sweeps.cluster.capacity import CanCome, concurrent_trials, this_machine
 from sweeps.cluster.connection import LOCAL, choose_address, connect
 from sweeps.search_file import Resources
@@ -150,12 +150,12 @@ def test_machines_of_ones_own_say_no_size():
 
 @pytest.mark.ray
 def test_a_joined_cluster_says_what_is_up_and_what_can_come(ray_address, tmp_path, monkeypatch):
-    monkeypatch.setattr(cluster, "BOOTSTRAP", tmp_path / "ray_bootstrap_config.yaml")
+    monkeypatch.setattr(connection, "BOOTSTRAP", tmp_path / "ray_bootstrap_config.yaml")
     with connect(ray_address) as joined:
         assert joined.nodes == (tuple(map(float, this_machine())),)
         assert joined.can_come is None
     kinds = {"available_node_types": {"head": HEAD, "gpu": GPU}, "head_node_type": "head"}
-    cluster.BOOTSTRAP.write_text(json.dumps({**kinds, "max_workers": 4}))
+    connection.BOOTSTRAP.write_text(json.dumps({**kinds, "max_workers": 4}))
     with connect(ray_address) as joined:
         assert joined.can_come == can_come(4, gpu=GPU)
         assert concurrent_trials(Resources(gpus_per_worker=1), 9, joined.nodes, joined.can_come) > 3
@@ -200,8 +200,8 @@ def test_the_address_given_comes_before_the_environments(monkeypatch):
     [("max 100000", 8), ("250000 100000", 2), ("50000 100000", 1), ("6400000 100000", 8)],
 )
 def test_a_containers_share_of_cpus_counts(quota, expected, tmp_path, monkeypatch):
-    monkeypatch.setattr(cluster, "CPU_QUOTA", tmp_path / "cpu.max")
-    monkeypatch.setattr(cluster.os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
+    monkeypatch.setattr(capacity, "CPU_QUOTA", tmp_path / "cpu.max")
+    monkeypatch.setattr(capacity.os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
     assert this_machine() == (8, torch.cuda.device_count())
     (tmp_path / "cpu.max").write_text(f"{quota}\n")
     assert this_machine()[0] == expected

@@ -87,8 +87,8 @@ def facts(trial: Any) -> tuple[Any, ...]:
 
 
 def test_the_same_space_takes_over_all_that_finished_and_draws_on(sweeps):
-    first, _, _ = sweeps.finished(sweeps.planning.plan("first"))
-    folder, said, study = sweeps.run(sweeps.planning.plan("second"), "first")
+    first, _, _ = sweeps.finished(sweeps.plan("first"))
+    folder, said, study = sweeps.run(sweeps.plan("second"), "first")
     with closing(study):
         assert said == f"5 of 5 finished trials of {first} taken over"
         taken = study.trials()["second"]
@@ -101,7 +101,7 @@ def test_the_same_space_takes_over_all_that_finished_and_draws_on(sweeps):
         assert study.ask() is None
         assert {p.number for p in drawn} == set(range(5, 11))
         assert not {p.signature for p in drawn} & set(signatures)
-    with closing(sweeps.run(sweeps.planning.plan("first"))[2]) as source:
+    with closing(sweeps.run(sweeps.plan("first"))[2]) as source:
         before = source.trials()["first"][1:]
     assert [facts(trial) for trial in taken] == [facts(trial) for trial in before]
     for number, signature in enumerate(signatures, 1):
@@ -116,8 +116,8 @@ def test_the_same_space_takes_over_all_that_finished_and_draws_on(sweeps):
 def test_the_same_command_takes_over_nothing_twice_and_a_kill_costs_nothing(
     sweeps, monkeypatch: pytest.MonkeyPatch
 ):
-    sweeps.finished(sweeps.planning.plan("first"))
-    plan = sweeps.planning.plan("second")
+    sweeps.finished(sweeps.plan("first"))
+    plan = sweeps.plan("second")
     copy, left = module._copy, iter(range(2))
 
     def killed(source: Path, target: Path) -> None:
@@ -147,31 +147,31 @@ def test_the_same_command_takes_over_nothing_twice_and_a_kill_costs_nothing(
 
 
 def test_what_lies_outside_the_space_is_left(sweeps):
-    folder, _, _ = sweeps.finished(sweeps.planning.plan("first"))
+    folder, _, _ = sweeps.finished(sweeps.plan("first"))
     named = {**SPACE, "encoder": {"values": ["gru"]}, "encoder.layers": {"values": [1, 2]}}
-    _, said, study = sweeps.run(sweeps.planning.plan("gru", space=named), "first")
+    _, said, study = sweeps.run(sweeps.plan("gru", space=named), "first")
     study.close()
     assert "5 lie outside this space" in said  # the layers have another name there
     ranged = {**SPACE, "optim.lr": {"min": 1e-2, "max": 1e-1, "log": True}}
-    _, said, study = sweeps.run(sweeps.planning.plan("lr", space=ranged), "first")
+    _, said, study = sweeps.run(sweeps.plan("lr", space=ranged), "first")
     with closing(study):
         rates = [trial.params["optim.lr"] for trial in study.trials()["lr"]]
     assert rates
     assert all(rate >= 1e-2 for rate in rates)
     assert f"{5 - len(rates)} lie outside this space" in said
     fixed = {"encoder.hidden": 16, "training.epochs": 3}
-    _, said, study = sweeps.run(sweeps.planning.plan("wide", fixed=fixed), "first")
+    _, said, study = sweeps.run(sweeps.plan("wide", fixed=fixed), "first")
     study.close()
     assert said == f"0 of 5 finished trials of {folder} taken over, 5 lie outside this space"
 
 
 def test_a_comparison_gives_to_a_search_and_takes_from_one(sweeps):
-    compared = sweeps.planning.plan("compared", compare={"by": ["encoder"]})
+    compared = sweeps.plan("compared", compare={"by": ["encoder"]})
     sweeps.finished(compared)
-    _, said, study = sweeps.finished(sweeps.planning.plan("plain"), "compared")
+    _, said, study = sweeps.finished(sweeps.plan("plain"), "compared")
     assert said.startswith("4 of 4")
     assert {t.params["encoder"] for t in study.trials()["plain"][:5]} == {"gru", "lstm"}
-    again = sweeps.planning.plan("again", compare={"by": ["encoder"]})
+    again = sweeps.plan("again", compare={"by": ["encoder"]})
     _, said, study = sweeps.run(again, "plain")
     with closing(study):
         for encoder in ("gru", "lstm"):
@@ -183,35 +183,33 @@ def test_a_comparison_gives_to_a_search_and_takes_from_one(sweeps):
 
 
 def test_refusals_name_what_does_not_agree(sweeps):
-    folder, _, _ = sweeps.finished(sweeps.planning.plan("first"))
+    folder, _, _ = sweeps.finished(sweeps.plan("first"))
 
     def refused(plan: Plan, earlier: Path = folder) -> str:
         with pytest.raises(InputError) as error:
             read_earlier(earlier, plan.file, sweeps.dataset, sweeps.folder / "runs" / "second")
         return str(error.value)
 
-    assert "it is no sweep's folder" in refused(sweeps.planning.plan("second"), sweeps.folder)
-    assert "search.seed is 3 there and 4 here" in refused(
-        sweeps.planning.plan("second", "search.seed=4")
-    )
-    said = refused(sweeps.planning.plan("second", "search.confirm=0.25"))
+    assert "it is no sweep's folder" in refused(sweeps.plan("second"), sweeps.folder)
+    assert "search.seed is 3 there and 4 here" in refused(sweeps.plan("second", "search.seed=4"))
+    said = refused(sweeps.plan("second", "search.confirm=0.25"))
     assert "search.confirm is 0.5 there and 0.25 here" in said
-    said = refused(sweeps.planning.plan("second", "search.metric=valence"))
+    said = refused(sweeps.plan("second", "search.metric=valence"))
     assert "search.metric is score there and valence here" in said
-    own = sweeps.planning.plan("first")
+    own = sweeps.plan("first")
     with pytest.raises(InputError, match="this sweep's own folder"):
         read_earlier(folder, own.file, sweeps.dataset, folder)
     (folder / "environment.json").write_text(json.dumps({"dataset": "0" * 64}))
-    assert "it was trained on other data" in refused(sweeps.planning.plan("second"))
+    assert "it was trained on other data" in refused(sweeps.plan("second"))
     assert yaml.safe_load((folder / "space.yaml").read_text())["name"] == "first"
 
 
 def test_a_torn_last_line_of_a_growing_journal_is_put_up_with(sweeps):
-    folder, _, _ = sweeps.finished(sweeps.planning.plan("first"))
+    folder, _, _ = sweeps.finished(sweeps.plan("first"))
     journal = folder / "study.journal"
     before = journal.read_bytes() + b'{"op_code": 4, "worker'
     journal.write_bytes(before)
-    _, said, study = sweeps.run(sweeps.planning.plan("second"), "first")
+    _, said, study = sweeps.run(sweeps.plan("second"), "first")
     study.close()
     assert said.startswith("5 of 5")
     assert journal.read_bytes() == before
