@@ -81,9 +81,9 @@ def extracted(images: Path, backbone: str, batch: int, chunk: int, cores: int) -
     with tempfile.TemporaryDirectory() as out, connect(LOCAL):
         # Ray must be imported after its settings are made.
         from sweeps.extraction.folder import write_part
-        from sweeps.extraction.workers import Plan, extract_chunks
+        from sweeps.extraction.workers import ExtractionPlan, extract_chunks
 
-        plan = Plan(backbone, PIXELS, batch, chunk, "cpu", "float32")
+        plan = ExtractionPlan(backbone, PIXELS, batch, chunk, "cpu", "float32")
         chunks = range(-(-len(frames) // chunk))
         arrivals: Arrivals = []
         for part in extract_chunks(frames, model, plan, chunks, cores, 1, 0):

@@ -29,7 +29,7 @@ from mtl.evaluation.metrics import scores, task_score, task_sums
 from mtl.predictions.table import Predictions, outputs_of
 from mtl.tasks import TASKS
 from sweeps.fusion.sweep import SweepFusion
-from sweeps.search_file import Fusion
+from sweeps.search_file import FusionSection
 
 SEED = 23
 STEPS = 25
@@ -126,7 +126,7 @@ def measure(words: argparse.Namespace, folder: Path) -> dict[str, Any]:
     written, _ = timed(lambda: write_trials(folder, listing, words.trials, rows))
     dataset = Dataset(str(folder), {"image_name": "{frame:05d}.jpg"})
     before = _peak_mb()
-    fusion = SweepFusion(folder, dataset, listing, parts, Fusion(steps=STEPS))
+    fusion = SweepFusion(folder, dataset, listing, parts, FusionSection(steps=STEPS))
     whole, content = timed(fusion.finish)
     peak = _peak_mb()
     again, _ = timed(lambda: (fusion.used(), fusion.improve()))

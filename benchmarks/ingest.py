@@ -21,7 +21,7 @@ import torch
 
 from mtl.config import TrialConfig
 from mtl.dataset import Dataset, Listing, write_dataset
-from mtl.sequences.windows import Batch
+from mtl.sequences.windows import WindowBatch
 from mtl.synthetic import make_demo
 from mtl.training.trainer import Trainer
 from sweeps.cluster.connection import connect
@@ -40,7 +40,7 @@ class Resident:
         cut = trainer.batches.cut
         self._batches = {step.tobytes(): cut(step) for step in trainer._schedule(epoch)}
 
-    def cut(self, step: np.ndarray) -> Batch:
+    def cut(self, step: np.ndarray) -> WindowBatch:
         """The batch of a step."""
         return self._batches[step.tobytes()]
 

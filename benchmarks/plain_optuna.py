@@ -94,7 +94,7 @@ def work(space: Path, journal: Path, rank: int = 0, size: int = 1) -> None:
         trial = study.ask() if study else None
         # With none left to wait, Optuna makes one up.
         waited = trial is not None and "waited" in trial.user_attrs
-        overrides = workers.share(points.sample(trial) if trial and waited else None)
+        overrides = workers.broadcast_object(points.sample(trial) if trial and waited else None)
         if overrides is None:
             break
         started = time.perf_counter()

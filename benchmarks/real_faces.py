@@ -42,11 +42,11 @@ from torch import Tensor
 
 from mtl.dataset.sources import read_features
 from mtl.errors import InputError
-from mtl.features.face_crops import Frames, Images, find_images, frames_of
+from mtl.features.face_crops import CropFrames, Images, find_images, frames_of
 from mtl.features.mae import patchify
 from mtl.pretraining.augmentation import epoch_batches, patch_noise, read_augmented, read_whole
 from mtl.pretraining.config import MAEConfig
-from mtl.pretraining.objectives import Batch, Reconstruction
+from mtl.pretraining.objectives import ImageBatch, Reconstruction
 from mtl.pretraining.pretrainer import Pretrainer
 from mtl.strict import validate_as
 from mtl.whole_files import write_whole
@@ -150,7 +150,7 @@ def write_crops(videos: dict[str, Path], folder: Path, most: int) -> None:
             crop.save(folder / name / f"{number + 1:05d}.jpg", quality=95)
 
 
-def extraction(images: Path, out: Path, frames: Frames) -> dict[str, Any]:
+def extraction(images: Path, out: Path, frames: CropFrames) -> dict[str, Any]:
     """What comes out of ``sweeps/extract.py``, which must be a row for each frame."""
     begun = time.perf_counter()
     model = ["--backbone", BACKBONE, "--size", str(SIZE), "--weights", "random"]
@@ -186,7 +186,7 @@ def divide_in_time(rows: Rows) -> tuple[Rows, Rows]:
     return rows[: int(TRAIN_SHARE * len(rows))], rows[-int(HELD_OUT_SHARE * len(rows)) :]
 
 
-def divide(frames: Frames) -> list[Split]:
+def divide(frames: CropFrames) -> list[Split]:
     """In time and, where there are two recordings, by whom they show; one video of each."""
     chosen = {CLIPS[name].recording: name for name in reversed(CLIPS) if name in frames.names}
     videos = [np.flatnonzero(frames.video == frames.names.index(n)) for n in chosen.values()]
@@ -222,11 +222,11 @@ def train(images: Images, config: MAEConfig) -> tuple[Reconstruction, float]:
     pretrainer = Pretrainer(objective, config)
     seed, patches = config.training.seed, objective.autoencoder.patches
 
-    def batches(epoch: int, steps: Rows) -> Iterator[Batch]:
+    def batches(epoch: int, steps: Rows) -> Iterator[ImageBatch]:
         for rows in steps:
             read = read_augmented(images, rows, SIZE, config.augmentation, seed, epoch)
             noise = patch_noise(rows, patches, seed, epoch)
-            parts = {"pixels": read.pixels, "real": read.real, "noise": noise}
+            parts = {"pixels": read.pixels, "valid": read.valid, "noise": noise}
             yield {name: torch.from_numpy(part) for name, part in parts.items()}
 
     for epoch in range(1, config.training.epochs + 1):
@@ -262,7 +262,9 @@ def normalised(objective: Reconstruction, images: Images, rows: Rows) -> Tensor:
 
 
 @torch.inference_mode()
-def held_out_errors(objective: Reconstruction, frames: Frames, split: Split) -> dict[str, Floats]:
+def held_out_errors(
+    objective: Reconstruction, frames: CropFrames, split: Split
+) -> dict[str, Floats]:
     """Each held-out frame's errors, (M,): the autoencoder's (``mae``) and the baselines'.
 
     A recording that was not trained on has no mean training image: NaN.
@@ -301,7 +303,9 @@ def ratio(own: Floats, baseline: Floats, video: Rows) -> tuple[float, float, flo
     return whole, float(low), float(high)
 
 
-def summary(frames: Frames, split: Split, errors: dict[str, Floats]) -> Iterator[dict[str, Any]]:
+def summary(
+    frames: CropFrames, split: Split, errors: dict[str, Floats]
+) -> Iterator[dict[str, Any]]:
     """A row for each held-out video and, if there are several, for all."""
     video = frames.video[split.held_out].astype(np.int64)
     parts = {frames.names[v]: video == v for v in np.unique(video)}
@@ -338,7 +342,7 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def picture(objective: Reconstruction, frames: Frames, rows: Rows) -> NDArray[np.uint8]:
+def picture(objective: Reconstruction, frames: CropFrames, rows: Rows) -> NDArray[np.uint8]:
     """Held-out faces: original, masked, reconstructed."""
     pixels = read_whole(frames.images, rows, SIZE, objective.backbone.resampling).pixels
     noise = patch_noise(rows, objective.autoencoder.patches, HELD_OUT_SEED, 0)

@@ -125,7 +125,7 @@ def score(predictions: Predictions, truth: Listing, videos: Collection[str]) -> 
     found = scores(*labelled)
     return {
         "p_labelled": found["p_labelled"],
-        "error": bootstrap(*labelled, truth.video[rows])["p_labelled"].error(),
+        "error": bootstrap(*labelled, truth.video[rows])["p_labelled"].standard_error(),
         "tasks": sum(found[name] is not None for name in SCORES),
         "videos": len(videos),
     }

@@ -36,7 +36,7 @@ from tree_memory import memory_bytes
 
 from mtl.dataset import Dataset, Listing, open_dataset, write_dataset
 from mtl.models.frameworks import States
-from mtl.sequences.windows import Batch
+from mtl.sequences.windows import WindowBatch
 from mtl.training.trainer import Trainer
 from sweeps.data.trial_data import SlotData
 from sweeps.planning.compose import compose
@@ -138,37 +138,37 @@ def authors(trainer: Trainer, half: int) -> tuple[int, int, float]:
         longest = max(map(len, videos))
         x = np.zeros((len(videos), longest, len(mean)), np.float32)
         labels, mask = (np.zeros((len(videos), longest, 15), kind) for kind in (np.float32, bool))
-        real = np.zeros((len(videos), longest), bool)
+        valid = np.zeros((len(videos), longest), bool)
         for lane, video in enumerate(videos):
             sets = [rows.window(0, len(video)) for rows in video.features]
             x[lane, : len(video)] = np.concatenate(sets, axis=1)
             labels[lane, : len(video)], mask[lane, : len(video)] = video.labels, video.mask
-            real[lane, : len(video)] = True
-        whole = Batch(
+            valid[lane, : len(video)] = True
+        whole = WindowBatch(
             (torch.from_numpy(x) - mean) * scale,
-            torch.from_numpy(real),
+            torch.from_numpy(valid),
             torch.from_numpy(labels),
             torch.from_numpy(mask),
-            torch.zeros(real.shape, dtype=torch.bool),
+            torch.zeros(valid.shape, dtype=torch.bool),
         )
         states: States = {}
         for start in range(0, longest, window):
             part = slice(start, start + window)
-            batch = Batch(
+            batch = WindowBatch(
                 whole.x[:, part],
-                whole.real[:, part],
+                whole.valid[:, part],
                 whole.labels[:, part],
                 whole.mask[:, part],
-                whole.begins[:, part],
+                whole.sequence_starts[:, part],
             )
-            outputs, states = model(batch.x, batch.real, states)
+            outputs, states = model(batch.x, batch.valid, states)
             losses, _ = trainer._losses(outputs, batch)
             optimizer.zero_grad()
             torch.stack(list(losses.values())).sum().backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), clip)
             optimizer.step()
-        frames += int(real.sum())
-        padded += real.size
+        frames += int(valid.sum())
+        padded += valid.size
     return frames, padded, time.perf_counter() - started
 
 
@@ -191,11 +191,11 @@ def measure(dataset: Dataset, encoder: str, rounds: int) -> dict[str, float]:
         rates = {"ours": ours(trainer)}
         ready.append(ceiling(trainer))
         padded.append(authors(trainer, half=1))
-        real, with_padding, seconds = map(sum, zip(*padded, strict=True))
+        valid, with_padding, seconds = map(sum, zip(*padded, strict=True))
         frames, ready_seconds = map(sum, zip(*ready, strict=True))
-        rates |= {"ceiling": frames / ready_seconds, "authors": real / seconds}
+        rates |= {"ceiling": frames / ready_seconds, "authors": valid / seconds}
         rates |= {
-            "padding": with_padding / real,
+            "padding": with_padding / valid,
             "of_ceiling": rates["ours"] / rates["ceiling"],
             "most_gain": rates["ceiling"] / rates["authors"],
             "gain": rates["ours"] / rates["authors"],

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from mtl.config_keys import with_present_names
 from mtl.errors import InputError
 from mtl.losses.balancing import BALANCINGS
 from mtl.losses.config import LossConfig
@@ -27,11 +28,8 @@ from mtl.strict import (
 )
 from mtl.tasks import TASKS
 
-OPERATIONAL = {"training": {"device"}}
-"""Keys that change where a trial runs, not what it is: no part of its signature."""
-
-
-Frames = Literal["listed", "all"]
+FrameChoice = Literal["listed", "all"]
+"""Frames of a video that a model sees: those that the annotation files list, or all."""
 
 
 class SequenceConfig(Strict):
@@ -43,7 +41,7 @@ class SequenceConfig(Strict):
         window_frames: Most frames of a window; the batch is ``optim.batch_videos`` of them.
     """
 
-    frames: Frames
+    frames: FrameChoice
     frame_stride: Positive
     window_frames: Annotated[int, Field(ge=2)]
 
@@ -118,9 +116,9 @@ class TrialConfig(Strict):
 
 
 def read_config(plain: Mapping[str, Any]) -> TrialConfig:
-    """The typed config of plain data.
+    """Return the typed config of plain data, whose keys may have the names of earlier versions.
 
     Raises:
         InputError: One sentence on the first unknown key or refused value, with its dotted path.
     """
-    return validate_as(TrialConfig, plain)
+    return validate_as(TrialConfig, with_present_names(plain))

@@ -20,7 +20,7 @@ from mtl.dataset.annotations import read_annotations
 from mtl.dataset.storage import local_path
 from mtl.errors import InputError
 from mtl.features.backbones import Backbone, load_backbone
-from mtl.features.face_crops import Frames, find_images, frames_of, images_address
+from mtl.features.face_crops import CropFrames, find_images, frames_of, images_address
 from mtl.features.weights import digest
 from sweeps.cli.frame_progress import FrameProgress
 from sweeps.cli.pool_arguments import add_pool_arguments, check_pool, pool_workers
@@ -100,7 +100,7 @@ def _check_words(words: argparse.Namespace) -> None:
         raise InputError(f"--seed {words.seed} must be from 0 to 2^63 - 1")
 
 
-def _frames(words: argparse.Namespace) -> Frames:
+def _frames(words: argparse.Namespace) -> CropFrames:
     images = find_images(images_address(words.images))
     if images.left_out:
         print(images.left_out)
@@ -108,7 +108,7 @@ def _frames(words: argparse.Namespace) -> Frames:
     return frames_of(images, challenge)
 
 
-def _manifest(words: argparse.Namespace, frames: Frames, backbone: Backbone) -> dict[str, Any]:
+def _manifest(words: argparse.Namespace, frames: CropFrames, backbone: Backbone) -> dict[str, Any]:
     """What ``extraction.json`` says."""
     files = "\n".join(frames.images.files.to_pylist())
     now = environment()
@@ -133,7 +133,7 @@ def _manifest(words: argparse.Namespace, frames: Frames, backbone: Backbone) -> 
 def _stream(
     words: argparse.Namespace,
     folder: Path,
-    frames: Frames,
+    frames: CropFrames,
     backbone: Backbone,
     manifest: dict[str, Any],
     missing: list[int],
@@ -141,7 +141,7 @@ def _stream(
 ) -> None:
     """Extract chunk after chunk and write each as it comes."""
     # Ray must be imported after its settings are made.
-    from sweeps.extraction.workers import Plan, extract_chunks
+    from sweeps.extraction.workers import ExtractionPlan, extract_chunks
 
     fit = pool_workers(words, cluster)
     workers = min(fit, len(missing))
@@ -150,7 +150,7 @@ def _stream(
         f"{workers} workers{more if len(missing) == manifest['parts'] < fit else ''}, "
         f"{len(missing)} of {manifest['parts']} parts to make; Ray's dashboard: {cluster.dashboard}"
     )
-    plan = Plan(
+    plan = ExtractionPlan(
         words.backbone,
         backbone.size,
         words.batch,
@@ -170,7 +170,7 @@ def _stream(
 
 
 def _conclude(
-    words: argparse.Namespace, folder: Path, frames: Frames, manifest: dict[str, Any]
+    words: argparse.Namespace, folder: Path, frames: CropFrames, manifest: dict[str, Any]
 ) -> None:
     failed = write_failed(folder, manifest["parts"], frames.absent)
     extracted = len(frames) - (len(failed) - len(frames.absent))

@@ -41,9 +41,9 @@ from sweeps.data.subjects import with_subjects
 from sweeps.planning.compose import compose_plain
 from sweeps.planning.plan import divide
 from sweeps.pretraining.checks import check_apart, check_enough, check_there, check_workers
-from sweeps.pretraining.events import Began, Broken, Died, Epoch, Event, Waiting
+from sweeps.pretraining.events import Began, Broken, Died, Event, PretrainingEpoch, Waiting
 from sweeps.pretraining.folder import FAILED, PretrainingFolder, as_yaml
-from sweeps.pretraining.setup import Setup, Start, manifest_of, start_of
+from sweeps.pretraining.setup import PretrainingSetup, Start, manifest_of, start_of
 from sweeps.storage.environment import environment
 
 METHODS: dict[str, type[Any]] = {"mae": MAEConfig, "supervised": SupervisedConfig}
@@ -100,7 +100,7 @@ def _pretrain(words: argparse.Namespace) -> int:
     out, address = local_path(words.out), images_address(words.images)
     check_apart(out, address)
     images, labels = _images(words, config, address)
-    setup = Setup(config, images, labels, readers=1, reader_cpus=0, threads=words.cpus)
+    setup = PretrainingSetup(config, images, labels, readers=1, reader_cpus=0, threads=words.cpus)
     start = start_of(setup)
     check_enough(setup)
     if words.workers != "auto":
@@ -159,7 +159,7 @@ def _images(
     return labels.images, labels
 
 
-def _described(setup: Setup) -> str:
+def _described(setup: PretrainingSetup) -> str:
     if setup.labels is None:
         return f"{len(setup.images):,} images"
     chosen = len(setup.labels.chosen_by)
@@ -177,7 +177,7 @@ def _command(words: argparse.Namespace) -> str:
 def _run(
     words: argparse.Namespace,
     plain: dict[str, Any],
-    setup: Setup,
+    setup: PretrainingSetup,
     start: Start,
     folder: PretrainingFolder,
     checkpoint: bytes | None,
@@ -202,7 +202,7 @@ def _run(
         name = f"pretrain-{folder.path.name}"
         share = (workers, words.cpus, words.gpus)
         for event in events(name, setup, checkpoint, *share, words.restarts):
-            if isinstance(event, Epoch):
+            if isinstance(event, PretrainingEpoch):
                 folder.write_epoch(event)
                 print(_line(event.result, setup.config.training.epochs))
             elif isinstance(event, Broken):

@@ -34,7 +34,7 @@ from sweeps.search.training_clock import TrainingClock
 from sweeps.search.warm_start import read_earlier, take_over
 from sweeps.search_file import SearchFile, load
 from sweeps.storage.driver_lock import DriverLock
-from sweeps.storage.kept_weights import KEEP_WEIGHTS, Shelf
+from sweeps.storage.kept_weights import BEST_TRIALS_PER_TASK, KeptWeights
 from sweeps.storage.run_folder import check_run_folder, fresh_name, open_run_folder
 from sweeps.study import Proposal, Refit, SweepStudy
 
@@ -81,10 +81,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if earlier:
             print(take_over(earlier, plan, study, folder))
-        shelf = Shelf(folder / "trials", _ended(study), KEEP_WEIGHTS)
+        kept_weights = KeptWeights(folder / "trials", _ended(study), BEST_TRIALS_PER_TASK)
         if words.retry_failed:
             print(f"{study.retry_failed()} failed trials are trained again")
-        limits = Limits(file.budget, folder, study, shelf, TrainingClock(folder / CLOCK))
+        limits = Limits(file.budget, folder, study, kept_weights, TrainingClock(folder / CLOCK))
         halted = limits.spent()
         if not (study.done or halted):
             halted = _search(plan, limits, fusion, address, resumed)
@@ -194,13 +194,13 @@ def _search(
         from sweeps.search.searcher import Rules, StudySearcher
         from sweeps.search.tune_loop import search
         from sweeps.slots.pool import SlotPool
-        from sweeps.slots.setup import Setup
+        from sweeps.slots.setup import SlotSetup
         from sweeps.slots.start import slot_starter
 
         anytime = AnytimeFusion(fusion)
 
         def ended(signature: str, failed: bool) -> None:
-            limits.shelf.add(signature, failed)
+            limits.kept_weights.add(signature, failed)
             anytime.due()
 
         resources = file.resources
@@ -227,7 +227,9 @@ def _search(
             shards = make_shards(plan.dataset, plan.feature_sets, listed)
             if address == LOCAL:
                 end_helpers()
-            setup = Setup(shards, plan.listing, plan.parts, resources.cpus_per_worker, plan.folds)
+            setup = SlotSetup(
+                shards, plan.listing, plan.parts, resources.cpus_per_worker, plan.folds
+            )
             slots.open(ray.put(setup))
             searcher = StudySearcher(study, slots, rules, limits.clock, progress)
             return search(searcher, plan.listing)

@@ -66,7 +66,7 @@ class Challenge:
     files: dict[str, Path]
 
 
-class _Row(NamedTuple):
+class _ListedFrame(NamedTuple):
     """A frame and where it is listed."""
 
     image: str
@@ -85,7 +85,7 @@ def read_annotations(directory: str | Path) -> Challenge:
     names without frame numbers or of mixed patterns.
     """
     files = _find_files(Path(directory))
-    rows: list[_Row] = []
+    rows: list[_ListedFrame] = []
     splits: list[str] = []
     tables: list[np.ndarray] = []
     for split, path in files.items():
@@ -137,7 +137,7 @@ def _find_files(directory: Path) -> dict[str, Path]:
     return files
 
 
-def _read(path: Path, labelled: bool) -> tuple[list[_Row], np.ndarray]:
+def _read(path: Path, labelled: bool) -> tuple[list[_ListedFrame], np.ndarray]:
     """The rows of a file and their 15 numbers, (N, 15), as written."""
     commas = len(LABEL_COLUMNS) if labelled else 0
     rows, numbers = [], []
@@ -145,7 +145,7 @@ def _read(path: Path, labelled: bool) -> tuple[list[_Row], np.ndarray]:
         image, _, rest = text.partition(",")
         if not text.strip() or (line == 1 and image.strip().lower() == "image"):
             continue
-        row = _Row(image.strip(), path, line)
+        row = _ListedFrame(image.strip(), path, line)
         if text.count(",") != commas or not row.image:
             raise InputError(
                 f"{row.place} has {text.count(',') + 1} fields ({_short(text)}): a row has "
@@ -175,7 +175,7 @@ def _short(text: str) -> str:
     return repr(text if len(text) <= 60 else text[:57] + "...")
 
 
-def _numbers(rows: list[_Row], texts: list[str]) -> np.ndarray:
+def _numbers(rows: list[_ListedFrame], texts: list[str]) -> np.ndarray:
     """The labels of each row, float32 (N, 15): Arrow reads them, Python finds what it cannot."""
     # Arrow's own memory: a reader's thread that lets go of Python's while the interpreter ends
     # aborts the process (apache/arrow#34314).
@@ -196,19 +196,19 @@ def _numbers(rows: list[_Row], texts: list[str]) -> np.ndarray:
     return np.stack([column.to_numpy() for column in table.columns], 1)
 
 
-def _floats(row: _Row, text: str) -> list[float]:
+def _floats(row: _ListedFrame, text: str) -> list[float]:
     pairs = zip(LABEL_COLUMNS, text.split(","), strict=True)
     return [_float(row, column, field) for column, field in pairs]
 
 
-def _float(row: _Row, column: str, field: str) -> float:
+def _float(row: _ListedFrame, column: str, field: str) -> float:
     try:
         return float(field)
     except ValueError:
         raise InputError(f"{row.place}: {column} is {field!r}; it must be a number") from None
 
 
-def _check_values(rows: list[_Row], values: np.ndarray) -> None:
+def _check_values(rows: list[_ListedFrame], values: np.ndarray) -> None:
     bad = values != MISSING
     bad[:, :2] &= ~(np.abs(values[:, :2]) <= 1)
     bad[:, 2] &= ~np.isin(values[:, 2], np.arange(len(EXPRESSIONS)))
@@ -222,8 +222,8 @@ def _check_values(rows: list[_Row], values: np.ndarray) -> None:
         )
 
 
-def _refuse_repeats(rows: list[_Row]) -> None:
-    seen: dict[str, _Row] = {}
+def _refuse_repeats(rows: list[_ListedFrame]) -> None:
+    seen: dict[str, _ListedFrame] = {}
     for row in rows:
         first = seen.setdefault(row.image, row)
         if first is not row:
@@ -232,7 +232,7 @@ def _refuse_repeats(rows: list[_Row]) -> None:
             )
 
 
-def _split_images(rows: list[_Row]) -> tuple[list[tuple[str, int]], str]:
+def _split_images(rows: list[_ListedFrame]) -> tuple[list[tuple[str, int]], str]:
     """Video and frame number of each image, and the pattern all of their names follow."""
     matches = [IMAGE.fullmatch(row.image) for row in rows]
     for row, match in zip(rows, matches, strict=True):
@@ -257,7 +257,7 @@ def _split_images(rows: list[_Row]) -> tuple[list[tuple[str, int]], str]:
 
 
 def _listing(
-    rows: list[_Row], splits: list[str], names: list[tuple[str, int]], values: np.ndarray
+    rows: list[_ListedFrame], splits: list[str], names: list[tuple[str, int]], values: np.ndarray
 ) -> Listing:
     first: dict[str, int] = {}
     for i, (video, frame) in enumerate(names):

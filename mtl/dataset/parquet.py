@@ -53,7 +53,7 @@ class FeatureFile:
         return sum(self.group_rows)
 
 
-class Batch(NamedTuple):
+class FeatureRows(NamedTuple):
     """Some rows of a file: ``row`` is the first one's place in it, counted from 0."""
 
     row: int
@@ -134,7 +134,7 @@ def _is_string_view(dtype: pa.DataType) -> bool:
     return bool(pa.types.is_string_view(dtype))
 
 
-def batches(file: FeatureFile) -> Iterator[Batch]:
+def batches(file: FeatureFile) -> Iterator[FeatureRows]:
     """The file's rows in order, checked: no null, equal widths, every value finite."""
     row = 0
     columns = ["video", "frame", "feature"]
@@ -142,7 +142,7 @@ def batches(file: FeatureFile) -> Iterator[Batch]:
         for batch in reader.iter_batches(batch_size=BATCH_ROWS, columns=columns):
             video = _videos(batch.column("video"), file.shown, row)
             frame = _frames(batch.column("frame"), file.shown, row)
-            yield Batch(row, video, frame, matrix(batch.column("feature"), file, row))
+            yield FeatureRows(row, video, frame, matrix(batch.column("feature"), file, row))
             row += batch.num_rows
 
 

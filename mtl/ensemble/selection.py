@@ -1,4 +1,4 @@
-"""Fusion: which trials to average for one task, and how much each counts.
+"""Selection: which trials to average for one task, and how much each counts.
 
 ``greedy`` is ensemble selection with replacement (Caruana et al., ICML 2004, sections 2 and 2.1):
 start from the best member, then add again and again the member whose addition makes the mean's
@@ -22,7 +22,7 @@ Rate = Callable[[np.ndarray, int], np.ndarray]  # (sum of chosen outputs, their 
 
 
 @dataclass(frozen=True)
-class Fusion:
+class Selection:
     """What was chosen.
 
     Attributes:
@@ -51,7 +51,7 @@ def greedy(
     labels: Float[np.ndarray, "N L"],
     mask: Bool[np.ndarray, "N L"],
     steps: int = 25,
-) -> Fusion:
+) -> Selection:
     """Choose up to ``steps`` members, with replacement, for the best score on the labelled frames.
 
     Equal scores go to a member already chosen, then to the lower index. The choice is cut where
@@ -78,7 +78,7 @@ def greedy(
         chosen.append(best)
         path.append(float(ratings[best]))
     kept = _earliest_best(path)
-    return Fusion(np.bincount(chosen[:kept], minlength=len(columns)), tuple(path[:kept]))
+    return Selection(np.bincount(chosen[:kept], minlength=len(columns)), tuple(path[:kept]))
 
 
 def top_k(
@@ -87,7 +87,7 @@ def top_k(
     labels: Float[np.ndarray, "N L"],
     mask: Bool[np.ndarray, "N L"],
     steps: int = 25,
-) -> Fusion:
+) -> Selection:
     """The mean of the k best members, with the best k of at most ``steps``; see ``greedy``."""
     columns, rate = _labelled(task, members, labels, mask)
     order = np.argsort(-rate(np.zeros(columns.shape[1:]), 0), kind="stable")[:steps]
@@ -99,7 +99,7 @@ def top_k(
     kept = _earliest_best(path)
     weights = np.zeros(len(columns), int)
     weights[order[:kept]] = 1
-    return Fusion(weights, tuple(path[:kept]))
+    return Selection(weights, tuple(path[:kept]))
 
 
 def best_single(
@@ -108,7 +108,7 @@ def best_single(
     labels: Float[np.ndarray, "N L"],
     mask: Bool[np.ndarray, "N L"],
     steps: int = 25,
-) -> Fusion:
+) -> Selection:
     """The task's best member alone; see ``greedy``."""
     return greedy(task, members, labels, mask, steps=1)
 
@@ -119,7 +119,7 @@ def score_weighted(
     labels: Float[np.ndarray, "N L"],
     mask: Bool[np.ndarray, "N L"],
     steps: int = 25,
-) -> Fusion:
+) -> Selection:
     """The mean of the ``steps`` best members weighted by their scores, as far as these are above 0;
     the best one alone where none is. See ``greedy``.
     """
@@ -131,10 +131,10 @@ def score_weighted(
         weights[np.argmax(ratings)] = 1
     fused = np.tensordot(weights / weights.sum(), columns, axes=1)
     _, rate_fused = _rater(task, fused[None], *_known(labels, mask))
-    return Fusion(weights, (float(rate_fused(np.zeros(fused.shape), 0)[0]),))
+    return Selection(weights, (float(rate_fused(np.zeros(fused.shape), 0)[0]),))
 
 
-Rule = Callable[..., Fusion]
+Rule = Callable[..., Selection]
 RULES: dict[str, Rule] = {
     "greedy": greedy,
     "top_k": top_k,

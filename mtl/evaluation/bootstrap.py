@@ -58,18 +58,18 @@ class Sampled:
         """The difference of two scores."""
         return weighted([self, other], [1.0, -1.0])
 
-    def over(self, other: "Sampled") -> "Sampled":
+    def ratio(self, other: "Sampled") -> "Sampled":
         """The ratio of two scores."""
         ratio = self.draws / other.draws
         slopes = (self.slopes - ratio[:, None] * other.slopes) / other.draws[:, None]
         return Sampled(self.score / other.score, ratio, slopes, self.without / other.without)
 
-    def error(self) -> float:
+    def standard_error(self) -> float:
         """The jackknife's standard error of the score."""
         known = self.without[np.isfinite(self.without)]
         return float(np.sqrt(max(len(known) - 1, 0) * known.var())) if len(known) else 0.0
 
-    def ratios(self) -> Float[np.ndarray, " r"]:
+    def t_statistics(self) -> Float[np.ndarray, " r"]:
         """(draw - score) / the draw's own standard error, of those draws that have one."""
         counts = draw_videos(self.slopes.shape[1])
         videos = max(self.slopes.shape[1], 2)
@@ -84,7 +84,7 @@ class Sampled:
         """
         if self.slopes.shape[1] < FEWEST_VIDEOS:
             return lowest, highest
-        ratios, error = self.ratios(), self.error()
+        ratios, error = self.t_statistics(), self.standard_error()
         if not len(ratios) or error < TINY:
             return self.score, self.score
         tail = 100 * (1 - LEVEL) / 2
@@ -96,7 +96,7 @@ class Sampled:
         """Two-sided, of the expectation being 0: never 0, and below 0.05 where the interval does
         not hold 0.
         """
-        ratios, error = self.ratios(), self.error()
+        ratios, error = self.t_statistics(), self.standard_error()
         if not len(ratios) or error < TINY:
             return 1.0
         here = self.score / error

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from mtl.errors import InputError, brief
 from mtl.features.iresnet import IRESNETS, IResNet
-from mtl.features.mae import VITS, Encoder
+from mtl.features.mae import VITS, ViTEncoder
 from mtl.features.weights import load_weights, read_weights
 from mtl.strict import did_you_mean
 
@@ -213,7 +213,7 @@ def _iresnet(name: str) -> Recipe:
 def _mae(name: str) -> Recipe:
     """The encoder of a masked autoencoder; a file may hold the decoder too."""
     return Recipe(
-        partial(Encoder, VITS[name]),
+        partial(ViTEncoder, VITS[name]),
         VITS[name].size,
         _pixels(IMAGENET_DEFAULT_MEAN),
         _pixels(IMAGENET_DEFAULT_STD),

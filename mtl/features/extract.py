@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import torch
 from jaxtyping import Float16, UInt8
 
-from mtl.features.face_crops import BrokenImage, Frames, Images
+from mtl.features.face_crops import BrokenImage, CropFrames, Images
 from mtl.optimisation.device import autocast
 
 AHEAD_BATCHES = 2
@@ -24,7 +24,7 @@ Failure = tuple[str, str]
 """An image and why it has no features."""
 
 
-class Part(NamedTuple):
+class FeaturePart(NamedTuple):
     """What one chunk became.
 
     Attributes:
@@ -53,7 +53,7 @@ class Extractor:
         self.device = next(iter(backbone.state_dict().values())).device
         self.threads = ThreadPoolExecutor(threads)
 
-    def part(self, frames: Frames, rows: range) -> Part:
+    def part(self, frames: CropFrames, rows: range) -> FeaturePart:
         """The features of some rows of ``frames``. An image that cannot be had, or whose features
         are not finite in float16, is listed instead.
 
@@ -73,7 +73,7 @@ class Extractor:
             values.append(found[finite])
             for i in np.flatnonzero(~finite):
                 failed.append((frames.images.file(batch[i]), _not_finite(found[i])))
-        return Part(_parquet(frames, kept, np.concatenate(values), failed), len(failed))
+        return FeaturePart(_parquet(frames, kept, np.concatenate(values), failed), len(failed))
 
     def _read(
         self, images: Images, rows: range
@@ -119,7 +119,9 @@ def _not_finite(values: np.ndarray) -> str:
     return f"feature {bad + 1} of {len(values)} is {values[bad]} in float16"
 
 
-def _parquet(frames: Frames, rows: list[int], values: np.ndarray, failed: list[Failure]) -> bytes:
+def _parquet(
+    frames: CropFrames, rows: list[int], values: np.ndarray, failed: list[Failure]
+) -> bytes:
     lists = pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), values.shape[1])
     videos = pa.array([frames.names[i] for i in frames.video[rows]], pa.string())
     table = pa.table(

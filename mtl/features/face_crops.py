@@ -187,7 +187,7 @@ def find_images(address: str | Path) -> Images:
 
 
 @dataclass(frozen=True, eq=False)
-class Frames:
+class CropFrames:
     """Images as frames of videos, sorted by the video's name, then by frame.
 
     Attributes:
@@ -208,7 +208,7 @@ class Frames:
         return len(self.frame)
 
 
-def frames_of(images: Images, challenge: Challenge | None = None) -> Frames:
+def frames_of(images: Images, challenge: Challenge | None = None) -> CropFrames:
     """Images as frames: the video is the folder, the frame the digits at the end of the stem.
 
     Args:
@@ -240,7 +240,7 @@ def frames_of(images: Images, challenge: Challenge | None = None) -> Frames:
                 f"{absent[0]}, it has {images.file(0)}): give the images of these annotations"
             )
     kept, video = np.unique(video[order], return_inverse=True)
-    return Frames(
+    return CropFrames(
         images.take(order.astype(np.int32)),
         tuple(names[i] for i in kept),
         video.astype(np.int32),

@@ -52,7 +52,7 @@ VITS = {
 }
 
 
-class Encoder(nn.Module):
+class ViTEncoder(nn.Module):
     """The ViT, with fixed sine-cosine positions.
 
     Args:
@@ -99,7 +99,7 @@ class Encoder(nn.Module):
         return self.tokens(images)[:, 1:].mean(dim=1)
 
 
-class MaskedAutoencoder(Encoder):
+class MaskedAutoencoder(ViTEncoder):
     """The encoder with the decoder that it is trained with.
 
     Args:

@@ -58,24 +58,24 @@ class Encoder(nn.Module, ABC):
     def forward(
         self,
         x: Float[Tensor, "B T F"],
-        real: Bool[Tensor, "B T"],
+        valid: Bool[Tensor, "B T"],
         state: State,
-        begins: Bool[Tensor, "B T"] | None = None,
+        sequence_starts: Bool[Tensor, "B T"] | None = None,
     ) -> tuple[Float[Tensor, "B T H"], State]:
         """Encode windows.
 
         Args:
             x: Features, z-scored; padding stands at the end of a window.
-            real: Which frames are no padding. Padding never changes a real frame's output.
+            valid: Which frames are no padding. Padding never changes a real frame's output.
             state: What the previous window of each lane left behind, batch first and detached, or
                 None at the start; it may have lanes more, that have run out since.
-            begins: Frames at which a video begins, which hear nothing of what was before; on the
-                CPU. A window is walked in as many stretches as that takes.
+            sequence_starts: True where a video starts; the recurrent state is reset there. On the
+                CPU. None if no video starts within the window.
         """
 
 
 class Recurrent(Encoder):
-    """A stack of recurrent layers, dropout between and after them (DOMAIN: GRU 2, LSTM 1)."""
+    """A stack of recurrent layers, dropout between and after them."""
 
     carries = True
     layer: ClassVar[type[nn.GRU] | type[nn.LSTM]]
@@ -98,18 +98,22 @@ class Recurrent(Encoder):
     def forward(
         self,
         x: Float[Tensor, "B T F"],
-        real: Bool[Tensor, "B T"],
+        valid: Bool[Tensor, "B T"],
         state: State,
-        begins: Bool[Tensor, "B T"] | None = None,
+        sequence_starts: Bool[Tensor, "B T"] | None = None,
     ) -> tuple[Float[Tensor, "B T H"], State]:
         """Encode windows, each lane going on from its state."""
         if state is not None:
             state = tuple(part[: len(x)] for part in state)
-        starts = [] if begins is None else begins.any(dim=0).nonzero().flatten().tolist()
+        starts = (
+            []
+            if sequence_starts is None
+            else sequence_starts.any(dim=0).nonzero().flatten().tolist()
+        )
         outputs = []
         for start, stop in pairwise(sorted({0, *starts, x.shape[1]})):
-            if begins is not None and state is not None and start in starts:
-                goes_on = ~begins[:, start].to(x.device)
+            if sequence_starts is not None and state is not None and start in starts:
+                goes_on = ~sequence_starts[:, start].to(x.device)
                 state = tuple(p * goes_on.view(-1, *[1] * (p.dim() - 1)) for p in state)
             with _without_onednn():
                 y, last = self.stack(x[:, start:stop], self._to_torch(state))
@@ -178,17 +182,17 @@ class Transformer(Encoder):
     def forward(
         self,
         x: Float[Tensor, "B T F"],
-        real: Bool[Tensor, "B T"],
+        valid: Bool[Tensor, "B T"],
         state: State,
-        begins: Bool[Tensor, "B T"] | None = None,
+        sequence_starts: Bool[Tensor, "B T"] | None = None,
     ) -> tuple[Float[Tensor, "B T H"], State]:
         """Encode windows; no frame attends to padding."""
         x = self.project(x)
         if not self.on_top:
             x = self.dropout(x + sinusoidal_positions(x.shape[1], self.hidden).to(x))
         # An idle lane has no real frame: it may look at itself, or its softmax is 0/0.
-        idle = ~real.any(dim=1, keepdim=True)
-        return self.stack(x, src_key_padding_mask=~(real | idle)), None
+        idle = ~valid.any(dim=1, keepdim=True)
+        return self.stack(x, src_key_padding_mask=~(valid | idle)), None
 
 
 class PerFrame(Encoder):
@@ -217,9 +221,9 @@ class PerFrame(Encoder):
     def forward(
         self,
         x: Float[Tensor, "B T F"],
-        real: Bool[Tensor, "B T"],
+        valid: Bool[Tensor, "B T"],
         state: State,
-        begins: Bool[Tensor, "B T"] | None = None,
+        sequence_starts: Bool[Tensor, "B T"] | None = None,
     ) -> tuple[Float[Tensor, "B T H"], State]:
         """Encode frames."""
         return self.layers(x), None

@@ -44,7 +44,7 @@ class Workers:
             return cls()
         return cls(dist.get_rank(), dist.get_world_size())
 
-    def lanes(self, schedule: Schedule) -> Int[np.ndarray, "S L P 3"]:
+    def shard(self, schedule: Schedule) -> Int[np.ndarray, "S L P 3"]:
         """This worker's lanes of a global schedule: rank, rank + size, ...
 
         Idle lanes are added until each worker has equally many, and at least one.
@@ -77,7 +77,7 @@ class Workers:
         pieces = torch.split(sums, [len(part) for part in parts])
         return [piece.to(part.dtype) for piece, part in zip(pieces, parts, strict=True)]
 
-    def total(self, values: np.ndarray) -> np.ndarray:
+    def all_reduce(self, values: np.ndarray) -> np.ndarray:
         """The elementwise sum over workers; exact where only one is not 0."""
         if self.size == 1:
             return values
@@ -85,7 +85,7 @@ class Workers:
         dist.all_reduce(total)
         return total.numpy()
 
-    def agree(self, flag: bool) -> bool:
+    def broadcast_flag(self, flag: bool) -> bool:
         """Rank 0's flag."""
         if self.size == 1:
             return flag
@@ -93,7 +93,7 @@ class Workers:
         dist.broadcast(message, src=0)
         return bool(message)
 
-    def share(self, value: T) -> T:
+    def broadcast_object(self, value: T) -> T:
         """Rank 0's object."""
         if self.size == 1:
             return value
@@ -101,14 +101,14 @@ class Workers:
         dist.broadcast_object_list(box, src=0)
         return cast(T, box[0])
 
-    def share_buffers(self, model: nn.Module) -> None:
+    def broadcast_buffers(self, model: nn.Module) -> None:
         """Give a model the buffers of rank 0's, such as BatchNorm's running statistics."""
         if self.size > 1:
             for buffer in model.buffers():
                 dist.broadcast(buffer, src=0)
 
 
-ALONE = Workers()
+SINGLE_WORKER = Workers()
 
 
 class _SumOverWorkers(torch.autograd.Function):

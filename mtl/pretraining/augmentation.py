@@ -45,13 +45,13 @@ class Read:
 
     Attributes:
         pixels: RGB, uint8.
-        real: Which could be read. In place of the others these are shown again, in turn, so that
+        valid: Which could be read. In place of the others these are shown again, in turn, so that
             a batch norm sees nothing else; where none could be read they are black.
         broken: Why not, and which, of each that could not.
     """
 
     pixels: UInt8[np.ndarray, "B S S 3"]
-    real: Bool[np.ndarray, " B"]
+    valid: Bool[np.ndarray, " B"]
     broken: tuple[str, ...]
 
 
@@ -91,7 +91,7 @@ def read_whole(images: Images, rows: Rows, size: int, resampling: int) -> Read:
 
 def _read(images: Images, rows: Rows, size: int, change: Callable[[Image, int], Image]) -> Read:
     pixels = np.zeros((len(rows), size, size, 3), np.uint8)
-    real = np.zeros(len(rows), bool)
+    valid = np.zeros(len(rows), bool)
     broken = []
     for place, row in enumerate(rows):
         try:
@@ -99,10 +99,10 @@ def _read(images: Images, rows: Rows, size: int, change: Callable[[Image, int], 
         except BrokenImage as error:
             broken.append(str(error))
             continue
-        pixels[place], real[place] = np.asarray(change(image, int(row))), True
-    if real.any():
-        pixels[~real] = pixels[np.resize(np.flatnonzero(real), len(broken))]
-    return Read(pixels, real, tuple(broken))
+        pixels[place], valid[place] = np.asarray(change(image, int(row))), True
+    if valid.any():
+        pixels[~valid] = pixels[np.resize(np.flatnonzero(valid), len(broken))]
+    return Read(pixels, valid, tuple(broken))
 
 
 def patch_noise(rows: Rows, patches: int, seed: int, epoch: int) -> Float32[np.ndarray, "B L"]:

@@ -32,8 +32,8 @@ from mtl.pretraining.config import MAEConfig, SupervisedConfig
 from mtl.strict import Component, did_you_mean
 from mtl.tasks import OUTPUT_COLUMNS, TASKS
 
-Batch = Mapping[str, Tensor]
-"""``pixels`` (B, S, S, 3) uint8 and ``real`` (B,) bool, False where an image could not be read;
+ImageBatch = Mapping[str, Tensor]
+"""``pixels`` (B, S, S, 3) uint8 and ``valid`` (B,) bool, False where an image could not be read;
 with them ``noise`` (B, L), or ``labels`` and ``mask`` (B, 15).
 """
 
@@ -43,9 +43,9 @@ class Objective(ABC):
 
     Attributes:
         backbone: The one that is trained.
-        model: From a ``Batch`` to a list of sums, one vector for each loss, additive over images:
-            workers add theirs up, so that a batch that is split among them has the loss, and the
-            gradient, of the whole.
+        model: From an ``ImageBatch`` to a list of sums, a vector for each loss, additive over
+            images. Workers add theirs up, so that a batch that is split among them has the loss,
+            and the gradient, of the whole.
         beside: What is trained beside the model.
     """
 
@@ -138,12 +138,12 @@ class _Masked(nn.Module):
         super().__init__()
         self.colours, self.autoencoder = colours, autoencoder
 
-    def forward(self, batch: Batch) -> list[Tensor]:
+    def forward(self, batch: ImageBatch) -> list[Tensor]:
         """(Σ loss, images)."""
-        real = batch["real"]
+        valid = batch["valid"]
         images = self.colours.normalise(batch["pixels"])
-        each = self.autoencoder.losses(images, batch["noise"]).masked_fill(~real, 0)
-        return [torch.stack([each.sum(), real.sum().to(each)])]
+        each = self.autoencoder.losses(images, batch["noise"]).masked_fill(~valid, 0)
+        return [torch.stack([each.sum(), valid.sum().to(each)])]
 
 
 def _load(autoencoder: MaskedAutoencoder, file: str) -> None:
@@ -242,9 +242,9 @@ class _Labelled(nn.Module):
         features = self.dropout(self.backbone(pixels))
         return {task: head(features) for task, head in self.heads.items()}
 
-    def forward(self, batch: Batch) -> list[Tensor]:
+    def forward(self, batch: ImageBatch) -> list[Tensor]:
         """Each task's sums over its labelled images."""
-        raw, mask = self.raw(batch["pixels"]), batch["mask"] & batch["real"][:, None]
+        raw, mask = self.raw(batch["pixels"]), batch["mask"] & batch["valid"][:, None]
         with autocast(mask.device, torch.float32):
             return [
                 loss.sums(

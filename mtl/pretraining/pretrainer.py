@@ -18,10 +18,10 @@ from mtl.errors import TrainingError
 from mtl.evaluation import metrics
 from mtl.optimisation.checkpoint import pack, read_checkpoint
 from mtl.optimisation.device import autocast, choose_device, choose_precision, parameter_dtype
-from mtl.optimisation.distributed import ALONE, Workers
+from mtl.optimisation.distributed import SINGLE_WORKER, Workers
 from mtl.optimisation.step import epoch_seed, follow_gradients, lr_factor
 from mtl.pretraining.config import PretrainConfig
-from mtl.pretraining.objectives import Batch, Objective
+from mtl.pretraining.objectives import ImageBatch, Objective
 
 REFERENCE_BATCH = 256
 """Images of the batch that ``optim.base_lr`` is for."""
@@ -69,7 +69,7 @@ class Pretrainer:
         objective: Objective,
         config: PretrainConfig,
         checkpoint: bytes | None = None,
-        workers: Workers = ALONE,
+        workers: Workers = SINGLE_WORKER,
     ) -> None:
         self.objective, self.config, self.workers = objective, config, workers
         self.device = choose_device(config.training.device)
@@ -93,7 +93,7 @@ class Pretrainer:
         self.history: list[PretrainResult] = []
         if checkpoint is not None:
             self._restore(checkpoint)
-        self.wrapped = workers.wrap(self.model)
+        self.ddp_model = workers.wrap(self.model)
 
     def checkpoint(self) -> bytes:
         """All that a later process needs to go on after the last epoch."""
@@ -115,7 +115,7 @@ class Pretrainer:
         self.scaler.load_state_dict(state["scaler"])
         self.history = [PretrainResult(**result) for result in state["history"]]
 
-    def train_epoch(self, batches: Iterable[Batch], steps: int) -> PretrainResult:
+    def train_epoch(self, batches: Iterable[ImageBatch], steps: int) -> PretrainResult:
         """Train one epoch more.
 
         Args:
@@ -144,12 +144,12 @@ class Pretrainer:
                 self._check_finite(names, totals, epoch, step)
             images += len(batch["pixels"])
             asked = time.perf_counter()
-        self.workers.share_buffers(self.model)  # statistics: those of the weights that are kept
+        self.workers.broadcast_buffers(self.model)  # statistics: those of the weights that are kept
         result = PretrainResult(
             epoch=epoch,
             losses=dict(zip(names, (totals / steps).tolist(), strict=True)),
             learning_rate=self.optimizer.param_groups[0]["lr"],
-            images=int(self.workers.total(np.array([images]))[0]),
+            images=int(self.workers.all_reduce(np.array([images]))[0]),
             seconds=time.perf_counter() - started,
             data_seconds=waited,
         )
@@ -169,9 +169,9 @@ class Pretrainer:
             return due and all(score is None for score in before)
         return all(score is None or last > score for score in before)
 
-    def _step(self, batch: Batch) -> dict[str, Tensor]:
+    def _step(self, batch: ImageBatch) -> dict[str, Tensor]:
         with autocast(self.device, self.precision):
-            parts: Sequence[Tensor] = self.wrapped(batch)
+            parts: Sequence[Tensor] = self.ddp_model(batch)
         sums = self.workers.sum(parts)
         losses = self.objective.losses(sums)
         self.optimizer.zero_grad(set_to_none=True)

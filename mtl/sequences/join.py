@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 
-from mtl.config import Frames
+from mtl.config import FrameChoice
 from mtl.dataset import Listing
 from mtl.errors import InputError
 from mtl.sequences.feature_table import FeatureTable
@@ -70,7 +70,7 @@ class Part:
 
 
 def join(
-    listing: Listing, tables: Sequence[FeatureTable], which: Frames = "listed", stride: int = 1
+    listing: Listing, tables: Sequence[FeatureTable], which: FrameChoice = "listed", stride: int = 1
 ) -> dict[str, VideoSequence]:
     """The sequence of each listed video that has frames with all chosen features.
 
@@ -90,7 +90,7 @@ def join(
 
 
 def join_any(
-    listing: Listing, tables: Sequence[FeatureTable], which: Frames = "listed", stride: int = 1
+    listing: Listing, tables: Sequence[FeatureTable], which: FrameChoice = "listed", stride: int = 1
 ) -> dict[str, VideoSequence]:
     """``join`` of some of a dataset's videos, of which none need have features."""
     return {
@@ -109,7 +109,7 @@ def _nothing_in_common(tables: Sequence[FeatureTable]) -> InputError:
 
 
 def without_features(
-    listing: Listing, tables: Sequence[FeatureTable], which: Frames = "listed"
+    listing: Listing, tables: Sequence[FeatureTable], which: FrameChoice = "listed"
 ) -> tuple[int, int]:
     """How many listed frames have not all these features: those of videos that have some frame to
     predict them from, and those of videos that have none.
@@ -141,7 +141,7 @@ def _join_video(
     rows: Int[np.ndarray, " n"],
     listing: Listing,
     tables: Sequence[FeatureTable],
-    which: Frames,
+    which: FrameChoice,
     stride: int,
 ) -> VideoSequence | None:
     listed = listing.frame[rows]
@@ -159,7 +159,7 @@ def _join_video(
 
 
 def _common_frames(
-    name: str, listed: Int[np.ndarray, " n"], tables: Sequence[FeatureTable], which: Frames
+    name: str, listed: Int[np.ndarray, " n"], tables: Sequence[FeatureTable], which: FrameChoice
 ) -> Int[np.ndarray, " T"]:
     if not len(listed) or any(name not in table.frames for table in tables):
         return np.empty(0, np.int32)

@@ -113,22 +113,22 @@ def _stacked(lanes: Sequence[Sequence[Sequence[Piece]]]) -> Schedule:
 
 
 @dataclass(frozen=True)
-class Batch:
+class WindowBatch:
     """One step: features z-scored, 0 where padded.
 
     Attributes:
         x: Features.
-        real: Which frames are no padding.
+        valid: Which frames are no padding.
         labels: With ``mask``: what is known of each frame.
-        begins: Frames at which a sequence begins, before which the state is therefore 0; it stays
+        sequence_starts: True where a sequence starts; the recurrent state is reset there. It stays
             on the CPU, where the window is cut at them.
     """
 
     x: Float[Tensor, "B T F"]
-    real: Bool[Tensor, "B T"]
+    valid: Bool[Tensor, "B T"]
     labels: Float[Tensor, "B T 15"]
     mask: Bool[Tensor, "B T 15"]
-    begins: Bool[Tensor, "B T"]
+    sequence_starts: Bool[Tensor, "B T"]
 
 
 class Batches:
@@ -148,11 +148,11 @@ class Batches:
         self.device, self.dtype = device, dtype
         self.stored = np.result_type(*{r.window(0, 1).dtype for r in sequences[0].features})
 
-    def __call__(self, schedule: Schedule) -> Iterator[Batch]:
+    def __call__(self, schedule: Schedule) -> Iterator[WindowBatch]:
         """The batches of a schedule."""
         return (self.cut(step) for step in schedule)
 
-    def cut(self, step: Int[np.ndarray, "B P 3"]) -> Batch:
+    def cut(self, step: Int[np.ndarray, "B P 3"]) -> WindowBatch:
         """The batch of one step of a schedule, without idle lanes; one frame of padding where all
         are idle.
         """
@@ -162,7 +162,7 @@ class Batches:
         x = np.zeros((lanes, frames, len(self.mean)), self.stored)
         labels = np.zeros((lanes, frames, len(LABEL_COLUMNS)), np.float32)
         mask = np.zeros(labels.shape, bool)
-        begins = np.zeros((lanes, frames), bool)
+        sequence_starts = np.zeros((lanes, frames), bool)
         for lane, pieces in enumerate(step.tolist()):
             here = 0
             for index, start, length in pieces:
@@ -172,19 +172,19 @@ class Batches:
                     np.concatenate(sets, axis=1, out=x[lane, here:stop])
                     labels[lane, here:stop] = sequence.labels[start : start + length]
                     mask[lane, here:stop] = sequence.mask[start : start + length]
-                    begins[lane, here] = start == 0
+                    sequence_starts[lane, here] = start == 0
                     here = stop
-        real = torch.from_numpy(np.arange(frames) < lengths[:, None]).to(self.device)
+        valid = torch.from_numpy(np.arange(frames) < lengths[:, None]).to(self.device)
         features = torch.from_numpy(x).to(self.device, non_blocking=True).to(self.dtype)
         features = features.sub_(self.mean).mul_(self.scale)
         if lengths.min() < frames:
-            features *= real[:, :, None]
-        return Batch(
+            features *= valid[:, :, None]
+        return WindowBatch(
             features,
-            real,
+            valid,
             torch.from_numpy(labels).to(self.device, self.dtype, non_blocking=True),
             torch.from_numpy(mask).to(self.device, non_blocking=True),
-            torch.from_numpy(begins),
+            torch.from_numpy(sequence_starts),
         )
 
 

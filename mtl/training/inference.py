@@ -15,10 +15,10 @@ from mtl.build_model import build_model
 from mtl.config import TrialConfig
 from mtl.models.frameworks import Framework, States
 from mtl.optimisation.device import autocast, choose_device, choose_precision, parameter_dtype
-from mtl.optimisation.distributed import ALONE, Workers
+from mtl.optimisation.distributed import SINGLE_WORKER, Workers
 from mtl.predictions.activation import activate
 from mtl.sequences.join import Part, VideoSequence
-from mtl.sequences.windows import Batch, Batches, Stitch, carried_schedule, free_schedule
+from mtl.sequences.windows import Batches, Stitch, WindowBatch, carried_schedule, free_schedule
 from mtl.tasks import OUTPUT_COLUMNS, TASKS
 
 EVALUATION_LANES = 16
@@ -54,7 +54,7 @@ def predict(
     data: TrialData,
     part: Part,
     device: torch.device,
-    workers: Workers = ALONE,
+    workers: Workers = SINGLE_WORKER,
 ) -> Float[np.ndarray, "N 22"]:
     """Outputs of a part's listed frames: values and probabilities, NaN for untrained tasks.
 
@@ -67,7 +67,7 @@ def predict(
     if part.sequences:
         lengths = [len(sequence) for sequence in part.sequences]
         make = carried_schedule if model.carries else free_schedule
-        schedule = workers.lanes(
+        schedule = workers.shard(
             make(lengths, EVALUATION_LANES, config.sequence.window_frames, None)
         )
         stitch = Stitch(lengths)
@@ -77,9 +77,12 @@ def predict(
         batches = Batches(part.sequences, data.mean, data.std, device, dtype)
         for windows, batch in zip(schedule, batches(schedule), strict=True):
             with autocast(device, precision):
-                raw, states = model(batch.x, batch.real, states, None, batch.begins)
+                raw, states = model(batch.x, batch.valid, states, None, batch.sequence_starts)
             stitch.add(windows, _output_rows(raw, batch))
-        stitch.sums, stitch.counts = workers.total(stitch.sums), workers.total(stitch.counts)
+        stitch.sums, stitch.counts = (
+            workers.all_reduce(stitch.sums),
+            workers.all_reduce(stitch.counts),
+        )
         has = part.source >= 0
         outputs[has] = stitch.rows()[part.source[has]]
     outputs[part.source < 0] = data.prior
@@ -89,8 +92,8 @@ def predict(
     return outputs
 
 
-def _output_rows(raw: Mapping[str, Tensor], batch: Batch) -> Float[np.ndarray, "B T 22"]:
-    rows = np.zeros((*batch.real.shape, len(OUTPUT_COLUMNS)), np.float32)
+def _output_rows(raw: Mapping[str, Tensor], batch: WindowBatch) -> Float[np.ndarray, "B T 22"]:
+    rows = np.zeros((*batch.valid.shape, len(OUTPUT_COLUMNS)), np.float32)
     for name, values in raw.items():
         rows[:, :, TASKS[name].outputs] = activate(name, values.float()).cpu().numpy()
     return rows
@@ -101,7 +104,7 @@ def predict_best(
     data: TrialData,
     weights: Mapping[int, Weights],
     best_epochs: Mapping[str, int],
-    workers: Workers = ALONE,
+    workers: Workers = SINGLE_WORKER,
 ) -> dict[str, Float[np.ndarray, "N 22"]]:
     """Outputs of each part, every task from the weights of its own best epoch."""
     device = choose_device(config.training.device)
@@ -124,7 +127,7 @@ def predict_tasks(
     part: Part,
     epochs: Mapping[str, int],
     device: torch.device,
-    workers: Workers = ALONE,
+    workers: Workers = SINGLE_WORKER,
 ) -> Float[np.ndarray, "N 22"]:
     """Outputs of a part, the tasks in ``epochs`` each from its epoch's model; NaN for the others.
 

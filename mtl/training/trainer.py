@@ -14,12 +14,12 @@ from mtl.errors import InputError, TrainingError
 from mtl.evaluation import metrics
 from mtl.losses.balancing import BALANCINGS, Balancing
 from mtl.losses.functions import LOSSES, Loss
-from mtl.models.frameworks import Outputs, States, Truth
+from mtl.models.frameworks import Outputs, States, TeacherForcing
 from mtl.optimisation.checkpoint import pack, read_checkpoint
 from mtl.optimisation.device import autocast, choose_device, choose_precision, parameter_dtype
-from mtl.optimisation.distributed import ALONE, Workers
+from mtl.optimisation.distributed import SINGLE_WORKER, Workers
 from mtl.optimisation.step import epoch_seed, follow_gradients, lr_factor
-from mtl.sequences.windows import Batch, Batches, Schedule, carried_schedule, free_schedule
+from mtl.sequences.windows import Batches, Schedule, WindowBatch, carried_schedule, free_schedule
 from mtl.strict import Component
 from mtl.tasks import TASKS
 from mtl.training.inference import TrialData, Weights, place_model, predict
@@ -67,7 +67,7 @@ class Trainer:
         config: TrialConfig,
         data: TrialData,
         checkpoint: bytes | None = None,
-        workers: Workers = ALONE,
+        workers: Workers = SINGLE_WORKER,
     ):
         self.config, self.data, self.workers = config, data, workers
         self.device = choose_device(config.training.device)
@@ -94,7 +94,7 @@ class Trainer:
         self.history: list[EpochResult] = []
         if checkpoint is not None:
             self._restore(checkpoint)
-        self.wrapped = workers.wrap(self.model)
+        self.ddp_model = workers.wrap(self.model)
 
     def _balancing(self) -> Balancing:
         name, parameters = self.config.balancing.name, self.config.balancing.parameters
@@ -188,8 +188,8 @@ class Trainer:
         started, waited = time.perf_counter(), 0.0
         totals = torch.zeros(len(self.data.tasks), device=self.device, dtype=self.batches.dtype)
         states: States = {}
-        for step, windows in enumerate(self.workers.lanes(schedule)):
-            if step % STOP_CHECK_STEPS == 0 and self.workers.agree(should_stop()):
+        for step, windows in enumerate(self.workers.shard(schedule)):
+            if step % STOP_CHECK_STEPS == 0 and self.workers.broadcast_flag(should_stop()):
                 return None
             asked = time.perf_counter()
             batch = self.batches.cut(windows)
@@ -197,7 +197,7 @@ class Trainer:
             set_learning_rate(
                 self.optimizer, self.config, epoch - 1 + step / len(schedule), 1 / len(schedule)
             )
-            losses, states = self._step(batch, states, self._truth(batch, epoch, step))
+            losses, states = self._step(batch, states, self._teacher_forcing(batch, epoch, step))
             totals += torch.stack([losses[task] for task in self.data.tasks])
             self._check_finite(totals, epoch, step)
         self._check_finite(totals, epoch, len(schedule) - 1, last=True)
@@ -221,22 +221,28 @@ class Trainer:
     def _cure(self) -> str:
         return f"lower optim.lr = {self.config.optim.lr:g} or set optim.gradient_clip"
 
-    def _truth(self, batch: Batch, epoch: int, step: int) -> Truth | None:
+    def _teacher_forcing(self, batch: WindowBatch, epoch: int, step: int) -> TeacherForcing | None:
         """The labels that the model is shown; drawn for the whole batch, whoever trains it."""
-        share = self.model.truth_share((epoch - 1) / max(1, self.config.training.epochs - 1))
+        share = self.model.teacher_forcing_ratio(
+            (epoch - 1) / max(1, self.config.training.epochs - 1)
+        )
         if not share:
             return None
         random = np.random.default_rng([self.config.training.seed, epoch, step])
-        lanes, frames = batch.real.shape
+        lanes, frames = batch.valid.shape
         size = (lanes * self.workers.size, self.config.sequence.window_frames)
         drawn = random.random(size)[self.workers.rank :: self.workers.size, :frames] < share
-        return Truth(batch.labels, batch.mask & torch.from_numpy(drawn).to(self.device)[..., None])
+        return TeacherForcing(
+            batch.labels, batch.mask & torch.from_numpy(drawn).to(self.device)[..., None]
+        )
 
     def _step(
-        self, batch: Batch, states: States, truth: Truth | None
+        self, batch: WindowBatch, states: States, teacher_forcing: TeacherForcing | None
     ) -> tuple[dict[str, Tensor], States]:
         with autocast(self.device, self.precision):
-            outputs, states = self.wrapped(batch.x, batch.real, states, truth, batch.begins)
+            outputs, states = self.ddp_model(
+                batch.x, batch.valid, states, teacher_forcing, batch.sequence_starts
+            )
         losses, labelled = self._losses(outputs, batch)
         self.optimizer.zero_grad(set_to_none=True)
         self.balancing.backward(losses, labelled, self.shared, self.scaler.scale)
@@ -246,7 +252,7 @@ class Trainer:
         return {task: loss.detach() for task, loss in losses.items()}, states
 
     def _losses(
-        self, outputs: Outputs, batch: Batch
+        self, outputs: Outputs, batch: WindowBatch
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Each task's loss over the labelled frames of all workers' batches, and whether there is
         any.

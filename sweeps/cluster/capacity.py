@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from mtl.errors import InputError
-from sweeps.search_file import Resources
+from sweeps.search_file import ResourcesSection
 
 CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 
@@ -65,7 +65,7 @@ def this_machine() -> tuple[int, int]:
 
 
 def concurrent_trials(
-    resources: Resources,
+    resources: ResourcesSection,
     trials: int,
     nodes: Sequence[Node],
     can_come: CanCome | None = None,
@@ -118,7 +118,7 @@ def _fit(cpus_each: float, share: float, node: Node) -> int:
     return min(fits, int(gpus // share) if share >= 1 else int(gpus) * int(1 / share))
 
 
-def _asked(resources: Resources) -> str:
+def _asked(resources: ResourcesSection) -> str:
     """``resources.workers_per_trial = 2 x resources.cpus_per_worker = 4``."""
     worker = f"resources.cpus_per_worker = {resources.cpus_per_worker}"
     if resources.gpus_per_worker:

@@ -6,7 +6,7 @@ from typing import Protocol
 
 import numpy as np
 
-from mtl.config import Frames, TrialConfig
+from mtl.config import FrameChoice, TrialConfig
 from mtl.dataset import Listing
 from mtl.sequences.feature_table import FeatureTable
 from mtl.sequences.folds import with_splits
@@ -76,7 +76,7 @@ class SlotData:
         return other
 
     def _joined(
-        self, features: tuple[str, ...], which: Frames, stride: int
+        self, features: tuple[str, ...], which: FrameChoice, stride: int
     ) -> tuple[tuple[VideoSequence, ...], dict[str, Part]]:
         tables = [self.table(name) for name in features]
         sequences = join(self.listing, tables, which, stride)

@@ -13,20 +13,20 @@ from ray.data import from_items
 
 from mtl.features.backbones import Backbone, make_backbone
 from mtl.features.extract import Extractor
-from mtl.features.face_crops import Frames
+from mtl.features.face_crops import CropFrames
 from mtl.optimisation.device import choose_device, choose_precision
 from sweeps.data.ray_data import set_up_ray_data, user_error
 
 
 @dataclass(frozen=True)
-class Plan:
+class ExtractionPlan:
     """How frames are extracted.
 
     Attributes:
         backbone: Its name.
         size: Of its input, in pixels.
         batch: Images at once, counted from the start of each chunk.
-        chunk: Frames of one part.
+        chunk: CropFrames of one part.
         device: ``cpu`` or ``cuda``.
         precision: ``auto``, or a type of torch's.
     """
@@ -47,14 +47,14 @@ class Worker:
     """One actor of the pool.
 
     Args:
-        shared: References to the ``Frames`` and to the backbone's weights, in the object store.
+        shared: References to the ``CropFrames`` and to the backbone's weights, in the object store.
         plan: How.
         cpus: Threads of torch, and threads that read images.
     """
 
-    def __init__(self, shared: tuple[ObjectRef[Any], ...], plan: Plan, cpus: int) -> None:
+    def __init__(self, shared: tuple[ObjectRef[Any], ...], plan: ExtractionPlan, cpus: int) -> None:
         torch.set_num_threads(cpus)
-        self.frames: Frames
+        self.frames: CropFrames
         self.frames, weights = ray.get(list(shared))
         self.plan = plan
         backbone = make_backbone(plan.backbone, plan.size)
@@ -81,9 +81,9 @@ class Done(NamedTuple):
 
 
 def extract_chunks(
-    frames: Frames,
+    frames: CropFrames,
     backbone: Backbone,
-    plan: Plan,
+    plan: ExtractionPlan,
     chunks: Sequence[int],
     workers: int,
     cpus: int,

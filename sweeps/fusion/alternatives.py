@@ -14,10 +14,10 @@ from mtl.ensemble.selection import RULES, error_correlation, forward_order, fuse
 from mtl.evaluation.bootstrap import BOUNDS, Sampled
 from mtl.tasks import OUTPUT_COLUMNS, TASKS, Task
 from sweeps.fusion.candidates import Candidates
-from sweeps.fusion.frames import Frames, predicted_tasks
+from sweeps.fusion.frames import PredictedFrames, predicted_tasks
 from sweeps.fusion.fused import Chosen, choose_members, mean_outputs
 from sweeps.fusion.scores import differences
-from sweeps.search_file import Fusion
+from sweeps.search_file import FusionSection
 
 SIZES = (1, 2, 4, 8)
 AMONG = 25
@@ -25,7 +25,10 @@ AMONG = 25
 
 
 def other_rules(
-    candidates: Candidates, frames: Frames, settings: Fusion, ours: Float[np.ndarray, "N 22"]
+    candidates: Candidates,
+    frames: PredictedFrames,
+    settings: FusionSection,
+    ours: Float[np.ndarray, "N 22"],
 ) -> dict[str, Any]:
     """Each rule's scores beside ``ours``, the raw outputs of the one that the sweep uses."""
     found = {}
@@ -36,7 +39,7 @@ def other_rules(
 
 
 def small_ensembles(
-    folder: Path, candidates: Candidates, frames: Frames, ours: Float[np.ndarray, "N 22"]
+    folder: Path, candidates: Candidates, frames: PredictedFrames, ours: Float[np.ndarray, "N 22"]
 ) -> list[dict[str, Any]]:
     """The best ensembles of 1, 2, 4 and 8 trials, each for all tasks, and what they cost.
 
@@ -78,7 +81,7 @@ def cost(folder: Path, candidates: Candidates, chosen: Chosen) -> dict[str, floa
 
 
 def contributions(
-    candidates: Candidates, frames: Frames, members: Chosen, parts: tuple[str, ...]
+    candidates: Candidates, frames: PredictedFrames, members: Chosen, parts: tuple[str, ...]
 ) -> dict[str, dict[str, Any]]:
     """Of each task's members: what the score loses without each, with intervals, and how alike they
     err (on ``select``), those that count most first.
@@ -108,7 +111,7 @@ def contributions(
 
 
 def _fused_of(
-    outputs: Float[np.ndarray, "M N 22"], signatures: list[str], frames: Frames
+    outputs: Float[np.ndarray, "M N 22"], signatures: list[str], frames: PredictedFrames
 ) -> tuple[Chosen, Float[np.ndarray, "N 22"]]:
     """Greedy choice among few members that all predict the same tasks."""
     select = frames.of("select")
@@ -128,7 +131,7 @@ def _fused_of(
 
 
 def _beside(
-    outputs: Float[np.ndarray, "N 22"], ours: Float[np.ndarray, "N 22"], frames: Frames
+    outputs: Float[np.ndarray, "N 22"], ours: Float[np.ndarray, "N 22"], frames: PredictedFrames
 ) -> dict[str, Any]:
     """P on both parts; on ``confirm`` with its interval, and minus ours with that one's."""
     found: dict[str, Any] = {}
@@ -145,7 +148,7 @@ def _beside(
     return found
 
 
-def _p(frames: Frames, outputs: Float[np.ndarray, "N 22"], part: str) -> Sampled | None:
+def _p(frames: PredictedFrames, outputs: Float[np.ndarray, "N 22"], part: str) -> Sampled | None:
     return frames.sampled(outputs, part).get("p_labelled")
 
 
@@ -154,7 +157,7 @@ def _lost_without_each(
     own: Float[np.ndarray, "M N W"],
     counts: np.ndarray,
     signatures: list[str],
-    frames: Frames,
+    frames: PredictedFrames,
     part: str,
 ) -> dict[str, Any]:
     score = f"{task.score}_{task.name}"
@@ -170,7 +173,7 @@ def _lost_without_each(
 
 
 def _of_task(
-    frames: Frames, task: Task, outputs: Float[np.ndarray, "N W"], part: str
+    frames: PredictedFrames, task: Task, outputs: Float[np.ndarray, "N W"], part: str
 ) -> Mapping[str, Sampled]:
     alone = np.full((len(outputs), len(OUTPUT_COLUMNS)), np.nan, np.float32)
     alone[:, task.outputs] = outputs

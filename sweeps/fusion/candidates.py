@@ -16,12 +16,12 @@ from jaxtyping import Float
 from mtl.errors import InputError, in_one_line
 from mtl.predictions.table import Predictions
 from mtl.tasks import TASKS, Task
-from sweeps.storage.kept_weights import KEEP_WEIGHTS
+from sweeps.storage.kept_weights import BEST_TRIALS_PER_TASK
 from sweeps.storage.trial_folder import TrialFolder, is_refit
 
 
 @dataclass(frozen=True)
-class Member:
+class Candidate:
     """A trial that left predictions.
 
     Attributes:
@@ -40,8 +40,8 @@ class Member:
 
 
 def read_members(
-    folder: Path, metric: str = "score", known: Mapping[str, Member] | None = None
-) -> dict[str, Member]:
+    folder: Path, metric: str = "score", known: Mapping[str, Candidate] | None = None
+) -> dict[str, Candidate]:
     """All trials of a sweep's folder that have ended with predictions, by signature; those that are
     known already are not read again.
     """
@@ -62,11 +62,11 @@ def read_members(
     return dict(sorted(found.items()))
 
 
-def _member(name: str, scores: Mapping[str, Any], metric: str) -> Member:
+def _member(name: str, scores: Mapping[str, Any], metric: str) -> Candidate:
     tasks = {task: scores["select"].get(task) for task in scores["epochs"]}
     cost = scores.get("prediction")
     seconds = cost["seconds"] / (cost["models"] * cost["frames"]) if cost else None
-    return Member(name, scores["select"][metric], tasks, scores["epochs"], seconds)
+    return Candidate(name, scores["select"][metric], tasks, scores["epochs"], seconds)
 
 
 class Candidates:
@@ -76,10 +76,10 @@ class Candidates:
         self._counts = known or (lambda signature: True)
         self._folder = folder
         self._outputs: dict[str, dict[str, np.ndarray]] = {task: {} for task in TASKS}
-        self._known: dict[str, Member] = {}
+        self._known: dict[str, Candidate] = {}
 
     @property
-    def members(self) -> list[Member]:
+    def members(self) -> list[Candidate]:
         """All trials with predictions, by signature."""
         return list(self._known.values())
 
@@ -104,13 +104,13 @@ class Candidates:
         found = self._outputs[task.name]
         return list(found), np.stack(list(found.values())) if found else np.empty((0, 0, 0))
 
-    def best_single(self) -> Member:
+    def best_single(self) -> Candidate:
         """The best of those that predict the most tasks: a sum over more tasks is no better score.
         Of equals the first.
         """
         return max(self.members, key=lambda member: (len(member.tasks), member.score))
 
-    def whole(self, most: int) -> list[Member]:
+    def whole(self, most: int) -> list[Candidate]:
         """The ``most`` best candidates that predict the same tasks, as many as any, by their
         objective.
         """
@@ -130,4 +130,4 @@ class Candidates:
         scores = {m.signature: score for m in able if (score := m.tasks[task]) is not None}
         if not scores:
             return [max(able, key=lambda member: member.score).signature] if able else []
-        return sorted(scores, key=lambda s: (-scores[s], s))[:KEEP_WEIGHTS]
+        return sorted(scores, key=lambda s: (-scores[s], s))[:BEST_TRIALS_PER_TASK]

@@ -15,7 +15,7 @@ from mtl.tasks import TASKS, Task
 
 
 @dataclass(frozen=True)
-class Frames:
+class PredictedFrames:
     """The predicted frames.
 
     Attributes:

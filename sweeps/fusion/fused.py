@@ -11,8 +11,8 @@ from mtl.predictions.postprocess import Postprocessing, choose
 from mtl.sequences.join import training_prior
 from mtl.tasks import OUTPUT_COLUMNS, TASKS
 from sweeps.fusion.candidates import Candidates
-from sweeps.fusion.frames import Frames
-from sweeps.search_file import Fusion
+from sweeps.fusion.frames import PredictedFrames
+from sweeps.search_file import FusionSection
 
 Chosen = Mapping[str, Mapping[str, float]]
 """Of each task how much each member counts, by its signature."""
@@ -28,7 +28,9 @@ class Fused:
     postprocessing: Postprocessing
 
 
-def fuse_candidates(candidates: Candidates, frames: Frames, settings: Fusion) -> Fused:
+def fuse_candidates(
+    candidates: Candidates, frames: PredictedFrames, settings: FusionSection
+) -> Fused:
     """Fuse as the search file says."""
     members = choose_members(candidates, frames, settings.method, settings.steps)
     raw = mean_outputs(candidates, members)
@@ -36,7 +38,9 @@ def fuse_candidates(candidates: Candidates, frames: Frames, settings: Fusion) ->
     return Fused(done, raw, members, postprocessing)
 
 
-def choose_members(candidates: Candidates, frames: Frames, method: str, steps: int) -> Chosen:
+def choose_members(
+    candidates: Candidates, frames: PredictedFrames, method: str, steps: int
+) -> Chosen:
     """What a rule chooses on ``select``; where a task has no label there is nothing to choose by,
     and one candidate: the best trial.
     """
@@ -69,7 +73,7 @@ def mean_outputs(candidates: Candidates, members: Chosen) -> Float[np.ndarray, "
 
 
 def postprocessed(
-    outputs: Float[np.ndarray, "N 22"], frames: Frames, steps: Sequence[str]
+    outputs: Float[np.ndarray, "N 22"], frames: PredictedFrames, steps: Sequence[str]
 ) -> tuple[Float[np.ndarray, "N 22"], Postprocessing]:
     """All frames with what is best on ``select``."""
     listing, rows, select = frames.listing, frames.rows, frames.of("select")

@@ -11,13 +11,13 @@ from mtl.dataset import Dataset
 from mtl.evaluation.bootstrap import Sampled, intervals
 from mtl.predictions.table import Predictions
 from mtl.tasks import OUTPUT_COLUMNS, TASKS
-from sweeps.fusion.frames import Frames, listed_rows, predicted_tasks
+from sweeps.fusion.frames import PredictedFrames, listed_rows, predicted_tasks
 
 MODELS = ("fused", "fused_raw", "best_single", "best_single_raw")
 
 
 def part_scores(
-    models: Mapping[str, Float[np.ndarray, "N 22"]], frames: Frames, part: str
+    models: Mapping[str, Float[np.ndarray, "N 22"]], frames: PredictedFrames, part: str
 ) -> dict[str, dict[str, Any]]:
     """Scores of each model with intervals, and of fused minus best single: post-processed both, raw
     both. No difference where they predict different tasks.
@@ -56,7 +56,10 @@ def optimism(scores: Mapping[str, Any]) -> dict[str, float]:
 
 
 def ceiling(
-    dataset: Dataset, frames: Frames, fused: Float[np.ndarray, "N 22"], parts: tuple[str, ...]
+    dataset: Dataset,
+    frames: PredictedFrames,
+    fused: Float[np.ndarray, "N 22"],
+    parts: tuple[str, ...],
 ) -> dict[str, Any] | None:
     """Scores of the exact posterior in the same tasks, which only planted data have, and what share
     of its P the fused model reaches.
@@ -79,11 +82,14 @@ def ceiling(
 
 
 def _share(
-    outputs: Float[np.ndarray, "N 22"], best: Float[np.ndarray, "N 22"], frames: Frames, part: str
+    outputs: Float[np.ndarray, "N 22"],
+    best: Float[np.ndarray, "N 22"],
+    frames: PredictedFrames,
+    part: str,
 ) -> dict[str, Any] | None:
     """One model's P over another's, with the interval over videos; None without labels."""
     whole, most = (frames.sampled(each, part).get("p_labelled") for each in (outputs, best))
     if whole is None or most is None or not most.score:
         return None
-    share = whole.over(most)
+    share = whole.ratio(most)
     return {"share": share.score, "interval": share.interval()}

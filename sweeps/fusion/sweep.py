@@ -16,11 +16,11 @@ from mtl.predictions.table import Predictions, decide
 from mtl.whole_files import write_json
 from sweeps.fusion.alternatives import contributions, cost, other_rules, small_ensembles
 from sweeps.fusion.candidates import Candidates
-from sweeps.fusion.frames import Frames, listed_rows
+from sweeps.fusion.frames import PredictedFrames, listed_rows
 from sweeps.fusion.fused import Fused, fuse_candidates, postprocessed
 from sweeps.fusion.report import write_report
 from sweeps.fusion.scores import ceiling, optimism, part_scores
-from sweeps.search_file import Fusion
+from sweeps.search_file import FusionSection
 
 
 class SweepFusion:
@@ -41,14 +41,14 @@ class SweepFusion:
         dataset: Dataset,
         listing: Listing,
         parts: Mapping[str, str],
-        settings: Fusion,
+        settings: FusionSection,
         metric: str = "score",
         known: Callable[[str], bool] | None = None,
     ) -> None:
         self.folder, self.dataset, self.settings = folder, dataset, settings
         self._listing, self._parts, self._metric = listing, parts, metric
         self._candidates = Candidates(folder, known)
-        self._frames: Frames | None = None
+        self._frames: PredictedFrames | None = None
         self._best = _best_so_far(folder)
         self._fresh = False
         self._lock = threading.Lock()
@@ -114,7 +114,7 @@ class SweepFusion:
         return content
 
     @property
-    def frames(self) -> Frames:
+    def frames(self) -> PredictedFrames:
         """The predicted frames, the same for all trials of a sweep."""
         assert self._frames is not None, "no trial has predictions"
         return self._frames
@@ -124,7 +124,9 @@ class SweepFusion:
         self._fresh |= self._candidates.update(self._metric)
         if self._frames is None and self._candidates.members:
             first = self._candidates.load(self._candidates.members[0].signature)
-            self._frames = Frames(self._listing, self._parts, listed_rows(self._listing, first))
+            self._frames = PredictedFrames(
+                self._listing, self._parts, listed_rows(self._listing, first)
+            )
 
     def _content(self, fused: Fused, parts: tuple[str, ...]) -> dict[str, Any]:
         frames, single = self.frames, self._candidates.best_single()

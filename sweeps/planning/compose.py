@@ -17,7 +17,8 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
 import sweeps
-from mtl.config import OPERATIONAL, TrialConfig, read_config
+from mtl.config import TrialConfig, read_config
+from mtl.config_keys import hashed_settings, present_path
 from mtl.errors import InputError
 from mtl.strict import did_you_mean
 
@@ -94,7 +95,7 @@ def _parsed(override: str) -> tuple[str, Any]:
     plain = parsed.type is OverrideType.CHANGE and parsed.key_or_group and not parsed.package
     if not plain or parsed.is_sweep_override():
         raise InputError(f"{override!r} is no plain override: write path=value")
-    return parsed.key_or_group, _unquoted(parsed.value())
+    return present_path(parsed.key_or_group), _unquoted(parsed.value())
 
 
 def _unquoted(value: Any) -> Any:
@@ -123,11 +124,8 @@ def _set(plain: dict[str, Any], path: str, value: Any) -> None:
 def signature(config: TrialConfig, dataset_hash: str) -> str:
     """16 hex digits that two trials share if and only if they are the same training.
 
-    The hash covers the resolved config without its operational keys, and the dataset's content.
+    The hash covers the resolved config without its operational keys (``mtl.config_keys``), and the
+    dataset's content.
     """
-    plain = config.plain()
-    for section, keys in OPERATIONAL.items():
-        for key in keys:
-            del plain[section][key]
-    text = json.dumps([plain, dataset_hash], sort_keys=True)
+    text = json.dumps([hashed_settings(config.plain()), dataset_hash], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

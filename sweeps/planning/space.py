@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import optuna
 
+from mtl.config_keys import first_path
 from mtl.errors import InputError
 from sweeps.planning.compose import compose as compose_config
 from sweeps.search_file import SearchFile
@@ -58,7 +59,9 @@ class Space:
             trial: The Optuna trial.
             chosen: Values of compared parameters (``comparisons``); the trial is not asked.
         """
-        settings = self._settings(lambda name, node: node.suggest(trial, name), chosen or {})
+        settings = self._settings(
+            lambda name, node: node.suggest(trial, journal_name(name)), chosen or {}
+        )
         return [override(setting.path, setting.value) for setting in settings]
 
     def comparisons(self) -> list[dict[str, Any]]:
@@ -153,6 +156,12 @@ class Space:
                     f"{above}{path}={option}/",
                     {**(choices or {}), above + path: option},
                 )
+
+
+def journal_name(name: str) -> str:
+    """Return the name of a parameter in the journal, which is the one of the first version."""
+    *choices, path = name.split("/")
+    return "/".join([*choices, first_path(path)])
 
 
 def _key(point: Sequence[Setting]) -> tuple[str, ...]:

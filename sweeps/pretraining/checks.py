@@ -11,7 +11,7 @@ from mtl.losses.balancing import BALANCINGS
 from mtl.pretraining.augmentation import epoch_batches
 from mtl.pretraining.config import SupervisedConfig
 from mtl.tasks import TASKS
-from sweeps.pretraining.setup import Setup, Start
+from sweeps.pretraining.setup import PretrainingSetup, Start
 
 
 def check_apart(out: Path, address: str) -> None:
@@ -36,7 +36,7 @@ def check_there(labels: str, named: Images, found: Images) -> None:
         print(f"{len(absent):,} images of {labels} are not in {found.address} (such as {first})")
 
 
-def check_enough(setup: Setup) -> None:
+def check_enough(setup: PretrainingSetup) -> None:
     """Refuse what would end the training for certain."""
     labels, config = setup.labels, setup.config
     if labels is not None and isinstance(config, SupervisedConfig):
@@ -48,7 +48,7 @@ def check_enough(setup: Setup) -> None:
     epoch_batches(number, config.training.batch_images, seed=0, epoch=1)
 
 
-def check_workers(workers: int, setup: Setup, start: Start) -> None:
+def check_workers(workers: int, setup: PretrainingSetup, start: Start) -> None:
     """Refuse more than can train this together."""
     config, batch = setup.config, setup.config.training.batch_images
     least = 2 if start.batch_norm else 1

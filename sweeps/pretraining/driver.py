@@ -13,8 +13,8 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from mtl.errors import InputError, TrainingError
 from sweeps.cluster.connection import train_settings
 from sweeps.cluster.worker_group import run_workers, why_it_ended
-from sweeps.pretraining.events import Began, Died, Ended, Event, Failed, Record, Waiting
-from sweeps.pretraining.setup import Setup
+from sweeps.pretraining.events import Began, Died, Ended, Event, EventLog, Failed, Waiting
+from sweeps.pretraining.setup import PretrainingSetup
 from sweeps.pretraining.workers import pretrain
 
 CALLS = 8
@@ -25,13 +25,13 @@ SILENCES = 6
 START_MINUTES = 15
 
 
-class Group(Record):
+class Group(EventLog):
     """The actor. No thread of the driver waits for the workers: it could not leave."""
 
     def start(
         self,
         name: str,
-        setup: "list[ray.ObjectRef[Setup]]",
+        setup: "list[ray.ObjectRef[PretrainingSetup]]",
         workers: int,
         cpus: int,
         gpus: float,
@@ -59,7 +59,7 @@ def _tell_death(record: ActorHandle[Any], cause: str) -> None:
 
 def events(
     name: str,
-    setup: Setup,
+    setup: PretrainingSetup,
     checkpoint: bytes | None,
     workers: int,
     cpus: int,

@@ -30,7 +30,7 @@ class Died:
 
 
 @dataclass(frozen=True)
-class Epoch:
+class PretrainingEpoch:
     """An epoch's end.
 
     Attributes:
@@ -68,10 +68,10 @@ class Ended:
     reason: str | None
 
 
-Event = Began | Waiting | Died | Epoch | Broken | Failed | Ended
+Event = Began | Waiting | Died | PretrainingEpoch | Broken | Failed | Ended
 
 
-class Record:
+class EventLog:
     """What an actor keeps between the workers and their driver: it outlives them.
 
     Args:
@@ -88,7 +88,7 @@ class Record:
 
     def put(self, event: Event) -> None:
         """Tell the driver."""
-        if isinstance(event, Epoch) and event.checkpoint is not None:
+        if isinstance(event, PretrainingEpoch) and event.checkpoint is not None:
             self._checkpoint = event.checkpoint
         self._events.put(event)
 

@@ -25,7 +25,7 @@ from mtl.errors import InputError, brief
 from mtl.optimisation.checkpoint import unpack
 from mtl.pretraining.pretrainer import PretrainResult
 from mtl.whole_files import write_json, write_whole
-from sweeps.pretraining.events import Epoch
+from sweeps.pretraining.events import PretrainingEpoch
 from sweeps.storage.driver_lock import LOCK, DriverLock
 
 MANIFEST = "pretraining.json"
@@ -143,7 +143,7 @@ class PretrainingFolder:
         except OSError as error:
             raise InputError(f"cannot write --out {self.path} ({error.strerror}): {fix}") from None
 
-    def write_epoch(self, event: Epoch) -> None:
+    def write_epoch(self, event: PretrainingEpoch) -> None:
         """What an epoch leaves: weights first, then the checkpoint that counts on them."""
         epoch = event.result.epoch
         self.results = [*self.results[: epoch - 1], event.result]

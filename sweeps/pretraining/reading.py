@@ -21,7 +21,7 @@ from mtl.pretraining.image_labels import LabelledImages
 from sweeps.data.ray_data import set_up_ray_data, user_error
 
 Arrays = dict[str, np.ndarray]
-Batch = dict[str, Tensor]
+ImageBatch = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -45,14 +45,14 @@ class How:
     def read(
         self, images: Images, labels: LabelledImages | None, rows: np.ndarray, epoch: int | None
     ) -> Arrays:
-        """A batch: ``mtl.pretraining.objectives.Batch`` as arrays, with ``broken``, (B,) of str."""
+        """Return an ``ImageBatch`` as arrays, with ``broken``, (B,) of str."""
         if epoch is None:
             found = read_whole(images, rows, self.size, self.resampling)
         else:
             found = read_augmented(images, rows, self.size, self.augmentation, self.seed, epoch)
         broken = np.full(len(rows), "", dtype=object)
         broken[: len(found.broken)] = found.broken
-        arrays = {"pixels": found.pixels, "real": found.real, "broken": broken}
+        arrays = {"pixels": found.pixels, "valid": found.valid, "broken": broken}
         if self.patches:
             arrays["noise"] = patch_noise(rows, self.patches, self.seed, epoch or 0)
         if labels is not None:
@@ -85,7 +85,7 @@ class Reader:
 
     def stream(
         self, steps: Sequence[Int64[np.ndarray, " b"]], epoch: int | None
-    ) -> Iterator[Batch]:
+    ) -> Iterator[ImageBatch]:
         """Batches of these images, in order.
 
         Args:

@@ -23,7 +23,7 @@ OPERATIONAL: Any = {"picture_epochs": True, "training": {"device": True, "checkp
 
 
 @dataclass(frozen=True)
-class Setup:
+class PretrainingSetup:
     """What the workers are given.
 
     Attributes:
@@ -66,7 +66,7 @@ class Start:
     source: str
 
 
-def make_objective(setup: Setup) -> Objective:
+def make_objective(setup: PretrainingSetup) -> Objective:
     """What a setup's method trains for."""
     objective: Objective
     if isinstance(setup.config, MAEConfig):
@@ -81,7 +81,7 @@ def make_objective(setup: Setup) -> Objective:
     return objective
 
 
-def start_of(setup: Setup) -> Start:
+def start_of(setup: PretrainingSetup) -> Start:
     """What a setup starts from; InputError where that cannot be had."""
     objective = make_objective(setup)
     backbone = objective.backbone
@@ -96,7 +96,7 @@ def start_of(setup: Setup) -> Start:
     )
 
 
-def manifest_of(method: str, setup: Setup, start: Start) -> dict[str, Any]:
+def manifest_of(method: str, setup: PretrainingSetup, start: Start) -> dict[str, Any]:
     """What decides the outcome."""
     config = setup.config.model_dump(mode="json", serialize_as_any=True, exclude=OPERATIONAL)
     config["weights"] = start.source

@@ -18,12 +18,12 @@ from mtl.optimisation.distributed import Workers
 from mtl.pretraining.augmentation import epoch_batches, patch_noise, read_whole
 from mtl.pretraining.config import MAEConfig
 from mtl.pretraining.image_labels import LabelledImages
-from mtl.pretraining.objectives import Batch, Objective, Reconstruction, Supervision
+from mtl.pretraining.objectives import ImageBatch, Objective, Reconstruction, Supervision
 from mtl.pretraining.pretrainer import Pretrainer
 from mtl.tasks import OUTPUT_COLUMNS, TASKS
-from sweeps.pretraining.events import Began, Broken, Epoch, Event, Failed
+from sweeps.pretraining.events import Began, Broken, Event, Failed, PretrainingEpoch
 from sweeps.pretraining.reading import How, Reader
-from sweeps.pretraining.setup import Setup, make_objective
+from sweeps.pretraining.setup import PretrainingSetup, make_objective
 
 PICTURED = 8
 """Faces of a picture."""
@@ -31,14 +31,14 @@ EVALUATED = 64
 """Images of a batch that is not trained on, of each worker."""
 
 
-def pretrain(record: ActorHandle[Any], setup: "list[ray.ObjectRef[Setup]]") -> None:
+def pretrain(record: ActorHandle[Any], setup: "list[ray.ObjectRef[PretrainingSetup]]") -> None:
     """What each worker does, from its start to the last epoch.
 
     Args:
         record: Hears of it.
         setup: A reference to it, in a list, so that it is fetched here.
     """
-    given: Setup = ray.get(setup[0])
+    given: PretrainingSetup = ray.get(setup[0])
     torch.set_num_threads(given.threads)
     try:
         _pretrain(record, given, Workers.joined())
@@ -49,7 +49,7 @@ def pretrain(record: ActorHandle[Any], setup: "list[ray.ObjectRef[Setup]]") -> N
         raise
 
 
-def _pretrain(record: ActorHandle[Any], setup: Setup, workers: Workers) -> None:
+def _pretrain(record: ActorHandle[Any], setup: PretrainingSetup, workers: Workers) -> None:
     config, training = setup.config, setup.config.training
     objective = make_objective(setup)
     checkpoint: Any = ray.get(record.checkpoint.remote())
@@ -71,7 +71,7 @@ def _pretrain(record: ActorHandle[Any], setup: Setup, workers: Workers) -> None:
         own = order[:, workers.rank :: workers.size]
         batches = reader.stream(list(own), epoch)
         trainer.train_epoch(batches, len(own))
-        if not workers.total(np.array([own.size - len(reader.broken)]))[0]:
+        if not workers.all_reduce(np.array([own.size - len(reader.broken)]))[0]:
             raise InputError(
                 f"none of the {order.size:,} images of epoch {epoch} could be read (the first, "
                 f"{reader.broken[0]}): check --images"
@@ -86,7 +86,7 @@ def _pretrain(record: ActorHandle[Any], setup: Setup, workers: Workers) -> None:
     ray.get(on_its_way)
 
 
-def _reader(setup: Setup, objective: Objective) -> Reader:
+def _reader(setup: PretrainingSetup, objective: Objective) -> Reader:
     backbone, config = objective.backbone, setup.config
     patches = objective.autoencoder.patches if isinstance(objective, Reconstruction) else 0
     how = How(
@@ -95,7 +95,7 @@ def _reader(setup: Setup, objective: Objective) -> Reader:
     return Reader(setup.images, setup.labels, how, setup.readers, setup.reader_cpus)
 
 
-def _event(trainer: Pretrainer, objective: Objective, faces: Batch | None) -> Epoch:
+def _event(trainer: Pretrainer, objective: Objective, faces: ImageBatch | None) -> PretrainingEpoch:
     config, training, epoch = trainer.config, trainer.config.training, len(trainer.history)
     last = epoch == training.epochs
     due = last or epoch % training.checkpoint_epochs == 0
@@ -104,7 +104,7 @@ def _event(trainer: Pretrainer, objective: Objective, faces: Batch | None) -> Ep
         assert isinstance(objective, Reconstruction)
         device = trainer.device
         picture = objective.picture(faces["pixels"].to(device), faces["noise"].to(device))
-    return Epoch(
+    return PretrainingEpoch(
         trainer.history[-1],
         checkpoint=trainer.checkpoint() if due else None,
         weights=objective.weights() if trainer.is_to_keep(due) else None,
@@ -112,7 +112,7 @@ def _event(trainer: Pretrainer, objective: Objective, faces: Batch | None) -> Ep
     )
 
 
-def _pictured(setup: Setup, objective: Objective) -> Batch | None:
+def _pictured(setup: PretrainingSetup, objective: Objective) -> ImageBatch | None:
     """The faces of the pictures: the same few, whole, in each; None where there are none."""
     if not isinstance(objective, Reconstruction):
         return None
@@ -145,7 +145,7 @@ def _scores(
     assert isinstance(objective, Supervision)
     rows = labels.chosen_by
     own = np.arange(len(rows))[workers.rank :: workers.size]
-    outputs, real = (
+    outputs, valid = (
         np.zeros((len(rows), len(OUTPUT_COLUMNS)), np.float32),
         np.zeros(len(rows), np.float32),
     )
@@ -153,8 +153,8 @@ def _scores(
     batches = reader.stream([rows[part] for part in parts], None)
     for at, batch in zip(parts, batches, strict=True):
         outputs[at] = objective.outputs(batch["pixels"].to(device)).nan_to_num().cpu().numpy()
-        real[at] = batch["real"].numpy()
-    outputs, known = workers.total(outputs), workers.total(real) > 0
+        valid[at] = batch["valid"].numpy()
+    outputs, known = workers.all_reduce(outputs), workers.all_reduce(valid) > 0
     scores: dict[str, float | None] = {}
     for name in objective.tasks:
         task = TASKS[name]

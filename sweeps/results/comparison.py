@@ -9,7 +9,7 @@ from mtl.evaluation.comparison import ALL, LEVEL, Standing, compare
 from mtl.predictions.table import Predictions
 from mtl.tasks import TASKS
 from mtl.whole_files import write_json, write_whole
-from sweeps.fusion.frames import Frames, listed_rows
+from sweeps.fusion.frames import PredictedFrames, listed_rows
 from sweeps.pages.html import page
 from sweeps.pages.markdown import table
 from sweeps.planning.plan import Plan
@@ -31,7 +31,7 @@ def compare_sweep(folder: Path, plan: Plan, study: SweepStudy) -> str | None:
         for trial in trials:
             file = folder / "trials" / trial.user_attrs["signature"] / "predictions.parquet"
             predictions = Predictions.load(file)
-            frames = frames or Frames(
+            frames = frames or PredictedFrames(
                 plan.listing, plan.parts, listed_rows(plan.listing, predictions)
             )
             ways.setdefault(name.rpartition("/")[2], []).append(predictions.outputs)

@@ -6,8 +6,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from sweeps.search.training_clock import TrainingClock
-from sweeps.search_file import Budget
-from sweeps.storage.kept_weights import Shelf
+from sweeps.search_file import BudgetSection
+from sweeps.storage.kept_weights import KeptWeights
 from sweeps.study import SweepStudy
 
 FREE_BYTES = 5 * 10**8
@@ -19,10 +19,10 @@ RESERVE_SECONDS = 60
 class Limits:
     """A sweep's budget, and what has been used of it."""
 
-    budget: Budget
+    budget: BudgetSection
     folder: Path
     study: SweepStudy
-    shelf: Shelf
+    kept_weights: KeptWeights
     clock: TrainingClock
 
     def halt(self) -> str | None:
@@ -59,10 +59,10 @@ class Limits:
 
     def _disk_full(self) -> str | None:
         limit = self.budget.disk_gb
-        if limit is not None and self.shelf.gb > limit:
+        if limit is not None and self.kept_weights.gb > limit:
             return (
-                f"{self.folder} holds {self.shelf.gb:.1f} GB, more than budget.disk_gb = {limit:g}:"
-                " raise it"
+                f"{self.folder} holds {self.kept_weights.gb:.1f} GB, more than "
+                f"budget.disk_gb = {limit:g}: raise it"
             )
         if shutil.disk_usage(self.folder).free < FREE_BYTES:
             return (
@@ -71,7 +71,7 @@ class Limits:
         return None
 
 
-def too_late(budget: Budget) -> str | None:
+def too_late(budget: BudgetSection) -> str | None:
     """Why there is no time left to train, or None."""
     if budget.until is None:
         return None

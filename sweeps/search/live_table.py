@@ -18,7 +18,7 @@ ROWS = 20
 
 
 @dataclass
-class _Row:
+class _TrialRow:
     name: str
     settings: Mapping[str, str]
     epochs: int
@@ -42,7 +42,7 @@ class Progress:
     ) -> None:
         self.console = console or Console(highlight=False)
         self.trials, self.done, self._before = trials, done, done()
-        self._rows: dict[tuple[str, int], _Row] = {}
+        self._rows: dict[tuple[str, int], _TrialRow] = {}
         self._started = time.monotonic()
         self._live = Live(console=self.console, refresh_per_second=2, get_renderable=self._render)
 
@@ -57,7 +57,7 @@ class Progress:
 
     def started(self, proposal: Proposal, job: Job) -> None:
         """A trial was handed to a slot."""
-        row = _Row(
+        row = _TrialRow(
             job.name, by_path(proposal.overrides), job.config["training"]["epochs"], job.reported
         )
         self._rows[proposal.study, proposal.number] = row
@@ -113,11 +113,11 @@ class Progress:
         return Group(Text(head), _table(rows))
 
 
-def _rank(row: _Row) -> tuple[bool, float]:
+def _rank(row: _TrialRow) -> tuple[bool, float]:
     return row.score is None, -(row.score or 0.0)
 
 
-def _table(rows: list[_Row]) -> Table:
+def _table(rows: list[_TrialRow]) -> Table:
     """The rows, best first, with the settings that differ among them."""
     varied = varied_paths([row.settings for row in rows])
     table = Table(box=None, pad_edge=False)

@@ -114,7 +114,7 @@ class StudySearcher(NotSaved, Searcher):
     def suggest(self, trial_id: str) -> Any:
         """The next trial for a free slot; None while there is none, FINISHED when all are out."""
         self._tick()
-        self.heed_interrupt()
+        self.stop_if_requested()
         slot = None if self.halted else self.slots.take()
         if slot is None and self.slots.gone:
             self.halted = self.halted or f"{self.slots.why_gone}: no slot is left"
@@ -181,7 +181,7 @@ class StudySearcher(NotSaved, Searcher):
         self.halted, self._stopping = why, when
         self.slots.stop(when)
 
-    def heed_interrupt(self) -> None:
+    def stop_if_requested(self) -> None:
         """Stop at once, if Ctrl-C was pressed or the time is up."""
         if self.pressed and self.halted != INTERRUPTED:
             self.stop(INTERRUPTED, Stop.NOW)

@@ -31,7 +31,7 @@ class _Interrupts(NotSaved, tune.Callback):
         self.searcher.pressed = True
 
     def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
-        self.searcher.heed_interrupt()
+        self.searcher.stop_if_requested()
 
 
 def search(searcher: StudySearcher, listing: Listing) -> str | None:

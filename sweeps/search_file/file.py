@@ -1,4 +1,4 @@
-"""The search file: what a sweep varies, on which data, with what budget (DESIGN.md, its section).
+"""The search file: what a sweep varies, on which data, with what budget.
 
 ``load`` reads it strictly: unknown keys, wrong values and everything that is not built yet are
 refused in one sentence. What a path of ``space`` means is the trial config's matter:
@@ -14,17 +14,18 @@ from pydantic import BaseModel, Field, PrivateAttr, ValidationError, model_valid
 
 from mtl.errors import InputError
 from mtl.strict import Strict, did_you_mean
+from sweeps.search_file.earlier_versions import in_present_form
 from sweeps.search_file.overrides import apply_overrides
 from sweeps.search_file.ranges import KINDS, DottedPath, Node, Range, paths
 from sweeps.search_file.refusal import sentence
 from sweeps.search_file.sections import (
-    Budget,
-    Compare,
-    Fusion,
-    Pruner,
-    Refit,
-    Resources,
-    Search,
+    BudgetSection,
+    CompareSection,
+    FusionSection,
+    PrunerSection,
+    RefitSection,
+    ResourcesSection,
+    SearchSection,
 )
 from sweeps.search_file.strict_yaml import parse_yaml, write_yaml
 
@@ -42,15 +43,15 @@ class SearchFile(Strict):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
     # null in the file means: named on the command line. A loaded file always has it.
     data: Annotated[str, Field(min_length=1, json_schema_extra={"type": ["string", "null"]})]
-    search: Search = Search()
-    pruner: Pruner = Pruner()
-    budget: Budget = Budget()
-    resources: Resources = Resources()
-    compare: Compare = Compare()
+    search: SearchSection = SearchSection()
+    pruner: PrunerSection = PrunerSection()
+    budget: BudgetSection = BudgetSection()
+    resources: ResourcesSection = ResourcesSection()
+    compare: CompareSection = CompareSection()
     fixed: dict[DottedPath, Any] = Field(default_factory=dict)
     space: dict[DottedPath, Node]
-    fusion: Fusion = Fusion()
-    refit: Refit = Refit()
+    fusion: FusionSection = FusionSection()
+    refit: RefitSection = RefitSection()
 
     _source: str = PrivateAttr("search file")
 
@@ -123,7 +124,7 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> SearchFile:
     if not isinstance(raw, dict):
         found = "is empty" if raw is None else f"holds a {type(raw).__name__}"
         raise InputError(f"{source} {found}: a search file is a mapping with name, data and space")
-    raw = apply_overrides(raw, overrides, tuple(SearchFile.model_fields))
+    raw = apply_overrides(in_present_form(raw, source), overrides, tuple(SearchFile.model_fields))
     if raw.get("data") is None:
         raise InputError(
             f"{source}: data is missing: name the dataset, on the command line data=DIR"

@@ -5,6 +5,7 @@ import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
+from mtl.config_keys import present_path
 from mtl.errors import InputError
 from sweeps.search_file.strict_yaml import parse_yaml
 
@@ -48,6 +49,7 @@ def _parsed(word: str) -> tuple[str, Any]:
     if not match:
         raise InputError(f"{word!r} is no override: write path=value, as search.trials=4")
     path, text = match.groups()
+    path = present_path(path)
     return path, text if path in TEXT else parse_yaml(text, f"override {word!r}")
 
 
@@ -85,8 +87,9 @@ def _released(space: Mapping[str, Any], path: str, value: Any) -> dict[str, Any]
 
 
 def by_path(overrides: Iterable[str]) -> dict[str, str]:
-    """The values of overrides, as they are written, by their paths."""
-    return dict(word.split("=", 1) for word in overrides)
+    """Return the values of overrides, as they are written, by the present names of their paths."""
+    pairs = (word.split("=", 1) for word in overrides)
+    return {present_path(path): value for path, value in pairs}
 
 
 def varied_paths(settings: Sequence[Mapping[str, str]]) -> list[str]:

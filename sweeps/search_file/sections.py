@@ -8,7 +8,7 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 from mtl.strict import AboveZero, NonNegative, Positive, Probability, Strict
 
 
-class Search(Strict):
+class SearchSection(Strict):
     """How points are proposed and judged.
 
     Attributes:
@@ -24,7 +24,7 @@ class Search(Strict):
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 1234
 
 
-class Pruner(Strict):
+class PrunerSection(Strict):
     """Which trials are stopped early: at rungs of ``min_epochs * reduction_factor ** k`` epochs."""
 
     kind: Literal["asha", "none"] = "asha"
@@ -45,7 +45,7 @@ def _with_zone(time: datetime) -> datetime:
         raise ValueError("must be a time that this machine knows") from None
 
 
-class Budget(Strict):
+class BudgetSection(Strict):
     """When a sweep or a trial stops by itself.
 
     Attributes:
@@ -63,7 +63,7 @@ class Budget(Strict):
     restarts: Annotated[int, Field(ge=0)] = 3
 
 
-class Resources(Strict):
+class ResourcesSection(Strict):
     """What one trial holds, and how many train at once.
 
     Attributes:
@@ -96,7 +96,7 @@ class Resources(Strict):
         raise ValueError("must be auto or a whole number above 0")
 
     @model_validator(mode="after")
-    def _workers_have_whole_gpus(self) -> "Resources":
+    def _workers_have_whole_gpus(self) -> "ResourcesSection":
         if self.workers_per_trial > 1 and 0 < self.gpus_per_worker < 1:
             raise ValueError(
                 f"with workers_per_trial = {self.workers_per_trial} each worker needs a whole GPU "
@@ -105,7 +105,7 @@ class Resources(Strict):
         return self
 
 
-class Compare(Strict):
+class CompareSection(Strict):
     """What is compared.
 
     Attributes:
@@ -124,13 +124,13 @@ class Compare(Strict):
         return by
 
     @model_validator(mode="after")
-    def _seeds_of_something(self) -> "Compare":
+    def _seeds_of_something(self) -> "CompareSection":
         if self.seeds and not self.by:
             raise ValueError("seeds needs compare.by: name what is compared")
         return self
 
 
-class Refit(Strict):
+class RefitSection(Strict):
     """The fusion's members trained anew at the end, each fold held out once.
 
     Attributes:
@@ -140,7 +140,7 @@ class Refit(Strict):
     folds: Annotated[int, AfterValidator(_none_or_enough)] = 0
 
 
-class Fusion(Strict):
+class FusionSection(Strict):
     """How trials are fused, for each task on its own.
 
     Attributes:
@@ -153,5 +153,4 @@ class Fusion(Strict):
 
     method: Literal["greedy", "top_k", "best_single", "score_weighted"] = "greedy"
     steps: Positive = 25
-    per_task: Literal[True] = True
     postprocess: tuple[Literal["smoothing", "bias", "thresholds"], ...] = ("bias", "thresholds")

@@ -13,7 +13,7 @@ class Stop(IntEnum):
     """Within a few steps."""
 
 
-class Orders:
+class TrialControl:
     """Told by one thread, asked by another."""
 
     def __init__(self) -> None:

@@ -19,12 +19,12 @@ from mtl.optimisation.distributed import Workers
 from sweeps.data.trial_data import SlotData
 from sweeps.records.messages import Job
 from sweeps.slots.control import Stop
-from sweeps.slots.mailbox import HOME, Handed
-from sweeps.slots.setup import Setup
+from sweeps.slots.mailbox import SHUTDOWN, Assignment
+from sweeps.slots.setup import SlotSetup
 from sweeps.slots.trial_loop import HEARTBEAT_SECONDS, JobRun
 
 
-def train_jobs(slot: ActorHandle[Any], setup: list[ray.ObjectRef[Setup]]) -> None:
+def train_jobs(slot: ActorHandle[Any], setup: list[ray.ObjectRef[SlotSetup]]) -> None:
     """Train the slot's jobs until it sends its workers home."""
     given = ray.get(setup[0])
     torch.set_num_threads(given.threads)
@@ -33,11 +33,11 @@ def train_jobs(slot: ActorHandle[Any], setup: list[ray.ObjectRef[Setup]]) -> Non
     here = ray.util.get_current_placement_group()
     place = here.id.hex() if here else ""
     while True:
-        asked: Handed | Literal["home"] | None = None
+        asked: Assignment | Literal["home"] | None = None
         if workers.rank == 0:
             asked = _answer(slot.take.remote(place, HEARTBEAT_SECONDS))
-        handed = workers.share(asked)
-        if handed == HOME:
+        handed = workers.broadcast_object(asked)
+        if handed == SHUTDOWN:
             return
         if handed is not None:
             if workers.rank == 0:
@@ -45,7 +45,7 @@ def train_jobs(slot: ActorHandle[Any], setup: list[ray.ObjectRef[Setup]]) -> Non
             _train(slot, handed, data, workers)
 
 
-def _train(slot: ActorHandle[Any], handed: Handed, data: SlotData, workers: Workers) -> None:
+def _train(slot: ActorHandle[Any], handed: Assignment, data: SlotData, workers: Workers) -> None:
     on_its_way: list[Any] = []
     try:
         config = read_config(handed.job.config)
@@ -71,7 +71,7 @@ def _answer(reference: Any) -> Any:
 
 
 class FromSlot:
-    """What the slot's orders are, heard in another process: a stop comes by itself, so that looking
+    """The slot's control, heard in another process: a stop comes by itself, so that looking
     for it every few steps costs nothing.
     """
 

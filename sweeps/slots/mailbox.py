@@ -13,19 +13,19 @@ from typing import Final, Literal
 
 from sweeps.records.messages import Begin, End, Epoch, Event, Job, SlotLost, TrialFailed
 
-HOME: Final = "home"
+SHUTDOWN: Final = "home"
 """There is no more work."""
 
 
 @dataclass(frozen=True)
-class Handed:
+class Assignment:
     """A job in the workers' hands; ``number`` tells one hand-out from another."""
 
     number: int
     job: Job
 
 
-class Desk:
+class Mailbox:
     """Thread-safe; ``take``, ``begin``, ``put``, ``fail`` are the workers', the rest the slot's."""
 
     def __init__(self) -> None:
@@ -84,14 +84,14 @@ class Desk:
             self._closed = True
             self._changed.notify_all()
 
-    def take(self, placement_group: str, seconds: float) -> Handed | Literal["home"] | None:
+    def take(self, placement_group: str, seconds: float) -> Assignment | Literal["home"] | None:
         """What to train, or None if nothing comes in this time.
 
         A job that was begun before is one whose workers died. Who asked and died leaves a call
         behind: only the last one to ask takes something, and what a dead one takes is not begun.
 
         Returns:
-            ``HOME`` once the desk is closed.
+            ``SHUTDOWN`` once the mailbox is closed.
         """
         with self._changed:
             self._placement_group = placement_group
@@ -100,7 +100,7 @@ class Desk:
             self._changed.notify_all()
             self._changed.wait_for(lambda: self._job or self._closed or me != self._takers, seconds)
             if self._closed:
-                return HOME
+                return SHUTDOWN
             if self._job is None or me != self._takers:
                 return None
             if self._begun:
@@ -110,7 +110,7 @@ class Desk:
                 self._end(self._died())
                 return None
             self._number += 1
-            return Handed(self._number, self._job)
+            return Assignment(self._number, self._job)
 
     def begin(self, number: int) -> None:
         """All workers have the job handed out under this number."""

@@ -11,7 +11,7 @@ from ray.exceptions import RayError, RayTaskError
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 
 from mtl.errors import in_one_line
-from sweeps.search_file import Resources
+from sweeps.search_file import ResourcesSection
 from sweeps.slots.control import Stop
 
 SAY_EVERY_SECONDS = 30
@@ -47,7 +47,7 @@ class SlotPool:
         self,
         start: Callable[[int], ActorHandle[Any]],
         number: int,
-        resources: Resources,
+        resources: ResourcesSection,
         say: Callable[[str], None] = print,
     ) -> None:
         self._start, self._resources, self._say = start, resources, say

@@ -13,7 +13,7 @@ from sweeps.records.messages import End, Epoch, Job
 from sweeps.slots.base import Slot
 
 if TYPE_CHECKING:
-    from sweeps.slots.setup import Setup
+    from sweeps.slots.setup import SlotSetup
 
 
 class ProcessSlot(Slot):
@@ -33,7 +33,7 @@ class ProcessSlot(Slot):
         super().__init__()
         torch.set_num_threads(threads)
 
-    def ready(self, setup: "list[ray.ObjectRef[Setup]]") -> str:
+    def ready(self, setup: "list[ray.ObjectRef[SlotSetup]]") -> str:
         """Take the setup (a reference to it, in a list); the slot is in no placement group."""
         from sweeps.data.trial_data import SlotData
 
@@ -46,7 +46,7 @@ class ProcessSlot(Slot):
         from mtl.config import read_config
         from sweeps.slots.trial_loop import JobRun
 
-        self._orders.begin(job.name)
+        self._control.begin(job.name)
         config = read_config(job.config)
         data = self._data.of(config, job.fold)
-        yield from JobRun(job, config, data, self._orders).events()
+        yield from JobRun(job, config, data, self._control).events()

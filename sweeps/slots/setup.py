@@ -8,7 +8,7 @@ from sweeps.data.object_store import Shards
 
 
 @dataclass(frozen=True)
-class Setup:
+class SlotSetup:
     """For all trials of a sweep.
 
     Attributes:

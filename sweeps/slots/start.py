@@ -7,7 +7,7 @@ import ray
 from ray.actor import ActorHandle
 
 from sweeps.cluster.connection import train_settings
-from sweeps.search_file import Resources
+from sweeps.search_file import ResourcesSection
 from sweeps.slots.group_slot import GroupSlot
 from sweeps.slots.process_slot import ProcessSlot
 
@@ -15,7 +15,7 @@ WORKER_CALLS = 16
 """Threads for calls of workers: three of a living group, and those that dead ones left waiting."""
 
 
-def slot_starter(sweep: str, resources: Resources) -> Callable[[int], ActorHandle[Any]]:
+def slot_starter(sweep: str, resources: ResourcesSection) -> Callable[[int], ActorHandle[Any]]:
     """What starts slot k of a sweep; given its setup, it is up once its ``ready`` answers."""
     remote: Any = ray.remote
     if resources.workers_per_trial == 1:

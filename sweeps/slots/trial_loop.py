@@ -11,12 +11,12 @@ from safetensors.torch import load as load_weights
 from safetensors.torch import save as save_weights
 
 from mtl.config import TrialConfig
-from mtl.optimisation.distributed import ALONE, Workers
+from mtl.optimisation.distributed import SINGLE_WORKER, Workers
 from mtl.training.inference import TrialData, Weights, predict_best
 from mtl.training.trainer import EpochResult, Trainer
 from sweeps.data.trial_data import PARTS
 from sweeps.records.messages import End, EndState, Epoch, Job
-from sweeps.slots.control import Orders, Stop
+from sweeps.slots.control import Stop, TrialControl
 
 HEARTBEAT_SECONDS = 60.0
 """Workers that wait for a word hear at least this often that there is none: no collective of theirs
@@ -42,10 +42,10 @@ class JobRun:
         config: TrialConfig,
         data: TrialData,
         told: Told | None = None,
-        workers: Workers = ALONE,
+        workers: Workers = SINGLE_WORKER,
     ) -> None:
         self.job, self.config, self.data = job, config, data
-        self.told, self.workers = told or Orders(), workers
+        self.told, self.workers = told or TrialControl(), workers
 
     def events(self) -> Iterator[Epoch | End]:
         """Train, yielding each epoch that the study does not know yet, and at last the end."""
@@ -60,7 +60,7 @@ class JobRun:
         for result in chain(trainer.history[job.reported :], epochs):
             yield self._epoch(result, trainer, kept, fresh=result.epoch > before)
             pruned = result.epoch in job.rungs and self._decision(result.epoch)
-            if pruned or self.workers.agree(self.told.stopped() != Stop.NOT):
+            if pruned or self.workers.broadcast_flag(self.told.stopped() != Stop.NOT):
                 break
         done = len(trainer.history) == self.config.training.epochs
         state: EndState = "pruned" if pruned else "complete" if done else "interrupted"
@@ -70,7 +70,7 @@ class JobRun:
         first = self.workers.rank == 0
         while True:
             said = self.told.decision(epoch, HEARTBEAT_SECONDS) if first else None
-            said = self.workers.share(said)
+            said = self.workers.broadcast_object(said)
             if said is not None:
                 return said
 

@@ -9,11 +9,11 @@ from pathlib import Path
 from mtl.tasks import TASKS
 from sweeps.storage.trial_folder import TrialFolder, is_refit
 
-KEEP_WEIGHTS = 25
+BEST_TRIALS_PER_TASK = 25
 """Of how many of the best trials of each task; these are the ones that may be fused."""
 
 
-class Shelf:
+class KeptWeights:
     """Keeps the weights of the best trials of each task and counts what all trials take.
 
     It looks at all trials once, when a sweep starts, and then at each that ends: the cost of a

@@ -19,7 +19,7 @@ KEPT = ("overrides", "signature", "repeat_of", "fold", "fold_of")
 """What a retry has of the trial that failed."""
 
 
-class Record:
+class StudyRecord:
     """The trials of a sweep, as its journal has them.
 
     Args:

@@ -12,7 +12,7 @@ from optuna.trial import FrozenTrial, TrialState
 from sweeps.storage.driver_lock import DriverLock
 from sweeps.study.proposal import Proposal, Refit
 from sweeps.study.pruner import PrunerSettings
-from sweeps.study.record import Record, last_value
+from sweeps.study.record import StudyRecord, last_value
 from sweeps.study.sampler import RecentStudy, make_sampler, startup_trials
 
 FIRST_NEW_SEED = 1001
@@ -20,7 +20,7 @@ FIRST_NEW_SEED = 1001
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 
 
-class SweepStudy(Record):
+class SweepStudy(StudyRecord):
     """One Optuna study for each combination of compared values, in `folder`/study.journal.
 
     A trial enters the journal as one record: parameters, `overrides`, `signature` and, if an

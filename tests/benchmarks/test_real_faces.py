@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from mtl.errors import InputError
-from mtl.features.face_crops import Frames, Images, find_images, frames_of
+from mtl.features.face_crops import CropFrames, Images, find_images, frames_of
 from mtl.features.mae import patchify
 from tests.support.paths import ROOT
 
@@ -30,12 +30,12 @@ def real_faces() -> ModuleType:
     return module
 
 
-def frames_like(**counts: int) -> Frames:
+def frames_like(**counts: int) -> CropFrames:
     """Videos of so many frames, without images."""
     names = tuple(sorted(counts))
     video = np.repeat(np.arange(len(names), dtype=np.int32), [counts[n] for n in names])
     frame = np.concatenate([np.arange(1, counts[n] + 1, dtype=np.int32) for n in names])
-    return Frames(Images("nowhere", pa.array([""] * len(frame))), names, video, frame)
+    return CropFrames(Images("nowhere", pa.array([""] * len(frame))), names, video, frame)
 
 
 def test_boxes_are_squares_inside_the_picture(real_faces):

@@ -25,7 +25,7 @@ from sweeps.data.trial_data import Tables
 from sweeps.planning.compose import compose
 from sweeps.planning.plan import divide
 from sweeps.records.messages import Begin, End, Epoch, Event, Job, TrialFailed
-from sweeps.search_file import Resources
+from sweeps.search_file import ResourcesSection
 from sweeps.slots.control import Stop
 from tests.support.small_sweeps import (
     END_SECONDS,
@@ -188,12 +188,12 @@ def connected(ray_address: str) -> Iterator[Cluster]:
 @pytest.fixture(scope="module")
 def setup(planted: Dataset, connected: Cluster, tmp_path_factory: Any) -> Any:
     from sweeps.data.sharding import make_shards
-    from sweeps.slots.setup import Setup
+    from sweeps.slots.setup import SlotSetup
 
     listing = planted.listing()
     shards = make_shards(planted, ["appearance"], listing)
     disturbed: Any = Disturbed(shards, tmp_path_factory.mktemp("pids"))
-    return Setup(disturbed, listing, divide(listing, 0.5, 0), threads=1)
+    return SlotSetup(disturbed, listing, divide(listing, 0.5, 0), threads=1)
 
 
 @pytest.fixture(scope="module")
@@ -203,7 +203,7 @@ def alone(setup: Any) -> dict[str, list[Any]]:
 
     from sweeps.slots.start import slot_starter
 
-    slot = slot_starter("alone", Resources())(0)
+    slot = slot_starter("alone", ResourcesSection())(0)
     ray.get(slot.ready.remote([ray.put(setup)]))
     jobs = [a_job(encoder, f"encoder={encoder}") for encoder in ENCODERS]
     slow = a_slow_job("slow", "features=[appearance]", "training.epochs=3")
@@ -219,7 +219,7 @@ def group(connected: Cluster, setup: Any, alone: Any) -> Iterator[Group]:
     from sweeps.slots.pool import SlotPool
     from sweeps.slots.start import slot_starter
 
-    resources = Resources(workers_per_trial=WORKERS)
+    resources = ResourcesSection(workers_per_trial=WORKERS)
     pool = SlotPool(slot_starter("grouped", resources), 1, resources)
     pool.open(ray.put(setup))
     group = Group(pool, connected, setup.shards.pids)
@@ -386,7 +386,9 @@ def test_a_second_group_finds_no_place_says_so_and_leaves_no_claim(group, setup)
     dashboard = group.cluster.dashboard
     held = placement_groups(dashboard)
     cpus = int(group.cluster.nodes[0][0])
-    resources = Resources(workers_per_trial=2, cpus_per_worker=cpus, start_timeout_minutes=0.05)
+    resources = ResourcesSection(
+        workers_per_trial=2, cpus_per_worker=cpus, start_timeout_minutes=0.05
+    )
     said: list[str] = []
     pool = SlotPool(slot_starter("second", resources), 1, resources, said.append)
     pool.open(ray.put(setup))

@@ -12,7 +12,7 @@ from sweeps.cluster.connection import connect
 from sweeps.planning.compose import compose
 from sweeps.planning.plan import divide
 from sweeps.records.messages import End, Epoch, Job
-from sweeps.search_file import Resources
+from sweeps.search_file import ResourcesSection
 from tests.support.small_sweeps import START_SECONDS
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -72,14 +72,14 @@ def test_features_are_mapped_not_copied_and_their_files_are_not_read_again(wide,
         import ray
 
         from sweeps.data.sharding import make_shards
-        from sweeps.slots.setup import Setup
+        from sweeps.slots.setup import SlotSetup
         from sweeps.slots.start import slot_starter
 
         listing = wide.listing()
         shards = make_shards(wide, ["appearance"], listing)
         Path(wide.address, "features").rename(Path(wide.address, "gone"))
-        setup = Setup(shards, listing, divide(listing, 0.5, 0), threads=1)
-        slot = slot_starter("wide", Resources())(0)
+        setup = SlotSetup(shards, listing, divide(listing, 0.5, 0), threads=1)
+        slot = slot_starter("wide", ResourcesSection())(0)
         ray.get(slot.ready.remote([ray.put(setup)]), timeout=START_SECONDS)
         empty = own_bytes(slot)
         blocks = inside(

@@ -156,7 +156,7 @@ def data(
 def inputs(
     lengths: Sequence[int], seed: int = 0, width: int = WIDTH
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Features (B, T, F) and which frames are real; padding holds noise, not 0."""
+    """Features (B, T, F) and which frames are valid; padding holds noise, not 0."""
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn(len(lengths), max(lengths), width, generator=generator)
     return x, torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]

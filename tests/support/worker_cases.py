@@ -17,7 +17,7 @@ from mtl.errors import TrainingError
 from mtl.models.encoders import ENCODERS
 from mtl.models.frameworks import FRAMEWORKS
 from mtl.optimisation.checkpoint import unpack
-from mtl.optimisation.distributed import ALONE, Workers
+from mtl.optimisation.distributed import SINGLE_WORKER, Workers
 from mtl.tasks import TASKS
 from mtl.training import inference
 from mtl.training.inference import TrialData, predict, predict_best
@@ -115,7 +115,7 @@ def learn_balancing(workers: Workers) -> dict[str, Any]:
 def resume(workers: Workers) -> dict[str, Any]:
     """Checkpoints of the first epoch, and the runs that go on from them."""
     trial, zoo = config("lstm", optim={"weight_decay": 0.1}), uneven()
-    first = {"here": workers, "alone": ALONE}
+    first = {"here": workers, "alone": SINGLE_WORKER}
     found: dict[str, Any] = {}
     for name, by in first.items():
         trainer = Trainer(trial, zoo, workers=by)
@@ -124,7 +124,9 @@ def resume(workers: Workers) -> dict[str, Any]:
         found[name] = unpack(checkpoint)
         for result in found[name]["history"]:
             del result["seconds"], result["data_seconds"]
-        goes_on = Trainer(trial, zoo, checkpoint, workers=ALONE if name == "here" else workers)
+        goes_on = Trainer(
+            trial, zoo, checkpoint, workers=SINGLE_WORKER if name == "here" else workers
+        )
         results = [timeless(result) for result in goes_on.epochs()]
         found[f"after {name}"] = results, arrays(goes_on.weights())
     return found
@@ -247,12 +249,12 @@ def talk(workers: Workers) -> dict[str, Any]:
     values = np.zeros((4, 3), np.float32)
     values[workers.rank] = 0.1 + workers.rank
     kept = values.copy()
-    total = workers.total(values)
+    total = workers.all_reduce(values)
     return {
         "total": total,
         "untouched": np.array_equal(values, kept),
-        "agree": [workers.agree(workers.rank == rank) for rank in (0, 1)],
-        "share": workers.share({"rank": workers.rank, "none": None}),
+        "agree": [workers.broadcast_flag(workers.rank == rank) for rank in (0, 1)],
+        "share": workers.broadcast_object({"rank": workers.rank, "none": None}),
         "buffers": shared_buffers(workers),
         "rank": workers.rank,
         "again": Workers.joined() == workers,
@@ -263,7 +265,7 @@ def shared_buffers(workers: Workers) -> dict[str, list[float]]:
     """Of a BatchNorm that has seen this worker's rank, once."""
     norm = torch.nn.BatchNorm1d(1)
     norm(torch.full((2, 1), float(workers.rank + 1)))
-    workers.share_buffers(norm)
+    workers.broadcast_buffers(norm)
     return {name: buffer.reshape(-1).tolist() for name, buffer in norm.named_buffers()}
 
 

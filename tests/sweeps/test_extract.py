@@ -17,10 +17,10 @@ from mtl.dataset import read_features
 from mtl.errors import InputError
 from mtl.features.backbones import load_backbone
 from mtl.features.extract import Extractor
-from mtl.features.face_crops import Frames, find_images
+from mtl.features.face_crops import CropFrames, find_images
 from sweeps import extract
 from sweeps.cluster.connection import Cluster
-from sweeps.extraction.workers import Done, Plan
+from sweeps.extraction.workers import Done, ExtractionPlan
 from sweeps.storage.driver_lock import DriverLock
 
 WIDTH = 128
@@ -28,7 +28,7 @@ load_once = functools.cache(load_backbone)
 
 
 def plain(
-    frames: Frames, backbone: Any, plan: Plan, chunks: Sequence[int], *pool: float
+    frames: CropFrames, backbone: Any, plan: ExtractionPlan, chunks: Sequence[int], *pool: float
 ) -> Iterator[Done]:
     """What the pool of workers does, the last chunk first."""
     extractor = Extractor(backbone, plan.batch, threads=1)
@@ -93,7 +93,7 @@ def held(folder: Path) -> dict[str, bytes]:
 
 
 def test_it_makes_a_feature_set_and_says_what_is_next(words, tmp_path, capsys, monkeypatch):
-    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("SHUTDOWN", str(tmp_path))
     assert run(words, images="~/faces") == 0
     out = tmp_path / "set"
     parts = [f"part-0000{i}.parquet" for i in range(3)]

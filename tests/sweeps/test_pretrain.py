@@ -28,9 +28,9 @@ from sweeps.cluster.capacity import CanCome
 from sweeps.cluster.connection import Cluster
 from sweeps.planning.compose import compose_plain
 from sweeps.pretraining import folder as pretraining_folder
-from sweeps.pretraining.events import Epoch
+from sweeps.pretraining.events import PretrainingEpoch
 from sweeps.pretraining.folder import PretrainingFolder, as_png
-from sweeps.pretraining.setup import Setup, make_objective, manifest_of, start_of
+from sweeps.pretraining.setup import PretrainingSetup, make_objective, manifest_of, start_of
 
 MINI = ["backbone=mae_vit_mini", "size=32", "training.batch_images=4"]
 
@@ -86,7 +86,7 @@ def refused(images, tmp_path, monkeypatch):
         (["--cpus", "0"], "--cpus 0 must be at least 1"),
         (["--gpus", "0.5", "--workers", "2"], "NCCL lets no two workers share"),
         (["--restarts", "-1"], "must be at least 0"),
-        (["optim.base_lr=${oc.env:HOME}"], "holds an interpolation"),
+        (["optim.base_lr=${oc.env:SHUTDOWN}"], "holds an interpolation"),
         ([*MINI, "training.device=cuda"], "training.device = 'cuda' needs --gpus 1"),
         (
             [*MINI, "--workers", "5"],
@@ -168,11 +168,11 @@ def test_a_start_that_ray_refuses_changes_nothing(without_ray, images, tmp_path,
     out = tmp_path / "out"
     done = PretrainingFolder(out, MANIFEST)
     done.begin("", {}, overwrite=False)
-    done.write_epoch(Epoch(result(1), b"", {"cls_token": torch.ones(1)}))
+    done.write_epoch(PretrainingEpoch(result(1), b"", {"cls_token": torch.ones(1)}))
     before = {file.name: file.read_bytes() for file in out.iterdir() if file.name != "driver.lock"}
     assert "6 images" in without_ray(*MINI, "--overwrite")
     assert before.items() <= {file.name: file.read_bytes() for file in out.iterdir()}.items()
-    monkeypatch.setenv("HOME", str(images.parent))
+    monkeypatch.setenv("SHUTDOWN", str(images.parent))
     assert "6 images" in without_ray(*MINI, "--overwrite", "--images", "~/images")
     with (
         closing(done.lock()),
@@ -191,9 +191,9 @@ def test_weights_are_their_content_wherever_they_lie(images, tmp_path, monkeypat
     save_file({k: v + 1 for k, v in state.items()}, tmp_path / "other.safetensors")
     monkeypatch.chdir(tmp_path)
 
-    def given(weights: str) -> Setup:
+    def given(weights: str) -> PretrainingSetup:
         plain = compose_plain("pretrain_mae", [*MINI, f"weights={weights}"])
-        return Setup(validate_as(MAEConfig, plain), find_images(images), None, 1, 0, 1)
+        return PretrainingSetup(validate_as(MAEConfig, plain), find_images(images), None, 1, 0, 1)
 
     one, two, other, drawn = (
         manifest_of("mae", given(weights), start_of(given(weights)))
@@ -249,21 +249,21 @@ def test_what_an_epoch_leaves(begun):
     weights = {"cls_token": torch.arange(3.0)}
     first = result(1)
     begun.write_epoch(
-        Epoch(first, pack({"history": [vars(first)]}), weights=weights, picture=faces)
+        PretrainingEpoch(first, pack({"history": [vars(first)]}), weights=weights, picture=faces)
     )
-    begun.write_epoch(Epoch(result(2, scores={"valence": 0.25})))
+    begun.write_epoch(PretrainingEpoch(result(2, scores={"valence": 0.25})))
     assert [row["epoch"] for row in rows(begun, "progress.csv")] == ["1", "2"]
     assert torch.equal(load_file(begun.weights)["cls_token"], weights["cls_token"])
     assert json.loads((begun.path / "scores.json").read_text())["epoch"] == 1
     assert [f.name for f in (begun.path / "pictures").iterdir()] == ["epoch_0001.png"]
     # After a restart the second epoch, which left no checkpoint, comes again.
-    begun.write_epoch(Epoch(result(2, losses={"reconstruction": 0.125})))
+    begun.write_epoch(PretrainingEpoch(result(2, losses={"reconstruction": 0.125})))
     assert [row["loss_reconstruction"] for row in rows(begun, "progress.csv")] == ["1.0", "0.125"]
 
 
 def test_the_same_pretraining_goes_on_and_another_is_refused(begun):
     checkpoint = pack({"history": [vars(result(1))]})
-    begun.write_epoch(Epoch(result(1), checkpoint))
+    begun.write_epoch(PretrainingEpoch(result(1), checkpoint))
     begun.write_broken(("a/b: 1.jpg: empty",))
     again = PretrainingFolder(begun.path, MANIFEST)
     assert again.check(overwrite=False) == checkpoint
@@ -280,7 +280,7 @@ def test_the_same_pretraining_goes_on_and_another_is_refused(begun):
 
 def test_overwriting_removes_what_a_pretraining_wrote(begun):
     picture = np.zeros((1, 3, 32, 32, 3), np.uint8)
-    begun.write_epoch(Epoch(result(1), b"", {"cls_token": torch.ones(1)}, picture))
+    begun.write_epoch(PretrainingEpoch(result(1), b"", {"cls_token": torch.ones(1)}, picture))
     begun.write_broken(("c.jpg: truncated",))
     for mine in (begun.path / "notes.txt", begun.path / "pictures" / "best.png"):
         mine.write_text("mine")
@@ -309,7 +309,7 @@ def test_what_cannot_be_written_or_read_is_one_sentence(begun, tmp_path, monkeyp
     monkeypatch.setattr(pretraining_folder, "write_whole", full)
     says = r"cannot write --out .* \(No space left on device\): make room, and the same command"
     with pytest.raises(InputError, match=says):
-        begun.write_epoch(Epoch(result(1)))
+        begun.write_epoch(PretrainingEpoch(result(1)))
     with pytest.raises(InputError, match=says):
         begun.write_broken(("c.jpg: truncated",))
 

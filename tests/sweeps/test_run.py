@@ -101,7 +101,7 @@ def test_a_wrong_search_file_is_one_sentence(tmp_path, capsys, changes, message)
         ["--space", "space.yaml", "search.trials=many"],
         ["--space", "space.yaml", "search.trials=0"],
         ["--space", "space.yaml", "encoder.layers=0"],
-        ["--space", "space.yaml", "optim.lr=${oc.env:HOME}"],
+        ["--space", "space.yaml", "optim.lr=${oc.env:SHUTDOWN}"],
         ["--space", "space.yaml", "name=../elsewhere"],
     ],
 )

@@ -20,7 +20,7 @@ States = dict[str, tuple[Tensor, ...]]
 
 
 @dataclass(frozen=True)
-class Truth:
+class TeacherForcing:
     """Labels that a framework is shown in training.
 
     Attributes:
@@ -67,43 +67,61 @@ class Framework(nn.Module, ABC):
         """Whether windows must come in order with carried states."""
         return any(module.carries for module in self.modules() if isinstance(module, Encoder))
 
-    def truth_share(self, progress: float) -> float:
-        """The share of labels that it is shown when this share of the training is over."""
+    def teacher_forcing_ratio(self, progress: float) -> float:
+        """Teacher forcing ratio at a training progress in [0, 1]."""
         return 0.0
 
-    @abstractmethod
     def forward(
         self,
         x: Float[Tensor, "B T F"],
-        real: Bool[Tensor, "B T"],
+        valid: Bool[Tensor, "B T"],
         states: States | None,
-        truth: Truth | None = None,
-        begins: Bool[Tensor, "B T"] | None = None,
+        teacher_forcing: TeacherForcing | None = None,
+        sequence_starts: Bool[Tensor, "B T"] | None = None,
     ) -> tuple[Outputs, States]:
-        """Raw outputs (B, T, C) of each task.
+        """Compute the raw outputs (B, T, C) of each task.
 
         Args:
             x: Features, z-scored.
-            real: Which frames are no padding.
-            states: What the previous window of each lane left behind; None at the start.
-            truth: Labels to be shown; none at evaluation.
-            begins: Frames at which a video begins.
+            valid: False where a window is padded.
+            states: States that the previous window of each lane left; None at the start.
+            teacher_forcing: Labels that may replace predictions; None at evaluation.
+            sequence_starts: True where a video starts; recurrent states are reset there.
 
         Returns:
-            The outputs, and the states to carry.
+            The outputs, and the states to carry to the next window.
+        """
+        walk = Walk(valid, states, teacher_forcing, sequence_starts)
+        return self.outputs(x, walk), walk.states
+
+    @abstractmethod
+    def outputs(self, x: Float[Tensor, "B T F"], walk: "Walk") -> Outputs:
+        """Compute the raw outputs (B, T, C) of each task; encoders are called by ``walk.encode``.
+
+        Args:
+            x: Features, z-scored.
+            walk: The window that is encoded.
         """
 
 
 class Walk:
-    """One window's way through encoders, each with its own carried state."""
+    """One window's way through the encoders, each with its own carried state.
+
+    Attributes:
+        valid: False where the window is padded.
+        teacher_forcing: Labels that may replace predictions; None at evaluation.
+        states: The states to carry, of all encoders called so far.
+    """
 
     def __init__(
         self,
-        real: Bool[Tensor, "B T"],
+        valid: Bool[Tensor, "B T"],
         states: States | None,
-        begins: Bool[Tensor, "B T"] | None,
+        teacher_forcing: TeacherForcing | None,
+        sequence_starts: Bool[Tensor, "B T"] | None,
     ) -> None:
-        self.real, self._before, self._begins = real, states or {}, begins
+        self.valid, self.teacher_forcing = valid, teacher_forcing
+        self._before, self._sequence_starts = states or {}, sequence_starts
         self.states: States = {}
 
     def encode(
@@ -111,7 +129,7 @@ class Walk:
     ) -> Float[Tensor, "B T H"]:
         """The hidden vectors of encoder ``name``."""
         h: Tensor
-        h, state = encoder(x, self.real, self._before.get(name), self._begins)
+        h, state = encoder(x, self.valid, self._before.get(name), self._sequence_starts)
         if state is not None:
             self.states[name] = state
         return h

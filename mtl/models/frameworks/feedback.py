@@ -7,12 +7,19 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
 from mtl.errors import InputError
-from mtl.models.frameworks.base import Framework, Outputs, Parts, States, Truth, Walk, make_heads
+from mtl.models.frameworks.base import (
+    Framework,
+    Outputs,
+    Parts,
+    TeacherForcing,
+    Walk,
+    make_heads,
+)
 from mtl.strict import Positive, Probability, did_you_mean
 from mtl.tasks import TASKS, Task
 
@@ -32,7 +39,8 @@ class Feedback(Framework):
         targets: Tasks that they are fed to; none of them is a source.
         form: What is fed back.
         embedding: Width of each source's embedding (form ``labels``).
-        truth_share: Of the frames that have their true values fed back at first.
+        teacher_forcing_ratio: Share of the frames whose labels are fed back at the start (form
+            ``labels``).
     """
 
     shared = ("bottom",)
@@ -48,12 +56,12 @@ class Feedback(Framework):
         targets: tuple[str, ...],
         form: Literal["features", "labels"],
         embedding: Positive,
-        truth_share: Probability,
+        teacher_forcing_ratio: Probability,
     ) -> None:
         super().__init__()
         self.check(tasks, sources=sources, targets=targets)
         self.sources, self.targets, self.form = sources, targets, form
-        self.first_share = truth_share
+        self.initial_teacher_forcing_ratio = teacher_forcing_ratio
         self.bottom = parts.encoder(features, layers=shared_layers)
         hidden = self.bottom.hidden
         self.heads = make_heads(parts, hidden, tasks)
@@ -97,20 +105,12 @@ class Feedback(Framework):
                     f"framework.targets: {task} is a source too, and cannot hear itself: keep one"
                 )
 
-    def truth_share(self, progress: float) -> float:
-        """Linearly from ``truth_share`` to 0."""
-        return self.first_share * (1 - progress) if self.form == "labels" else 0.0
+    def teacher_forcing_ratio(self, progress: float) -> float:
+        """Ratio that falls linearly from the parameter's value to 0."""
+        return self.initial_teacher_forcing_ratio * (1 - progress) if self.form == "labels" else 0.0
 
-    def forward(
-        self,
-        x: Float[Tensor, "B T F"],
-        real: Bool[Tensor, "B T"],
-        states: States | None,
-        truth: Truth | None = None,
-        begins: Bool[Tensor, "B T"] | None = None,
-    ) -> tuple[Outputs, States]:
+    def outputs(self, x: Float[Tensor, "B T F"], walk: Walk) -> Outputs:
         """The targets' top layers hear the sources; nothing flows back."""
-        walk = Walk(real, states, begins)
         bottom = walk.encode("bottom", self.bottom, x)
         outputs: Outputs = {}
         hidden: dict[str, Tensor] = {}
@@ -118,11 +118,12 @@ class Feedback(Framework):
         for task in [*(task for task in self.heads if task not in last), *last]:
             below = bottom
             if task in last:
-                below = torch.cat([bottom, *self._fed(task, outputs, hidden, truth)], dim=-1)
+                fed = self._fed(task, outputs, hidden, walk.teacher_forcing)
+                below = torch.cat([bottom, *fed], dim=-1)
             head: Any = self.heads[task]
             hidden[task] = head.trunk(walk.encode(task, self.tops[task], below))
             outputs[task] = head.output(hidden[task])
-        return {task: outputs[task] for task in self.heads}, walk.states
+        return {task: outputs[task] for task in self.heads}
 
     def _width(self, source: str, embedding: int) -> int:
         head: Any = self.heads[source]
@@ -133,18 +134,20 @@ class Feedback(Framework):
         target: str,
         outputs: Outputs,
         hidden: dict[str, Tensor],
-        truth: Truth | None,
+        teacher_forcing: TeacherForcing | None,
     ) -> list[Tensor]:
         if self.form == "features":
             return [hidden[source].detach() for source in self.sources]
         embeddings: Any = self.embeddings[target]
         return [
-            embeddings[source](values(TASKS[source], outputs[source].detach(), truth))
+            embeddings[source](values(TASKS[source], outputs[source].detach(), teacher_forcing))
             for source in self.sources
         ]
 
 
-def values(task: Task, raw: Float[Tensor, "B T W"], truth: Truth | None) -> Float[Tensor, "B T W"]:
+def values(
+    task: Task, raw: Float[Tensor, "B T W"], teacher_forcing: TeacherForcing | None
+) -> Float[Tensor, "B T W"]:
     """A task's values in [0, 1]: what is predicted, and what is true where that is shown.
 
     Valence and arousal as (x + 1) / 2, expression as class probabilities, action units each as its
@@ -154,10 +157,10 @@ def values(task: Task, raw: Float[Tensor, "B T W"], truth: Truth | None) -> Floa
         predicted = (raw.clamp(-1, 1) + 1) / 2
     else:
         predicted = raw.softmax(dim=-1) if task.kind == "multiclass" else raw.sigmoid()
-    if truth is None:
+    if teacher_forcing is None:
         return predicted
-    shown = truth.shown[..., task.labels]
-    true = truth.labels[..., task.labels].masked_fill(~shown, 0).to(predicted.dtype)
+    shown = teacher_forcing.shown[..., task.labels]
+    true = teacher_forcing.labels[..., task.labels].masked_fill(~shown, 0).to(predicted.dtype)
     if task.kind == "regression":
         true = (true + 1) / 2
     elif task.kind == "multiclass":

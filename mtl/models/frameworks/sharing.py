@@ -2,10 +2,16 @@
 
 from collections.abc import Sequence
 
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 
-from mtl.models.frameworks.base import Framework, Outputs, Parts, States, Truth, Walk, make_heads
+from mtl.models.frameworks.base import (
+    Framework,
+    Outputs,
+    Parts,
+    Walk,
+    make_heads,
+)
 from mtl.strict import Positive
 
 
@@ -20,21 +26,12 @@ class SingleTask(Framework):
             {task: parts.head(encoder.hidden, task) for task, encoder in encoders.items()}
         )
 
-    def forward(
-        self,
-        x: Float[Tensor, "B T F"],
-        real: Bool[Tensor, "B T"],
-        states: States | None,
-        truth: Truth | None = None,
-        begins: Bool[Tensor, "B T"] | None = None,
-    ) -> tuple[Outputs, States]:
+    def outputs(self, x: Float[Tensor, "B T F"], walk: Walk) -> Outputs:
         """Each task's head over its own encoder."""
-        walk = Walk(real, states, begins)
-        outputs = {
+        return {
             task: head(walk.encode(task, self.encoders[task], x))
             for task, head in self.heads.items()
         }
-        return outputs, walk.states
 
 
 class ShareEncoder(Framework):
@@ -47,18 +44,10 @@ class ShareEncoder(Framework):
         self.encoder = parts.encoder(features)
         self.heads = make_heads(parts, self.encoder.hidden, tasks)
 
-    def forward(
-        self,
-        x: Float[Tensor, "B T F"],
-        real: Bool[Tensor, "B T"],
-        states: States | None,
-        truth: Truth | None = None,
-        begins: Bool[Tensor, "B T"] | None = None,
-    ) -> tuple[Outputs, States]:
+    def outputs(self, x: Float[Tensor, "B T F"], walk: Walk) -> Outputs:
         """Each task's head over the one encoder."""
-        walk = Walk(real, states, begins)
         h = walk.encode("encoder", self.encoder, x)
-        return {task: head(h) for task, head in self.heads.items()}, walk.states
+        return {task: head(h) for task, head in self.heads.items()}
 
 
 class ShareBottom(Framework):
@@ -79,19 +68,10 @@ class ShareBottom(Framework):
         self.tops = nn.ModuleDict({task: parts.encoder(hidden, on_top=True) for task in tasks})
         self.heads = make_heads(parts, hidden, tasks)
 
-    def forward(
-        self,
-        x: Float[Tensor, "B T F"],
-        real: Bool[Tensor, "B T"],
-        states: States | None,
-        truth: Truth | None = None,
-        begins: Bool[Tensor, "B T"] | None = None,
-    ) -> tuple[Outputs, States]:
+    def outputs(self, x: Float[Tensor, "B T F"], walk: Walk) -> Outputs:
         """Each task's head over its top layers over the one bottom."""
-        walk = Walk(real, states, begins)
         bottom = walk.encode("bottom", self.bottom, x)
-        outputs = {
+        return {
             task: head(walk.encode(task, self.tops[task], bottom))
             for task, head in self.heads.items()
         }
-        return outputs, walk.states

@@ -16,7 +16,7 @@ MIDDLE = np.float32(0.08)
 
 
 @dataclass(frozen=True)
-class Sitter:
+class FaceCoordinates:
     """What the parts of a face are drawn from, for T frames of S x S pixels.
 
     Attributes:
@@ -48,7 +48,7 @@ class Sitter:
         return self.x - self.own["eye_distance"], self.down + 0.16
 
 
-def seat(intensities: np.ndarray, scene: Scene, size: int) -> Sitter:
+def seat(intensities: np.ndarray, scene: Scene, size: int) -> FaceCoordinates:
     """Place T people before a camera of ``size`` pixels."""
     pose = scene.pose
     centres = (np.arange(size, dtype=np.float32) + 0.5) / (size / 2) - 1
@@ -61,7 +61,7 @@ def seat(intensities: np.ndarray, scene: Scene, size: int) -> Sitter:
     depth = np.sqrt((RADIUS - across * across).clip(0))
     x = across * ahead - depth * turn
     own = {f.name: getattr(scene.identity, f.name) for f in fields(scene.identity)}
-    return Sitter(
+    return FaceCoordinates(
         across=across,
         down=down,
         x=np.abs(x),

@@ -4,11 +4,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mtl.synthetic.faces.face_coordinates import Sitter
+from mtl.synthetic.faces.face_coordinates import FaceCoordinates
 from mtl.synthetic.faces.shapes import Plane, bump, cover, ellipse, lens, stroke
 
 
-def jaw_height(s: Sitter) -> Plane:
+def jaw_height(s: FaceCoordinates) -> Plane:
     """Of the chin below the face's centre: AU26 lowers it."""
     return s.own["head_height"] * 0.93 + 0.09 * s.units["AU26"]
 
@@ -24,7 +24,7 @@ class Mouth:
     dark: Plane
 
 
-def mouth(s: Sitter) -> Mouth:
+def mouth(s: FaceCoordinates) -> Mouth:
     """Lips around an opening, along a parabola through the corners.
 
     AU12 draws the corners up and out, AU15 down; AU10 lifts the upper lip; AU23 thins both, AU24
@@ -55,7 +55,7 @@ def mouth(s: Sitter) -> Mouth:
     )
 
 
-def _mouth_creases(s: Sitter, y: Plane, width: Plane, lower: Plane) -> Plane:
+def _mouth_creases(s: FaceCoordinates, y: Plane, width: Plane, lower: Plane) -> Plane:
     """Shade below the lower lip, pits beside the corners (AU15, AU24, AU12)."""
     a = s.units
     shade = 0.45 * stroke(y - lower - 0.035, s.x, 0.04, -0.6 * width, 0.6 * width)
@@ -65,7 +65,7 @@ def _mouth_creases(s: Sitter, y: Plane, width: Plane, lower: Plane) -> Plane:
     return np.asarray(shade + pits + 0.7 * a["AU15"] * stroke(sag, y, 0.03, 0.01, 0.19))
 
 
-def nose(s: Sitter) -> tuple[Plane, Plane]:
+def nose(s: FaceCoordinates) -> tuple[Plane, Plane]:
     """Signed sideways slope of the nose (for light), and darkness of nostrils, wings and folds.
 
     AU10 lifts the wings and draws the fold from nose to mouth, which AU12 draws outwards too.
@@ -86,7 +86,7 @@ def nose(s: Sitter) -> tuple[Plane, Plane]:
     return slope, dark + _folds(s, tip, width)
 
 
-def _folds(s: Sitter, tip: Plane, width: Plane) -> Plane:
+def _folds(s: FaceCoordinates, tip: Plane, width: Plane) -> Plane:
     """From the wings of the nose to the corners of the mouth; AU10 also wrinkles the nose."""
     a = s.units
     start, y = tip - 0.06, s.down - tip
@@ -100,7 +100,7 @@ def _folds(s: Sitter, tip: Plane, width: Plane) -> Plane:
     return np.asarray(depth * fold + 0.7 * a["AU10"] * wrinkles)
 
 
-def cheeks(s: Sitter) -> Plane:
+def cheeks(s: FaceCoordinates) -> Plane:
     """Brightness added to the skin: the cheek's ball, higher and rounder with AU6."""
     raised = s.units["AU6"]
     ball = bump(s.x - 0.37, s.down - 0.19 + 0.08 * raised, 0.2, 0.2 - 0.04 * raised)

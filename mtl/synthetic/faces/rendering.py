@@ -4,7 +4,7 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 
 from mtl.synthetic.faces import lower, upper
-from mtl.synthetic.faces.face_coordinates import Sitter, column, seat
+from mtl.synthetic.faces.face_coordinates import FaceCoordinates, column, seat
 from mtl.synthetic.faces.scene import Light, Scene
 from mtl.synthetic.faces.shapes import Plane, both, bump, cover, ellipse
 
@@ -33,7 +33,7 @@ def draw_faces(
     return pictures
 
 
-def _draw(s: Sitter, light: Light) -> np.ndarray:
+def _draw(s: FaceCoordinates, light: Light) -> np.ndarray:
     """The lit picture, (3, T, S, S), from 0 to about 1."""
     skull, chin = s.own["head_height"], lower.jaw_height(s)
     height = np.where(s.down < 0, skull, chin)
@@ -58,7 +58,7 @@ def _draw(s: Sitter, light: Light) -> np.ndarray:
     return behind
 
 
-def _paint_features(canvas: np.ndarray, s: Sitter, nose_dark: Plane) -> None:
+def _paint_features(canvas: np.ndarray, s: FaceCoordinates, nose_dark: Plane) -> None:
     """Onto bare skin."""
     x, y = s.eyes
     socket = 0.16 * bump(x, y + 0.03, 0.24, 0.17)
@@ -78,7 +78,7 @@ def _paint_features(canvas: np.ndarray, s: Sitter, nose_dark: Plane) -> None:
     _paint(canvas, 0.9 * upper.brows(s), s.colours["hair"] * 0.7)
 
 
-def _hair(s: Sitter) -> Plane:
+def _hair(s: FaceCoordinates) -> Plane:
     """What stands out behind the head: a cap, hanging down as far as it is long."""
     volume = s.own["hair_volume"]
     width, height = s.own["head_width"] + volume, s.own["head_height"] + volume
@@ -87,14 +87,14 @@ def _hair(s: Sitter) -> Plane:
     return cover(both(np.minimum(cap, sides), s.down - s.own["hair_length"], 0.3), s.pixel)
 
 
-def _fringe(s: Sitter) -> Plane:
+def _fringe(s: FaceCoordinates) -> Plane:
     """Hair on the forehead, down to a line that falls at the temples."""
     x = s.across / s.own["head_width"]
     temples = x * x * x * x
     return cover(s.down + s.own["hairline"] - 0.42 * temples, 1.5 * s.pixel)
 
 
-def _shade(s: Sitter, light: Light, width: Plane, height: Plane, slope: Plane) -> Plane:
+def _shade(s: FaceCoordinates, light: Light, width: Plane, height: Plane, slope: Plane) -> Plane:
     """Light on an egg with a nose: ambient, and the lamp's by the cosine to the normal."""
     p, q = 0.9 * s.across / width, 0.85 * s.down / height
     ahead = np.sqrt((1 - p * p - q * q).clip(0.04))
@@ -104,7 +104,7 @@ def _shade(s: Sitter, light: Light, width: Plane, height: Plane, slope: Plane) -
     return np.asarray((1 - strength) + 1.25 * strength * lamp)
 
 
-def _backdrop(s: Sitter, light: Light) -> np.ndarray:
+def _backdrop(s: FaceCoordinates, light: Light) -> np.ndarray:
     """A gradient over the picture, (3, T, S, S); it stays when the head moves."""
     size = s.x.shape[-1]
     centres = (np.arange(size, dtype=np.float32) + 0.5) / (size / 2) - 1

@@ -2,11 +2,11 @@
 
 import numpy as np
 
-from mtl.synthetic.faces.face_coordinates import Sitter
+from mtl.synthetic.faces.face_coordinates import FaceCoordinates
 from mtl.synthetic.faces.shapes import Plane, cover, ellipse, lens, stroke
 
 
-def brows(s: Sitter) -> Plane:
+def brows(s: FaceCoordinates) -> Plane:
     """Coverage: an arc on each side, thinner outwards.
 
     AU1 lifts its inner end, AU2 its outer end, AU4 lowers it and draws it to the middle.
@@ -19,12 +19,12 @@ def brows(s: Sitter) -> Plane:
     return cover(np.maximum(np.abs(s.down - centre) - thickness, ends), s.pixel)
 
 
-def _brow_ends(s: Sitter) -> tuple[Plane, Plane]:
+def _brow_ends(s: FaceCoordinates) -> tuple[Plane, Plane]:
     middle, width, together = s.own["eye_distance"], s.own["eye_width"], s.units["AU4"]
     return middle - 1.3 * width - 0.055 * together, middle + 1.45 * width - 0.02 * together
 
 
-def _brow_line(s: Sitter, t: Plane) -> Plane:
+def _brow_line(s: FaceCoordinates, t: Plane) -> Plane:
     """Height of the brow from its inner (t = 0) to its outer end (t = 1)."""
     inner = 0.095 * s.units["AU4"] - 0.12 * s.units["AU1"]
     outer = 0.05 * s.units["AU4"] - 0.125 * s.units["AU2"]
@@ -33,7 +33,7 @@ def _brow_line(s: Sitter, t: Plane) -> Plane:
     return np.asarray(arch - s.own["brow_height"] + inwards * inner + (1 - inwards) * outer)
 
 
-def forehead_creases(s: Sitter) -> Plane:
+def forehead_creases(s: FaceCoordinates) -> Plane:
     """Darkness: lines across over the raised part of the brow (AU1, AU2), upright ones (AU4)."""
     down = s.down + s.own["brow_height"]
     arc = 0.15 * s.x * s.x
@@ -47,19 +47,19 @@ def forehead_creases(s: Sitter) -> Plane:
     return np.asarray(dark + 1.3 * s.units["AU4"] * upright)
 
 
-def eyes(s: Sitter) -> Plane:
+def eyes(s: FaceCoordinates) -> Plane:
     """Coverage of the open eyes: AU6 pushes the lower lid up, AU7 narrows both lids."""
     x, y = s.eyes
     top, bottom = _lids(s)
     return lens(x, y + 0.08 * x, s.own["eye_width"], top, bottom, s.pixel)
 
 
-def _lids(s: Sitter) -> tuple[Plane, Plane]:
+def _lids(s: FaceCoordinates) -> tuple[Plane, Plane]:
     cheek, tight, opening = s.units["AU6"], s.units["AU7"], s.own["eye_opening"]
     return opening * (1.05 - 0.5 * tight), opening * (0.8 - 0.4 * cheek - 0.45 * tight)
 
 
-def irises(s: Sitter) -> tuple[Plane, Plane, Plane]:
+def irises(s: FaceCoordinates) -> tuple[Plane, Plane, Plane]:
     """Coverage of irises, pupils and their glints, before the lids cut them."""
     x, y = s.eyes
     x, y = x - s.side * s.gaze[0], y - s.gaze[1]
@@ -73,7 +73,7 @@ def irises(s: Sitter) -> tuple[Plane, Plane, Plane]:
     )
 
 
-def eye_creases(s: Sitter) -> Plane:
+def eye_creases(s: FaceCoordinates) -> Plane:
     """Darkness: lashes, the upper lid's fold; AU6's pouch and crow's feet, AU7's lower lid."""
     x, y = s.eyes
     y = y + 0.08 * x

@@ -5,7 +5,7 @@ import pytest
 
 from mtl.ensemble.selection import (
     RULES,
-    Fusion,
+    Selection,
     _decisions,
     _pick,
     error_correlation,
@@ -218,7 +218,7 @@ def test_members_are_left_as_they_are() -> None:
     members, labels, mask = case(EXPRESSION)
     before = members.copy()
     fusion = greedy(EXPRESSION, members, labels, mask)
-    assert isinstance(fusion, Fusion)
+    assert isinstance(fusion, Selection)
     np.testing.assert_array_equal(members, before)
 
 

@@ -127,7 +127,7 @@ def test_a_model_has_no_gain_over_itself() -> None:
     one, same = (bootstrap(*rows())["p_labelled"] for _ in range(2))
     assert (one - same).interval() == (0.0, 0.0)
     assert (one - same).p_value() == 1
-    assert one.over(same).interval() == (1.0, 1.0)
+    assert one.ratio(same).interval() == (1.0, 1.0)
 
 
 def test_scores_are_weighted_like_numbers() -> None:

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from mtl.dataset import read_features
 from mtl.errors import InputError
-from mtl.features.extract import AHEAD_BATCHES, Extractor, Part, read_failed
-from mtl.features.face_crops import BrokenImage, Frames, Images, frames_of
+from mtl.features.extract import AHEAD_BATCHES, Extractor, FeaturePart, read_failed
+from mtl.features.face_crops import BrokenImage, CropFrames, Images, frames_of
 
 SIZE = 4
 
@@ -49,13 +49,13 @@ class Painted(Images):
         return type(self)(self.address, super().take(rows).files)
 
 
-def painted(count: int, *broken: int) -> Frames:
+def painted(count: int, *broken: int) -> CropFrames:
     files = pa.array([f"v{i % 2}/{i:05d}.jpg" for i in range(1, count + 1)], pa.string())
     kind = type("Painted", (Painted,), {"broken": broken})
     return frames_of(kind("faces", files))
 
 
-def stored(part: Part, folder: Path, number: int = 0) -> Path:
+def stored(part: FeaturePart, folder: Path, number: int = 0) -> Path:
     file = folder / f"part-{number:05d}.parquet"
     file.write_bytes(part.content)
     return file

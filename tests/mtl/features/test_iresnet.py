@@ -20,7 +20,7 @@ def norm(name: str, width: int) -> dict[str, tuple[int, ...]]:
 
 
 def reference(layers: tuple[int, ...], size: int) -> dict[str, tuple[int, ...]]:
-    """The reference's layout (DOMAIN.md): each name with its shape."""
+    """The reference's layout: each name with its shape."""
     layout = {"conv1.weight": (64, 3, 3, 3), **norm("bn1", 64), "prelu.weight": (64,)}
     before = 64
     for stage, (blocks, width) in enumerate(zip(layers, (64, 128, 256, 512), strict=True), start=1):

@@ -10,8 +10,8 @@ import torch
 from mtl.errors import InputError
 from mtl.features.mae import (
     VITS,
-    Encoder,
     MaskedAutoencoder,
+    ViTEncoder,
     ViTShape,
     patch_statistics,
     patchify,
@@ -129,7 +129,7 @@ def test_a_picture_keeps_what_was_visible_and_tells_the_rest(images, noise, monk
 def test_parameters_are_as_many_as_the_layout_says(name):
     shape = VITS[name]
     with torch.device("meta"):
-        whole, encoder = MaskedAutoencoder(shape, 224), Encoder(shape, 224)
+        whole, encoder = MaskedAutoencoder(shape, 224), ViTEncoder(shape, 224)
 
     def blocks(width: int, depth: int) -> int:
         attention = 3 * (width * width + width) + width * width + width
@@ -167,7 +167,7 @@ def test_the_encoder_is_timms_vit_with_the_same_weights():
         "vit_tiny_patch16_224", img_size=64, num_classes=0, global_pool="token"
     ).eval()
     torch.manual_seed(4)
-    ours = Encoder(ViTShape(16, 192, 12, 3, size=64), 64).eval()
+    ours = ViTEncoder(ViTShape(16, 192, 12, 3, size=64), 64).eval()
     theirs.load_state_dict(ours.state_dict())
     image = torch.randn(2, 3, 64, 64)
     with torch.no_grad():

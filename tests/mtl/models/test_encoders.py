@@ -33,11 +33,11 @@ def close(a: Tensor, b: Tensor) -> None:
 @pytest.mark.parametrize("name", ENCODER_NAMES)
 def test_padding_changes_no_real_frame(name: str, training: bool) -> None:
     encoder = make(name).train(training)
-    x, real = inputs(LENGTHS)
-    whole, _ = encoder(x, real, None)
+    x, valid = inputs(LENGTHS)
+    whole, _ = encoder(x, valid, None)
     assert whole.shape == (len(LENGTHS), max(LENGTHS), encoder.hidden)
     for lane, length in enumerate(LENGTHS):
-        alone, _ = encoder(x[lane : lane + 1, :length], real[lane : lane + 1, :length], None)
+        alone, _ = encoder(x[lane : lane + 1, :length], valid[lane : lane + 1, :length], None)
         close(whole[lane, :length], alone[0])
 
 
@@ -46,25 +46,25 @@ def test_padding_changes_no_real_frame(name: str, training: bool) -> None:
 def test_padding_in_inference_mode(name: str, lengths: tuple[int, ...]) -> None:
     """Torch has another way through a transformer there."""
     encoder = make(name).eval()
-    x, real = inputs(lengths)
-    expected, _ = encoder(x, real, None)
+    x, valid = inputs(lengths)
+    expected, _ = encoder(x, valid, None)
     with torch.inference_mode():
-        outputs, _ = encoder(x, real, None)
+        outputs, _ = encoder(x, valid, None)
     assert outputs.isfinite().all()
-    close(outputs[real], expected[real].detach())
+    close(outputs[valid], expected[valid].detach())
 
 
 @pytest.mark.parametrize("name", ENCODER_NAMES)
 def test_padding_gets_and_gives_no_gradient(name: str) -> None:
-    x, real = inputs(LENGTHS)
+    x, valid = inputs(LENGTHS)
     grads = []
     for noise in (0.0, 9.0):
         encoder = make(name)
-        given = (x + noise * ~real[:, :, None]).requires_grad_()
-        encoder(given, real, None)[0][real].square().sum().backward()
+        given = (x + noise * ~valid[:, :, None]).requires_grad_()
+        encoder(given, valid, None)[0][valid].square().sum().backward()
         assert given.grad is not None
-        assert not given.grad[~real].any()
-        assert given.grad[real].any(dim=-1).all()
+        assert not given.grad[~valid].any()
+        assert given.grad[valid].any(dim=-1).all()
         grads.append([p.grad for p in encoder.parameters()])
     for one, other in zip(*grads, strict=True):
         torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
@@ -74,10 +74,10 @@ def test_padding_gets_and_gives_no_gradient(name: str) -> None:
 @pytest.mark.parametrize("name", ENCODER_NAMES)
 def test_an_idle_lane_changes_nothing(name: str, training: bool) -> None:
     encoder = make(name).train(training)
-    x, real = inputs((4, 4, 0))
-    outputs, _ = encoder(x, real, None)
-    close(outputs[:2], encoder(x[:2], real[:2], None)[0])
-    outputs[real].sum().backward()
+    x, valid = inputs((4, 4, 0))
+    outputs, _ = encoder(x, valid, None)
+    close(outputs[:2], encoder(x[:2], valid[:2], None)[0])
+    outputs[valid].sum().backward()
     assert outputs.isfinite().all()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in encoder.parameters())
 
@@ -85,20 +85,20 @@ def test_an_idle_lane_changes_nothing(name: str, training: bool) -> None:
 @pytest.mark.parametrize("name", ENCODER_NAMES)
 def test_lanes_do_not_see_each_other(name: str) -> None:
     encoder = make(name)
-    x, real = inputs(LENGTHS)
+    x, valid = inputs(LENGTHS)
     other = torch.cat([x[:1], inputs(LENGTHS, seed=1)[0][1:]])
-    close(encoder(x, real, None)[0][0], encoder(other, real, None)[0][0])
+    close(encoder(x, valid, None)[0][0], encoder(other, valid, None)[0][0])
 
 
 @pytest.mark.parametrize("name", CARRYING)
 @pytest.mark.parametrize("cuts", [(1, 2, 3), (5, 1), (3, 3)])
 def test_windows_with_a_carried_state_equal_the_whole(name: str, cuts: tuple[int, ...]) -> None:
     encoder = make(name)
-    x, real = inputs((6, 6))
-    whole, _ = encoder(x, real, None)
+    x, valid = inputs((6, 6))
+    whole, _ = encoder(x, valid, None)
     state: State = None
     outputs = []
-    for window, mask in zip(x.split(cuts, dim=1), real.split(cuts, dim=1), strict=True):
+    for window, mask in zip(x.split(cuts, dim=1), valid.split(cuts, dim=1), strict=True):
         part, state = encoder(window, mask, state)
         outputs.append(part)
     close(torch.cat(outputs, dim=1), whole)
@@ -107,16 +107,20 @@ def test_windows_with_a_carried_state_equal_the_whole(name: str, cuts: tuple[int
 @pytest.mark.parametrize("name", CARRYING)
 def test_a_video_that_begins_in_a_window_hears_nothing_of_the_one_before(name: str) -> None:
     encoder = make(name)
-    x, real = inputs((6, 6, 6))
-    _, before = encoder(x.flip(1), real, None)
-    begins = torch.zeros(3, 6, dtype=torch.bool)
-    begins[0, 2] = begins[0, 5] = begins[1, 0] = begins[1, 5] = True
-    whole, after = encoder(x, real, before, begins)
+    x, valid = inputs((6, 6, 6))
+    _, before = encoder(x.flip(1), valid, None)
+    sequence_starts = torch.zeros(3, 6, dtype=torch.bool)
+    sequence_starts[0, 2] = sequence_starts[0, 5] = sequence_starts[1, 0] = sequence_starts[
+        1, 5
+    ] = True
+    whole, after = encoder(x, valid, before, sequence_starts)
     for lane, cuts in enumerate([(0, 2, 5, 6), (0, 5, 6), (0, 6)]):
         for start, stop in pairwise(cuts):
-            own = None if begins[lane, start] else tuple(p[lane : lane + 1] for p in before)
+            own = (
+                None if sequence_starts[lane, start] else tuple(p[lane : lane + 1] for p in before)
+            )
             here = slice(lane, lane + 1), slice(start, stop)
-            alone, left = encoder(x[here], real[here], own)
+            alone, left = encoder(x[here], valid[here], own)
             close(whole[here], alone)
         for part, expected in zip(after, left, strict=True):
             close(part[lane], expected[0])
@@ -125,11 +129,11 @@ def test_a_video_that_begins_in_a_window_hears_nothing_of_the_one_before(name: s
 @pytest.mark.parametrize("name", CARRYING)
 def test_the_gradient_goes_back_to_where_a_video_begins_and_no_further(name: str) -> None:
     encoder = make(name)
-    x, real = inputs((6, 6))
-    begins = torch.zeros(2, 6, dtype=torch.bool)
-    begins[0, 2] = True
+    x, valid = inputs((6, 6))
+    sequence_starts = torch.zeros(2, 6, dtype=torch.bool)
+    sequence_starts[0, 2] = True
     x.requires_grad_()
-    encoder(x, real, None, begins)[0][:, 5].square().sum().backward()
+    encoder(x, valid, None, sequence_starts)[0][:, 5].square().sum().backward()
     assert not x.grad[0, :2].any()
     assert x.grad[0, 2:].any(dim=1).all()
     assert x.grad[1].any(dim=1).all()
@@ -138,18 +142,18 @@ def test_the_gradient_goes_back_to_where_a_video_begins_and_no_further(name: str
 @pytest.mark.parametrize("name", CARRYING)
 def test_lanes_that_have_run_out_are_forgotten(name: str) -> None:
     encoder = make(name)
-    x, real = inputs((4, 4, 4))
-    _, before = encoder(x, real, None)
-    first, _ = encoder(x, real, before)
-    fewer, state = encoder(x[:2], real[:2], before)
+    x, valid = inputs((4, 4, 4))
+    _, before = encoder(x, valid, None)
+    first, _ = encoder(x, valid, before)
+    fewer, state = encoder(x[:2], valid[:2], before)
     close(fewer, first[:2])
     assert {len(part) for part in state} == {2}
 
 
 @pytest.mark.parametrize("name", CARRYING)
 def test_a_carried_state_is_detached_and_batch_first(name: str) -> None:
-    x, real = inputs((4, 4, 4))
-    _, state = make(name)(x, real, None)
+    x, valid = inputs((4, 4, 4))
+    _, state = make(name)(x, valid, None)
     assert state
     assert all(part.shape[0] == 3 and not part.requires_grad for part in state)
 
@@ -157,16 +161,16 @@ def test_a_carried_state_is_detached_and_batch_first(name: str) -> None:
 @pytest.mark.parametrize("name", ENCODER_NAMES)
 def test_dropout_acts_in_training_only(name: str) -> None:
     encoder = make(name, dropout=0.5)
-    x, real = inputs((6, 6))
-    assert not torch.equal(encoder(x, real, None)[0], encoder(x, real, None)[0])
+    x, valid = inputs((6, 6))
+    assert not torch.equal(encoder(x, valid, None)[0], encoder(x, valid, None)[0])
     encoder.eval()
-    assert torch.equal(encoder(x, real, None)[0], encoder(x, real, None)[0])
+    assert torch.equal(encoder(x, valid, None)[0], encoder(x, valid, None)[0])
 
 
 @pytest.mark.parametrize("name", CARRYING)
 def test_dropout_stands_after_the_recurrent_layers(name: str) -> None:
-    x, real = inputs((50, 50))
-    outputs, _ = make(name, dropout=0.5)(x, real, None)
+    x, valid = inputs((50, 50))
+    outputs, _ = make(name, dropout=0.5)(x, valid, None)
     assert 0.4 < (outputs == 0).float().mean() < 0.6
 
 
@@ -186,14 +190,14 @@ def unroll(encoder: GRU | LSTM, x: Tensor, cells: list[nn.Module]) -> Tensor:
 @pytest.mark.parametrize(("name", "cell"), [("gru", nn.GRUCell), ("lstm", nn.LSTMCell)])
 def test_recurrent_encoders_equal_torch_s_cells(name: str, cell: type[nn.Module]) -> None:
     encoder = make(name, layers=2)
-    x, real = inputs((7, 7))
+    x, valid = inputs((7, 7))
     expected = unroll(encoder, x, [cell(WIDTH, 8), cell(8, 8)])
-    close(encoder(x, real, None)[0], expected)
+    close(encoder(x, valid, None)[0], expected)
 
 
 def test_the_transformer_equals_torch_s_layers() -> None:
     encoder = make("transformer", layers=3)
-    x, real = inputs((7, 7))
+    x, valid = inputs((7, 7))
     expected = nn.functional.linear(x, encoder.project.weight, encoder.project.bias)
     expected = expected + sinusoidal_positions(7, 8)
     for number in range(3):
@@ -202,17 +206,17 @@ def test_the_transformer_equals_torch_s_layers() -> None:
         weights = {k: v for k, v in encoder.state_dict().items() if k.startswith(prefix)}
         layer.load_state_dict({k.removeprefix(prefix): v for k, v in weights.items()})
         expected = layer(expected)
-    close(encoder(x, real, None)[0], expected)
+    close(encoder(x, valid, None)[0], expected)
 
 
 def test_the_bias_of_attention_s_keys_stays_zero() -> None:
     """Its gradient is 0 but for rounding, which Adam would take for a direction."""
     encoder = make("transformer")
     optimizer = torch.optim.AdamW(encoder.parameters(), lr=0.1, weight_decay=0.1)
-    x, real = inputs(LENGTHS)
+    x, valid = inputs(LENGTHS)
     for _ in range(3):
         optimizer.zero_grad()
-        encoder(x, real, None)[0][real].square().sum().backward()
+        encoder(x, valid, None)[0][valid].square().sum().backward()
         optimizer.step()
     for layer in encoder.stack.layers:
         queries, keys, values = layer.self_attn.in_proj_bias.chunk(3)
@@ -223,12 +227,12 @@ def test_the_bias_of_attention_s_keys_stays_zero() -> None:
 
 def test_the_bias_of_attention_s_keys_says_nothing() -> None:
     encoder = make("transformer").eval()
-    x, real = inputs(LENGTHS)
-    expected, _ = encoder(x, real, None)
+    x, valid = inputs(LENGTHS)
+    expected, _ = encoder(x, valid, None)
     with torch.no_grad():
         for layer in encoder.stack.layers:
             layer.self_attn.in_proj_bias[8:16] = torch.randn(8)
-    close(encoder(x, real, None)[0][real], expected[real])
+    close(encoder(x, valid, None)[0][valid], expected[valid])
 
 
 def test_sinusoidal_positions_have_their_closed_form() -> None:
@@ -242,9 +246,9 @@ def test_sinusoidal_positions_have_their_closed_form() -> None:
 
 def test_the_transformer_knows_the_order_of_frames() -> None:
     encoder = make("transformer")
-    x, real = inputs((6,))
-    turned = encoder(x.flip(1), real, None)[0].flip(1)
-    assert (turned - encoder(x, real, None)[0]).abs().max() > 0.01
+    x, valid = inputs((6,))
+    turned = encoder(x.flip(1), valid, None)[0].flip(1)
+    assert (turned - encoder(x, valid, None)[0]).abs().max() > 0.01
 
 
 @pytest.mark.parametrize(("hidden", "heads"), [(10, 4), (9, 3), (7, 1), (3, 4)])
@@ -257,6 +261,6 @@ def test_heads_that_do_not_divide_hidden_are_refused_with_a_fix(hidden: int, hea
 
 @pytest.mark.parametrize("name", ENCODER_NAMES)
 def test_the_same_seed_makes_the_same_encoder(name: str) -> None:
-    x, real = inputs((6, 3))
-    first, again = (make(name).eval()(x, real, None)[0] for _ in range(2))
+    x, valid = inputs((6, 3))
+    first, again = (make(name).eval()(x, valid, None)[0] for _ in range(2))
     assert torch.equal(first, again)

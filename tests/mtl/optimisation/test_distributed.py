@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from mtl.optimisation.distributed import ALONE, Workers
+from mtl.optimisation.distributed import SINGLE_WORKER, Workers
 from mtl.sequences.windows import carried_schedule, free_schedule
 from mtl.tasks import TASKS
 from mtl.training.inference import TrialData
@@ -33,7 +33,7 @@ def group(request: pytest.FixtureRequest, groups: dict[int, Results]) -> Results
 
 @cache
 def alone(case: str) -> Any:
-    return CASES[case](ALONE)
+    return CASES[case](SINGLE_WORKER)
 
 
 def differences(one: Any, other: Any, path: str = "") -> dict[str, float]:
@@ -86,7 +86,7 @@ def test_these_runs_have_the_hard_cases(make: Any, size: int) -> None:
     idle = []
     for lanes in (1, 3):
         schedule = make(LENGTHS, lanes, 4, np.random.default_rng([0, 1]))
-        split = [Workers(rank, size).lanes(schedule) for rank in range(size)]
+        split = [Workers(rank, size).shard(schedule) for rank in range(size)]
         idle += [not part[..., 2].any(axis=(1, 2)).all() for part in split]
         known = np.array([[labelled(zoo, step) for step in part] for part in split])
         assert (known.sum(axis=0) == 0).any()
@@ -207,20 +207,20 @@ def test_messages_are_the_first_worker_s(group: Results) -> None:
 def test_one_alone_exchanges_nothing() -> None:
     """Whatever it is given comes back, the same object."""
     values, part, model = np.ones(2), torch.ones(2), torch.nn.Linear(1, 1)
-    assert Workers.joined() == ALONE == Workers(0, 1)
-    assert ALONE.wrap(model) is model
-    assert ALONE.sum([part])[0] is part
-    assert ALONE.total(values) is values
-    assert ALONE.share(values) is values
-    assert ALONE.agree(True)
-    assert not ALONE.agree(False)
+    assert Workers.joined() == SINGLE_WORKER == Workers(0, 1)
+    assert SINGLE_WORKER.wrap(model) is model
+    assert SINGLE_WORKER.sum([part])[0] is part
+    assert SINGLE_WORKER.all_reduce(values) is values
+    assert SINGLE_WORKER.broadcast_object(values) is values
+    assert SINGLE_WORKER.broadcast_flag(True)
+    assert not SINGLE_WORKER.broadcast_flag(False)
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 5])
 @pytest.mark.parametrize("lanes", [1, 2, 4, 6])
 def test_lanes_are_dealt_out_in_turn(lanes: int, size: int) -> None:
     schedule = np.arange(1, 2 * lanes * 3 + 1).reshape(2, lanes, 1, 3)
-    split = [Workers(rank, size).lanes(schedule) for rank in range(size)]
+    split = [Workers(rank, size).shard(schedule) for rank in range(size)]
     width = max(1, -(-lanes // size))
     assert {part.shape for part in split} == {(2, width, 1, 3)}
     dealt = np.stack(split, axis=2).reshape(2, width * size, 1, 3)

@@ -81,13 +81,13 @@ def test_what_cannot_be_read_is_named_not_real_and_others_are_shown_in_its_place
         read_augmented(images, [2, 3, 4], 16, CUT, seed=1, epoch=1),
         read_whole(images, [2, 3, 4], 16, Image.Resampling.BICUBIC),
     ):
-        assert read.real.tolist() == [True, False, True]
+        assert read.valid.tolist() == [True, False, True]
         assert np.array_equal(read.pixels[1], read.pixels[0])
         assert not np.array_equal(read.pixels[1], read.pixels[2])
         assert len(read.broken) == 1
         assert read.broken[0].startswith("3.png: not an image")
     alone = read_augmented(images, [3], 16, CUT, seed=1, epoch=1)
-    assert not alone.real.any()
+    assert not alone.valid.any()
     assert (alone.pixels == 0).all()
 
 

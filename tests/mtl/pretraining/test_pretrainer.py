@@ -13,7 +13,7 @@ from mtl.features.face_crops import Images
 from mtl.optimisation.distributed import Workers
 from mtl.pretraining.augmentation import read_augmented
 from mtl.pretraining.config import MAEConfig, SupervisedConfig
-from mtl.pretraining.objectives import Batch, Reconstruction, Supervision
+from mtl.pretraining.objectives import ImageBatch, Reconstruction, Supervision
 from mtl.pretraining.pretrainer import Pretrainer
 from mtl.strict import validate_as
 from mtl.tasks import TASKS
@@ -34,7 +34,7 @@ def supervised_config(*overrides: str) -> SupervisedConfig:
     return validate_as(SupervisedConfig, compose_plain("pretrain_supervised", given))
 
 
-def batches(epoch: int, supervised: bool = False) -> list[Batch]:
+def batches(epoch: int, supervised: bool = False) -> list[ImageBatch]:
     """Faces of a kind: a bright bar whose place and colour is what can be learned."""
     random = np.random.default_rng([5, epoch])
     made = []
@@ -43,7 +43,7 @@ def batches(epoch: int, supervised: bool = False) -> list[Batch]:
         pixels = random.integers(0, 40, (8, 64, 64, 3), dtype=np.uint8)
         for one, left in zip(pixels, place, strict=True):
             one[:, 2 * left : 2 * left + 16] += 180
-        batch = {"pixels": torch.from_numpy(pixels), "real": torch.ones(8, dtype=torch.bool)}
+        batch = {"pixels": torch.from_numpy(pixels), "valid": torch.ones(8, dtype=torch.bool)}
         if supervised:
             labels = np.zeros((8, 15), np.float32)
             labels[:, 0] = place / 12 - 1
@@ -141,7 +141,7 @@ def test_an_image_that_could_not_be_read_changes_nothing(config):
     objective = make(config).objective
     objective.model.eval()
     batch = dict(batches(1, isinstance(config, SupervisedConfig))[0])
-    batch["real"] = torch.tensor([True] * 7 + [False])
+    batch["valid"] = torch.tensor([True] * 7 + [False])
     expected = objective.model({name: part[:7] for name, part in batch.items()})
     batch["pixels"] = batch["pixels"].clone()
     batch["pixels"][7] = 255
@@ -160,7 +160,7 @@ def test_what_is_shown_in_place_of_an_unreadable_image_leaves_batch_norms_alone(
     sums = []
     for rows in (range(3), range(6)):
         read = read_augmented(images, rows, 64, config.augmentation, seed=0, epoch=1)
-        batch = {"pixels": torch.from_numpy(read.pixels), "real": torch.from_numpy(read.real)}
+        batch = {"pixels": torch.from_numpy(read.pixels), "valid": torch.from_numpy(read.valid)}
         batch |= {name: labels[name][: len(rows)] for name in ("labels", "mask")}
         sums.append(make(config).objective.model.train()(batch))
     for few, all_of_them in zip(*sums, strict=True):
@@ -172,7 +172,7 @@ def test_the_learning_rate_warms_up_and_falls_as_a_half_cosine_per_step():
     trainer, rates = make(config), []
     step = trainer._step
 
-    def noted(batch: Batch) -> dict[str, torch.Tensor]:
+    def noted(batch: ImageBatch) -> dict[str, torch.Tensor]:
         rates.append(trainer.optimizer.param_groups[0]["lr"])
         return step(batch)
 
@@ -223,7 +223,7 @@ def test_both_sizes_of_the_field(size):
     trainer = make(mae_config(f"size={size}", "backbone=mae_vit_mini"))
     batch = {
         "pixels": torch.randint(0, 255, (2, size, size, 3), dtype=torch.uint8),
-        "real": torch.ones(2, dtype=torch.bool),
+        "valid": torch.ones(2, dtype=torch.bool),
         "noise": torch.rand(2, (size // 16) ** 2),
     }
     result = trainer.train_epoch([batch], 1)
@@ -327,7 +327,7 @@ def test_a_checkpoint_keeps_the_counters_of_batch_norm():
 
 def test_an_epoch_ends_with_the_statistics_of_the_first_worker():
     class Second(Workers):
-        def share_buffers(self, model: torch.nn.Module) -> None:
+        def broadcast_buffers(self, model: torch.nn.Module) -> None:
             for buffer in model.buffers():
                 buffer.fill_(7)
 

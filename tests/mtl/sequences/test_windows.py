@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from mtl.sequences.windows import Batch, Batches, Schedule, Stitch, carried_schedule, free_schedule
+from mtl.sequences.windows import (
+    Batches,
+    Schedule,
+    Stitch,
+    WindowBatch,
+    carried_schedule,
+    free_schedule,
+)
 from mtl.tasks import LABEL_COLUMNS, OUTPUT_COLUMNS
 from tests.support.laws import WIDTH, data, videos
 
@@ -198,13 +205,16 @@ def test_batches_hold_the_scheduled_frames(make: Make, seed: int | None) -> None
     made = list(cut(schedule))
     assert len(made) == len(schedule)
     for batch, step in zip(made, schedule.tolist(), strict=True):
-        assert batch.x.shape == (*batch.real.shape, WIDTH)
+        assert batch.x.shape == (*batch.valid.shape, WIDTH)
         lanes = [frames for frames in map(frames_in, step) if frames]
-        assert len(batch.real) == len(lanes)
+        assert len(batch.valid) == len(lanes)
         for lane, frames in enumerate(lanes):
-            padding = batch.real.shape[1] - len(frames)
-            assert batch.real[lane].tolist() == [True] * len(frames) + [False] * padding
-            assert batch.begins[lane].tolist() == [k == 0 for _, k in frames] + [False] * padding
+            padding = batch.valid.shape[1] - len(frames)
+            assert batch.valid[lane].tolist() == [True] * len(frames) + [False] * padding
+            assert (
+                batch.sequence_starts[lane].tolist()
+                == [k == 0 for _, k in frames] + [False] * padding
+            )
             for at, (i, k) in enumerate(frames):
                 np.testing.assert_allclose(batch.x[lane, at], by_hand(lengths, i, k), atol=1e-5)
                 assert np.array_equal(batch.labels[lane, at], sequences[i].labels[k])
@@ -215,8 +225,8 @@ def test_batches_hold_the_scheduled_frames(make: Make, seed: int | None) -> None
 def test_a_step_of_idle_lanes_alone_is_one_empty_frame() -> None:
     batch = batches((9, 4)).cut(np.zeros((2, 1, 3), int))
     assert batch.x.shape == (1, 1, WIDTH)
-    assert not batch.real.any()
-    assert not batch.begins.any()
+    assert not batch.valid.any()
+    assert not batch.sequence_starts.any()
     assert_padding_is_empty(batch)
 
 
@@ -231,9 +241,9 @@ def test_batches_in_double_precision() -> None:
         np.testing.assert_allclose(batch.x[0, k], expected, rtol=1e-6)
 
 
-def assert_padding_is_empty(batch: Batch) -> None:
-    assert not batch.x[~batch.real].any()
-    assert not batch.mask[~batch.real].any()
+def assert_padding_is_empty(batch: WindowBatch) -> None:
+    assert not batch.x[~batch.valid].any()
+    assert not batch.mask[~batch.valid].any()
 
 
 def test_cutting_leaves_the_stored_features_alone() -> None:
@@ -281,7 +291,7 @@ def test_labels_survive_cut_and_stitch() -> None:
     stitch = Stitch(lengths)
     schedule = free_schedule(lengths, 2, 4, None)
     for step, batch in zip(schedule, batches(lengths)(schedule), strict=True):
-        outputs = np.zeros((*batch.real.shape, len(OUTPUT_COLUMNS)), np.float32)
+        outputs = np.zeros((*batch.valid.shape, len(OUTPUT_COLUMNS)), np.float32)
         outputs[:, :, : len(LABEL_COLUMNS)] = batch.labels.numpy()
         stitch.add(step, outputs)
     found = stitch.rows()[:, : len(LABEL_COLUMNS)]

@@ -130,7 +130,7 @@ def test_windows_are_stitched_by_their_mean(encoder: str) -> None:
     batches = Batches(sequences, zoo.mean, zoo.std, CPU)
     for pieces in windows:
         batch, (window,) = batches.cut(pieces[None]), pieces
-        raw, state = network(batch.x, batch.real, state)
+        raw, state = network(batch.x, batch.valid, state)
         values = raw["valence"].clamp(-1, 1).detach().numpy()
         frames = slice(window[1], window[1] + window[2])
         sums[frames] += values[0, : window[2], 0]

@@ -147,8 +147,8 @@ def test_training_equals_a_plain_loop(encoder: str) -> None:
                     continue
                 video, at = zoo.train[index], slice(start, start + length)
                 state = states.get(lane) if start else None
-                real = torch.ones(1, length, dtype=torch.bool)
-                outputs, states[lane] = network(features_of(video, at, zoo), real, state)
+                valid = torch.ones(1, length, dtype=torch.bool)
+                outputs, states[lane] = network(features_of(video, at, zoo), valid, state)
                 for task in TASKS:
                     sums[task] = sums[task] + plain_loss(task, outputs[task][0], video, at)
                     counts[task] += int(video.mask[at, TASKS[task].labels].sum())

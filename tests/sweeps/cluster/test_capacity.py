@@ -11,7 +11,7 @@ from mtl.errors import InputError
 from sweeps.cluster import capacity, connection
 from sweeps.cluster.capacity import CanCome, concurrent_trials, this_machine
 from sweeps.cluster.connection import LOCAL, choose_address, connect
-from sweeps.search_file import Resources
+from sweeps.search_file import ResourcesSection
 from tests.support.paths import ROOT
 
 
@@ -44,7 +44,7 @@ from tests.support.paths import ROOT
     ],
 )
 def test_as_many_trials_as_fit_or_as_asked(settings, trials, nodes, expected):
-    assert concurrent_trials(Resources(**settings), trials, nodes) == expected
+    assert concurrent_trials(ResourcesSection(**settings), trials, nodes) == expected
 
 
 @pytest.mark.parametrize(
@@ -75,7 +75,7 @@ def test_as_many_trials_as_fit_or_as_asked(settings, trials, nodes, expected):
 )
 def test_what_can_never_fit_is_refused(settings, nodes, named):
     with pytest.raises(InputError) as refused:
-        concurrent_trials(Resources(**settings), 18, nodes)
+        concurrent_trials(ResourcesSection(**settings), 18, nodes)
     assert all(text in str(refused.value) for text in named)
     assert "autoscaler" not in str(refused.value)
 
@@ -106,13 +106,13 @@ def can_come(at_once, **kinds):
     ],
 )
 def test_what_can_come_counts_with_an_autoscaler(settings, most, expected):
-    assert concurrent_trials(Resources(**settings), 99, [(2, 0), (8, 1)], most) == expected
+    assert concurrent_trials(ResourcesSection(**settings), 99, [(2, 0), (8, 1)], most) == expected
 
 
 def test_what_is_up_counts_if_it_is_more():
     """A node that was joined by hand is no node of the autoscaler's."""
     up = [(2, 0), (48, 0)]
-    assert concurrent_trials(Resources(cpus_per_worker=16), 9, up, can_come(4, gpu=GPU)) == 3
+    assert concurrent_trials(ResourcesSection(cpus_per_worker=16), 9, up, can_come(4, gpu=GPU)) == 3
 
 
 @pytest.mark.parametrize(
@@ -126,7 +126,7 @@ def test_what_is_up_counts_if_it_is_more():
 )
 def test_more_than_the_autoscalers_maximum_is_refused_naming_both(settings, asked):
     with pytest.raises(InputError) as refused:
-        concurrent_trials(Resources(**settings), 18, [(2, 0), (8, 1)], can_come(3, gpu=GPU))
+        concurrent_trials(ResourcesSection(**settings), 18, [(2, 0), (8, 1)], can_come(3, gpu=GPU))
     assert asked in str(refused.value)
     assert str(refused.value).endswith(
         " is more than there is (2 CPUs and 0 GPUs, 8 CPUs and 1 GPUs) and than the autoscaler can "
@@ -158,7 +158,10 @@ def test_a_joined_cluster_says_what_is_up_and_what_can_come(ray_address, tmp_pat
     connection.BOOTSTRAP.write_text(json.dumps({**kinds, "max_workers": 4}))
     with connect(ray_address) as joined:
         assert joined.can_come == can_come(4, gpu=GPU)
-        assert concurrent_trials(Resources(gpus_per_worker=1), 9, joined.nodes, joined.can_come) > 3
+        assert (
+            concurrent_trials(ResourcesSection(gpus_per_worker=1), 9, joined.nodes, joined.can_come)
+            > 3
+        )
 
 
 def test_a_clients_address_is_refused():

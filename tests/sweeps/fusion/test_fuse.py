@@ -19,7 +19,7 @@ from mtl.tasks import TASKS
 from sweeps.fuse import main
 from sweeps.fusion.sweep import SweepFusion
 from sweeps.planning.plan import divide
-from sweeps.search_file import Fusion, load
+from sweeps.search_file import FusionSection, load
 from sweeps.storage.driver_lock import DriverLock
 from tests.support.small_data import NAMES, make_dataset, make_listing, search_file
 
@@ -57,7 +57,7 @@ class Sweep:
         return outputs
 
     def fusion(self, **settings: Any) -> SweepFusion:
-        fusion = Fusion(**{"steps": 5, **settings})
+        fusion = FusionSection(**{"steps": 5, **settings})
         return SweepFusion(self.folder, self.dataset, self.listing, self.parts, fusion)
 
     def fuse(self, **settings: Any) -> dict[str, Any]:
@@ -277,7 +277,7 @@ def test_a_member_that_all_hangs_on_is_lost_most(sweep):
 
 
 def test_only_trials_whose_weights_are_kept_are_fused(sweep, monkeypatch):
-    monkeypatch.setattr("sweeps.fusion.candidates.KEEP_WEIGHTS", 2)
+    monkeypatch.setattr("sweeps.fusion.candidates.BEST_TRIALS_PER_TASK", 2)
     for number in range(5):
         sweep.trial(f"t{number}", 1.0, noise=0.2 + number)
     for name, chosen in sweep.fuse(method="top_k")["members"].items():
@@ -371,7 +371,7 @@ def test_what_is_not_known_to_the_study_is_not_fused(sweep):
     sweep.trial("one", 1.0, noise=0.3)
     sweep.trial("orphan", 2.0)
     fusion = SweepFusion(
-        sweep.folder, sweep.dataset, sweep.listing, sweep.parts, Fusion(), known="one".__eq__
+        sweep.folder, sweep.dataset, sweep.listing, sweep.parts, FusionSection(), known="one".__eq__
     )
     assert fusion.used() == ["one"]
 

@@ -19,7 +19,7 @@ from sweeps.planning.compose import compose, signature
 from sweeps.planning.plan import divide
 from sweeps.prediction.export import collect, export, sweep_data
 from sweeps.records.messages import Epoch, Job
-from sweeps.search_file import Fusion, load
+from sweeps.search_file import FusionSection, load
 from sweeps.slots.trial_loop import JobRun
 from sweeps.storage.run_folder import open_run_folder
 from sweeps.storage.trial_folder import TrialFolder
@@ -46,7 +46,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     parts = divide(listing, 0.5, 3)
     for overrides in TRIALS:
         train(folder, data, [*SMALL, *overrides], parts)
-    SweepFusion(folder, data, listing, parts, Fusion(steps=5)).finish()
+    SweepFusion(folder, data, listing, parts, FusionSection(steps=5)).finish()
     return folder
 
 

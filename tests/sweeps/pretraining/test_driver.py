@@ -20,7 +20,7 @@ from sweeps.planning.compose import compose_plain
 from sweeps.pretraining import workers
 from sweeps.pretraining.driver import SILENCES, listen
 from sweeps.pretraining.events import Began, Died, Ended, Event, Failed, Waiting
-from sweeps.pretraining.setup import Setup, make_objective
+from sweeps.pretraining.setup import PretrainingSetup, make_objective
 
 SILENCE = [None] * SILENCES
 
@@ -108,13 +108,13 @@ def test_faces_that_cannot_be_read_are_no_picture(tmp_path):
     for number in range(4):
         (tmp_path / f"{number}.jpg").write_bytes(b"")
     plain = compose_plain("pretrain_mae", ["backbone=mae_vit_mini", "size=32", "picture_epochs=1"])
-    setup = Setup(validate_as(MAEConfig, plain), find_images(tmp_path), None, 1, 0, 1)
+    setup = PretrainingSetup(validate_as(MAEConfig, plain), find_images(tmp_path), None, 1, 0, 1)
     objective = make_objective(setup)
     assert workers._pictured(setup, objective) is None
     trainer = Pretrainer(objective, setup.config)
     step = {
         "pixels": np.zeros((2, 32, 32, 3), np.uint8),
-        "real": np.ones(2, bool),
+        "valid": np.ones(2, bool),
         "noise": np.random.default_rng(0).random((2, objective.autoencoder.patches), np.float32),
     }
     trainer.train_epoch([{k: torch.from_numpy(v) for k, v in step.items()}], 1)

@@ -11,7 +11,7 @@ import pytest
 
 from sweeps.search import budget as module
 from sweeps.search.budget import FREE_BYTES, RESERVE_SECONDS, Limits
-from sweeps.search_file import Budget
+from sweeps.search_file import BudgetSection
 
 Usage = namedtuple("Usage", "free")
 
@@ -28,8 +28,10 @@ def limits(
     folder: Any = "runs/demo",
     **budget: Any,
 ) -> Limits:
-    clock, shelf = SimpleNamespace(seconds=seconds), SimpleNamespace(gb=gb)
-    return Limits(Budget(**budget), Path("runs/demo"), study or failed(), shelf, clock)
+    clock, kept_weights = SimpleNamespace(seconds=seconds), SimpleNamespace(gb=gb)
+    return Limits(
+        BudgetSection(**budget), Path("runs/demo"), study or failed(), kept_weights, clock
+    )
 
 
 @pytest.fixture(autouse=True)

@@ -351,11 +351,11 @@ def test_when_the_time_is_up_trials_stop_at_once_and_are_left_to_be_resumed(tmp_
     with a_search(tmp_path, late=lambda: late[0] if late else None) as search:
         search.hand_out("a")
         search.epoch("a", 1)
-        search.searcher.heed_interrupt()
+        search.searcher.stop_if_requested()
         assert search.slots.stops == []
         late.append("the time is up")
-        search.searcher.heed_interrupt()  # as between two steps of Tune
-        search.searcher.heed_interrupt()
+        search.searcher.stop_if_requested()  # as between two steps of Tune
+        search.searcher.stop_if_requested()
         assert search.slots.stops == [Stop.NOW]  # once
         search.end("a", "interrupted")
         assert search.searcher.suggest("b") == Searcher.FINISHED

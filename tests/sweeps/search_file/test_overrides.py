@@ -51,7 +51,7 @@ def test_a_nested_path_leaves_every_branch(write):
         ("a b=1", "is no override"),
         ("=1", "is no override"),
         ("a=[1", "override 'a=[1', line 1, column 3"),
-        ("a=${oc.env:HOME}", "'${' is refused"),
+        ("a=${oc.env:SHUTDOWN}", "'${' is refused"),
         ("name.first=1", "override 'name.first=1': the search file's name = 'small' is no mapping"),
         ("search.trails=4", "search.trails is no known key: did you mean 'trials'?"),
         ("search.trials=few", 'search.trials = "few" is refused'),

@@ -11,10 +11,10 @@ from mtl.errors import TrainingError
 from mtl.optimisation.distributed import Workers
 from sweeps.records.messages import Job
 from sweeps.slots import ddp_workers as module
-from sweeps.slots.control import Orders, Stop
+from sweeps.slots.control import Stop, TrialControl
 from sweeps.slots.ddp_workers import FromSlot, says_that_a_peer_is_gone, train_jobs
-from sweeps.slots.mailbox import HOME, Handed
-from sweeps.slots.setup import Setup
+from sweeps.slots.mailbox import SHUTDOWN, Assignment
+from sweeps.slots.setup import SlotSetup
 
 EPOCH, END = object(), object()
 
@@ -23,7 +23,7 @@ class Slot:
     """Its side of the calls; the answer of each is there at once, or never."""
 
     def __init__(self, *jobs: str) -> None:
-        self.to_take: list[Any] = [Handed(n, Job(name, {})) for n, name in enumerate(jobs)]
+        self.to_take: list[Any] = [Assignment(n, Job(name, {})) for n, name in enumerate(jobs)]
         self.told: list[Any] = []
         self.begun: list[int] = []
 
@@ -32,7 +32,7 @@ class Slot:
 
     def on_take(self, placement_group: str, seconds: float) -> Any:
         assert placement_group == "a1"
-        return self.to_take.pop(0) if self.to_take else HOME
+        return self.to_take.pop(0) if self.to_take else SHUTDOWN
 
     def on_put(self, number: int, event: Any) -> None:
         self.told.append((number, event))
@@ -84,7 +84,7 @@ def threads() -> Iterator[int]:
 
 
 def a_setup(threads: int = 1) -> list[Any]:
-    return [Setup(None, None, {}, threads)]  # type: ignore[arg-type]
+    return [SlotSetup(None, None, {}, threads)]  # type: ignore[arg-type]
 
 
 def test_it_trains_job_after_job_until_it_is_sent_home(jobs, threads):
@@ -139,7 +139,7 @@ def test_a_peers_end_ends_the_worker_and_is_not_its_own(jobs):
 
 def test_a_second_worker_asks_and_tells_nothing_but_its_own_errors(jobs, monkeypatch):
     jobs |= {"one": [EPOCH, END], "two": [ValueError("bad row")]}
-    shared: list[Any] = [Handed(4, Job("one", {})), None, Handed(6, Job("two", {}))]
+    shared: list[Any] = [Assignment(4, Job("one", {})), None, Assignment(6, Job("two", {}))]
 
     class Second(Workers):
         def share(self, value: Any) -> Any:
@@ -185,10 +185,10 @@ def test_a_stop_comes_by_itself_and_is_listened_for_again(monkeypatch):
         return answers.pop(0) if isinstance(call, tuple) else call
 
     monkeypatch.setattr(module, "ray", SimpleNamespace(wait=wait, get=get))
-    orders = Orders()
+    control = TrialControl()
     slot: Any = SimpleNamespace(
         stop_above=SimpleNamespace(remote=lambda *call: asked.append(call[:2]) or call),
-        decision=SimpleNamespace(remote=orders.decision),
+        decision=SimpleNamespace(remote=control.decision),
     )
     told = FromSlot(slot, Job("one", {}))
     assert told.stopped() is Stop.NOT
@@ -199,6 +199,6 @@ def test_a_stop_comes_by_itself_and_is_listened_for_again(monkeypatch):
     assert told.stopped() is Stop.NOW
     # Only for a sooner one than is known, and never twice at a time.
     assert asked == [("one", Stop.NOT), ("one", Stop.AFTER_EPOCH), ("one", Stop.NOW)]
-    orders.begin("one")
-    orders.decide("one", 3, True)
+    control.begin("one")
+    control.decide("one", 3, True)
     assert told.decision(3, 1.0) is True

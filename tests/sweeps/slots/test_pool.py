@@ -8,7 +8,7 @@ import ray
 from ray.exceptions import RayTaskError
 
 from sweeps.records.messages import SlotLost
-from sweeps.search_file import Resources
+from sweeps.search_file import ResourcesSection
 from sweeps.slots import pool as module
 from sweeps.slots.control import Stop
 from sweeps.slots.pool import GRACE_SECONDS, SAY_EVERY_SECONDS, SlotPool
@@ -95,7 +95,7 @@ def said() -> list[str]:
 
 
 def a_pool(cluster: Cluster, said: list[str], number: int = 2, **resources: Any) -> SlotPool:
-    pool = SlotPool(cluster.start, number, Resources(**resources), said.append)
+    pool = SlotPool(cluster.start, number, ResourcesSection(**resources), said.append)
     pool.open(SETUP)
     return pool
 
@@ -106,7 +106,7 @@ def up(cluster: Cluster, *slots: int) -> None:
 
 
 def test_slots_start_before_there_is_a_setup_and_are_asked_with_it(cluster, said):
-    pool = SlotPool(cluster.start, 2, Resources(), said.append)
+    pool = SlotPool(cluster.start, 2, ResourcesSection(), said.append)
     assert [actor.ready.calls for actor in cluster.actors] == [[], []]
     assert pool.take() is None
     cluster.seconds += 3600  # reading takes as long as it takes

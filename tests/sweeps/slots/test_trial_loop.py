@@ -10,14 +10,14 @@ import pytest
 import torch
 
 from mtl.config import TrialConfig
-from mtl.optimisation.distributed import ALONE, Workers
+from mtl.optimisation.distributed import SINGLE_WORKER, Workers
 from mtl.sequences.windows import Schedule
 from mtl.training.inference import TrialData
 from sweeps.data.trial_data import SlotData
 from sweeps.planning.compose import compose
 from sweeps.planning.plan import divide
 from sweeps.records.messages import End, Epoch, Job
-from sweeps.slots.control import Orders, Stop
+from sweeps.slots.control import Stop, TrialControl
 from sweeps.slots.trial_loop import HEARTBEAT_SECONDS, JobRun
 from sweeps.train import Files
 from tests.support.small_data import make_dataset, make_listing
@@ -47,16 +47,20 @@ def data(slot_data, config) -> Iterator[TrialData]:
 
 
 def a_run(
-    config: TrialConfig, data: TrialData, told: Any = None, workers: Workers = ALONE, **job: Any
+    config: TrialConfig,
+    data: TrialData,
+    told: Any = None,
+    workers: Workers = SINGLE_WORKER,
+    **job: Any,
 ) -> JobRun:
     return JobRun(Job("demo/0000", config.plain(), **job), config, data, told, workers)
 
 
 @pytest.fixture
-def orders() -> Orders:
-    orders = Orders()
-    orders.begin("demo/0000")
-    return orders
+def control() -> TrialControl:
+    control = TrialControl()
+    control.begin("demo/0000")
+    return control
 
 
 def facts(epoch: Epoch) -> dict[str, Any]:
@@ -88,11 +92,11 @@ def test_it_yields_each_epoch_and_at_last_the_predictions(undisturbed, data):
     np.testing.assert_array_equal(end.rows, np.concatenate(expected))
 
 
-def test_at_a_rung_it_waits_and_does_as_told(config, data, orders, undisturbed):
-    run = a_run(config, data, orders, rungs=frozenset({1, 3}))
-    orders.decide("demo/0000", 1, False)
-    orders.decide("demo/0000", 2, True)  # no rung: nothing to decide
-    orders.decide("demo/0000", 3, True)
+def test_at_a_rung_it_waits_and_does_as_told(config, data, control, undisturbed):
+    run = a_run(config, data, control, rungs=frozenset({1, 3}))
+    control.decide("demo/0000", 1, False)
+    control.decide("demo/0000", 2, True)  # no rung: nothing to decide
+    control.decide("demo/0000", 3, True)
     *epochs, end = run.events()
     assert [epoch.result["epoch"] for epoch in epochs] == [1, 2, 3]
     assert isinstance(end, End)
@@ -101,14 +105,14 @@ def test_at_a_rung_it_waits_and_does_as_told(config, data, orders, undisturbed):
     assert [facts(epoch) for epoch in epochs] == [facts(epoch) for epoch in undisturbed[:3]]
 
 
-def test_a_job_that_waits_goes_on_once_it_is_told(config, data, orders):
-    events = a_run(config, data, orders, rungs=frozenset({1})).events()
+def test_a_job_that_waits_goes_on_once_it_is_told(config, data, control):
+    events = a_run(config, data, control, rungs=frozenset({1})).events()
     next(events)
     told = threading.Event()
 
     def tell() -> None:
         told.set()
-        orders.decide("demo/0000", 1, False)
+        control.decide("demo/0000", 1, False)
 
     timer = threading.Timer(0.2, tell)
     timer.start()
@@ -151,12 +155,12 @@ def test_a_job_that_hears_nothing_asks_again(config, data):
 
 @pytest.mark.parametrize("rungs", [frozenset(), frozenset({1})])
 @pytest.mark.parametrize("when", [Stop.NOW, Stop.AFTER_EPOCH])
-def test_stopped_from_outside_it_ends_without_predictions(config, data, orders, rungs, when):
+def test_stopped_from_outside_it_ends_without_predictions(config, data, control, rungs, when):
     """Also while it waits for a decision that will never come."""
-    run = a_run(config, data, orders, rungs=rungs)
+    run = a_run(config, data, control, rungs=rungs)
     events = run.events()
     next(events)
-    stopped = threading.Timer(0.2 if rungs else 0, orders.stop, (when,))
+    stopped = threading.Timer(0.2 if rungs else 0, control.stop, (when,))
     stopped.start()
     if not rungs:
         stopped.join()
@@ -176,11 +180,11 @@ def test_a_stop_in_mid_epoch_ends_that_epoch_or_all(slot_data, when, trained):
     assert end.state == "interrupted"
 
 
-def test_stopped_after_its_last_epoch_it_is_complete(config, data, orders, undisturbed):
-    events = a_run(config, data, orders).events()
+def test_stopped_after_its_last_epoch_it_is_complete(config, data, control, undisturbed):
+    events = a_run(config, data, control).events()
     for _ in range(4):
         next(events)
-    orders.stop(Stop.NOW)
+    control.stop(Stop.NOW)
     (end,) = events
     assert end.state == "complete"
     np.testing.assert_array_equal(end.outputs, undisturbed[-1].outputs)
@@ -270,7 +274,7 @@ class Second(Workers):
         super().__init__(rank=1, size=2)
         object.__setattr__(self, "heard", heard)
 
-    def lanes(self, schedule: Schedule) -> Schedule:
+    def shard(self, schedule: Schedule) -> Schedule:
         return schedule
 
     def wrap(self, model: Any) -> Any:
@@ -279,13 +283,13 @@ class Second(Workers):
     def sum(self, parts: Any) -> Any:
         return list(parts)
 
-    def total(self, values: Any) -> Any:
+    def all_reduce(self, values: Any) -> Any:
         return values
 
-    def agree(self, flag: bool) -> bool:
+    def broadcast_flag(self, flag: bool) -> bool:
         return flag
 
-    def share(self, value: Any) -> Any:
+    def broadcast_object(self, value: Any) -> Any:
         assert value is None
         return self.heard.pop(0)
 

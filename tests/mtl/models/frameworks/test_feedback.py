@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from mtl.errors import InputError
-from mtl.models.frameworks import Framework, Truth
+from mtl.models.frameworks import Framework, TeacherForcing
 from mtl.models.frameworks.feedback import values
 from mtl.tasks import TASKS
 from mtl.training.trainer import Trainer
@@ -42,14 +42,14 @@ def test_a_target_hears_each_source_and_no_source_hears_it(
     form: str, sources: tuple[str, ...], targets: tuple[str, ...]
 ) -> None:
     network = wired(form, sources, targets)
-    x, real = inputs(LENGTHS)
-    before, _ = network(x, real, None)
+    x, valid = inputs(LENGTHS)
+    before, _ = network(x, valid, None)
     for heard in TASKS:
         with torch.no_grad():
             kept = {k: v.clone() for k, v in network.heads[heard].state_dict().items()}
             for parameter in network.heads[heard].parameters():
                 parameter.add_(0.5)
-        after, _ = network(x, real, None)
+        after, _ = network(x, valid, None)
         network.heads[heard].load_state_dict(kept)
         changed = {t for t in TASKS if not torch.equal(before[t], after[t])}
         assert changed == ({heard, *targets} if heard in sources else {heard})
@@ -61,8 +61,8 @@ def test_no_gradient_of_a_target_reaches_a_source(
     form: str, sources: tuple[str, ...], targets: tuple[str, ...]
 ) -> None:
     network = wired(form, sources, targets)
-    x, real = inputs(LENGTHS)
-    outputs, _ = network(x, real, None)
+    x, valid = inputs(LENGTHS)
+    outputs, _ = network(x, valid, None)
     sum(outputs[target].square().sum() for target in targets).backward()
     for source in sources:
         for part in (network.heads[source], network.tops[source]):
@@ -100,10 +100,10 @@ def raw_outputs(task: str, seed: int = 0) -> Tensor:
     return torch.randn(2, 3, TASKS[task].width, generator=generator)
 
 
-def truth(shown: bool = True) -> Truth:
+def truth(shown: bool = True) -> TeacherForcing:
     known, _ = labels(6, __import__("numpy").random.default_rng(0))
     whole = torch.from_numpy(known).reshape(2, 3, 15)
-    return Truth(whole, torch.full(whole.shape, shown))
+    return TeacherForcing(whole, torch.full(whole.shape, shown))
 
 
 def test_values_are_those_of_their_kind() -> None:
@@ -130,7 +130,7 @@ def test_shown_values_are_the_labels() -> None:
 @pytest.mark.parametrize("wrong", [-5.0, -1.0, float("nan"), 1e9])
 def test_a_label_that_is_not_shown_contributes_nothing(wrong: float) -> None:
     known = truth(shown=False)
-    odd = Truth(torch.full_like(known.labels, wrong), known.shown)
+    odd = TeacherForcing(torch.full_like(known.labels, wrong), known.shown)
     for name, task in TASKS.items():
         raw = raw_outputs(name)
         assert torch.equal(values(task, raw, odd), values(task, raw, None))
@@ -138,16 +138,16 @@ def test_a_label_that_is_not_shown_contributes_nothing(wrong: float) -> None:
 
 def test_labels_are_shown_to_targets_alone() -> None:
     network = wired("labels", ("valence", "action_units"), ("arousal",))
-    x, real = inputs((3, 3))
-    before, _ = network(x, real, None)
-    after, _ = network(x, real, None, truth())
+    x, valid = inputs((3, 3))
+    before, _ = network(x, valid, None)
+    after, _ = network(x, valid, None, truth())
     assert {t for t in TASKS if not torch.equal(before[t], after[t])} == {"arousal"}
 
 
 def test_embeddings_are_learnt_from_the_target_alone() -> None:
     network = wired("labels", ("valence", "expression"), ("arousal",))
-    x, real = inputs(LENGTHS)
-    outputs, _ = network(x, real, None)
+    x, valid = inputs(LENGTHS)
+    outputs, _ = network(x, valid, None)
     outputs["valence"].sum().backward(retain_graph=True)
     assert all(p.grad is None for p in network.embeddings.parameters())
     outputs["arousal"].sum().backward()
@@ -156,10 +156,10 @@ def test_embeddings_are_learnt_from_the_target_alone() -> None:
 
 def test_the_share_that_is_shown_decays_to_none() -> None:
     network = wired("labels", ("valence",), ("arousal",))
-    assert network.truth_share(0.0) == 0.75
-    assert network.truth_share(0.5) == 0.375
-    assert network.truth_share(1.0) == 0.0
-    assert wired("features", ("valence",), ("arousal",)).truth_share(0.0) == 0.0
+    assert network.teacher_forcing_ratio(0.0) == 0.75
+    assert network.teacher_forcing_ratio(0.5) == 0.375
+    assert network.teacher_forcing_ratio(1.0) == 0.0
+    assert wired("features", ("valence",), ("arousal",)).teacher_forcing_ratio(0.0) == 0.0
 
 
 def test_in_training_the_share_of_known_labels_is_shown_and_at_evaluation_none(
@@ -168,7 +168,7 @@ def test_in_training_the_share_of_known_labels_is_shown_and_at_evaluation_none(
     wiring = {"form": "labels", "sources": ["valence"], "targets": ["arousal"]}
     trial = config("gru", "mlp", "feedback", framework=wiring, training={"epochs": 5})
     trainer = Trainer(trial, data((150,) * 6))
-    seen: list[tuple[bool, Truth | None]] = []
+    seen: list[tuple[bool, TeacherForcing | None]] = []
     known: list[Tensor] = []
     cut = trainer.batches.cut
 
@@ -205,9 +205,9 @@ def test_truth_is_drawn_for_the_batch_whoever_trains_it() -> None:
     trial = config("gru", "mlp", "feedback", framework=wiring, optim={"batch_videos": 4})
     trainer = Trainer(trial, data((12,) * 4))
     schedule = trainer._schedule(1)
-    whole = trainer._truth(trainer.batches.cut(schedule[0]), 1, 0)
+    whole = trainer._teacher_forcing(trainer.batches.cut(schedule[0]), 1, 0)
     for rank in (0, 1):
         trainer.workers = Workers(rank, 2)
-        part = trainer._truth(trainer.batches.cut(schedule[0][rank::2]), 1, 0)
+        part = trainer._teacher_forcing(trainer.batches.cut(schedule[0][rank::2]), 1, 0)
         assert torch.equal(part.shown, whole.shown[rank::2])
     assert TOLERANCE > 0

@@ -44,10 +44,10 @@ def test_each_trained_task_has_its_outputs(names: Names, tasks: tuple[str, ...])
             model(config(*names), tasks)
         return
     network = model(config(*names), tasks)
-    x, real = inputs(LENGTHS)
-    outputs, _ = network(x, real, None)
+    x, valid = inputs(LENGTHS)
+    outputs, _ = network(x, valid, None)
     assert tuple(outputs) == tasks
-    assert all(outputs[task].shape == (*real.shape, TASKS[task].width) for task in tasks)
+    assert all(outputs[task].shape == (*valid.shape, TASKS[task].width) for task in tasks)
     assert network.carries == ENCODERS[names[0]].carries
 
 
@@ -55,10 +55,10 @@ def test_each_trained_task_has_its_outputs(names: Names, tasks: tuple[str, ...])
 @pytest.mark.parametrize("training", [True, False])
 def test_padding_changes_no_real_frame(names: Names, training: bool) -> None:
     network = model(config(*names)).train(training)
-    x, real = inputs(LENGTHS)
-    whole, _ = network(x, real, None)
+    x, valid = inputs(LENGTHS)
+    whole, _ = network(x, valid, None)
     for lane, length in enumerate(LENGTHS):
-        alone, _ = network(x[lane : lane + 1, :length], real[lane : lane + 1, :length], None)
+        alone, _ = network(x[lane : lane + 1, :length], valid[lane : lane + 1, :length], None)
         for task in TASKS:
             torch.testing.assert_close(
                 whole[task][lane, :length], alone[task][0], atol=TOLERANCE, rtol=0
@@ -68,12 +68,12 @@ def test_padding_changes_no_real_frame(names: Names, training: bool) -> None:
 @every_model
 def test_padding_changes_no_gradient(names: Names) -> None:
     """One padded batch, or each window alone."""
-    x, real = inputs(LENGTHS)
+    x, valid = inputs(LENGTHS)
     together, apart = model(config(*names)), model(config(*names))
-    outputs, _ = together(x, real, None)
-    sum(values[real].square().sum() for values in outputs.values()).backward()
+    outputs, _ = together(x, valid, None)
+    sum(values[valid].square().sum() for values in outputs.values()).backward()
     for lane, length in enumerate(LENGTHS):
-        outputs, _ = apart(x[lane : lane + 1, :length], real[lane : lane + 1, :length], None)
+        outputs, _ = apart(x[lane : lane + 1, :length], valid[lane : lane + 1, :length], None)
         sum(values.square().sum() for values in outputs.values()).backward()
     for one, other in zip(gradients(together), gradients(apart), strict=True):
         torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
@@ -86,13 +86,13 @@ SEEDS = range(4)
 @every_model
 def test_every_task_reaches_the_features(names: Names) -> None:
     for task in TASKS:
-        x, real = inputs(LENGTHS)
+        x, valid = inputs(LENGTHS)
         x.requires_grad_()
         for seed in SEEDS:
             network = model(config(*names), seed=seed)
-            network(x, real, None)[0][task][real].square().sum().backward()
+            network(x, valid, None)[0][task][valid].square().sum().backward()
         assert x.grad is not None
-        assert x.grad[real].any(dim=-1).all()
+        assert x.grad[valid].any(dim=-1).all()
 
 
 @every_model
@@ -108,8 +108,8 @@ def moves(names: Names, task: str) -> Iterator[tuple[str, torch.Tensor]]:
     """The gradients of a task's outputs in all parameters, in models of all seeds."""
     for seed in SEEDS:
         network = model(config(*names), seed=seed)
-        x, real = inputs(LENGTHS)
-        network(x, real, None)[0][task][real].square().sum().backward()
+        x, valid = inputs(LENGTHS)
+        network(x, valid, None)[0][task][valid].square().sum().backward()
         for name, parameter in network.named_parameters():
             grad = parameter.grad
             yield name, torch.zeros(1) if grad is None else grad
@@ -148,11 +148,11 @@ def test_windows_with_carried_states_equal_the_whole(
     encoder: str, framework: str, cuts: tuple[int, ...]
 ) -> None:
     network = model(config(encoder, "mlp", framework))
-    x, real = inputs((6, 6))
-    whole, _ = network(x, real, None)
+    x, valid = inputs((6, 6))
+    whole, _ = network(x, valid, None)
     states: States = {}
     found: dict[str, list[torch.Tensor]] = {task: [] for task in TASKS}
-    for window, mask in zip(x.split(cuts, dim=1), real.split(cuts, dim=1), strict=True):
+    for window, mask in zip(x.split(cuts, dim=1), valid.split(cuts, dim=1), strict=True):
         outputs, states = network(window, mask, states)
         for task in TASKS:
             found[task].append(outputs[task])
@@ -174,19 +174,19 @@ def test_a_shared_bottom_under_one_task_is_the_encoder_cut_in_two(encoder: str) 
             new = new.replace(f"_l{layer}", f"_l{layer - 1}")
             weights[new.replace(f"layers.{layer}.", f"layers.{layer - 1}.")] = weights.pop(old)
     halves.load_state_dict(weights)
-    x, real = inputs(LENGTHS)
-    close(halves(x, real, None)[0]["arousal"][real], whole(x, real, None)[0]["arousal"][real])
+    x, valid = inputs(LENGTHS)
+    close(halves(x, valid, None)[0]["arousal"][valid], whole(x, valid, None)[0]["arousal"][valid])
 
 
 def test_single_tasks_in_one_model_are_those_trained_alone() -> None:
     together = model(config("gru", "mlp", "single_task")).eval()
-    x, real = inputs(LENGTHS)
-    outputs, _ = together(x, real, None)
+    x, valid = inputs(LENGTHS)
+    outputs, _ = together(x, valid, None)
     for task in TASKS:
         alone = model(config("gru", "mlp", "single_task"), (task,), seed=1).eval()
         own = {k: v for k, v in together.state_dict().items() if f".{task}." in k}
         alone.load_state_dict(own)
-        assert torch.equal(alone(x, real, None)[0][task], outputs[task])
+        assert torch.equal(alone(x, valid, None)[0][task], outputs[task])
 
 
 PARAMETERS = {
