@@ -26,7 +26,7 @@ import numpy as np
 from scipy.special import expit, logit, softmax
 
 from mtl.ensemble.selection import fuse, greedy
-from mtl.evaluation.bootstrap import Sampled, bootstrap
+from mtl.evaluation.bootstrap import BootstrapScore, bootstrap
 from mtl.evaluation.metrics import combine, task_score, task_scores, task_sums, task_sums_by_group
 from mtl.tasks import TASKS, Task
 
@@ -152,7 +152,9 @@ def search(
     return fused, {name: [(members[first], 1)] for name, members in best.items()}
 
 
-def sampled(chosen: Chosen, everybody: Population, rows: np.ndarray | slice) -> dict[str, Sampled]:
+def sampled(
+    chosen: Chosen, everybody: Population, rows: np.ndarray | slice
+) -> dict[str, BootstrapScore]:
     """The scores of an ensemble on some videos."""
     labels = everybody.labels[rows]
     known = np.ones(labels.shape, bool)

@@ -28,7 +28,7 @@ from over_seeds import mean_and_half
 from ridge import predict_validation
 
 from mtl.dataset import open_dataset
-from mtl.evaluation.bootstrap import BOUNDS, Sampled, bootstrap
+from mtl.evaluation.bootstrap import BOUNDS, BootstrapScore, bootstrap
 from sweeps.planning.plan import divide
 
 ROOT = Path(__file__).parents[1]
@@ -99,7 +99,7 @@ def probe(data: Path, name: str) -> Probed:
     return Probed(outputs[kept], listing.values[at], listing.mask[at], listing.video[at])
 
 
-def pooled(parts: Sequence[Probed]) -> dict[str, Sampled]:
+def pooled(parts: Sequence[Probed]) -> dict[str, BootstrapScore]:
     """The scores of several seeds' predictions together, each seed's videos its own."""
     video = np.concatenate([part.video + 100_000 * n for n, part in enumerate(parts)])
     columns = [(part.outputs, part.values, part.mask) for part in parts]
@@ -107,13 +107,13 @@ def pooled(parts: Sequence[Probed]) -> dict[str, Sampled]:
     return bootstrap(outputs, values, mask, video)
 
 
-def shown(score: Sampled, kind: str) -> dict[str, Any]:
+def shown(score: BootstrapScore, kind: str) -> dict[str, Any]:
     """A score, or a difference, and its interval."""
     low, high = score.interval(*BOUNDS[kind]) if kind in BOUNDS else score.interval()
     return {"score": round(score.score, 4), "interval": [round(low, 4), round(high, 4)]}
 
 
-def compare(scores: Mapping[str, Mapping[str, Sampled]]) -> dict[str, dict[str, Any]]:
+def compare(scores: Mapping[str, Mapping[str, BootstrapScore]]) -> dict[str, dict[str, Any]]:
     """Each set's scores, and each trained one's gain over the same backbone at random."""
     found = {
         name: {key: shown(own[key], key.partition("_")[0]) for key in SHOWN if key in own}

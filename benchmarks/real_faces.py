@@ -49,7 +49,7 @@ from mtl.pretraining.config import MAEConfig
 from mtl.pretraining.objectives import ImageBatch, Reconstruction
 from mtl.pretraining.pretrainer import Pretrainer
 from mtl.strict import validate_as
-from mtl.whole_files import write_whole
+from mtl.whole_files import write_atomically
 from sweeps.cli.run_program import run_program
 from sweeps.extract import main as extract
 from sweeps.extraction.folder import FAILED
@@ -389,7 +389,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         result, faces = run(videos, Path(folder), words.frames, config)
     if words.picture:
-        write_whole(words.picture, faces)
+        write_atomically(words.picture, faces)
     print("\n| frames | rows | width | finite | failed | images/s, Ray's start included |")
     print("|---:|---:|---:|---|---:|---:|")
     print(f"| {' | '.join(map(str, result['extraction'].values()))} |\n")

@@ -9,7 +9,7 @@ from mtl.models.heads import HEADS, Head
 from mtl.tasks import TASKS
 
 
-class TrialParts:
+class TrialModuleFactory:
     """A trial's encoders and heads."""
 
     def __init__(self, config: TrialConfig) -> None:
@@ -30,4 +30,4 @@ class TrialParts:
 def build_model(config: TrialConfig, features: int, tasks: Sequence[str]) -> Framework:
     """The untrained model over ``features`` joined features."""
     framework = FRAMEWORKS[config.framework.name]
-    return framework(features, tasks, TrialParts(config), **config.framework.parameters)
+    return framework(features, tasks, TrialModuleFactory(config), **config.framework.parameters)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 
-def write_whole(file: Path, content: bytes) -> None:
+def write_atomically(file: Path, content: bytes) -> None:
     """Write a file beside its place, then put it there."""
     unfinished = file.with_name(f"{file.name}.unfinished")
     unfinished.write_bytes(content)
@@ -17,7 +17,7 @@ def write_whole(file: Path, content: bytes) -> None:
 
 def write_json(file: Path, content: Mapping[str, Any]) -> None:
     """``content`` as indented JSON, whole."""
-    write_whole(file, (json.dumps(content, indent=2) + "\n").encode())
+    write_atomically(file, (json.dumps(content, indent=2) + "\n").encode())
 
 
 def write_folder(folder: Path, files: Mapping[str, bytes]) -> None:

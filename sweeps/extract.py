@@ -172,8 +172,8 @@ def _stream(
 def _conclude(
     words: argparse.Namespace, folder: Path, frames: CropFrames, manifest: dict[str, Any]
 ) -> None:
-    failed = write_failed(folder, manifest["parts"], frames.absent)
-    extracted = len(frames) - (len(failed) - len(frames.absent))
+    failed = write_failed(folder, manifest["parts"], frames.missing_images)
+    extracted = len(frames) - (len(failed) - len(frames.missing_images))
     again = "--retry-failed tries them again"
     if not extracted:
         image, reason = failed[0]

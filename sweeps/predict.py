@@ -67,7 +67,7 @@ def _predict(words: argparse.Namespace) -> None:
     files = _model_files(words.model)
     export = parse_export(files, words.model)
     source = Source.open(export, open_data(words.data), words.split)
-    for sentence in source.describe_lost(export):
+    for sentence in source.describe_missing_features(export):
         print(sentence)
     _say_what(export, source)
     # Else Ray says, of each pool of actors whatsoever, that what it was built from may be lost.
@@ -101,7 +101,7 @@ def _stream(words: argparse.Namespace, files: Files, source: Source, cluster: Cl
     from sweeps.prediction.workers import predict_spans
 
     workers = pool_workers(words, cluster)
-    spans = source.spans(at_least=workers * SPANS_PER_WORKER)
+    spans = source.spans(min_spans=workers * SPANS_PER_WORKER)
     workers = min(workers, len(spans))
     print(f"{workers} workers, {len(spans)} spans of videos; Ray's dashboard: {cluster.dashboard}")
     progress = FrameProgress(len(source.frame))

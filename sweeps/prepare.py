@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
-from mtl.dataset import SPLITS, Block, Dataset, Listing, read_features, write_dataset
+from mtl.dataset import SPLITS, Dataset, Listing, VideoFeatures, read_features, write_dataset
 from mtl.dataset.annotations import Challenge, read_annotations
 from mtl.errors import InputError
 from mtl.tasks import TASKS
@@ -85,7 +85,7 @@ def _feature_sources(words: Sequence[str]) -> dict[str, str]:
     return sources
 
 
-def _every_frame(blocks: Iterable[Block]) -> Listing:
+def _every_frame(blocks: Iterable[VideoFeatures]) -> Listing:
     """All videos and frames of a feature set as test frames."""
     found = [(video, frames.astype(np.int32)) for video, frames, _ in blocks]
     if not found:

@@ -6,7 +6,7 @@ is missing, ``videos.parquet`` each video's split and subject, and ``dataset.jso
 counts, content hash and statistics of the training frames.
 """
 
-from mtl.dataset.feature_set import Block
+from mtl.dataset.feature_set import VideoFeatures
 from mtl.dataset.listing import SPLITS, Listing
 from mtl.dataset.reading import Dataset, FeatureIndex, open_dataset
 from mtl.dataset.sources import read_features
@@ -14,10 +14,10 @@ from mtl.dataset.writing import write_dataset
 
 __all__ = [
     "SPLITS",
-    "Block",
     "Dataset",
     "FeatureIndex",
     "Listing",
+    "VideoFeatures",
     "open_dataset",
     "read_features",
     "write_dataset",

@@ -17,7 +17,7 @@ from mtl.dataset import Listing
 from mtl.errors import InputError
 from mtl.tasks import EXPRESSIONS, LABEL_COLUMNS, MISSING
 
-FILES = {
+FILE_NAMES = {
     "train": ("training_set_annotations.txt", "training_set_annotations_22.txt"),
     "validation": ("validation_set_annotations.txt", "validation_set_annotations_22.txt"),
     "test": (
@@ -27,13 +27,15 @@ FILES = {
         "MTL_Challenge_test_set_release_22.txt",
     ),
 }
-LAST_FRAME = 2**31 - 1
-RULES = {
+MAX_FRAME = 2**31 - 1
+VALUE_RULES = {
     "valence": "between -1 and 1",
     "arousal": "between -1 and 1",
     "expression": f"an integer from 0 to {len(EXPRESSIONS) - 1}",
 }
-IMAGE = re.compile(r"(?P<video>.+)/(?P<before>(?:[^/]*\D)?)(?P<frame>\d+)(?P<after>\.[A-Za-z]+)")
+IMAGE_PATTERN = re.compile(
+    r"(?P<video>.+)/(?P<before>(?:[^/]*\D)?)(?P<frame>\d+)(?P<after>\.[A-Za-z]+)"
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,7 +122,7 @@ def _find_files(directory: Path) -> dict[str, Path]:
     if not directory.is_dir():
         raise InputError(f"{directory} is no directory: give the one with the annotation files")
     files = {}
-    for split, names in FILES.items():
+    for split, names in FILE_NAMES.items():
         found = [directory / name for name in names if (directory / name).is_file()]
         if len(found) > 1:
             raise InputError(
@@ -132,7 +134,7 @@ def _find_files(directory: Path) -> dict[str, Path]:
         if split not in files:
             what = "no annotation file" if not files else f"no {split} annotations"
             raise InputError(
-                f"{directory} holds {what}: it needs {FILES[split][0]} (or {FILES[split][1]})"
+                f"{directory} holds {what}: it needs {FILE_NAMES[split][0]} (or {FILE_NAMES[split][1]})"
             )
     return files
 
@@ -218,7 +220,7 @@ def _check_values(rows: list[_ListedFrame], values: np.ndarray) -> None:
         name = LABEL_COLUMNS[column]
         raise InputError(
             f"{rows[row].place}: {name} is {values[row, column]:g}; it must be "
-            f"{RULES.get(name, '0 or 1')}, or {MISSING[column]:g} where it is missing"
+            f"{VALUE_RULES.get(name, '0 or 1')}, or {MISSING[column]:g} where it is missing"
         )
 
 
@@ -234,7 +236,7 @@ def _refuse_repeats(rows: list[_ListedFrame]) -> None:
 
 def _split_images(rows: list[_ListedFrame]) -> tuple[list[tuple[str, int]], str]:
     """Video and frame number of each image, and the pattern all of their names follow."""
-    matches = [IMAGE.fullmatch(row.image) for row in rows]
+    matches = [IMAGE_PATTERN.fullmatch(row.image) for row in rows]
     for row, match in zip(rows, matches, strict=True):
         if match is None:
             raise InputError(
@@ -267,7 +269,7 @@ def _listing(
                 f"{rows[i].place}: video {video!r} is also in {rows[start].place}; a video belongs "
                 "to one split, remove it from the other"
             )
-        if frame > LAST_FRAME:
+        if frame > MAX_FRAME:
             raise InputError(f"{rows[i].place}: frame number {frame} is beyond 2^31 - 1")
     index = {video: i for i, video in enumerate(first)}
     mask = values != MISSING

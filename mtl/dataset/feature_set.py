@@ -10,15 +10,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mtl.dataset.listing import SPLITS, Listing
-from mtl.dataset.parquet import BATCH_ROWS, not_finite
+from mtl.dataset.parquet import BATCH_ROWS, first_non_finite
 from mtl.errors import InputError
 
-Block = tuple[str, np.ndarray, np.ndarray]
+VideoFeatures = tuple[str, np.ndarray, np.ndarray]
 PART_BYTES = 1 << 30
 DTYPES = ("float16", "float32", "uint8")
 
 
-class FeatureSet:
+class FeatureSetWriter:
     """One feature set on its way to disk: buffered rows, parts, statistics, counts, digest."""
 
     def __init__(self, draft: Path, name: str, listing: Listing) -> None:
@@ -39,7 +39,7 @@ class FeatureSet:
         self.sha = hashlib.sha256()
         self.digest = ""
 
-    def write(self, blocks: Iterable[Block]) -> "FeatureSet":
+    def write(self, blocks: Iterable[VideoFeatures]) -> "FeatureSetWriter":
         """Take all videos in; InputError names the set, video and frame that break a rule."""
         writer: pq.ParquetWriter | None = None
         try:
@@ -73,7 +73,7 @@ class FeatureSet:
             **{k: [float(str(x)) for x in v.astype(np.float32)] for k, v in numbers.items()},
         }
 
-    def _checked(self, blocks: Iterable[Block]) -> Iterator[Block]:
+    def _checked(self, blocks: Iterable[VideoFeatures]) -> Iterator[VideoFeatures]:
         last = None
         for video, frames, values in blocks:
             if last is not None and video <= last:
@@ -107,7 +107,7 @@ class FeatureSet:
                 f"{self.type[0]} before; all videos of a set must agree"
             )
         self._check_frames(where, frames)
-        bad = not_finite(values)
+        bad = first_non_finite(values)
         if bad is not None:
             raise InputError(
                 f"{where}, frame {frames[bad[0]]}: feature {bad[1] + 1} is {values[bad]}; every "
@@ -135,9 +135,9 @@ class FeatureSet:
         if split == "train":
             self.moments.add(values[seen])
 
-    def _tables(self, blocks: Iterable[Block]) -> Iterator[pa.Table]:
+    def _tables(self, blocks: Iterable[VideoFeatures]) -> Iterator[pa.Table]:
         """Tables of up to BATCH_ROWS rows, so that short videos share a row group."""
-        held: list[Block] = []
+        held: list[VideoFeatures] = []
         for block in blocks:
             if held and sum(len(frames) for _, frames, _ in [*held, block]) > BATCH_ROWS:
                 yield _table(held)
@@ -213,7 +213,7 @@ def _listed_frames(listing: Listing) -> dict[str, np.ndarray]:
     return {listing.names[v]: f for v, f in zip(videos, frames, strict=True)}
 
 
-def _table(blocks: list[Block]) -> pa.Table:
+def _table(blocks: list[VideoFeatures]) -> pa.Table:
     names = [video for video, frames, _ in blocks for _ in range(len(frames))]
     values = np.concatenate([v for _, _, v in blocks])
     feature = pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), values.shape[1])

@@ -164,7 +164,7 @@ def matrix(feature: pa.Array, file: FeatureFile, row: int) -> np.ndarray:
     values = flat.to_numpy(zero_copy_only=False).reshape(-1, file.width)
     with np.errstate(over="ignore"):  # a float64 beyond float32 turns inf, refused below
         values = values.astype(file.dtype, copy=False)
-    bad = not_finite(values)
+    bad = first_non_finite(values)
     if bad is not None:
         raise InputError(
             f"{file.shown} row {row + bad[0] + 1}: feature {bad[1] + 1} of {file.width} is "
@@ -173,7 +173,7 @@ def matrix(feature: pa.Array, file: FeatureFile, row: int) -> np.ndarray:
     return np.asarray(values)
 
 
-def not_finite(values: np.ndarray) -> tuple[int, int] | None:
+def first_non_finite(values: np.ndarray) -> tuple[int, int] | None:
     """Row and column of the first NaN or infinity in (n, F), or None."""
     if values.dtype == np.uint8 or np.isfinite(values).all():
         return None
@@ -255,7 +255,7 @@ def read_keys(files: Sequence[FeatureFile]) -> Keys:
     return Keys(tuple(names), rank[np.concatenate(videos)], np.concatenate(frames))
 
 
-def place(files: Sequence[FeatureFile], row: int) -> str:
+def row_location(files: Sequence[FeatureFile], row: int) -> str:
     """``file row n`` of a row counted over all files from 0."""
     for file in files:
         if row < file.rows:

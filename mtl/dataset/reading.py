@@ -88,7 +88,7 @@ class Dataset:
         disorder = np.flatnonzero(np.diff(keys.packed) <= 0)
         if len(disorder):
             raise InputError(
-                f"{parquet.place(files, int(disorder[0]) + 1)}: rows must be sorted by video and "
+                f"{parquet.row_location(files, int(disorder[0]) + 1)}: rows must be sorted by video and "
                 "frame, each once; prepare the dataset again"
             )
         starts = np.searchsorted(keys.video, np.arange(len(keys.names) + 1))

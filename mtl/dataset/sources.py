@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow.fs as pafs
 
 from mtl.dataset import parquet, storage
-from mtl.dataset.feature_set import DTYPES, Block
+from mtl.dataset.feature_set import DTYPES, VideoFeatures
 from mtl.dataset.parquet import FeatureFile, Keys
 from mtl.errors import InputError, brief
 
@@ -18,7 +18,7 @@ HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 HDF5_SUFFIXES = (".h5", ".hdf5", ".hdf")
 
 
-def read_features(address: str | Path) -> Iterator[Block]:
+def read_features(address: str | Path) -> Iterator[VideoFeatures]:
     """The videos of a feature source in name order: name, frames ascending (n,), values (n, F).
 
     The source is a Parquet file or a folder of them (``video, frame, feature``; sorted ones are
@@ -72,7 +72,7 @@ def _check_agreement(files: Sequence[FeatureFile]) -> None:
             )
 
 
-def _parquet_videos(files: Sequence[FeatureFile]) -> Iterator[Block]:
+def _parquet_videos(files: Sequence[FeatureFile]) -> Iterator[VideoFeatures]:
     keys = parquet.read_keys(files)
     packed = keys.packed
     if (np.diff(packed) > 0).all():
@@ -83,21 +83,21 @@ def _parquet_videos(files: Sequence[FeatureFile]) -> Iterator[Block]:
     if len(again):
         first, second = (int(order[i]) for i in (again[0], again[0] + 1))
         raise InputError(
-            f"{parquet.place(files, second)}: frame {keys.frame[second]} of video "
-            f"{keys.names[keys.video[second]]!r} is already in {parquet.place(files, first)}; keep "
+            f"{parquet.row_location(files, second)}: frame {keys.frame[second]} of video "
+            f"{keys.names[keys.video[second]]!r} is already in {parquet.row_location(files, first)}; keep "
             "one of the rows"
         )
     yield from _sorted(files, keys, order)
 
 
-def _streamed(files: Sequence[FeatureFile]) -> Iterator[Block]:
+def _streamed(files: Sequence[FeatureFile]) -> Iterator[VideoFeatures]:
     """Videos of sorted files: a video's pieces follow each other, also from part to part."""
     for video, pieces in groupby(_pieces(files), key=itemgetter(0)):
         _, frames, values = zip(*pieces, strict=True)
         yield video, np.concatenate(frames), np.concatenate(values)
 
 
-def _pieces(files: Sequence[FeatureFile]) -> Iterator[Block]:
+def _pieces(files: Sequence[FeatureFile]) -> Iterator[VideoFeatures]:
     for file in files:
         for batch in parquet.batches(file):
             codes, names = batch.video.indices.to_numpy(), batch.video.dictionary.to_pylist()
@@ -106,7 +106,7 @@ def _pieces(files: Sequence[FeatureFile]) -> Iterator[Block]:
                 yield names[codes[a]], batch.frame[a:b], batch.values[a:b]
 
 
-def _sorted(files: Sequence[FeatureFile], keys: Keys, order: np.ndarray) -> Iterator[Block]:
+def _sorted(files: Sequence[FeatureFile], keys: Keys, order: np.ndarray) -> Iterator[VideoFeatures]:
     """Videos of files in any order: one copy of all values is held."""
     first = next(file for file in files if file.rows)
     values = np.empty((len(order), first.width), first.dtype)
@@ -121,7 +121,7 @@ def _sorted(files: Sequence[FeatureFile], keys: Keys, order: np.ndarray) -> Iter
         yield name, keys.frame[order[a:b]], values[order[a:b]]
 
 
-def _hdf5_videos(path: Path) -> Iterator[Block]:
+def _hdf5_videos(path: Path) -> Iterator[VideoFeatures]:
     try:
         import h5py
     except ImportError:
@@ -137,7 +137,7 @@ def _hdf5_videos(path: Path) -> Iterator[Block]:
     return _hdf5_blocks(file, path)
 
 
-def _hdf5_blocks(file: Any, path: Path) -> Iterator[Block]:
+def _hdf5_blocks(file: Any, path: Path) -> Iterator[VideoFeatures]:
     with file:
         names: list[str] = []
         file.visit(lambda key: names.append(key[: -len("/feature")]) if _is_feature(key) else None)
@@ -151,7 +151,7 @@ def _is_feature(key: str) -> bool:
     return key.endswith("/feature")
 
 
-def _hdf5_block(group: Any, video: str, path: Path) -> Block:
+def _hdf5_block(group: Any, video: str, path: Path) -> VideoFeatures:
     where = f"{path} {video}/feature"
     values = _hdf5_array(group, "feature", f"{path} {video}")
     if values.ndim != 2:
@@ -161,7 +161,7 @@ def _hdf5_block(group: Any, video: str, path: Path) -> Block:
             values = values.astype(np.float32)
     if values.dtype.name not in DTYPES:
         raise InputError(f"{where} holds {values.dtype}: it must be float16, float32 or uint8")
-    bad = parquet.not_finite(values)
+    bad = parquet.first_non_finite(values)
     if bad is not None:
         raise InputError(
             f"{where} row {bad[0] + 1}: feature {bad[1] + 1} is {values[bad]}; every feature must "

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from mtl.dataset import storage
-from mtl.dataset.feature_set import Block, FeatureSet
+from mtl.dataset.feature_set import FeatureSetWriter, VideoFeatures
 from mtl.dataset.listing import Listing, check_listing, count, tables
 from mtl.dataset.reading import FORMAT, Dataset, open_dataset
 from mtl.errors import InputError
@@ -25,7 +25,7 @@ SET_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 def write_dataset(
     out: str | Path,
     listing: Listing,
-    features: Mapping[str, Iterable[Block]],
+    features: Mapping[str, Iterable[VideoFeatures]],
     *,
     image_name: str = "{frame:05d}.jpg",
     sources: dict[str, Any],
@@ -61,7 +61,9 @@ def write_dataset(
     with _replacing(folder, overwrite) as draft:
         for name, table in zip(("labels", "videos"), tables(listing), strict=True):
             pq.write_table(table, draft / f"{name}.parquet", compression="zstd")
-        written = {n: FeatureSet(draft, n, listing).write(blocks) for n, blocks in features.items()}
+        written = {
+            n: FeatureSetWriter(draft, n, listing).write(blocks) for n, blocks in features.items()
+        }
         info = {
             "format": FORMAT,
             "hash": _hash(listing, image_name, {n: s.digest for n, s in written.items()}),

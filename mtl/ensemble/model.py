@@ -72,7 +72,7 @@ class Ensemble:
             InputError: If a feature set is missing, has another width or none of the listed frames.
         """
         source = Source.open(self.export, dataset)
-        source.describe_lost(self.export)
+        source.describe_missing_features(self.export)
         outputs = np.empty((len(source.frame), len(OUTPUT_COLUMNS)), np.float32)
         for span in source.spans(span_bytes):
             outputs[span] = self.outputs(*source.read(span), raw)

@@ -13,12 +13,12 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float, Shaped
 
-from mtl.evaluation.metrics import combine, task_scores, truths
+from mtl.evaluation.metrics import combine, label_indicators, task_scores
 from mtl.tasks import TASKS, Task
 
-TIE = 1e-12  # scores closer than this differ by rounding only
+TIE_TOLERANCE = 1e-12  # scores closer than this differ by rounding only
 
-Rate = Callable[[np.ndarray, int], np.ndarray]  # (sum of chosen outputs, their number) -> (M,)
+RatingFunction = Callable[[np.ndarray, int], np.ndarray]  # (sum of chosen outputs, their number) -> (M,)
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def greedy(
         mask: Which of them are known; at least one is.
         steps: The most members to take.
     """
-    columns, rate = _labelled(task, members, labels, mask)
+    columns, rate = _labelled_columns(task, members, labels, mask)
     assert steps > 0, "fusion needs a step"
     total = np.zeros(columns.shape[1:])
     chosen: list[int] = []
@@ -77,7 +77,7 @@ def greedy(
         total += columns[best]
         chosen.append(best)
         path.append(float(ratings[best]))
-    kept = _earliest_best(path)
+    kept = _steps_to_keep(path)
     return Selection(np.bincount(chosen[:kept], minlength=len(columns)), tuple(path[:kept]))
 
 
@@ -89,14 +89,14 @@ def top_k(
     steps: int = 25,
 ) -> Selection:
     """The mean of the k best members, with the best k of at most ``steps``; see ``greedy``."""
-    columns, rate = _labelled(task, members, labels, mask)
+    columns, rate = _labelled_columns(task, members, labels, mask)
     order = np.argsort(-rate(np.zeros(columns.shape[1:]), 0), kind="stable")[:steps]
     total = np.zeros(columns.shape[1:])
     path = []
     for count, member in enumerate(order):
         path.append(float(rate(total, count)[member]))
         total += columns[member]
-    kept = _earliest_best(path)
+    kept = _steps_to_keep(path)
     weights = np.zeros(len(columns), int)
     weights[order[:kept]] = 1
     return Selection(weights, tuple(path[:kept]))
@@ -123,14 +123,14 @@ def score_weighted(
     """The mean of the ``steps`` best members weighted by their scores, as far as these are above 0;
     the best one alone where none is. See ``greedy``.
     """
-    columns, rate = _labelled(task, members, labels, mask)
+    columns, rate = _labelled_columns(task, members, labels, mask)
     ratings = rate(np.zeros(columns.shape[1:]), 0)
     weights = ratings.clip(min=0)
     weights[np.argsort(-ratings, kind="stable")[steps:]] = 0
     if not weights.any():
         weights[np.argmax(ratings)] = 1
     fused = np.tensordot(weights / weights.sum(), columns, axes=1)
-    _, rate_fused = _rater(task, fused[None], *_known(labels, mask))
+    _, rate_fused = _rating_function(task, fused[None], *_labelled_rows(labels, mask))
     return Selection(weights, (float(rate_fused(np.zeros(fused.shape), 0)[0]),))
 
 
@@ -155,7 +155,7 @@ def forward_order(
     All members predict the same tasks; one that is not labelled here is left out.
     """
     raters = {
-        name: _labelled(task, members[:, :, task.outputs], labels[:, task.labels], known)
+        name: _labelled_columns(task, members[:, :, task.outputs], labels[:, task.labels], known)
         for name, task in TASKS.items()
         if (known := mask[:, task.labels]).any() and np.isfinite(members[0, :, task.outputs]).all()
     }
@@ -165,7 +165,7 @@ def forward_order(
         ratings = combine({n: rate(totals[n], count) for n, (_, rate) in raters.items()})
         assert ratings is not None, "forward_order needs labels"
         ratings[order] = -np.inf
-        order.append(int(np.argmax(ratings >= ratings.max() - TIE)))
+        order.append(int(np.argmax(ratings >= ratings.max() - TIE_TOLERANCE)))
         for name, (columns, _) in raters.items():
             totals[name] += columns[order[-1]]
     return tuple(order)
@@ -182,16 +182,16 @@ def error_correlation(
     A member helps the more the less its errors are those of the others. NaN for one whose error
     never varies.
     """
-    truth = labels if task.kind == "regression" else truths(task, labels, mask)
+    truth = labels if task.kind == "regression" else label_indicators(task, labels, mask)
     known = np.broadcast_to(mask, truth.shape)
     errors = np.stack([(outputs - truth)[known] for outputs in members]).astype(np.float64)
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.atleast_2d(np.corrcoef(errors))
 
 
-def _labelled(
+def _labelled_columns(
     task: Task, members: np.ndarray, labels: np.ndarray, mask: np.ndarray
-) -> tuple[np.ndarray, Rate]:
+) -> tuple[np.ndarray, RatingFunction]:
     """The members' outputs of the labelled frames, (M, W, n), and what rates them."""
     rows = np.flatnonzero(mask.any(axis=1))
     assert len(members) > 0, "fusion needs a member"
@@ -200,35 +200,35 @@ def _labelled(
     for member, outputs in enumerate(members):  # one copy at a time: there may be hundreds
         columns[member] = outputs[rows].T
     assert np.isfinite(columns).all(), f"every member must predict {task.name}"
-    return _rater(task, columns, labels[rows], mask[rows])
+    return _rating_function(task, columns, labels[rows], mask[rows])
 
 
-def _rater(
+def _rating_function(
     task: Task, columns: np.ndarray, labels: np.ndarray, mask: np.ndarray
-) -> tuple[np.ndarray, Rate]:
+) -> tuple[np.ndarray, RatingFunction]:
     if task.kind == "regression":
         return columns, _concordances(task, columns[:, 0], labels[:, 0])
     return columns, _f1_scores(task, columns, labels, mask)
 
 
-def _known(labels: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _labelled_rows(labels: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     rows = mask.any(axis=1)
     return labels[rows], mask[rows]
 
 
-def _earliest_best(path: Sequence[float]) -> int:
+def _steps_to_keep(path: Sequence[float]) -> int:
     """How many steps of a path to keep."""
-    return int(np.argmax(np.array(path) >= max(path) - TIE)) + 1
+    return int(np.argmax(np.array(path) >= max(path) - TIE_TOLERANCE)) + 1
 
 
 def _pick(ratings: np.ndarray, chosen: list[int]) -> int:
-    equals = np.flatnonzero(ratings >= ratings.max() - TIE)
+    equals = np.flatnonzero(ratings >= ratings.max() - TIE_TOLERANCE)
     already = np.intersect1d(equals, chosen)
     return int(already[0] if len(already) else equals[0])
 
 
-def _concordances(task: Task, x: np.ndarray, y: np.ndarray) -> Rate:
-    """Rate all members with one product: the sums of (total + member) follow from their parts."""
+def _concordances(task: Task, x: np.ndarray, y: np.ndarray) -> RatingFunction:
+    """RatingFunction all members with one product: the sums of (total + member) follow from their parts."""
     x, y = x.astype(np.float64), y.astype(np.float64)
     sum_x, sum_xx, sum_xy = x.sum(axis=1), np.einsum("mn,mn->m", x, x), x @ y
 
@@ -244,9 +244,9 @@ def _concordances(task: Task, x: np.ndarray, y: np.ndarray) -> Rate:
     return rate
 
 
-def _f1_scores(task: Task, columns: np.ndarray, labels: np.ndarray, mask: np.ndarray) -> Rate:
-    """Rate the members one by one: the means of all of them at once would not fit in memory."""
-    actual = np.ascontiguousarray(truths(task, labels, mask).T)
+def _f1_scores(task: Task, columns: np.ndarray, labels: np.ndarray, mask: np.ndarray) -> RatingFunction:
+    """RatingFunction the members one by one: the means of all of them at once would not fit in memory."""
+    actual = np.ascontiguousarray(label_indicators(task, labels, mask).T)
     known = np.ascontiguousarray(np.broadcast_to(mask.T, actual.shape))
     fixed = [_count(actual), _count(known)]
 

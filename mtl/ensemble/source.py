@@ -14,7 +14,7 @@ from mtl.ensemble.folder import Export
 from mtl.ensemble.spans import video_spans
 from mtl.errors import InputError
 from mtl.sequences.feature_table import FeatureTable, index_table, read_table
-from mtl.sequences.join import without_features
+from mtl.sequences.join import count_missing_features
 from mtl.strict import did_you_mean
 from mtl.tasks import OUTPUT_COLUMNS
 
@@ -106,7 +106,7 @@ class Source:
             for name, index in self.indices.items()
         }
 
-    def describe_lost(self, export: Export) -> list[str]:
+    def describe_missing_features(self, export: Export) -> list[str]:
         """What becomes of listed frames without features: a sentence for each combination of sets
         with any.
 
@@ -118,7 +118,7 @@ class Source:
         sentences = []
         for names, which in dict.fromkeys(used):
             chosen = [tables[name] for name in names]
-            nearest, prior = without_features(self.listing, chosen, which)
+            nearest, prior = count_missing_features(self.listing, chosen, which)
             if nearest + prior:
                 sentences.append(
                     f"{'+'.join(names)}: of the listed frames without features {nearest} are "

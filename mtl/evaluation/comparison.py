@@ -13,10 +13,10 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from mtl.evaluation.bootstrap import Sampled, bootstrap, weighted
+from mtl.evaluation.bootstrap import BootstrapScore, bootstrap, weighted_sum
 from mtl.tasks import TASKS
 
-LEVEL = 0.05
+SIGNIFICANCE_LEVEL = 0.05
 """Of p, below which a difference is called one."""
 ALL = "all"
 """The sum over the tasks, where all ways have the same."""
@@ -38,7 +38,7 @@ class Difference:
 
 
 @dataclass(frozen=True)
-class Standing:
+class VariantScores:
     """A way in one task.
 
     Attributes:
@@ -60,7 +60,7 @@ def compare(
     labels: Float[np.ndarray, "N 15"],
     mask: Bool[np.ndarray, "N 15"],
     video: Int[np.ndarray, " N"],
-) -> dict[str, dict[str, Standing]]:
+) -> dict[str, dict[str, VariantScores]]:
     """Of each task (and of ``ALL``) how each way stands; a task that no way has is left out.
 
     Args:
@@ -70,7 +70,7 @@ def compare(
         mask: See there.
         video: Of each frame.
     """
-    scored: dict[str, dict[str, list[Sampled]]] = {}
+    scored: dict[str, dict[str, list[BootstrapScore]]] = {}
     for way, seeds in ways.items():
         for name, found in _of_all_seeds(
             [bootstrap(o, labels, mask, video) for o in seeds]
@@ -84,7 +84,7 @@ def compare(
     return {ALL: _standings(together), **standings} if together else standings
 
 
-def _of_all_seeds(seeds: Sequence[Mapping[str, Sampled]]) -> dict[str, list[Sampled]]:
+def _of_all_seeds(seeds: Sequence[Mapping[str, BootstrapScore]]) -> dict[str, list[BootstrapScore]]:
     """Each task's scores (and those of ``ALL``) as far as every seed has them."""
     names = {"p_labelled": ALL, **{f"{task.score}_{name}": name for name, task in TASKS.items()}}
     return {
@@ -94,13 +94,15 @@ def _of_all_seeds(seeds: Sequence[Mapping[str, Sampled]]) -> dict[str, list[Samp
     }
 
 
-def _standings(scored: Mapping[str, Sequence[Sampled]]) -> dict[str, Standing]:
+def _standings(scored: Mapping[str, Sequence[BootstrapScore]]) -> dict[str, VariantScores]:
     first, *others = scored
-    means = {way: weighted(seeds, [1 / len(seeds)] * len(seeds)) for way, seeds in scored.items()}
+    means = {
+        way: weighted_sum(seeds, [1 / len(seeds)] * len(seeds)) for way, seeds in scored.items()
+    }
     gains = {way: means[way] - means[first] for way in others}
     corrected = dict(zip(others, holm([gains[way].p_value() for way in others]), strict=True))
     return {
-        way: Standing(
+        way: VariantScores(
             tuple(seed.score for seed in seeds),
             None
             if way == first

@@ -91,10 +91,10 @@ def class_scores(task: Task, sums: Float[np.ndarray, "*S"]) -> Float[np.ndarray,
     return np.where(labelled > 0, f1, np.nan)
 
 
-def task_slopes(task: Task, sums: Float[np.ndarray, "*S"]) -> Float[np.ndarray, "*S"]:
+def task_score_gradient(task: Task, sums: Float[np.ndarray, "*S"]) -> Float[np.ndarray, "*S"]:
     """How ``task_scores`` changes with each sum: its gradient; 0 where the score is constant."""
     if task.kind == "regression":
-        return _concordance_slopes(sums)
+        return _concordance_gradient(sums)
     hits, predicted, actual, labelled = np.moveaxis(
         sums.reshape(*sums.shape[:-1], 4, task.width), -2, 0
     )
@@ -155,7 +155,7 @@ def decisions(task: Task, outputs: Float[np.ndarray, "N W"]) -> Bool[np.ndarray,
     return np.asarray(outputs >= 0.5)
 
 
-def truths(
+def label_indicators(
     task: Task, labels: Float[np.ndarray, "N L"], mask: Bool[np.ndarray, "N L"]
 ) -> Bool[np.ndarray, "N W"]:
     """Which classes or units the known labels name."""
@@ -172,7 +172,7 @@ def _per_frame(
     if task.kind == "regression":
         known, x, y = mask[:, 0], _known(outputs, mask), _known(labels, mask)
         return np.stack([known, x, y, x * x, y * y, x * y], axis=1)
-    predicted, actual = decisions(task, outputs) & mask, truths(task, labels, mask)
+    predicted, actual = decisions(task, outputs) & mask, label_indicators(task, labels, mask)
     labelled = np.broadcast_to(mask, predicted.shape)
     counts = np.stack([predicted & actual, predicted, actual, labelled], axis=1)
     return counts.reshape(len(counts), 4 * task.width)
@@ -204,7 +204,7 @@ def _concordance(sums: np.ndarray) -> np.ndarray:
     return np.where(labelled, ccc, np.nan)
 
 
-def _concordance_slopes(sums: np.ndarray) -> np.ndarray:
+def _concordance_gradient(sums: np.ndarray) -> np.ndarray:
     n = np.where(sums[..., 0] > 0, sums[..., 0], 1.0)
     x, y, xx, yy, xy = np.moveaxis(sums[..., 1:] / n[..., None], -1, 0)
     spread = xx + yy - 2 * x * y

@@ -38,7 +38,7 @@ Colour = tuple[float, float, float]
 State = dict[str, Tensor]
 
 
-def _as_they_are(model: nn.Module, state: State, where: str) -> State:
+def _unchanged(model: nn.Module, state: State, where: str) -> State:
     return state
 
 
@@ -51,8 +51,8 @@ class Recipe:
         size: Side of an image in pixels, unless told otherwise.
         mean, std: What a colour is normalised by, in 255ths (pixel values).
         resampling: How images of another size are resized.
-        not_features: How the names of weights begin that a file may have beside the features'.
-        fit: What is done to a file's weights before they are loaded.
+        ignored_prefixes: How the names of weights begin that a file may have beside the features'.
+        adapt_state: What is done to a file's weights before they are loaded.
         hub: Whether timm has weights of it.
     """
 
@@ -61,12 +61,12 @@ class Recipe:
     mean: Colour
     std: Colour
     resampling: Image.Resampling
-    not_features: tuple[str, ...] = ()
-    fit: Callable[[nn.Module, State, str], State] = _as_they_are
+    ignored_prefixes: tuple[str, ...] = ()
+    adapt_state: Callable[[nn.Module, State, str], State] = _unchanged
     hub: bool = False
 
 
-class Colours(nn.Module):
+class ColourNormalisation(nn.Module):
     """What a backbone sees of pixels: (x - mean) / std of each colour.
 
     Args:
@@ -107,7 +107,7 @@ class Backbone(nn.Module):
         super().__init__()
         self.name, self.size, self.width = name, size, width
         self.resampling = recipe.resampling
-        self.colours = Colours(recipe.mean, recipe.std)
+        self.colours = ColourNormalisation(recipe.mean, recipe.std)
         self.model = model
 
     def forward(self, pixels: UInt8[Tensor, "B S S 3"]) -> Float[Tensor, "B F"]:
@@ -164,15 +164,15 @@ def load_backbone(
         InputError: As ``make_backbone``; the weights cannot be read, are another architecture's,
             or there are none on the hub or no way to it.
     """
-    with drawn_from(seed):
+    with seeded_generator(seed):
         backbone = make_backbone(name, size)
         if weights == HUB:
             backbone.model = _from_hub(name, backbone.size)
     if weights not in (HUB, RANDOM):
         recipe, where = _find_recipe(name), f"weights {weights} of backbone {name}"
         given = read_weights(weights, backbone.model.state_dict())
-        state = recipe.fit(backbone.model, given, where)
-        load_weights(backbone.model, state, where, recipe.not_features)
+        state = recipe.adapt_state(backbone.model, given, where)
+        load_weights(backbone.model, state, where, recipe.ignored_prefixes)
     return backbone.eval()
 
 
@@ -186,7 +186,7 @@ def _find_recipe(name: str) -> Recipe:
 
 
 @contextmanager
-def drawn_from(seed: int) -> Iterator[None]:
+def seeded_generator(seed: int) -> Iterator[None]:
     """What is made within has weights of this seed; torch's generators are left as they were."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # torch.manual_seed is the GPUs' too
@@ -218,8 +218,8 @@ def _mae(name: str) -> Recipe:
         _pixels(IMAGENET_DEFAULT_MEAN),
         _pixels(IMAGENET_DEFAULT_STD),
         Image.Resampling.BICUBIC,
-        not_features=("decoder_", "mask_token"),
-        fit=_resample_positions,
+        ignored_prefixes=("decoder_", "mask_token"),
+        adapt_state=_resample_positions,
     )
 
 
@@ -240,20 +240,20 @@ def _timm(name: str) -> Recipe:
         _pixels(config.mean),
         _pixels(config.std),
         Image.Resampling[config.interpolation.upper()],
-        not_features=tuple(map(_around, [heads] if isinstance(heads, str) else heads)),
+        ignored_prefixes=tuple(map(_classifier_prefix, [heads] if isinstance(heads, str) else heads)),
         hub=True,
     )
 
 
-def _around(head: str) -> str:
+def _classifier_prefix(head: str) -> str:
     """How the names of a classifier and its norm begin: ``head.`` of ``head.linear``."""
     return f"{head.rpartition('.')[0] or head}."
 
 
-def _build_timm(name: str, own_size: int, *, size: int, **overrides: Any) -> nn.Module:
+def _build_timm(name: str, default_size: int, *, size: int, **overrides: Any) -> nn.Module:
     """timm's transformers are made for a size and say so; the others take any."""
     create = partial(timm.create_model, name, num_classes=0, **overrides)
-    if size == own_size:
+    if size == default_size:
         return create()
     try:
         model = create(img_size=size)

@@ -16,7 +16,7 @@ from jaxtyping import Float16, UInt8
 from mtl.features.face_crops import BrokenImage, CropFrames, Images
 from mtl.optimisation.device import autocast
 
-AHEAD_BATCHES = 2
+MAX_BATCHES_AHEAD = 2
 """So many batches at most wait for the model, read and transformed."""
 FAILED_KEY = b"failed_images"
 
@@ -83,7 +83,7 @@ class Extractor:
         waiting: deque[list[Future[Any]]] = deque()
         try:
             while starts or waiting:
-                while starts and len(waiting) <= AHEAD_BATCHES:
+                while starts and len(waiting) <= MAX_BATCHES_AHEAD:
                     start = starts.popleft()
                     batch = rows[start : start + self.batch]
                     waiting.append([self.threads.submit(self._pixels, images, i) for i in batch])

@@ -19,18 +19,18 @@ from jaxtyping import Int, Int32
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from mtl.dataset import storage
-from mtl.dataset.annotations import IMAGE, LAST_FRAME, Challenge
+from mtl.dataset.annotations import IMAGE_PATTERN, MAX_FRAME, Challenge
 from mtl.dataset.listing import pack
 from mtl.errors import InputError, brief
 from mtl.features.image_folder import SUFFIXES, is_mounted, list_files, printable
 
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP")
 """What is decoded, whatever a file's name says: no other decoder sees a stranger's bytes."""
-MOST_PIXELS = 64 * 2**20
-DEEP = ("I", "F")
+MAX_PIXELS = 64 * 2**20
+HIGH_BIT_DEPTH_MODES = ("I", "F")
 """Modes that PIL would cut to 8 bits, not scale."""
 JPEG_END = b"\xff\xd9"
-NO_FILES_FAULT = (errno.EMFILE, errno.ENFILE)
+TOO_MANY_OPEN_FILES = (errno.EMFILE, errno.ENFILE)
 """What keeps a process from opening any file."""
 
 _resolve = lru_cache(maxsize=8)(storage.resolve)
@@ -98,7 +98,7 @@ class Images:
             raise BrokenImage(file, "missing") from None
         except (OSError, pa.ArrowException) as error:
             number = getattr(error, "errno", None)
-            if isinstance(filesystem, pafs.LocalFileSystem) and number not in NO_FILES_FAULT:
+            if isinstance(filesystem, pafs.LocalFileSystem) and number not in TOO_MANY_OPEN_FILES:
                 self._check_mounted()
                 why = os.strerror(number) if number else brief(error)
                 raise BrokenImage(file, f"unreadable ({why})") from None
@@ -123,9 +123,9 @@ def decode(file: str, content: bytes) -> Image.Image:
     try:
         with Image.open(stream, formats=FORMATS) as image:
             width, height = image.size
-            if width * height > MOST_PIXELS:
+            if width * height > MAX_PIXELS:
                 raise BrokenImage(file, f"too large ({width} x {height} pixels)")
-            if image.mode.startswith(DEEP):
+            if image.mode.startswith(HIGH_BIT_DEPTH_MODES):
                 raise BrokenImage(file, f"more than 8 bits a colour (PIL's mode {image.mode})")
             # PIL has read up to the first scan. Without an end libjpeg would make up the rest.
             if image.format == "JPEG" and content.find(JPEG_END, stream.tell()) < 0:
@@ -140,7 +140,7 @@ def decode(file: str, content: bytes) -> Image.Image:
     except UnidentifiedImageError:
         raise BrokenImage(file, f"not an image (none of {', '.join(FORMATS)})") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise BrokenImage(file, f"too large (more than {MOST_PIXELS:,} pixels)") from None
+        raise BrokenImage(file, f"too large (more than {MAX_PIXELS:,} pixels)") from None
     # The bytes are in memory: whatever a decoder raises is about them.
     except Exception as error:
         why = brief(error)
@@ -174,16 +174,16 @@ def find_images(address: str | Path) -> Images:
         raise InputError(f"{shown} does not exist: give the folder of the images")
     if found.is_file:
         raise InputError(f"{shown} is a file: give the folder of the images")
-    lies = list_files(filesystem, path, shown)
-    if not lies.images:
-        raise InputError(f"{shown} holds no images ({' '.join(SUFFIXES)}){lies.describe_instead()}")
+    contents = list_files(filesystem, path, shown)
+    if not contents.images:
+        raise InputError(f"{shown} holds no images ({' '.join(SUFFIXES)}){contents.describe_other_files()}")
     try:
-        images = pa.array(sorted(lies.images), pa.string())
+        images = pa.array(sorted(contents.images), pa.string())
     except UnicodeEncodeError as error:
         raise InputError(
             f"{shown}: the file name {printable(error.object)} is not UTF-8: rename it"
         ) from None
-    return Images(shown, images, lies.describe_left_out())
+    return Images(shown, images, contents.describe_left_out())
 
 
 @dataclass(frozen=True, eq=False)
@@ -195,14 +195,14 @@ class CropFrames:
         names: The videos, in name order.
         video: Index into ``names``, int32, shape (N,).
         frame: Frame number, int32, shape (N,).
-        absent: What the annotation files list and no image is there for, as they name it.
+        missing_images: What the annotation files list and no image is there for, as they name it.
     """
 
     images: Images
     names: tuple[str, ...]
     video: Int32[np.ndarray, " N"]
     frame: Int32[np.ndarray, " N"]
-    absent: tuple[str, ...] = ()
+    missing_images: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.frame)
@@ -228,16 +228,16 @@ def frames_of(images: Images, challenge: Challenge | None = None) -> CropFrames:
         raise InputError(
             f"{images.address}: {first} and {second} are images of one frame: keep one of them"
         )
-    absent: tuple[str, ...] = ()
+    missing_images: tuple[str, ...] = ()
     if challenge is not None:
         listed = _listed(names, challenge)
         order = order[np.isin(packed[order], listed)]
         without = np.flatnonzero(~np.isin(listed, packed))
-        absent = tuple(_listed_name(challenge, int(row)) for row in without)
+        missing_images = tuple(_listed_name(challenge, int(row)) for row in without)
         if not len(order):
             raise InputError(
                 f"{images.address} has no image of the {len(listed):,} listed frames (they list "
-                f"{absent[0]}, it has {images.file(0)}): give the images of these annotations"
+                f"{missing_images[0]}, it has {images.file(0)}): give the images of these annotations"
             )
     kept, video = np.unique(video[order], return_inverse=True)
     return CropFrames(
@@ -245,7 +245,7 @@ def frames_of(images: Images, challenge: Challenge | None = None) -> CropFrames:
         tuple(names[i] for i in kept),
         video.astype(np.int32),
         frame[order],
-        absent,
+        missing_images,
     )
 
 
@@ -255,11 +255,11 @@ def _parse(images: Images) -> tuple[list[str], np.ndarray, np.ndarray]:
     video = np.empty(len(images), np.int32)
     frame = np.empty(len(images), np.int32)
     for i, file in enumerate(images.files.to_pylist()):
-        match = IMAGE.fullmatch(file)
+        match = IMAGE_PATTERN.fullmatch(file)
         if match is None:
             raise InputError(_unnamed(images.address, file))
         number = int(match["frame"])
-        if number > LAST_FRAME:
+        if number > MAX_FRAME:
             raise InputError(
                 f"{images.address}: frame number {number} of {file} is beyond 2^31 - 1: rename it"
             )

@@ -15,19 +15,19 @@ from mtl.errors import InputError, brief
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 
 
-class Found(NamedTuple):
+class FolderContents(NamedTuple):
     """Paths below the folder, in any order; hidden files and folders are left out.
 
     Attributes:
         images: Files with a suffix of ``SUFFIXES``, and links to nothing with one: those are
             missing, which reading them says.
         others: Everything else that is no folder.
-        bare: Innermost folders that hold no image. A remote file system has none.
+        folders_without_images: Innermost folders that hold no image. A remote file system has none.
     """
 
     images: list[str]
     others: list[str]
-    bare: list[str]
+    folders_without_images: list[str]
 
     def describe_left_out(self) -> str:
         """``left out 3 files that are no images (such as a/notes.txt)``; empty for none."""
@@ -35,13 +35,13 @@ class Found(NamedTuple):
             f"{len(paths):,} {kind} (such as {printable(min(paths))})"
             for paths, kind in (
                 (self.others, "files that are no images"),
-                (self.bare, "folders without images"),
+                (self.folders_without_images, "folders without images"),
             )
             if paths
         ]
         return f"left out {' and '.join(said)}" if said else ""
 
-    def describe_instead(self) -> str:
+    def describe_other_files(self) -> str:
         """What there is where there are no images: `` but 2 .npy files, such as a/1.npy: ...``."""
         if not self.others:
             return " and no other files: give the folder of the images"
@@ -52,7 +52,7 @@ class Found(NamedTuple):
         return f" but {most:,} {kind}, such as {such}: give the folder of the images"
 
 
-def list_files(filesystem: pafs.FileSystem, folder: str, shown: str) -> Found:
+def list_files(filesystem: pafs.FileSystem, folder: str, shown: str) -> FolderContents:
     """All files below a folder that is there; InputError where it cannot be listed."""
     if isinstance(filesystem, pafs.LocalFileSystem):
         return _list_local(folder)
@@ -62,16 +62,16 @@ def list_files(filesystem: pafs.FileSystem, folder: str, shown: str) -> Found:
         raise InputError(f"cannot list {shown} ({brief(error)}): check it") from None
     start = len(folder.rstrip("/")) + 1
     files = [f.path[start:] for f in under if f.type != pafs.FileType.Directory]
-    found = Found([], [], [])
+    found = FolderContents([], [], [])
     for file in files:
         if "/." not in f"/{file}":
             (found.images if _is_named_as_image(file) else found.others).append(file)
     return found
 
 
-def _list_local(root: str) -> Found:
+def _list_local(root: str) -> FolderContents:
     """Links are followed, but for those to a folder that they lie in. A file costs no stat."""
-    found = Found([], [], [])
+    found = FolderContents([], [], [])
     waiting: list[tuple[str, tuple[str, ...]]] = [("", (os.path.realpath(root),))]
     while waiting:
         below, above = waiting.pop()
@@ -85,7 +85,7 @@ def _list_local(root: str) -> Found:
             else:
                 found.others.append(below + entry.name)
         if below and not inner and len(found.images) == before:
-            found.bare.append(below.rstrip("/"))
+            found.folders_without_images.append(below.rstrip("/"))
         for entry in inner:
             real = os.path.realpath(entry) if entry.is_symlink() else f"{above[-1]}/{entry.name}"
             if not any(f"{folder}/".startswith(f"{real.rstrip('/')}/") for folder in above):

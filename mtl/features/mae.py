@@ -76,8 +76,8 @@ class ViTEncoder(nn.Module):
         self.pos_embed = _positions(shape.width, size // shape.patch)
         self.blocks = _blocks(shape.width, shape.depth, shape.heads)
         self.norm = LayerNorm(shape.width)
-        self.apply(_start)
-        _start_patches(self.patch_embed)
+        self.apply(_init_linear)
+        _init_patch_embedding(self.patch_embed)
         nn.init.normal_(self.cls_token, std=0.02)
 
     def tokens(
@@ -86,7 +86,7 @@ class ViTEncoder(nn.Module):
         """The class token, then those of the patches kept (all), in the order given: N = 1 + K."""
         patches = self.patch_embed(images) + self.pos_embed[:, 1:]
         if kept is not None:
-            patches = _gather(patches, kept)
+            patches = _gather_tokens(patches, kept)
         first = (self.cls_token + self.pos_embed[:, :1]).expand(len(patches), -1, -1)
         x = torch.cat([first, patches], dim=1)
         for block in self.blocks:
@@ -132,7 +132,7 @@ class MaskedAutoencoder(ViTEncoder):
         self.decoder_norm = LayerNorm(width)
         self.decoder_pred = nn.Linear(width, 3 * shape.patch**2)
         for part in (self.decoder_embed, self.decoder_blocks, self.decoder_pred):
-            part.apply(_start)
+            part.apply(_init_linear)
         nn.init.normal_(self.mask_token, std=0.02)
 
     def losses(
@@ -160,7 +160,7 @@ class MaskedAutoencoder(ViTEncoder):
         place = shuffled.argsort(dim=1)
         seen = self.decoder_embed(self.tokens(images, shuffled[:, : self.visible]))
         unseen = self.mask_token.expand(len(seen), self.patches - self.visible, -1)
-        patches = _gather(torch.cat([seen[:, 1:], unseen.to(seen.dtype)], dim=1), place)
+        patches = _gather_tokens(torch.cat([seen[:, 1:], unseen.to(seen.dtype)], dim=1), place)
         x = torch.cat([seen[:, :1], patches], dim=1) + self.decoder_pos_embed
         for block in self.decoder_blocks:
             x = block(x)
@@ -233,17 +233,17 @@ def _blocks(width: int, depth: int, heads: int) -> nn.ModuleList:
     )
 
 
-def _start(module: nn.Module) -> None:
+def _init_linear(module: nn.Module) -> None:
     """The reference's: Xavier's uniform weights, biases 0."""
     if isinstance(module, nn.Linear):
         nn.init.xavier_uniform_(module.weight)
         nn.init.zeros_(module.bias)
 
 
-def _start_patches(embed: PatchEmbed) -> None:
+def _init_patch_embedding(embed: PatchEmbed) -> None:
     """As if patches went through a linear layer."""
     nn.init.xavier_uniform_(embed.proj.weight.view(len(embed.proj.weight), -1))
 
 
-def _gather(tokens: Float[Tensor, "B L D"], places: Int[Tensor, "B K"]) -> Float[Tensor, "B K D"]:
+def _gather_tokens(tokens: Float[Tensor, "B L D"], places: Int[Tensor, "B K"]) -> Float[Tensor, "B K D"]:
     return tokens.gather(1, places[..., None].expand(-1, -1, tokens.shape[-1]))

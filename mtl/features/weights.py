@@ -19,7 +19,7 @@ PREFIXES = ("module.", "backbone.", "encoder.")
 """What all names begin with where the weights were saved of something around the module."""
 PICKLED = (b"PK\x03\x04", b"\x80\x02")
 """How torch's files begin, since 1.6 and before."""
-SHOWN = 3
+MAX_NAMES_SHOWN = 3
 
 
 def read_weights(file: str | Path, own: Collection[str] = ()) -> dict[str, Tensor]:
@@ -105,7 +105,7 @@ def load_weights(
             if key in given and given[key].shape != own[key].shape
         ],
     }
-    found = [f"{_some(keys)} {fault}" for fault, keys in faults.items() if keys]
+    found = [f"{_list_names(keys)} {fault}" for fault, keys in faults.items() if keys]
     if found:
         raise InputError(
             f"{where} do not fit: {'; '.join(found)}; they are probably weights of another "
@@ -123,9 +123,9 @@ def digest(state: Mapping[str, Tensor]) -> str:
     return sha.hexdigest()
 
 
-def _some(keys: Sequence[str]) -> str:
-    more = f" and {len(keys) - SHOWN:,} more" if len(keys) > SHOWN else ""
-    return f"{', '.join(keys[:SHOWN])}{more} {'are' if len(keys) > 1 else 'is'}"
+def _list_names(keys: Sequence[str]) -> str:
+    more = f" and {len(keys) - MAX_NAMES_SHOWN:,} more" if len(keys) > MAX_NAMES_SHOWN else ""
+    return f"{', '.join(keys[:MAX_NAMES_SHOWN])}{more} {'are' if len(keys) > 1 else 'is'}"
 
 
 def _shape(tensor: Tensor) -> str:

@@ -25,10 +25,10 @@ class Balancing(nn.Module, ABC):
     """How the losses of several tasks become one step.
 
     Attributes:
-        alone: Whether it needs each task's own gradient, which one worker has and several do not.
+        single_worker_only: Whether it needs each task's own gradient, which one worker has and several do not.
     """
 
-    alone: ClassVar[bool] = False
+    single_worker_only: ClassVar[bool] = False
 
     def begin_epoch(self, history: Sequence[Mapping[str, float]]) -> None:
         """Told the mean losses of the epochs so far."""
@@ -90,7 +90,7 @@ class Normalised(Fixed):
     def forward(self, losses: Losses, labelled: Labelled) -> Float[Tensor, ""]:
         """The weighted sum of losses over their own values."""
         return super().forward(
-            {task: _over_itself(loss) for task, loss in losses.items()}, labelled
+            {task: _normalised(loss) for task, loss in losses.items()}, labelled
         )
 
 
@@ -135,12 +135,12 @@ class DynamicWeightAverage(Balancing):
         return _sum([self.weights.get(task, 1.0) * loss for task, loss in losses.items()])
 
 
-class _OfGradients(Balancing):
+class GradientBalancing(Balancing):
     """Combines the tasks' gradients of the shared parameters by an aggregator of torchjd; what
     belongs to one task follows its own loss.
     """
 
-    alone = True
+    single_worker_only = True
     aggregator: ClassVar[str]
 
     def __init__(self) -> None:
@@ -174,19 +174,19 @@ class _OfGradients(Balancing):
                 parameter.grad = part.view_as(parameter)
 
 
-class UPGrad(_OfGradients):
+class UPGrad(GradientBalancing):
     """The mean of each gradient projected so that it harms no task (Quinton and Rey 2024)."""
 
     aggregator = "UPGrad"
 
 
-class PCGrad(_OfGradients):
+class PCGrad(GradientBalancing):
     """Each gradient without what conflicts with the others, in random order (Yu et al. 2020)."""
 
     aggregator = "PCGrad"
 
 
-class AlignedMTL(_OfGradients):
+class AlignedMTL(GradientBalancing):
     """Gradients whose principal components are made equally long (Senushkin et al. 2023)."""
 
     aggregator = "AlignedMTL"
@@ -196,7 +196,7 @@ def _sum(parts: Sequence[Tensor]) -> Tensor:
     return sum(parts[1:], start=parts[0])
 
 
-def _over_itself(loss: Tensor) -> Tensor:
+def _normalised(loss: Tensor) -> Tensor:
     size = loss.detach().abs()
     return torch.where(size > 0, loss / torch.where(size > 0, size, 1), 0)
 

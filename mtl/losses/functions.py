@@ -22,9 +22,9 @@ from torch.nn import functional
 from mtl.strict import NonNegative, Probability
 from mtl.tasks import Kind
 
-RAREST = 1e-4
+MIN_FREQUENCY = 1e-4
 """A class or unit is taken to be at least this frequent: none weighs without bound."""
-TINY = 1e-8
+MIN_POWER_BASE = 1e-8
 """Base of a power: that of 0 has an infinite derivative for exponents below 1."""
 
 
@@ -36,7 +36,7 @@ class Loss(ABC):
     """
 
     def __init__(self, prior: Float[Tensor, " C"]) -> None:
-        self.prior = prior.clamp(RAREST, 1 - RAREST)
+        self.prior = prior.clamp(MIN_FREQUENCY, 1 - MIN_FREQUENCY)
 
     @abstractmethod
     def sums(
@@ -52,7 +52,7 @@ class Loss(ABC):
         """The loss of those sums."""
 
     @abstractmethod
-    def labelled(self, sums: Float[Tensor, " S"]) -> Bool[Tensor, ""]:
+    def has_labels(self, sums: Float[Tensor, " S"]) -> Bool[Tensor, ""]:
         """Whether any frame had a label."""
 
 
@@ -60,7 +60,7 @@ class Mean(Loss):
     """The weighted mean of an elementwise loss over what is labelled: Σ w loss / Σ w."""
 
     @abstractmethod
-    def each(self, outputs: Tensor, labels: Tensor) -> Tensor:
+    def elementwise(self, outputs: Tensor, labels: Tensor) -> Tensor:
         """The loss of each labelled element, of the mask's shape."""
 
     def weights(self, labels: Tensor) -> Tensor:
@@ -72,14 +72,14 @@ class Mean(Loss):
         # What stands where nothing is known must not even be looked at: it may be no class, or NaN.
         labels = labels.masked_fill(~mask, 0)
         weights = self.weights(labels) * mask
-        each = self.each(outputs, labels).masked_fill(~mask, 0)
+        each = self.elementwise(outputs, labels).masked_fill(~mask, 0)
         return torch.stack([(weights * each).sum(), weights.sum().to(each)])
 
     def value(self, sums: Tensor) -> Tensor:
         """Σ w loss / Σ w; 0 where nothing is labelled."""
         return sums[0] / torch.where(sums[1] > 0, sums[1], 1)
 
-    def labelled(self, sums: Tensor) -> Tensor:
+    def has_labels(self, sums: Tensor) -> Tensor:
         """Σ w > 0."""
         return sums[1] > 0
 
@@ -87,7 +87,7 @@ class Mean(Loss):
 class MSE(Mean):
     """Squared error."""
 
-    def each(self, outputs: Tensor, labels: Tensor) -> Tensor:
+    def elementwise(self, outputs: Tensor, labels: Tensor) -> Tensor:
         """(output - label)²."""
         return (outputs - labels) ** 2
 
@@ -95,7 +95,7 @@ class MSE(Mean):
 class CrossEntropy(Mean):
     """-log softmax(outputs)[label]."""
 
-    def each(self, outputs: Tensor, labels: Tensor) -> Tensor:
+    def elementwise(self, outputs: Tensor, labels: Tensor) -> Tensor:
         """The cross-entropy of each frame, (N, 1)."""
         return functional.cross_entropy(outputs, labels[:, 0].long(), reduction="none")[:, None]
 
@@ -119,10 +119,10 @@ class Focal(CrossEntropy):
         super().__init__(prior)
         self.gamma = gamma
 
-    def each(self, outputs: Tensor, labels: Tensor) -> Tensor:
+    def elementwise(self, outputs: Tensor, labels: Tensor) -> Tensor:
         """Frames that are well classified count little."""
-        entropy = super().each(outputs, labels)
-        return (-torch.expm1(-entropy)).clamp(min=TINY) ** self.gamma * entropy
+        entropy = super().elementwise(outputs, labels)
+        return (-torch.expm1(-entropy)).clamp(min=MIN_POWER_BASE) ** self.gamma * entropy
 
 
 class LogitAdjusted(CrossEntropy):
@@ -134,15 +134,15 @@ class LogitAdjusted(CrossEntropy):
         super().__init__(prior)
         self.shift = tau * self.prior.log()
 
-    def each(self, outputs: Tensor, labels: Tensor) -> Tensor:
+    def elementwise(self, outputs: Tensor, labels: Tensor) -> Tensor:
         """The cross-entropy of the shifted outputs."""
-        return super().each(outputs + self.shift, labels)
+        return super().elementwise(outputs + self.shift, labels)
 
 
 class BinaryCrossEntropy(Mean):
     """Of each unit on its own."""
 
-    def each(self, outputs: Tensor, labels: Tensor) -> Tensor:
+    def elementwise(self, outputs: Tensor, labels: Tensor) -> Tensor:
         """The binary cross-entropy of each unit."""
         return functional.binary_cross_entropy_with_logits(outputs, labels, reduction="none")
 
@@ -154,7 +154,7 @@ class WeightedBinaryCrossEntropy(BinaryCrossEntropy):
         super().__init__(prior)
         self.positive_weights = ((1 - self.prior) / self.prior) ** power
 
-    def each(self, outputs: Tensor, labels: Tensor) -> Tensor:
+    def elementwise(self, outputs: Tensor, labels: Tensor) -> Tensor:
         """The binary cross-entropy of each unit, positives weighted."""
         return functional.binary_cross_entropy_with_logits(
             outputs, labels, reduction="none", pos_weight=self.positive_weights
@@ -177,14 +177,14 @@ class Asymmetric(Mean):
         super().__init__(prior)
         self.gamma_negative, self.gamma_positive, self.clip = gamma_negative, gamma_positive, clip
 
-    def each(self, outputs: Tensor, labels: Tensor) -> Tensor:
+    def elementwise(self, outputs: Tensor, labels: Tensor) -> Tensor:
         """The loss of each unit."""
         p, rest = outputs.sigmoid(), (-outputs).sigmoid()
-        positive = rest.clamp(min=TINY) ** self.gamma_positive * functional.logsigmoid(outputs)
+        positive = rest.clamp(min=MIN_POWER_BASE) ** self.gamma_positive * functional.logsigmoid(outputs)
         log_rest = functional.logsigmoid(-outputs)
         if self.clip:
             log_rest = (rest + self.clip).clamp(max=1).log()
-        negative = (p - self.clip).clamp(min=TINY) ** self.gamma_negative * log_rest
+        negative = (p - self.clip).clamp(min=MIN_POWER_BASE) ** self.gamma_negative * log_rest
         return -torch.where(labels > 0.5, positive, negative)
 
 
@@ -209,7 +209,7 @@ class CCC(Loss):
         loss: Tensor = (1 - 2 * covariance / spread.clamp(min=1e-8)) * (sums[0] > 0)
         return loss
 
-    def labelled(self, sums: Tensor) -> Tensor:
+    def has_labels(self, sums: Tensor) -> Tensor:
         """n > 0."""
         return sums[0] > 0
 

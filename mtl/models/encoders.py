@@ -47,11 +47,11 @@ class Encoder(nn.Module, ABC):
 
     Attributes:
         hidden: Width H of the output.
-        carries: Whether the encoder walks a video in order and carries its state from window to
+        carries_state: Whether the encoder walks a video in order and carries its state from window to
             window; one that does not is given overlapping windows, averaged when stitched.
     """
 
-    carries: ClassVar[bool]
+    carries_state: ClassVar[bool]
     hidden: int
 
     @abstractmethod
@@ -77,7 +77,7 @@ class Encoder(nn.Module, ABC):
 class Recurrent(Encoder):
     """A stack of recurrent layers, dropout between and after them."""
 
-    carries = True
+    carries_state = True
     layer: ClassVar[type[nn.GRU] | type[nn.LSTM]]
 
     def __init__(
@@ -150,7 +150,7 @@ class LSTM(Recurrent):
 class Transformer(Encoder):
     """Linear to H, sinusoidal positions, post-norm ReLU layers (Vaswani et al. 2017)."""
 
-    carries = False
+    carries_state = False
 
     def __init__(
         self,
@@ -200,7 +200,7 @@ class PerFrame(Encoder):
     against it.
     """
 
-    carries = False
+    carries_state = False
 
     def __init__(
         self,

@@ -28,12 +28,12 @@ FILTERS: dict[Kind, Callable[[np.ndarray, int], np.ndarray]] = {
     "box": lambda path, radius: uniform_filter1d(path, 2 * radius + 1, axis=0, mode="constant"),
     "gaussian": lambda path, deviation: oaconvolve(
         path,
-        gaussian(2 * REACH["gaussian"] * deviation + 1, deviation)[:, None],
+        gaussian(2 * FILTER_REACH["gaussian"] * deviation + 1, deviation)[:, None],
         mode="same",
         axes=0,
     ),
 }
-REACH: dict[Kind, int] = {"box": 1, "gaussian": 4}
+FILTER_REACH: dict[Kind, int] = {"box": 1, "gaussian": 4}
 """How far a filter looks, in its widths."""
 WIDTHS_FRAMES: dict[Kind, tuple[int, ...]] = {
     "box": (0, 2, 5, 10, 20, 40, 80, 160, 320),
@@ -41,8 +41,8 @@ WIDTHS_FRAMES: dict[Kind, tuple[int, ...]] = {
 }
 BIAS_STRENGTHS = tuple(np.linspace(0, 1.5, 13))
 THRESHOLDS = tuple(np.linspace(0.02, 0.98, 49))
-TIE = 1e-12  # scores closer than this differ by rounding only
-EDGE = 1e-7  # probabilities are kept this far from 0 and 1
+SCORE_TOLERANCE = 1e-12  # scores closer than this differ by rounding only
+PROBABILITY_MARGIN = 1e-7  # probabilities are kept this far from 0 and 1
 
 
 @dataclass(frozen=True)
@@ -84,10 +84,10 @@ class Postprocessing:
             )
         if self.bias:
             bias = np.array(self.bias)
-            done[:, EXPRESSION.outputs] = biased(done[:, EXPRESSION.outputs], bias)
+            done[:, EXPRESSION.outputs] = apply_bias(done[:, EXPRESSION.outputs], bias)
         if self.thresholds:
             thresholds = np.array(self.thresholds)
-            done[:, UNITS.outputs] = rebased(done[:, UNITS.outputs], thresholds)
+            done[:, UNITS.outputs] = apply_thresholds(done[:, UNITS.outputs], thresholds)
         return done
 
 
@@ -106,7 +106,7 @@ def smooth(
     if width_frames == 0 or not len(values):
         return values.copy()
     # One axis for all videos, a frame number a place; no filter looks further than ``apart``.
-    apart = REACH[kind] * width_frames + 1
+    apart = FILTER_REACH[kind] * width_frames + 1
     order = np.lexsort((frame, video))
     gaps = np.where(np.diff(video[order]), apart, np.diff(frame[order]).astype(np.int64))
     place = np.zeros(len(values), np.int64)
@@ -117,7 +117,7 @@ def smooth(
     return np.asarray(filtered[:, :-1] / filtered[:, -1:], values.dtype)
 
 
-def biased(
+def apply_bias(
     probabilities: Float[np.ndarray, "N W"], bias: Float[np.ndarray, " W"]
 ) -> Float[np.ndarray, "N W"]:
     """p exp(bias), each row again of sum 1."""
@@ -125,15 +125,15 @@ def biased(
     return np.asarray(scaled / scaled.sum(axis=1, keepdims=True))
 
 
-def rebased(
+def apply_thresholds(
     probabilities: Float[np.ndarray, "N W"], thresholds: Float[np.ndarray, " W"]
 ) -> Float[np.ndarray, "N W"]:
     """Probabilities whose logits are moved so that 0.5 stands where each threshold stood."""
-    p = probabilities.astype(np.float64).clip(EDGE, 1 - EDGE)
+    p = probabilities.astype(np.float64).clip(PROBABILITY_MARGIN, 1 - PROBABILITY_MARGIN)
     moved = expit(logit(p) - logit(thresholds))
     # What is at or above its threshold must not round to below 0.5, nor the other way round.
     on = probabilities >= thresholds
-    kept = np.where(on, moved.clip(min=0.5), moved.clip(max=0.5 - EDGE))
+    kept = np.where(on, moved.clip(min=0.5), moved.clip(max=0.5 - PROBABILITY_MARGIN))
     return np.asarray(kept, probabilities.dtype)
 
 
@@ -216,7 +216,7 @@ def choose_bias(
     rarity -= rarity.mean()
     strength = _best(
         BIAS_STRENGTHS,
-        lambda s: _score(EXPRESSION, biased(probabilities, s * rarity), labels, mask),
+        lambda s: _score(EXPRESSION, apply_bias(probabilities, s * rarity), labels, mask),
     )
     return tuple((strength * rarity).tolist())
 
@@ -229,7 +229,7 @@ def choose_thresholds(
     """For each unit that of ``THRESHOLDS`` with the best F1; of equals the nearest to 0.5."""
     thresholds = sorted(THRESHOLDS, key=lambda t: abs(t - 0.5))
     scores = np.stack([_unit_scores(probabilities >= t, labels, mask) for t in thresholds])
-    best = np.argmax(scores >= scores.max(axis=0) - TIE, axis=0)
+    best = np.argmax(scores >= scores.max(axis=0) - SCORE_TOLERANCE, axis=0)
     return tuple(float(thresholds[place]) for place in best)
 
 
@@ -249,4 +249,4 @@ def _score(task: Task, outputs: np.ndarray, labels: np.ndarray, mask: np.ndarray
 def _best(candidates: Sequence[Candidate], scored: Callable[[Candidate], float]) -> Candidate:
     """The first of those that score best."""
     scores = [scored(candidate) for candidate in candidates]
-    return candidates[int(np.argmax(np.array(scores) >= max(scores) - TIE))]
+    return candidates[int(np.argmax(np.array(scores) >= max(scores) - SCORE_TOLERANCE))]

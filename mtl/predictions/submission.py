@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from mtl.tasks import LABEL_COLUMNS, MISSING
-from mtl.whole_files import write_whole
+from mtl.whole_files import write_atomically
 
 HEADER = "image,valence,arousal,expression,aus"
 
@@ -24,7 +24,7 @@ def write_submission(
         mask: Where it is False the challenge's missing value is written, (N, 15).
     """
     lines = [HEADER, *submission_lines(image_names, labels, mask)]
-    write_whole(Path(path), ("\n".join(lines) + "\n").encode())
+    write_atomically(Path(path), ("\n".join(lines) + "\n").encode())
 
 
 def submission_lines(

@@ -46,7 +46,7 @@ class Predictions:
 
         The file appears whole or not at all.
         """
-        with writing(path, self.names) as write:
+        with prediction_writer(path, self.names) as write:
             write(self.video, self.frame, self.outputs)
 
     @classmethod
@@ -71,7 +71,7 @@ class Predictions:
 
 
 @contextmanager
-def writing(path: str | Path, names: Sequence[str]) -> Iterator[Write]:
+def prediction_writer(path: str | Path, names: Sequence[str]) -> Iterator[Write]:
     """A file of predictions that is written in parts, each called with what ``Predictions`` holds.
 
     It appears at the end, whole; after an exception there is none.

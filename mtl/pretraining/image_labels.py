@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Bool, Float32, Int64
 
-from mtl.dataset.annotations import RULES, Challenge
+from mtl.dataset.annotations import VALUE_RULES, Challenge
 from mtl.dataset.listing import Listing, pack
 from mtl.errors import InputError
 from mtl.features.face_crops import Images, frames_of
@@ -166,7 +166,7 @@ def _field(row: Mapping[str, Any], name: str) -> str:
 def _label(path: str | Path, line: int, name: str, text: str) -> float:
     if not text:
         return np.nan
-    rule = RULES.get(name, "0 or 1")
+    rule = VALUE_RULES.get(name, "0 or 1")
     try:
         value = float(text)
     except ValueError:

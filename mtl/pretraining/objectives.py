@@ -18,8 +18,8 @@ from mtl.features.backbones import (
     HUB,
     RANDOM,
     Backbone,
-    Colours,
-    drawn_from,
+    ColourNormalisation,
+    seeded_generator,
     load_backbone,
 )
 from mtl.features.mae import VITS, MaskedAutoencoder
@@ -96,7 +96,7 @@ class Reconstruction(Objective):
             )
         recipe, shape = BACKBONES[config.backbone], VITS[config.backbone]
         size = recipe.size if config.size is None else config.size
-        with drawn_from(config.training.seed):
+        with seeded_generator(config.training.seed):
             self.autoencoder = MaskedAutoencoder(
                 shape, size, config.mask_ratio, config.normalise_pixels
             )
@@ -134,7 +134,7 @@ class Reconstruction(Objective):
 
 
 class _Masked(nn.Module):
-    def __init__(self, colours: Colours, autoencoder: MaskedAutoencoder) -> None:
+    def __init__(self, colours: ColourNormalisation, autoencoder: MaskedAutoencoder) -> None:
         super().__init__()
         self.colours, self.autoencoder = colours, autoencoder
 
@@ -178,7 +178,7 @@ class Supervision(Objective):
         seed = config.training.seed
         self.backbone = load_backbone(config.backbone, config.weights, config.size, seed)
         self.tasks = config.tasks
-        with drawn_from(seed):
+        with seeded_generator(seed):
             self.model = _Labelled(self.backbone, config, torch.from_numpy(prior))
             self.beside = BALANCINGS[config.balancing.name](**config.balancing.parameters)
 
@@ -199,7 +199,7 @@ class Supervision(Objective):
     ) -> None:
         """The balancing's."""
         parts = dict(zip(self.tasks, sums, strict=True))
-        labelled = {task: loss.labelled(parts[task]) for task, loss in self.model.losses.items()}
+        labelled = {task: loss.has_labels(parts[task]) for task, loss in self.model.losses.items()}
         shared = [p for p in self.backbone.parameters() if p.requires_grad]
         self.beside.backward(losses, labelled, shared, scale)
 

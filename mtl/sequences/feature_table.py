@@ -13,7 +13,7 @@ from mtl.dataset import Dataset, FeatureIndex, Listing
 
 READ_ROWS = 65_536
 """Rows of a feature set that are decoded at a time, before those to keep are picked."""
-GAP_ROWS = 8192
+MAX_GAP_ROWS = 8192
 """Rows that nobody wants and that are decoded for what is on either side: a row group's."""
 
 
@@ -81,7 +81,7 @@ def _reads(starts: Int[np.ndarray, " _S"], wanted: Bool[np.ndarray, " V"]) -> li
     """First video, and the one after the last, of each read: whole videos, about ``READ_ROWS``."""
     reads: list[list[int]] = []
     for video in np.flatnonzero(wanted).tolist():
-        near = reads and starts[video] - starts[reads[-1][1]] <= GAP_ROWS
+        near = reads and starts[video] - starts[reads[-1][1]] <= MAX_GAP_ROWS
         if near and starts[video + 1] - starts[reads[-1][0]] <= READ_ROWS:
             reads[-1][1] = video + 1
         else:

@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 
 from mtl.dataset import Listing
 from mtl.errors import InputError
-from mtl.evaluation.metrics import truths
+from mtl.evaluation.metrics import label_indicators
 from mtl.tasks import TASKS
 
 Part = Literal["select", "confirm"]
@@ -142,7 +142,7 @@ def _coverage(
         values, mask = listing.values[kept, task.labels], listing.mask[kept, task.labels]
         kinds = [mask.any(axis=1, keepdims=True)]
         if task.kind != "regression":
-            kinds.append(truths(task, values, mask))
+            kinds.append(label_indicators(task, values, mask))
         for kind in kinds:
             counts = np.zeros((subjects, kind.shape[1]), int)
             np.add.at(counts, of_row, kind)

@@ -108,7 +108,7 @@ def _nothing_in_common(tables: Sequence[FeatureTable]) -> InputError:
     )
 
 
-def without_features(
+def count_missing_features(
     listing: Listing, tables: Sequence[FeatureTable], which: FrameChoice = "listed"
 ) -> tuple[int, int]:
     """How many listed frames have not all these features: those of videos that have some frame to

@@ -1,4 +1,4 @@
-"""The planted demo dataset: a hidden path, views and faces drawn of it, its best scores."""
+"""Planted demo datasets: features and face pictures drawn from a known hidden path."""
 
 from mtl.synthetic.demo import CEILING_FILE, make_demo
 from mtl.synthetic.faces import FACES_DEMO, Faces, make_faces

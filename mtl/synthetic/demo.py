@@ -1,4 +1,4 @@
-"""Draw the planted dataset, score its exact posterior, write both."""
+"""Draw the planted dataset, score the predictions of its exact posterior, write both."""
 
 from collections.abc import Collection, Iterator
 from dataclasses import asdict, dataclass, replace
@@ -20,13 +20,14 @@ from mtl.synthetic.label_model import (
     predict,
     unit_scores,
 )
-from mtl.synthetic.layout import Layout, label_mask, lay_out
+from mtl.synthetic.layout import Layout, draw_layout, label_mask
 from mtl.synthetic.ornstein_uhlenbeck import sample, smooth
 from mtl.synthetic.parameters import Demo
 from mtl.synthetic.world import World, draw_world
 from mtl.tasks import EXPRESSION, UNITS
 
 CEILING_FILE = "ceiling.parquet"
+"""File of the exact posterior's predictions for the validation frames, in the dataset folder."""
 
 
 @dataclass(frozen=True)
@@ -34,12 +35,12 @@ class Planted:
     """A drawn dataset: N listed frames over all videos, in listing order.
 
     Attributes:
-        world: Constants of all videos.
-        layout: Videos and frames.
-        states: The hidden path.
-        labels: Every label, known or not.
-        mask: Which are known.
-        features: Of each set.
+        world: Random constants that all videos share.
+        layout: Videos and the numbers of their listed frames.
+        states: The hidden path, K state dimensions per frame.
+        labels: All 15 labels of each frame, also those that the dataset leaves out.
+        mask: True where a label is written to the dataset.
+        features: Features of each frame, by feature set.
     """
 
     world: World
@@ -51,43 +52,52 @@ class Planted:
 
 
 def make_demo(out: str | Path, seed: int = 20221018, demo: Demo | None = None) -> Dataset:
-    """Plant a dataset directory; the same seed gives the same content hash.
+    """Draw and write a planted dataset; the same seed gives the same content hash.
 
-    ``dataset.json`` gets the ceiling (``extra.ceiling``): the validation scores of the exact
-    posterior given all features. Its predictions, to be scored on any part of the validation
-    videos, are written beside it as ``ceiling.parquet``.
+    ``extra.ceiling`` in ``dataset.json`` holds the ceiling: the validation scores of the exact
+    posterior given all features, which no model can be expected to exceed. The posterior's
+    predictions are written to ``ceiling.parquet`` in the same directory, so that they can be
+    scored on any part of the validation videos.
 
     Args:
-        out: The directory to write.
-        seed: Of everything random.
-        demo: Size and difficulty.
+        out: The dataset directory to write.
+        seed: Seed of all random draws.
+        demo: Size and difficulty of the dataset; ``Demo()`` if None.
+
+    Returns:
+        The written dataset, opened.
     """
     demo = demo or Demo()
     return write_planted(out, plant(demo, seed), seed, demo)
 
 
 def write_planted(out: str | Path, planted: Planted, seed: int, demo: Demo) -> Dataset:
-    """Write what was drawn, with the ceiling; ``seed`` and ``demo`` are noted in it."""
+    """Write a drawn dataset with its ceiling; record ``seed`` and ``demo`` in ``dataset.json``."""
     ceiling = best_predictions(planted, "validation")
     rows = planted.layout.rows("validation")
-    reached = scores(ceiling.outputs, planted.labels[rows], planted.mask[rows])
+    ceiling_scores = scores(ceiling.outputs, planted.labels[rows], planted.mask[rows])
     dataset = write_dataset(
         out,
         _listing(planted),
         {name: _by_video(planted.layout, planted.features[name]) for name in planted.features},
         sources={"planted": f"mtl.synthetic, seed {seed}"},
-        extra={"ceiling": reached, "generator": {"seed": seed, **asdict(demo)}},
+        extra={"ceiling": ceiling_scores, "generator": {"seed": seed, **asdict(demo)}},
     )
     ceiling.save(Path(out) / CEILING_FILE)
     return dataset
 
 
 def plant(demo: Demo, seed: int) -> Planted:
-    """Draw everything; each part has its own stream of random numbers."""
+    """Draw a dataset; layout, mask, world, path, labels and features have separate random streams.
+
+    Args:
+        demo: Size and difficulty of the dataset.
+        seed: Seed from which the random streams are spawned.
+    """
     names = ("layout", "mask", "world", "path", "labels", "features")
     streams = np.random.SeedSequence(seed).spawn(len(names))
     rng = {name: np.random.default_rng(s) for name, s in zip(names, streams, strict=True)}
-    layout = lay_out(rng["layout"], demo)
+    layout = draw_layout(rng["layout"], demo)
     mask = label_mask(rng["mask"], layout, demo.run_frames)
     world = draw_world(rng["world"], demo)
     states = np.concatenate([sample(rng["path"], f, world.time_constants) for f in layout.frames])
@@ -100,12 +110,19 @@ def plant(demo: Demo, seed: int) -> Planted:
         states=states,
         labels=draw_labels(readouts, affect, noise),
         mask=mask,
-        features={name: c.see(rng["features"], states) for name, c in world.cameras.items()},
+        features={name: c.observe(rng["features"], states) for name, c in world.cameras.items()},
     )
 
 
 def _fit(readouts: Readouts, affect: np.ndarray, noise: Noise, mask: np.ndarray) -> Readouts:
-    """Biases and thresholds that give the challenge's class frequencies where labels are known."""
+    """Return readouts with biases and thresholds fitted to the challenge's class frequencies.
+
+    Args:
+        readouts: Readouts with biases and thresholds of 0.
+        affect: The affect path, (N, S).
+        noise: Label noise of the same frames.
+        mask: True for the training labels on which the frequencies are matched, (N, 15).
+    """
     expression, units = mask[:, EXPRESSION.labels.start], mask[:, UNITS.labels.start]
     return replace(
         readouts,
@@ -117,22 +134,22 @@ def _fit(readouts: Readouts, affect: np.ndarray, noise: Noise, mask: np.ndarray)
 def best_predictions(
     planted: Planted, split: str, sets: Collection[str] | None = None
 ) -> Predictions:
-    """The exact posterior's predictions for every listed frame of a split.
+    """Return the exact posterior's predictions for every listed frame of a split.
 
     Args:
-        planted: What was drawn.
-        split: Whose frames.
-        sets: The feature sets that are given; all unless told.
+        planted: The drawn dataset.
+        split: "train", "validation" or "test".
+        sets: Names of the feature sets that the posterior is conditioned on; all sets if None.
     """
     world, layout = planted.world, planted.layout
     cameras = {name: world.cameras[name] for name in sets or world.cameras}
     loadings = np.concatenate([camera.loadings for camera in cameras.values()])
-    seen = [camera.whiten(planted.features[name]) for name, camera in cameras.items()]
-    whole, rows, affect = np.concatenate(seen, axis=1), layout.rows(split), world.affect
+    whitened = [camera.whiten(planted.features[name]) for name, camera in cameras.items()]
+    features, rows, affect = np.concatenate(whitened, axis=1), layout.rows(split), world.affect
     outputs = []
     for index in np.unique(layout.video[rows]):
-        own, frames = whole[layout.video == index], layout.frames[index]
-        means, covariances = smooth(own, loadings, frames, world.time_constants)
+        of_video, frames = features[layout.video == index], layout.frames[index]
+        means, covariances = smooth(of_video, loadings, frames, world.time_constants)
         outputs.append(predict(world.readouts, means[:, affect], covariances[:, affect, affect]))
     return Predictions(
         video=layout.video[rows],
@@ -156,5 +173,6 @@ def _listing(planted: Planted) -> Listing:
 
 
 def _by_video(layout: Layout, features: np.ndarray) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+    """Yield name, frame numbers and features of each video, in listing order."""
     ends = np.cumsum([len(frames) for frames in layout.frames])[:-1]
     return zip(layout.names, layout.frames, np.split(features, ends), strict=True)

@@ -1,9 +1,10 @@
-"""From the hidden path to labels, and from its posterior to the best predictions of them.
+"""Label model: labels drawn from the hidden path, and their best predictions from its posterior.
 
-Valence and arousal are linear readouts with annotation noise; the expression is drawn from the
-softmax of eight linear readouts; an action unit is on where its readout plus noise exceeds a
-threshold. Biases and thresholds are set on the labelled training frames, so that these have the
-challenge's class frequencies. Legend: N frames, S affect dimensions.
+A readout is the mapping from the hidden path to one label. Valence and arousal are linear readouts
+with annotation noise; the expression is drawn from the softmax of eight linear readouts; an action
+unit is on where its readout plus noise exceeds a threshold. Biases and thresholds are set on the
+labelled training frames, so that these have the challenge's class frequencies.
+Legend: N frames, S affect dimensions.
 """
 
 import math
@@ -14,26 +15,36 @@ from jaxtyping import Float32, Float64
 
 from mtl.tasks import EXPRESSION, LABEL_COLUMNS, OUTPUT_COLUMNS, UNITS
 
-# The challenge's counts on its training set.
 EXPRESSION_COUNTS = (23976, 4555, 3168, 3122, 18135, 7609, 5228, 24852)
+"""Frames of each expression in the challenge's training set."""
+
 EXPRESSION_SHARES = np.array(EXPRESSION_COUNTS) / sum(EXPRESSION_COUNTS)
+"""Fraction of labelled training frames with each expression."""
+
 UNIT_COUNTS = (18713, 8745, 20342, 30605, 41337, 38286, 26783, 2460, 2980, 5003, 70584, 10756)
+"""Frames with each action unit active in the challenge's training set."""
+
 UNIT_SHARES = np.array(UNIT_COUNTS) / 103316
+"""Fraction of labelled training frames with each action unit active."""
+
 POSTERIOR_DRAWS = 256
+"""Number of posterior samples over which the expression's softmax is averaged."""
 
 
 @dataclass(frozen=True)
 class Readouts:
-    """Weights on the affect dimensions; each readout has variance 1 over all videos.
+    """Weights that map the affect path to each label; valence, arousal and units have variance 1.
 
     Attributes:
-        affect: Valence and arousal.
-        affect_mean, affect_spread, affect_noise: In label units.
-        expression: Class directions, times their sharpness beside Gumbel noise.
-        expression_bias: Added to the noisy class scores.
-        units: Action units.
-        unit_threshold: What the noisy unit scores must exceed.
-        unit_noise: Standard deviation beside the readout's 1.
+        affect: Weights of valence and arousal.
+        affect_mean, affect_spread, affect_noise: Mean, standard deviation and standard deviation
+            of the annotation noise of valence and arousal, in label units.
+        expression: Weights of the class scores, multiplied by their sharpness: the scores'
+            standard deviation, where the added noise is standard Gumbel.
+        expression_bias: Bias added to each noisy class score before the argmax.
+        units: Weights of the action units.
+        unit_threshold: Threshold above which a noisy unit score makes the unit active.
+        unit_noise: Standard deviation of the noise added to each unit's readout of variance 1.
     """
 
     affect: Float64[np.ndarray, "2 S"]
@@ -49,7 +60,7 @@ class Readouts:
 
 @dataclass(frozen=True)
 class Noise:
-    """What the readouts add to the path: standard normal or Gumbel draws for N frames."""
+    """Label noise of N frames: standard normal draws, for the expression standard Gumbel draws."""
 
     affect: Float64[np.ndarray, "N 2"]
     expression: Float64[np.ndarray, "N 8"]
@@ -57,7 +68,7 @@ class Noise:
 
     @classmethod
     def draw(cls, rng: np.random.Generator, frames: int) -> "Noise":
-        """Fresh noise."""
+        """Draw the noise of ``frames`` frames."""
         return cls(
             affect=rng.standard_normal((frames, 2)),
             expression=rng.gumbel(size=(frames, EXPRESSION.width)),
@@ -66,7 +77,7 @@ class Noise:
 
 
 def fit_expression_bias(scores: Float64[np.ndarray, "N 8"]) -> Float64[np.ndarray, " 8"]:
-    """Biases with which the argmax of noisy scores meets the challenge's frequencies."""
+    """Return biases for which the argmax of the noisy scores has the challenge's frequencies."""
     bias = np.log(EXPRESSION_SHARES)
     for step in range(400):
         counts = np.bincount(np.argmax(scores + bias, axis=1), minlength=len(bias)) + 0.5
@@ -75,7 +86,7 @@ def fit_expression_bias(scores: Float64[np.ndarray, "N 8"]) -> Float64[np.ndarra
 
 
 def fit_unit_threshold(scores: Float64[np.ndarray, "N 12"]) -> Float64[np.ndarray, " 12"]:
-    """Thresholds with which noisy scores meet the challenge's positive rates."""
+    """Return thresholds that noisy scores exceed at the challenge's rates of active units."""
     return np.array(
         [np.quantile(s, 1 - share) for s, share in zip(scores.T, UNIT_SHARES, strict=True)]
     )
@@ -84,21 +95,21 @@ def fit_unit_threshold(scores: Float64[np.ndarray, "N 12"]) -> Float64[np.ndarra
 def expression_scores(
     readouts: Readouts, affect: Float64[np.ndarray, "N S"], noise: Noise
 ) -> Float64[np.ndarray, "N 8"]:
-    """Noisy scores before the bias."""
+    """Return the expression's noisy class scores, without the bias."""
     return np.asarray(affect @ readouts.expression.T + noise.expression)
 
 
 def unit_scores(
     readouts: Readouts, affect: Float64[np.ndarray, "N S"], noise: Noise
 ) -> Float64[np.ndarray, "N 12"]:
-    """Noisy scores before the threshold."""
+    """Return the action units' noisy scores, which a threshold turns into labels."""
     return np.asarray(affect @ readouts.units.T + readouts.unit_noise * noise.units)
 
 
 def draw_labels(
     readouts: Readouts, affect: Float64[np.ndarray, "N S"], noise: Noise
 ) -> Float32[np.ndarray, "N 15"]:
-    """Every label of every frame; valence and arousal end at -1 and 1."""
+    """Return all 15 labels of every frame; valence and arousal are clipped to [-1, 1]."""
     labels = np.zeros((len(affect), len(LABEL_COLUMNS)), dtype=np.float32)
     value = readouts.affect_mean + readouts.affect_spread * (affect @ readouts.affect.T)
     labels[:, :2] = np.clip(value + readouts.affect_noise * noise.affect, -1, 1)
@@ -114,13 +125,13 @@ def predict(
     covariances: Float64[np.ndarray, "N S S"],
     seed: int = 0,
 ) -> Float32[np.ndarray, "N 22"]:
-    """Posterior mean of valence and arousal, and posterior probabilities of the rest.
+    """Return posterior means of valence and arousal, and probabilities of classes and units.
 
     Args:
-        readouts: The labels' distribution given the path.
-        means: The path's posterior mean.
-        covariances: The path's posterior covariance.
-        seed: Of the draws that integrate the expression's softmax.
+        readouts: Distribution of the labels given the affect path.
+        means: Posterior mean of the affect path.
+        covariances: Posterior covariance of the affect path.
+        seed: Seed of the posterior samples over which the expression's softmax is averaged.
     """
     outputs = np.zeros((len(means), len(OUTPUT_COLUMNS)), dtype=np.float32)
     value = readouts.affect_mean + readouts.affect_spread * (means @ readouts.affect.T)
@@ -135,7 +146,7 @@ def predict(
 def _class_probability(
     readouts: Readouts, means: np.ndarray, covariances: np.ndarray, seed: int
 ) -> np.ndarray:
-    """The softmax averaged over antithetic draws from the posterior, shape (N, 8)."""
+    """Return the softmax averaged over antithetic posterior samples, shape (N, 8)."""
     rng = np.random.default_rng(seed)
     scores = means @ readouts.expression.T + readouts.expression_bias
     spread = readouts.expression @ np.linalg.cholesky(covariances)

@@ -1,4 +1,4 @@
-"""Which videos there are, which frames are listed, and which tasks are labelled where."""
+"""Layout of the planted dataset: videos, listed frames, and the pattern of missing labels."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,9 +9,9 @@ from jaxtyping import Bool, Int32
 from mtl.dataset import SPLITS
 from mtl.synthetic.parameters import Demo
 
-# Shares of the training frames labelled for these tasks. The challenge publishes valence/arousal
-# 103,917, expression 90,645, action units 103,316 and all three 52,154 of 142,333 frames; how the
-# frames with one or two of them divide is chosen here, in agreement with those margins.
+# The challenge publishes these counts of 142,333 training frames: valence/arousal 103,917,
+# expression 90,645, action units 103,316, all three 52,154. The shares of frames with one or two
+# labelled tasks are not published; the shares here agree with the published counts.
 TRAIN_PATTERNS = {
     ("affect", "expression", "action_units"): 0.3664,
     ("affect", "expression"): 0.1000,
@@ -21,19 +21,29 @@ TRAIN_PATTERNS = {
     ("expression",): 0.0704,
     ("action_units",): 0.0995,
 }
-# Validation: valence/arousal and action units on all of 26,876 frames, expression on 15,440.
+"""Share of the training frames for each set of labelled tasks."""
+
+# In the challenge all 26,876 validation frames have valence/arousal and action units; 15,440 have
+# an expression.
 VALIDATION_PATTERNS = {
     ("affect", "expression", "action_units"): 0.5745,
     ("affect", "action_units"): 0.4255,
 }
+"""Share of the validation frames for each set of labelled tasks."""
+
 TEST_PATTERNS: dict[tuple[str, ...], float] = {(): 1.0}
+"""Share of the test frames for each set of labelled tasks: no test frame is labelled."""
+
 PATTERNS = dict(zip(SPLITS, (TRAIN_PATTERNS, VALIDATION_PATTERNS, TEST_PATTERNS), strict=True))
+"""Share of the frames for each set of labelled tasks, by split."""
+
 COLUMNS = {"affect": slice(0, 2), "expression": slice(2, 3), "action_units": slice(3, 15)}
+"""Label columns of each task."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """The videos in listing order and their listed frame numbers."""
+    """Videos in listing order: names, splits, subjects and listed frame numbers."""
 
     names: tuple[str, ...]
     splits: tuple[str, ...]
@@ -46,12 +56,12 @@ class Layout:
         return np.repeat(np.arange(len(self.names)), [len(f) for f in self.frames]).astype(np.int32)
 
     def rows(self, split: str) -> Bool[np.ndarray, " N"]:
-        """Which listed frames belong to the split."""
-        return np.asarray(np.array([own == split for own in self.splits])[self.video])
+        """True for the listed frames of the split."""
+        return np.asarray(np.array([of_video == split for of_video in self.splits])[self.video])
 
 
-def lay_out(rng: np.random.Generator, demo: Demo) -> Layout:
-    """Videos of lognormal length over three splits; every fourth subject has a second video."""
+def draw_layout(rng: np.random.Generator, demo: Demo) -> Layout:
+    """Draw videos of lognormal length for three splits; every fourth subject has two videos."""
     counts = split_sizes(demo.videos, demo.split_shares)
     splits = tuple(np.repeat(SPLITS, counts).tolist())
     lengths = rng.lognormal(0, demo.length_spread, demo.videos)
@@ -69,18 +79,18 @@ def lay_out(rng: np.random.Generator, demo: Demo) -> Layout:
 
 
 def split_sizes(videos: int, shares: tuple[float, float, float]) -> tuple[int, int, int]:
-    """Videos for training, validation and test; the last two have at least two."""
+    """Return the number of training, validation and test videos, the last two at least 2."""
     validation, test = (max(2, round(videos * share)) for share in shares[1:])
     return videos - validation - test, validation, test
 
 
 def _subjects(counts: tuple[int, ...]) -> list[int]:
-    """A subject's number for each video: within a split numbers 0 0 1 2 3 | 4 4 5 6 7 | ..."""
+    """Return the subject number of each video; each split counts 0 0 1 2 3 | 4 4 5 6 7 | ..."""
     return [n - n // 5 - (n % 5 > 0) for count in counts for n in range(count)]
 
 
 def _frame_numbers(rng: np.random.Generator, length: int, mean_gap_frames: float) -> np.ndarray:
-    """Rising numbers from 1 on: gaps around the mean, and one in fifty ten times as long."""
+    """Draw increasing frame numbers from 1 on; about one gap in fifty is ten times as long."""
     gaps = 1 + rng.poisson(mean_gap_frames - 1, length)
     gaps = np.where(rng.random(length) < 0.02, 10 * gaps, gaps)
     return np.asarray(1 + np.cumsum(gaps) - gaps[0], dtype=np.int32)
@@ -89,33 +99,46 @@ def _frame_numbers(rng: np.random.Generator, length: int, mean_gap_frames: float
 def label_mask(
     rng: np.random.Generator, layout: Layout, run_frames: float
 ) -> Bool[np.ndarray, "N 15"]:
-    """Which of the 15 labels are known: whole runs of frames share a pattern."""
+    """Draw the mask of known labels; consecutive frames in a run have the same labelled tasks.
+
+    Args:
+        rng: Source of the random draws.
+        layout: Videos and listed frames.
+        run_frames: Mean length of a run, in listed frames.
+
+    Returns:
+        True where a label is known.
+    """
     mask = np.zeros((len(layout.video), 15), dtype=bool)
     runs = _runs(rng, layout.video, run_frames)
     for split, patterns in PATTERNS.items():
-        own = [run for run in runs if layout.splits[layout.video[run[0]]] == split]
-        for run, pattern in zip(own, _deal(rng, own, patterns), strict=True):
-            for part in pattern:
-                mask[run, COLUMNS[part]] = True
+        of_split = [run for run in runs if layout.splits[layout.video[run[0]]] == split]
+        for run, pattern in zip(of_split, _assign_patterns(rng, of_split, patterns), strict=True):
+            for task in pattern:
+                mask[run, COLUMNS[task]] = True
     return mask
 
 
 def _runs(rng: np.random.Generator, video: np.ndarray, run_frames: float) -> list[np.ndarray]:
-    """The listed frames cut at the ends of videos and at random between."""
+    """Return the rows of each run: the listed frames cut between videos and at random places."""
     cut = (np.diff(video) > 0) | (rng.random(len(video) - 1) < 1 / run_frames)
     return np.split(np.arange(len(video)), np.flatnonzero(cut) + 1)
 
 
-def _deal(
+def _assign_patterns(
     rng: np.random.Generator,
     runs: list[np.ndarray],
     patterns: Mapping[tuple[str, ...], float],
 ) -> list[tuple[str, ...]]:
-    """A pattern for each run: in random order, whichever is furthest behind its share."""
-    kinds, shares = list(patterns), np.array(list(patterns.values()))
-    given, dealt = np.zeros(len(kinds)), [kinds[0]] * len(runs)
+    """Return the labelled tasks of each run, so that the patterns' shares of frames are met.
+
+    Runs are visited in random order; each gets the pattern that has the fewest frames compared
+    with its share.
+    """
+    choices, shares = list(patterns), np.array(list(patterns.values()))
+    frames, assigned = np.zeros(len(choices)), [choices[0]] * len(runs)
     for run in rng.permutation(len(runs)):
-        kind = int(np.argmax(shares * (given.sum() + len(runs[run])) - given))
-        given[kind] += len(runs[run])
-        dealt[run] = kinds[kind]
-    return dealt
+        choice = int(np.argmax(shares * (frames.sum() + len(runs[run])) - frames))
+        frames[choice] += len(runs[run])
+        assigned[run] = choices[choice]
+    return assigned

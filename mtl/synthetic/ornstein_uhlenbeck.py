@@ -1,9 +1,10 @@
-"""The hidden path: independent Ornstein-Uhlenbeck processes, and their exact posterior.
+"""Ornstein-Uhlenbeck processes of the hidden path: sampling and exact posterior.
 
-Every dimension is stationary with variance 1, x(t + d) | x(t) ~ N(r x(t), 1 - r^2) with
-r = exp(-d / time constant), so that a path can be drawn, and conditioned on what was seen, at
-irregular frame numbers without a step between them. An infinite time constant is an offset of the
-whole video. Legend: T frames, K state dimensions, F features.
+The K dimensions are independent, each stationary with variance 1:
+x(t + d) | x(t) ~ N(r x(t), 1 - r^2) with r = exp(-d / time constant). Both sampling and the
+posterior are therefore exact at irregular frame numbers, without steps between them. A dimension
+with an infinite time constant is constant over a video. Legend: T frames, K state dimensions,
+F features.
 """
 
 import numpy as np
@@ -13,7 +14,12 @@ from jaxtyping import Float64, Int32
 def decay(
     frames: Int32[np.ndarray, " T"], time_constants: Float64[np.ndarray, " K"]
 ) -> Float64[np.ndarray, "T-1 K"]:
-    """What is left of the state from frame to frame: exp(-d / time constant)."""
+    """Return the correlation r = exp(-d / time constant) of the state between consecutive frames.
+
+    Args:
+        frames: Frame numbers, increasing.
+        time_constants: Time constant of each state dimension, in frames.
+    """
     gaps = np.diff(frames).astype(np.float64)
     return np.asarray(np.exp(-gaps[:, None] / time_constants))
 
@@ -23,10 +29,10 @@ def sample(
     frames: Int32[np.ndarray, " T"],
     time_constants: Float64[np.ndarray, " K"],
 ) -> Float64[np.ndarray, "T K"]:
-    """One path at rising frame numbers; the time constants are in frames."""
-    kept = decay(frames, time_constants)
+    """Draw one path at increasing frame numbers; time constants are in frames."""
+    decays = decay(frames, time_constants)
     path = rng.standard_normal((len(frames), len(time_constants)))
-    for t, (r, spread) in enumerate(zip(kept, np.sqrt(1 - kept**2), strict=True), start=1):
+    for t, (r, spread) in enumerate(zip(decays, np.sqrt(1 - decays**2), strict=True), start=1):
         path[t] = r * path[t - 1] + spread * path[t]
     return path
 
@@ -37,45 +43,52 @@ def smooth(
     frames: Int32[np.ndarray, " T"],
     time_constants: Float64[np.ndarray, " K"],
 ) -> tuple[Float64[np.ndarray, "T K"], Float64[np.ndarray, "T K K"]]:
-    """Mean and covariance of each frame's state given all features of the video.
+    """Return the exact posterior mean and covariance of each frame's state given all features.
 
-    The features are ``loadings @ state`` plus white noise of variance 1. This is the Kalman filter
-    in information form (the features enter as ``loadings.T @ features``, so their number does not
-    matter) and the smoother of Rauch, Tung & Striebel (1965). It is exact.
+    The features are ``loadings @ state`` plus white noise of variance 1. The method is the Kalman
+    filter in information form (the features enter as ``loadings.T @ features``, so the cost hardly
+    depends on their number), then the smoother of Rauch, Tung & Striebel (1965).
 
     Args:
-        features: What was seen.
-        loadings: How each feature sees the state.
-        frames: Frame numbers, rising.
-        time_constants: In frames, infinite for an offset.
+        features: Features of one video, whitened: without mean, noise variance 1.
+        loadings: Weight of each state dimension in each feature.
+        frames: Frame numbers, increasing.
+        time_constants: Time constants in frames; infinite for a constant of the video.
     """
-    kept = decay(frames, time_constants)
-    means, covariances = _filter(features @ loadings, loadings.T @ loadings, kept)
+    decays = decay(frames, time_constants)
+    means, covariances = _filter(features @ loadings, loadings.T @ loadings, decays)
     for t in range(len(frames) - 2, -1, -1):
-        r = kept[t]
-        forecast = _forecast(covariances[t], r)
-        gain = np.linalg.solve(forecast, r[:, None] * covariances[t]).T
+        r = decays[t]
+        predicted = _predicted_covariance(covariances[t], r)
+        gain = np.linalg.solve(predicted, r[:, None] * covariances[t]).T
         means[t] += gain @ (means[t + 1] - r * means[t])
-        covariances[t] += gain @ (covariances[t + 1] - forecast) @ gain.T
+        covariances[t] += gain @ (covariances[t + 1] - predicted) @ gain.T
     return means, covariances
 
 
 def _filter(
-    evidence: np.ndarray, information: np.ndarray, kept: np.ndarray
+    evidence: np.ndarray, information: np.ndarray, decays: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and covariance of each state given the features up to its frame."""
+    """Return mean and covariance of each state given the features up to and at its frame.
+
+    Args:
+        evidence: ``features @ loadings``, (T, K).
+        information: ``loadings.T @ loadings``, (K, K).
+        decays: Correlation of the state between consecutive frames, (T - 1, K).
+    """
     frames, states = evidence.shape
     means, covariances = np.zeros((frames, states)), np.zeros((frames, states, states))
     mean, covariance = np.zeros(states), np.eye(states)
     for t in range(frames):
         if t:
-            mean, covariance = kept[t - 1] * mean, _forecast(covariance, kept[t - 1])
+            mean = decays[t - 1] * mean
+            covariance = _predicted_covariance(covariance, decays[t - 1])
         covariance = np.linalg.inv(np.linalg.inv(covariance) + information)
         mean = mean + covariance @ (evidence[t] - information @ mean)
         means[t], covariances[t] = mean, covariance
     return means, covariances
 
 
-def _forecast(covariance: np.ndarray, r: np.ndarray) -> np.ndarray:
-    """Covariance one step on."""
+def _predicted_covariance(covariance: np.ndarray, r: np.ndarray) -> np.ndarray:
+    """Return the covariance at the next frame, given correlations ``r`` between the frames."""
     return np.asarray(covariance * np.outer(r, r) + np.diag(1 - r**2))

@@ -1,18 +1,19 @@
-"""The numbers the planted demo dataset follows from."""
+"""Parameters of the planted demo dataset."""
 
 from dataclasses import dataclass
 
 BLOCKS = ("pleasure", "energy", "face")
+"""Names of the three blocks of dimensions that make up the affect path."""
 
 
 @dataclass(frozen=True)
 class View:
-    """How a feature set sees the path.
+    """Size of a feature set and the strength of the affect path in it.
 
     Attributes:
         width: Number of features.
-        gains: How strongly the set sees the three blocks of the affect path; 1 is the strength at
-            which a feature's share of a block's dimension equals ``Demo.signal``.
+        gains: Strength of each of the three blocks of the affect path in the features. With gain
+            1, one affect dimension has size ``Demo.signal`` in a feature.
     """
 
     width: int
@@ -21,27 +22,32 @@ class View:
 
 @dataclass(frozen=True)
 class Demo:
-    """Every number the planted dataset follows from, beside its seed.
+    """Parameters that, together with the seed, determine a planted dataset.
 
     Attributes:
-        videos: How many, over all splits.
-        split_shares: Of the videos: training, validation, test.
-        mean_frames: Listed frames of a video, on average.
+        videos: Number of videos over all splits.
+        split_shares: Fractions of the videos for training, validation and test.
+        mean_frames: Mean number of listed frames in a video.
         length_spread: Standard deviation of the logarithm of a video's length.
-        mean_gap_frames: From one listed frame to the next (one gap in fifty is ten times as long).
-        run_frames: Mean length of a run of frames that share a missing-label pattern.
-        frames_per_second: What the time constants below are converted with.
-        affect_seconds: Time constants of the affect path's dimensions in the blocks of ``BLOCKS``.
-        nuisance_seconds: Time constants of what each set adds of its own and no label depends on.
-        offsets: Constants of a video that each set adds of its own.
-        signal, nuisance, offset: Size in one feature, in standard deviations of its white noise, of
-            one affect dimension, of one nuisance process and of one offset.
-        views: The feature sets.
-        affect_mean, affect_spread, affect_noise: Of valence and arousal.
-        affect_blocks: How much valence and arousal depend on each block.
-        expression_blocks, unit_blocks: The same for expression and action units.
-        expression_sharpness: Size of the expression's class scores beside Gumbel noise.
-        unit_noise: Beside an action unit's readout of variance 1.
+        mean_gap_frames: Mean distance between listed frames, in frames, apart from one gap in fifty
+            that is ten times as long.
+        run_frames: Mean length, in listed frames, of a run with the same labelled tasks.
+        frames_per_second: Frame rate that converts time constants in seconds to frames.
+        affect_seconds: Time constants of the affect path's dimensions, one tuple for each block of
+            ``BLOCKS``.
+        nuisance_seconds: Time constants of each feature set's own nuisance processes, on which no
+            label depends.
+        offsets: Number of each feature set's own nuisances that are constant over a video.
+        signal, nuisance, offset: Size of one affect dimension, one nuisance process and one offset
+            in one feature, in standard deviations of the feature's white noise.
+        views: Name and view of each feature set.
+        affect_mean, affect_spread, affect_noise: Mean, standard deviation and standard deviation
+            of the annotation noise, for valence and arousal.
+        affect_blocks: Weight of each block in valence and in arousal.
+        expression_blocks, unit_blocks: Weight of each block in expression and in action units.
+        expression_sharpness: Standard deviation of the expression's class scores before standard
+            Gumbel noise is added.
+        unit_noise: Standard deviation of the noise on an action unit's readout of variance 1.
     """
 
     videos: int = 80

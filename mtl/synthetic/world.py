@@ -1,9 +1,10 @@
-"""What is drawn once for all videos: how the path is read, and how each feature set sees it.
+"""Random constants shared by all videos: label readouts and the linear map to each feature set.
 
-The state of a video is its affect path (S dimensions), then, for each feature set, what only that
-set sees: nuisance processes and offsets. These point along the set's own view of the affect path,
-so that no single frame tells them from affect, and only time does: offsets never change, affect
-returns to its mean. Legend: N frames, S affect dimensions, K state dimensions, F features.
+The state of a video is its affect path (S dimensions) followed, for each feature set, by nuisance
+processes and offsets that enter only this set. Their loadings are combinations of the set's affect
+loadings, so a single frame cannot separate them from affect. Only their course over time can:
+offsets are constant over a video, while affect returns to its mean.
+Legend: N frames, S affect dimensions, K state dimensions, F features.
 """
 
 from collections.abc import Sequence
@@ -19,45 +20,52 @@ from mtl.tasks import EXPRESSION, UNITS
 
 @dataclass(frozen=True)
 class Camera:
-    """One feature set: ``mean + scale * (loadings @ state + white noise)``.
+    """Map from the state to one feature set: ``mean + scale * (loadings @ state + white noise)``.
 
     Attributes:
-        loadings: In standard deviations of the noise.
-        mean, scale: Of each feature.
+        loadings: Weight of each state dimension, in standard deviations of the noise.
+        mean, scale: Mean and scale of each feature.
     """
 
     loadings: Float64[np.ndarray, "F K"]
     mean: Float64[np.ndarray, " F"]
     scale: Float64[np.ndarray, " F"]
 
-    def see(
+    def observe(
         self, rng: np.random.Generator, states: Float64[np.ndarray, "N K"]
     ) -> Float16[np.ndarray, "N F"]:
-        """The features of these states."""
-        seen = states @ self.loadings.T
-        seen += rng.standard_normal(seen.shape)
-        return np.asarray(self.mean + self.scale * seen, dtype=np.float16)
+        """Draw the features of these states."""
+        observed = states @ self.loadings.T
+        observed += rng.standard_normal(observed.shape)
+        return np.asarray(self.mean + self.scale * observed, dtype=np.float16)
 
     def whiten(self, features: Float16[np.ndarray, "N F"]) -> Float64[np.ndarray, "N F"]:
-        """Undo mean and scale: ``loadings @ state`` plus noise of variance 1."""
+        """Remove mean and scale, which leaves ``loadings @ state`` plus noise of variance 1."""
         return np.asarray((features.astype(np.float64) - self.mean) / self.scale)
 
 
 @dataclass(frozen=True)
 class World:
-    """The constants of all videos; ``affect`` is where the affect path stands in the state."""
+    """Random constants shared by all videos.
 
-    time_constants: Float64[np.ndarray, " K"]  # in frames
+    Attributes:
+        time_constants: Time constant of each state dimension, in frames.
+        cameras: Map from the state to the features, by feature set.
+        readouts: Mapping from the affect path to the labels.
+        affect: State dimensions that form the affect path.
+    """
+
+    time_constants: Float64[np.ndarray, " K"]
     cameras: dict[str, Camera]
     readouts: Readouts
     affect: slice
 
 
 def draw_world(rng: np.random.Generator, demo: Demo) -> World:
-    """Directions and loadings; expression biases and unit thresholds are still 0."""
+    """Draw readouts and loadings; expression biases and unit thresholds are 0."""
     sizes = [len(block) for block in demo.affect_seconds]
-    own = (*demo.nuisance_seconds, *[np.inf] * demo.offsets)
-    seconds = [s for block in demo.affect_seconds for s in block] + list(own) * len(demo.views)
+    nuisances = [*demo.nuisance_seconds, *[np.inf] * demo.offsets]
+    seconds = [s for block in demo.affect_seconds for s in block] + nuisances * len(demo.views)
     cameras = {
         name: _camera(rng, demo, view, sizes, number)
         for number, (name, view) in enumerate(demo.views)
@@ -73,15 +81,24 @@ def draw_world(rng: np.random.Generator, demo: Demo) -> World:
 def _camera(
     rng: np.random.Generator, demo: Demo, view: View, sizes: Sequence[int], number: int
 ) -> Camera:
+    """Draw the map to one feature set.
+
+    Args:
+        rng: Source of the random draws.
+        demo: Sizes and strengths of affect and nuisances.
+        view: Number of features and gains of the set.
+        sizes: Number of affect dimensions in each block.
+        number: Position of the set among all sets.
+    """
     affect = sum(sizes)
-    own = len(demo.nuisance_seconds) + demo.offsets
-    sight = rng.standard_normal((view.width, affect)) * np.repeat(view.gains, sizes)
-    mixed = sight @ rng.standard_normal((affect, own))
+    nuisances = len(demo.nuisance_seconds) + demo.offsets
+    affect_loadings = rng.standard_normal((view.width, affect)) * np.repeat(view.gains, sizes)
+    mixed = affect_loadings @ rng.standard_normal((affect, nuisances))
     strength = [demo.nuisance] * len(demo.nuisance_seconds) + [demo.offset] * demo.offsets
-    loadings = np.zeros((view.width, affect + own * len(demo.views)))
-    loadings[:, :affect] = demo.signal * sight
-    start = affect + own * number
-    loadings[:, start : start + own] = mixed / mixed.std(axis=0) * strength
+    loadings = np.zeros((view.width, affect + nuisances * len(demo.views)))
+    loadings[:, :affect] = demo.signal * affect_loadings
+    start = affect + nuisances * number
+    loadings[:, start : start + nuisances] = mixed / mixed.std(axis=0) * strength
     return Camera(
         loadings=loadings,
         mean=rng.normal(0, 1, view.width),
@@ -108,6 +125,6 @@ def _readouts(rng: np.random.Generator, demo: Demo, sizes: Sequence[int]) -> Rea
 def _directions(
     rng: np.random.Generator, count: int, blocks: Sequence[float], sizes: Sequence[int]
 ) -> np.ndarray:
-    """Random unit vectors with weighted blocks, shape (count, S)."""
+    """Draw unit vectors after scaling each block by its weight, shape (count, S)."""
     vectors = rng.standard_normal((count, sum(sizes))) * np.repeat(blocks, sizes)
     return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True))

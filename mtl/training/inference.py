@@ -66,7 +66,7 @@ def predict(
     model.eval()
     if part.sequences:
         lengths = [len(sequence) for sequence in part.sequences]
-        make = carried_schedule if model.carries else free_schedule
+        make = carried_schedule if model.carries_state else free_schedule
         schedule = workers.shard(
             make(lengths, EVALUATION_LANES, config.sequence.window_frames, None)
         )

@@ -98,7 +98,7 @@ class Trainer:
 
     def _balancing(self) -> Balancing:
         name, parameters = self.config.balancing.name, self.config.balancing.parameters
-        if BALANCINGS[name].alone and self.workers.size > 1:
+        if BALANCINGS[name].single_worker_only and self.workers.size > 1:
             raise InputError(
                 f"balancing = {name!r} needs each task's own gradient, which {self.workers.size} "
                 "workers do not have: train with one"
@@ -173,7 +173,7 @@ class Trainer:
         )
 
     def _schedule(self, epoch: int) -> Schedule:
-        make = carried_schedule if self.model.carries else free_schedule
+        make = carried_schedule if self.model.carries_state else free_schedule
         lengths = [len(sequence) for sequence in self.data.train]
         random = np.random.default_rng([self.config.training.seed, epoch])
         window = self.config.sequence.window_frames
@@ -268,7 +268,7 @@ class Trainer:
         sums = dict(zip(self.losses, self.workers.sum(parts), strict=True))
         return (
             {task: loss.value(sums[task]) for task, loss in self.losses.items()},
-            {task: loss.labelled(sums[task]) for task, loss in self.losses.items()},
+            {task: loss.has_labels(sums[task]) for task, loss in self.losses.items()},
         )
 
     def _score_select(self, epoch: int) -> dict[str, float | None]:

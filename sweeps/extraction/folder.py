@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from mtl.errors import InputError, brief
 from mtl.features.extract import Failure, read_failed
-from mtl.whole_files import write_json, write_whole
+from mtl.whole_files import write_atomically, write_json
 from sweeps.storage.driver_lock import LOCK, DriverLock
 
 MANIFEST = "extraction.json"
@@ -152,7 +152,7 @@ def write_part(folder: Path, chunk: int, content: bytes) -> None:
 
 def _write(file: Path, content: bytes) -> None:
     with _said(f"write {file}"):
-        write_whole(file, content)
+        write_atomically(file, content)
 
 
 @contextmanager

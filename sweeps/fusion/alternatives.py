@@ -11,7 +11,7 @@ from jaxtyping import Float
 from safetensors import safe_open
 
 from mtl.ensemble.selection import RULES, error_correlation, forward_order, fuse
-from mtl.evaluation.bootstrap import BOUNDS, Sampled
+from mtl.evaluation.bootstrap import BOUNDS, BootstrapScore
 from mtl.tasks import OUTPUT_COLUMNS, TASKS, Task
 from sweeps.fusion.candidates import Candidates
 from sweeps.fusion.frames import PredictedFrames, predicted_tasks
@@ -148,7 +148,9 @@ def _beside(
     return found
 
 
-def _p(frames: PredictedFrames, outputs: Float[np.ndarray, "N 22"], part: str) -> Sampled | None:
+def _p(
+    frames: PredictedFrames, outputs: Float[np.ndarray, "N 22"], part: str
+) -> BootstrapScore | None:
     return frames.sampled(outputs, part).get("p_labelled")
 
 
@@ -174,7 +176,7 @@ def _lost_without_each(
 
 def _of_task(
     frames: PredictedFrames, task: Task, outputs: Float[np.ndarray, "N W"], part: str
-) -> Mapping[str, Sampled]:
+) -> Mapping[str, BootstrapScore]:
     alone = np.full((len(outputs), len(OUTPUT_COLUMNS)), np.nan, np.float32)
     alone[:, task.outputs] = outputs
     return frames.sampled(alone, part)

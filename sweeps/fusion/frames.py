@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 
 from mtl.dataset import Listing
 from mtl.evaluation import metrics
-from mtl.evaluation.bootstrap import Sampled, bootstrap
+from mtl.evaluation.bootstrap import BootstrapScore, bootstrap
 from mtl.predictions.table import Predictions
 from mtl.tasks import TASKS, Task
 
@@ -48,7 +48,7 @@ class PredictedFrames:
         rows = self.rows[at]
         return metrics.scores(outputs[at], self.listing.values[rows], self.listing.mask[rows])
 
-    def sampled(self, outputs: Float[np.ndarray, "N 22"], part: str) -> dict[str, Sampled]:
+    def sampled(self, outputs: Float[np.ndarray, "N 22"], part: str) -> dict[str, BootstrapScore]:
         """The part's scores with what the bootstrap over its videos says of them."""
         at = self.of(part)
         rows = self.rows[at]

@@ -5,7 +5,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from mtl.whole_files import write_json, write_whole
+from mtl.whole_files import write_atomically, write_json
 from sweeps.fusion import plots
 from sweeps.pages.html import page
 from sweeps.pages.markdown import number, table
@@ -69,11 +69,11 @@ def write_report(folder: Path, scores: Mapping[str, Any], analysis: Mapping[str,
         texts.append(sizes_table(scores))
     texts += [members_table(task, found) for task, found in analysis.items()]
     text = f"# {folder.name}: fusion\n\n{READ}\n\n" + "\n\n".join(texts) + "\n"
-    write_whole(report / "fusion.md", text.encode())
+    write_atomically(report / "fusion.md", text.encode())
     write_json(folder / "fusion" / "analysis.json", analysis)
     figures = plots.figures(scores, analysis)
     note = f"{READ}</p><pre>{escape(summary(scores))}</pre><p>"
-    write_whole(report / "fusion.html", page(f"{folder.name}: fusion", note, figures))
+    write_atomically(report / "fusion.html", page(f"{folder.name}: fusion", note, figures))
 
 
 def score_table(scores: Mapping[str, Any], part: str) -> str:

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float
 
 from mtl.dataset import Dataset
-from mtl.evaluation.bootstrap import Sampled, intervals
+from mtl.evaluation.bootstrap import BootstrapScore, intervals
 from mtl.predictions.table import Predictions
 from mtl.tasks import OUTPUT_COLUMNS, TASKS
 from sweeps.fusion.frames import PredictedFrames, listed_rows, predicted_tasks
@@ -35,7 +35,7 @@ def part_scores(
     return found
 
 
-def differences(gains: Mapping[str, Sampled]) -> dict[str, Any]:
+def differences(gains: Mapping[str, BootstrapScore]) -> dict[str, Any]:
     """Differences of scores by name, and under ``interval`` their intervals."""
     return {
         **{name: gain.score for name, gain in gains.items()},

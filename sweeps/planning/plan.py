@@ -202,7 +202,7 @@ def _check_wirings(
             FRAMEWORKS[config.framework.name].check(trained, **config.framework.parameters)
         except InputError as error:
             raise InputError(f"{file.source}: {error}") from None
-        if workers > 1 and BALANCINGS[config.balancing.name].alone:
+        if workers > 1 and BALANCINGS[config.balancing.name].single_worker_only:
             raise InputError(
                 f"{file.source}: balancing = {config.balancing.name!r} needs each task's own "
                 f"gradient: set resources.workers_per_trial = 1, not {workers}"

@@ -44,7 +44,7 @@ def writing(file: Path, source: Source) -> Iterator[Write]:
 
 @contextmanager
 def _parquet(file: Path, source: Source) -> Iterator[Write]:
-    with table.writing(file, source.names) as write:
+    with table.prediction_writer(file, source.names) as write:
         yield lambda span, outputs: write(source.video[span], source.frame[span], outputs)
 
 

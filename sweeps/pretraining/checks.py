@@ -60,7 +60,7 @@ def check_workers(workers: int, setup: PretrainingSetup, start: Start) -> None:
         )
     if isinstance(config, SupervisedConfig) and workers > 1:
         name = config.balancing.name
-        if BALANCINGS[name].alone:
+        if BALANCINGS[name].single_worker_only:
             raise InputError(
                 f"balancing = {name!r} needs each task's own gradient, which several workers do "
                 f"not have: leave out --workers {workers}"

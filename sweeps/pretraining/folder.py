@@ -24,7 +24,7 @@ from safetensors.torch import save
 from mtl.errors import InputError, brief
 from mtl.optimisation.checkpoint import unpack
 from mtl.pretraining.pretrainer import PretrainResult
-from mtl.whole_files import write_json, write_whole
+from mtl.whole_files import write_atomically, write_json
 from sweeps.pretraining.events import PretrainingEpoch
 from sweeps.storage.driver_lock import LOCK, DriverLock
 
@@ -134,7 +134,7 @@ class PretrainingFolder:
                         file.unlink()
             write_json(self.path / MANIFEST, self._manifest)
             write_json(self.path / "environment.json", environment)
-            write_whole(self.path / "config.yaml", config.encode())
+            write_atomically(self.path / "config.yaml", config.encode())
 
     @contextmanager
     def _refused(self, fix: str) -> Iterator[None]:
@@ -149,21 +149,21 @@ class PretrainingFolder:
         self.results = [*self.results[: epoch - 1], event.result]
         with self._refused(NO_ROOM):
             if event.weights is not None:
-                write_whole(self.weights, save(dict(event.weights)))
+                write_atomically(self.weights, save(dict(event.weights)))
                 write_json(self.path / "scores.json", _about(event.result))
             if event.picture is not None:
                 (self.path / PICTURES).mkdir(exist_ok=True)
-                write_whole(self.path / PICTURES / f"epoch_{epoch:04d}.png", as_png(event.picture))
-            write_whole(self.path / "progress.csv", _table([_row(r) for r in self.results]))
+                write_atomically(self.path / PICTURES / f"epoch_{epoch:04d}.png", as_png(event.picture))
+            write_atomically(self.path / "progress.csv", _table([_row(r) for r in self.results]))
             if event.checkpoint is not None:
-                write_whole(self.path / CHECKPOINT, event.checkpoint)
+                write_atomically(self.path / CHECKPOINT, event.checkpoint)
 
     def write_broken(self, images: tuple[str, ...]) -> None:
         """List images that could not be read."""
         self._broken |= {file: why for file, _, why in (one.rpartition(": ") for one in images)}
         rows = [{"image": file, "reason": why} for file, why in sorted(self._broken.items())]
         with self._refused(NO_ROOM):
-            write_whole(self.path / FAILED, _table(rows))
+            write_atomically(self.path / FAILED, _table(rows))
 
     def _read_broken(self) -> None:
         file = self.path / FAILED

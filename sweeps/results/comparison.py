@@ -5,10 +5,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from mtl.evaluation.comparison import ALL, LEVEL, Standing, compare
+from mtl.evaluation.comparison import ALL, SIGNIFICANCE_LEVEL, VariantScores, compare
 from mtl.predictions.table import Predictions
 from mtl.tasks import TASKS
-from mtl.whole_files import write_json, write_whole
+from mtl.whole_files import write_atomically, write_json
 from sweeps.fusion.frames import PredictedFrames, listed_rows
 from sweeps.pages.html import page
 from sweeps.pages.markdown import table
@@ -16,7 +16,7 @@ from sweeps.planning.plan import Plan
 from sweeps.results import difference_plots
 from sweeps.study import SweepStudy
 
-Standings = Mapping[str, Mapping[str, Standing]]
+Standings = Mapping[str, Mapping[str, VariantScores]]
 
 
 def compare_sweep(folder: Path, plan: Plan, study: SweepStudy) -> str | None:
@@ -58,8 +58,8 @@ def compare_sweep(folder: Path, plan: Plan, study: SweepStudy) -> str | None:
     text = "\n\n".join(parts) + "\n"
     report = folder / "report"
     report.mkdir(exist_ok=True)
-    write_whole(report / "comparison.md", text.encode())
-    write_whole(report / "comparison.html", page(f"{name}: comparison", note, figures))
+    write_atomically(report / "comparison.md", text.encode())
+    write_atomically(report / "comparison.html", page(f"{name}: comparison", note, figures))
     content = {n: {way: asdict(s) for way, s in found.items()} for n, found in standings.items()}
     write_json(report / "comparison.json", {"part": part, "standings": content})
     return text
@@ -80,7 +80,7 @@ def comparison_note(standings: Standings, part: str, videos: int) -> str:
         f"Means over {' to '.join(map(str, seeds))} seeds of scores pooled over the {videos} "
         f"videos of {part}, raw; in brackets the difference to the first value that has the "
         "task, with a paired 95 % bootstrap interval over videos; * where Holm's p within the "
-        f"column is below {LEVEL:g}."
+        f"column is below {SIGNIFICANCE_LEVEL:g}."
     )
 
 
@@ -93,7 +93,7 @@ def affinity(standings: Standings, sets: Mapping[str, Sequence[str]]) -> Standin
     """
     names = {tuple(t for t in TASKS if t in tasks): way for way, tasks in sets.items()}
     companions = {tuple(t for t in tasks if t != target) for tasks in names for target in tasks}
-    gains: dict[str, dict[str, Standing]] = {}
+    gains: dict[str, dict[str, VariantScores]] = {}
     for others in sorted(companions - {()}, key=lambda c: (len(c), [*map([*TASKS].index, c)])):
         row = gains[" + ".join(others)] = {}
         for target in TASKS.keys() - set(others):
@@ -115,17 +115,17 @@ def affinity_table(gains: Standings) -> str:
     )
 
 
-def _cell(standing: Standing | None) -> str:
+def _cell(standing: VariantScores | None) -> str:
     if standing is None:
         return "-"
     spread = f"{standing.mean:.3f}"
     return f"{spread} {_difference(standing)}".rstrip()
 
 
-def _difference(standing: Standing) -> str:
+def _difference(standing: VariantScores) -> str:
     found = standing.difference
     if found is None:
         return ""
     low, high = found.interval
-    star = "*" if found.p < LEVEL else ""
+    star = "*" if found.p < SIGNIFICANCE_LEVEL else ""
     return f"{found.mean:+.3f}{star} [{low:+.3f}, {high:+.3f}]"

@@ -6,15 +6,19 @@ from collections.abc import Mapping
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from mtl.evaluation.comparison import LEVEL, Difference, Standing
+from mtl.evaluation.comparison import SIGNIFICANCE_LEVEL, Difference, VariantScores
 from mtl.tasks import TASKS
 
 ROW_PIXELS, MARGIN_PIXELS = 26, 140
-COLOURS = {"gain": "#0b6e4f", "loss": "#b3261e", f"not sure (p >= {LEVEL:g})": "#8a8a8a"}
+COLOURS = {
+    "gain": "#0b6e4f",
+    "loss": "#b3261e",
+    f"not sure (p >= {SIGNIFICANCE_LEVEL:g})": "#8a8a8a",
+}
 GAIN, LOSS, UNSURE = COLOURS
 
 
-def differences(standings: Mapping[str, Mapping[str, Standing]]) -> go.Figure:
+def differences(standings: Mapping[str, Mapping[str, VariantScores]]) -> go.Figure:
     """One panel per task: each way's difference to the first, with its interval."""
     ways = list(dict.fromkeys(way for found in standings.values() for way in found))
     titles = [f"{name}<br>{_reference(found)} = 0" for name, found in standings.items()]
@@ -59,7 +63,7 @@ def differences(standings: Mapping[str, Mapping[str, Standing]]) -> go.Figure:
     return figure
 
 
-def affinity(gains: Mapping[str, Mapping[str, Standing]]) -> go.Figure:
+def affinity(gains: Mapping[str, Mapping[str, VariantScores]]) -> go.Figure:
     """Companions by target: the gain from being trained together."""
     values = [[_gain(row.get(task)) for task in TASKS] for row in gains.values()]
     known = [abs(v) for row in values for v in row if not math.isnan(v)]
@@ -86,22 +90,22 @@ def affinity(gains: Mapping[str, Mapping[str, Standing]]) -> go.Figure:
     return figure
 
 
-def _reference(found: Mapping[str, Standing]) -> str:
+def _reference(found: Mapping[str, VariantScores]) -> str:
     return next(iter(found))
 
 
 def _verdict(difference: Difference) -> str:
-    if difference.p >= LEVEL:
+    if difference.p >= SIGNIFICANCE_LEVEL:
         return UNSURE
     return GAIN if difference.mean > 0 else LOSS
 
 
-def _gain(standing: Standing | None) -> float:
+def _gain(standing: VariantScores | None) -> float:
     return standing.difference.mean if standing and standing.difference else math.nan
 
 
-def _written(standing: Standing | None) -> str:
+def _written(standing: VariantScores | None) -> str:
     if standing is None or standing.difference is None:
         return ""
-    star = "*" if standing.difference.p < LEVEL else ""
+    star = "*" if standing.difference.p < SIGNIFICANCE_LEVEL else ""
     return f"{standing.difference.mean:+.3f}{star}"

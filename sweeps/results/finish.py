@@ -4,7 +4,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from mtl.whole_files import write_whole
+from mtl.whole_files import write_atomically
 from sweeps.fusion.refit import score_refit
 from sweeps.fusion.report import refit_summary, summary
 from sweeps.fusion.sweep import SweepFusion
@@ -28,7 +28,7 @@ def finish(plan: Plan, limits: Limits, fusion: SweepFusion, halted: str | None) 
     remarks = _remarks(plan, study, halted)
     (folder / "report").mkdir(exist_ok=True)
     report = leaderboard(plan.file.name, study.trials(), remarks)
-    write_whole(folder / "report" / "leaderboard.md", report.encode())
+    write_atomically(folder / "report" / "leaderboard.md", report.encode())
     _print_results(folder, scores, remarks)
     if scores and plan.folds and study.done:
         refit = score_refit(folder, plan, scores)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mtl.dataset import Dataset
 from mtl.errors import InputError
-from mtl.whole_files import write_json, write_whole
+from mtl.whole_files import write_atomically, write_json
 from sweeps.search_file import SearchFile, load
 from sweeps.storage.driver_lock import LOCK
 from sweeps.storage.environment import environment
@@ -53,7 +53,7 @@ def open_run_folder(folder: Path, file: SearchFile, dataset: Dataset) -> bool:
     else:
         # Before space.yaml: a folder with a space has all that is compared.
         write_json(run, {"dataset": dataset.hash, **now})
-    write_whole(folder / "space.yaml", file.to_yaml().encode())
+    write_atomically(folder / "space.yaml", file.to_yaml().encode())
     return resumed
 
 

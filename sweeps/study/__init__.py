@@ -1,4 +1,4 @@
-"""The record of a sweep: one journal file under one driver's lock, and who decides by it."""
+"""Record of a sweep in one journal file, and the choice of the next trial."""
 
 from sweeps.study.proposal import Proposal, Refit
 from sweeps.study.sweep_study import SweepStudy

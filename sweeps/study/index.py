@@ -1,4 +1,4 @@
-"""What a sweep's trials amount to, kept as they come, so that no draw or report searches them."""
+"""Index of a sweep's trials by signature and state, so that no draw or report searches them."""
 
 from collections import Counter, defaultdict, deque
 
@@ -7,23 +7,24 @@ from optuna.trial import FrozenTrial, TrialState
 from sweeps.study.sampler import learn
 
 ORIGIN = "from"
-"""Attribute of a trial that was taken over: from where."""
-Key = tuple[str, int]  # a study's name and a trial's number in it
+"""Attribute of a trial that was taken over from another sweep: sweep, study and number."""
+Key = tuple[str, int]
+"""A study's name and a trial's number in it."""
 
 
 class Index:
-    """The trials of all studies by signature and state; it follows from the journal alone.
+    """Index of the trials of all studies by signature and state, made from the journal alone.
 
     Attributes:
-        sizes: Study -> how many trials it has, retries left out.
-        adopted: Study -> how many of these were taken over from another sweep.
-        asked: Signature -> how many trials have it, retries left out.
+        sizes: Study -> number of its trials, retries left out.
+        adopted: Study -> number of its trials that were taken over from another sweep.
+        asked: Signature -> number of trials that have it, retries left out.
         latest: Signature -> the trial that is trained for it: the first one, or its last retry.
-        failed: Signature -> that trial, if it has failed.
-        running: Trial without a result -> signature.
-        unfinished: Those of them that are to be trained and that nobody trains, next one first.
-        twins: A running trial -> those that wait for its result.
-        repeats: Trial, as "<study> <number>" -> how many repeat it with another seed.
+        failed: Signature -> the trial in `latest`, if it has failed.
+        running: Trial without a result -> its signature.
+        unfinished: Running trials that no slot trains at present, the next one first.
+        twins: Running trial -> the twins that wait for its result.
+        repeats: Trial, as "<study> <number>" -> number of trials that repeat it with a new seed.
         learned: Study -> the finished trials that its sampler learns from.
     """
 
@@ -40,7 +41,7 @@ class Index:
         self.learned: defaultdict[str, list[FrozenTrial]] = defaultdict(list)
 
     def add(self, key: Key, trial: FrozenTrial) -> None:
-        """Take in a trial that is in the journal; of all trials, in the order they came."""
+        """Add a trial of the journal; trials must be added in the order in which they were written."""
         signature = trial.user_attrs["signature"]
         if "retry_of" in trial.user_attrs:
             del self.failed[signature]
@@ -61,12 +62,12 @@ class Index:
             self.twins.setdefault(latest, []).append(key)
 
     def end(self, key: Key, trial: FrozenTrial) -> None:
-        """A running trial has its result."""
+        """Move a running trial, which now has its result, to the ended ones."""
         signature = self.running.pop(key)
         if trial.state == TrialState.FAIL and self.latest[signature] == key:
             self.failed[signature] = key
         learn(self.learned[key[0]], trial)
 
     def ended(self) -> int:
-        """How many have ended, retries left out; one that is in its retry has not."""
+        """Return the number of ended trials; a trial in its retry has not ended."""
         return self.sizes.total() - sum(self.asked[s] for s in set(self.running.values()))

@@ -1,4 +1,4 @@
-"""The study's file: no torn line, trials written whole or not at all."""
+"""Journal file of the study, without torn lines; a trial is written as one record."""
 
 import json
 import os
@@ -16,19 +16,20 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from mtl.errors import InputError
 
 JOURNAL = "study.journal"
-# `optuna-dashboard` may hold Optuna's lock too, for one append: it gets this long to let go.
 OPTUNA_LOCK_SECONDS = 0.5
-DRAFT = -1  # Optuna's own id for a trial that is in no storage
+"""Time that another living process, such as `optuna-dashboard`, gets to release Optuna's lock."""
+DRAFT = -1
+"""Optuna's id for a trial that is in no storage."""
 
 
 def cut_torn_line(path: Path) -> int:
-    """Cut off the unfinished last line that a kill or a full disk left; return its bytes.
+    """Cut off an unfinished last line, as a kill or a full disk leaves it; return its size in bytes.
 
-    Optuna opens such a journal without a word and breaks it for good at the next append. A record
-    counts only once its line is whole, so nothing that anyone was told of is lost.
+    Optuna opens a journal with such a line without an error, and its next append then damages the
+    file for good. Nothing is lost, because results are used only after their line is complete.
 
     Raises:
-        InputError: a line before the last is damaged; the file is left as it is.
+        InputError: If a line before the last one is damaged; the file is not changed.
     """
     whole, damaged = 0, 0
     with path.open("r+b") as file:
@@ -60,7 +61,7 @@ def _is_record(line: bytes) -> bool:
 
 
 def remove_optuna_lock(path: Path) -> None:
-    """Remove the lock that a process left when it died in an append: Optuna waits 30 s for it."""
+    """Remove the lock of a process that died in an append; Optuna would wait 30 s for it."""
     lock = path.with_name(f"{path.name}.lock")
     deadline = time.monotonic() + OPTUNA_LOCK_SECONDS
     while lock.is_symlink() and time.monotonic() < deadline:
@@ -71,9 +72,10 @@ def remove_optuna_lock(path: Path) -> None:
 
 
 class JournalFile(JournalFileBackend):
-    """Optuna's journal file; an append that fails (full disk) leaves no half line behind."""
+    """Optuna's journal file. A failed append, as on a full disk, leaves no half line behind."""
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        """Append records; cut off the half line if that fails."""
         try:
             super().append_logs(logs)
         except OSError:
@@ -84,11 +86,15 @@ class JournalFile(JournalFileBackend):
 class Journal(JournalStorage):
     """Optuna's journal storage with a draft: a trial sampled in memory, then added as one record.
 
-    Optuna itself writes a trial parameter by parameter. Killed in between, the rest would be drawn
-    from another state of the generator; here that trial was never there, and is drawn anew.
+    Optuna itself writes a trial parameter by parameter. If it is killed in between, the remaining
+    parameters are drawn from another state of the random generator. Here such a trial is not in
+    the journal at all and is drawn again from the start.
+
+    Args:
+        path: The journal file; it is made if needed.
 
     Raises:
-        InputError: a line in the middle of the file is damaged.
+        InputError: If a line before the last one is damaged.
     """
 
     def __init__(self, path: Path) -> None:
@@ -99,7 +105,7 @@ class Journal(JournalStorage):
         super().__init__(JournalFile(str(path)))
 
     def draft(self, study: optuna.Study) -> optuna.Trial:
-        """A trial to sample on with the study's sampler; it replaces the draft before it."""
+        """Return a trial in memory on which the study's sampler draws; it replaces the last draft."""
         self._draft = create_trial(state=TrialState.RUNNING)
         return optuna.Trial(study, DRAFT)
 
@@ -108,16 +114,21 @@ class Journal(JournalStorage):
         study: int,
         draft: optuna.Trial | FrozenTrial,
         user_attrs: Mapping[str, Any],
-        told: FrozenTrial | None = None,
+        result_of: FrozenTrial | None = None,
     ) -> FrozenTrial:
-        """Write the draft, or the parameters of a trial once more, as the study's next trial:
-        RUNNING, or with the result of `told`.
+        """Write a trial as the study's next one, in one record, and return it.
+
+        Args:
+            study: Optuna's id of the study.
+            draft: The draft, or a trial whose parameters are used once more.
+            user_attrs: The new trial's attributes.
+            result_of: Trial whose result the new one gets; None for a RUNNING trial.
         """
-        state = told.state if told else TrialState.RUNNING
+        state = result_of.state if result_of else TrialState.RUNNING
         record = create_trial(
             state=state,
-            value=told.value if told else None,
-            intermediate_values=told.intermediate_values if told else {},
+            value=result_of.value if result_of else None,
+            intermediate_values=result_of.intermediate_values if result_of else {},
             params=draft.params,
             distributions=draft.distributions,
             user_attrs=dict(user_attrs),
@@ -125,7 +136,7 @@ class Journal(JournalStorage):
         return self.get_trial(self.create_new_trial(study, template_trial=record))
 
     def get_trial(self, trial_id: int) -> FrozenTrial:
-        """Optuna's, and the draft."""
+        """Return the trial with this id, which may be the draft's."""
         return self._draft if trial_id == DRAFT else super().get_trial(trial_id)
 
     def set_trial_param(
@@ -135,11 +146,11 @@ class Journal(JournalStorage):
         param_value_internal: float,
         distribution: BaseDistribution,
     ) -> None:
-        """Optuna's; a draft's parameters are kept by its `Trial`."""
+        """Store a parameter; those of the draft are kept in memory by its `Trial`."""
         if trial_id != DRAFT:
             super().set_trial_param(trial_id, param_name, param_value_internal, distribution)
 
     def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
-        """Optuna's; a draft's are TPE's notes to other processes, and there are none."""
+        """Store a system attribute; TPE's notes to other processes are dropped for the draft."""
         if trial_id != DRAFT:
             super().set_trial_system_attr(trial_id, key, value)

@@ -1,4 +1,4 @@
-"""A trial that is to be trained, as the journal has it."""
+"""Proposals: trials of the journal that are to be trained, and refits."""
 
 from dataclasses import dataclass
 
@@ -7,32 +7,38 @@ from optuna.trial import FrozenTrial
 from sweeps.storage.trial_folder import FOLD
 from sweeps.study.index import Key
 
-PRUNE, KEEP = "prune", "keep"  # what `decision:<epoch>` says
+PRUNE, KEEP = "prune", "keep"
+"""Values of the attribute `decision:<epoch>`."""
 
 
 @dataclass(frozen=True)
 class Proposal:
-    """What to train next."""
+    """A trial to train, or to continue.
+
+    Attributes:
+        study: Name of its Optuna study.
+        number: Optuna's trial number in that study.
+        overrides: Overrides that compose to its config.
+        signature: Signature of the config and the data, also the name of the trial's folder.
+        reported: Epoch -> value of the epochs that an earlier driver recorded.
+        stopped: True if it was pruned at the last of these epochs and only its end is missing.
+        unpruned: True if it is never pruned: it repeats another trial with a new seed or a fold
+            held out.
+        fold: Index of the held-out fold of a refit; None for other trials.
+    """
 
     study: str
     number: int
-    """Optuna's trial number in that study."""
     overrides: tuple[str, ...]
     signature: str
     reported: dict[int, float]
-    """Epoch -> value, as far as an earlier driver got with this trial."""
     stopped: bool = False
-    """It was stopped at the last of these epochs, and only its end is missing."""
-
     unpruned: bool = False
-    """No rung stops it: it repeats another with a new seed, or with a fold held out."""
-
     fold: int | None = None
-    """Of the refit: the one held out."""
 
     @classmethod
     def of(cls, key: Key, trial: FrozenTrial) -> "Proposal":
-        """The proposal to train a trial from where it stands."""
+        """Return the proposal to train a trial of the journal from its last recorded epoch."""
         return cls(
             study=key[0],
             number=key[1],
@@ -47,11 +53,12 @@ class Proposal:
 
 @dataclass(frozen=True)
 class Refit:
-    """A trial to train anew with a fold held out.
+    """A fused trial that is to be trained again with a fold held out.
 
     Attributes:
-        member: The trial's signature.
-        fold: Which, of so many ``folds``.
+        member: Signature of the fused trial.
+        fold: Index of the held-out fold, from 0.
+        folds: Number of folds.
     """
 
     member: str
@@ -60,10 +67,10 @@ class Refit:
 
     @property
     def signature(self) -> str:
-        """Its own."""
+        """Signature of the refit."""
         return f"{self.member}{FOLD}{self.fold}of{self.folds}"
 
 
 def is_stopped(trial: FrozenTrial) -> bool:
-    """Whether it was decided that the trial ends at its last epoch."""
+    """Return True if the decision after the trial's last epoch was to prune it."""
     return trial.user_attrs.get(f"decision:{trial.last_step}") == PRUNE

@@ -7,7 +7,7 @@ from typing import Protocol
 
 
 def rungs(min_epochs: int, reduction_factor: int, epochs: int) -> tuple[int, ...]:
-    """The epochs min_epochs * reduction_factor**k up to `epochs`: where a trial may be stopped."""
+    """Return the epochs at which a trial may be pruned: min_epochs * reduction_factor**k."""
     found = []
     rung = min_epochs
     while rung <= epochs:
@@ -17,29 +17,39 @@ def rungs(min_epochs: int, reduction_factor: int, epochs: int) -> tuple[int, ...
 
 
 class PrunerSettings(Protocol):
-    """The search file's `pruner`; kind is `asha` or `none`."""
+    """Pruner section of the search file; its kind is `asha` or `none`."""
 
     @property
-    def kind(self) -> str: ...
+    def kind(self) -> str:
+        """Name of the method."""
+
     @property
-    def min_epochs(self) -> int: ...
+    def min_epochs(self) -> int:
+        """First rung."""
+
     @property
-    def reduction_factor(self) -> int: ...
+    def reduction_factor(self) -> int:
+        """Ratio of a rung to the one before; also of the trials that reach both."""
 
 
 class AsynchronousHalving:
-    """Keeps, at each rung, the best 1 / reduction_factor of a study's trials that got there.
+    """Pruner that keeps, at each rung, the best 1 / reduction_factor of a study's trials.
 
-    Li et al. 2020, "A System for Massively Parallel Hyperparameter Tuning", without promotion of
-    stopped trials; higher is better. It decides as Optuna's `SuccessiveHalvingPruner(min_epochs,
-    reduction_factor)` does where every epoch is reported. That one notes `completed_rung_k` in the
-    trial before it decides and says "go on" when asked again, so a crash in between lets a pruned
-    trial live. This one knows nothing but the values, each `add`ed as it is recorded or read back,
-    and asking twice gives the same answer. It keeps them sorted: a scan of all trials at each rung,
-    Optuna's way, doubled a trial's cost to the driver within 4,000 trials.
+    Method of Li et al. 2020, "A System for Massively Parallel Hyperparameter Tuning", without
+    promotion of stopped trials; higher is better. Where every epoch is reported it decides as
+    Optuna's `SuccessiveHalvingPruner(min_epochs, reduction_factor)`. Optuna's pruner notes
+    `completed_rung_k` in the trial before it decides and answers "continue" when asked again, so a
+    crash in between lets a pruned trial run on. This class keeps only the values, each `add`ed when
+    it is recorded or read back, and answers the same when asked twice. The values are sorted:
+    Optuna's scan of all trials at each rung doubled a trial's cost to the driver within 4,000
+    trials.
+
+    Args:
+        min_epochs: First rung.
+        reduction_factor: Ratio of a rung to the one before.
 
     Raises:
-        ValueError: min_epochs < 1 or reduction_factor < 2.
+        ValueError: If min_epochs < 1 or reduction_factor < 2.
     """
 
     def __init__(self, min_epochs: int, reduction_factor: int) -> None:
@@ -53,16 +63,16 @@ class AsynchronousHalving:
         self._reached: dict[tuple[str, int], list[float]] = defaultdict(list)  # ascending
 
     def is_rung(self, epoch: int) -> bool:
-        """Whether a trial may be stopped after this epoch."""
+        """Return True if a trial may be pruned after this epoch."""
         return epoch in rungs(self._min_epochs, self._reduction_factor, epoch)
 
     def add(self, study: str, epoch: int, value: float) -> None:
-        """A trial of the study has this value after this epoch; a NaN is not compared with."""
+        """Add a trial's value after an epoch; NaN is ignored, so other trials are not compared to it."""
         if self.is_rung(epoch) and not math.isnan(value):
             insort(self._reached[study, epoch], value)
 
     def stops(self, study: str, epoch: int, value: float) -> bool:
-        """Whether the trial that has this value, already added, stops here; with NaN it does."""
+        """Return True if a trial with this value, which was already added, is pruned; NaN always is."""
         if not self.is_rung(epoch):
             return False
         reached = self._reached[study, epoch]
@@ -71,7 +81,7 @@ class AsynchronousHalving:
 
 
 def make_pruner(settings: PrunerSettings) -> AsynchronousHalving | None:
-    """The pruner of a search file; None stops no trial."""
+    """Return the pruner of a search file; None if no trial is to be pruned."""
     if settings.kind == "none":
         return None
     return AsynchronousHalving(settings.min_epochs, settings.reduction_factor)

@@ -1,8 +1,8 @@
-"""What has happened to a sweep's trials: the Optuna studies of one journal file."""
+"""Record of a sweep's trials: the Optuna studies of one journal file."""
 
 import math
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,25 +14,32 @@ from sweeps.study.index import ORIGIN, Index, Key
 from sweeps.study.journal import JOURNAL, Journal
 from sweeps.study.proposal import KEEP, PRUNE, is_stopped
 from sweeps.study.pruner import PrunerSettings, make_pruner
+from sweeps.study.sampler import RecentStudy
 
-KEPT = ("overrides", "signature", "repeat_of", "fold", "fold_of")
-"""What a retry has of the trial that failed."""
+COPIED_TO_RETRY = ("overrides", "signature", "repeat_of", "fold", "fold_of")
+"""Attributes that a retry copies from the failed trial."""
 
 
 class StudyRecord:
-    """The trials of a sweep, as its journal has them.
+    """The trials of a sweep as its journal has them, and all changes of the journal.
 
     Args:
-        folder: the sweep's folder, made if needed.
-        studies: the names of its studies.
-        pruned: those whose trials are stopped at rungs.
-        pruner: `asha` stops trials at its rungs, `none` never.
-        sign: the signature of the configuration that overrides stand for.
-        lock: the folder's, if the caller has it already; closed with the record.
+        folder: The sweep's folder; it is made if needed.
+        studies: Names of the sweep's studies.
+        pruned: Names of the studies whose trials may be stopped at rungs.
+        pruner: Settings of the pruner; its kind is `asha` or `none`.
+        sign: Function that returns the signature of the config that overrides compose to.
+        lock: The folder's lock if the caller holds it already. It is released by `close`.
+
+    Attributes:
+        index: The trials of all studies by signature and state.
 
     Raises:
-        InputError: another driver has the folder, or the journal is damaged before its last line.
+        InputError: If another driver holds the folder, or a line before the journal's last one is
+            damaged.
     """
+
+    index: Index
 
     def __init__(
         self,
@@ -54,38 +61,41 @@ class StudyRecord:
             raise
 
     def close(self) -> None:
-        """Let the next driver in. What is RUNNING stays so."""
+        """Release the lock of the folder; trials that are RUNNING stay RUNNING."""
         self._lock.close()
 
     def put_back(self, study: str, number: int) -> None:
-        """Its slot was lost: the next `ask` hands it out again, going on from what is recorded.
+        """Queue a trial whose slot was lost, to be continued from its last recorded epoch.
 
-        A trial that has ended keeps its end.
+        A trial that has ended is not queued.
         """
-        if (study, number) in self._index.running:
-            self._index.unfinished.appendleft((study, number))
+        if (study, number) in self.index.running:
+            self.index.unfinished.appendleft((study, number))
 
     def retry_failed(self) -> int:
-        """Have each trial that was trained and failed trained once more; return how many.
+        """Queue a retry of each trial that was trained and failed; return the number of retries.
 
-        A retry is a trial of its own, with the failed one's parameters and `retry_of`, and written
-        as one record. It comes before new trials, and counts neither to its study's share nor to
-        the number that the next sampler is made from, so new trials are drawn as if it had run in
-        its place. What failed again is retried only when this is called again. Twins of the failed
-        trial keep their FAIL in the journal, as nothing that has ended is changed there; `counts`
-        takes them as what the retry is, and a later proposal of the same becomes its twin.
+        A retry is a trial of its own, written as one record, with the parameters of the failed
+        trial and the attribute `retry_of`. It is trained before new trials. It counts neither
+        towards its study's share nor towards the number that the next sampler is made from, so new
+        trials are drawn as if the retry had run in the place of the failed trial. A retry that
+        fails is retried only by another call. Twins of the failed trial keep their FAIL in the
+        journal, since an ended trial is never changed there, but `counts` counts them with the
+        state of the retry, and a later proposal of the same config becomes a twin of the retry.
         """
-        failed = list(self._index.failed.values())
+        failed = list(self.index.failed.values())
         for study, number in failed:
-            trial = self._trial((study, number))
-            kept = {name: trial.user_attrs[name] for name in KEPT if name in trial.user_attrs}
+            trial = self.trial((study, number))
+            kept = {
+                name: trial.user_attrs[name] for name in COPIED_TO_RETRY if name in trial.user_attrs
+            }
             attributes = {**kept, "retry_of": f"{study} {number}"}
-            self._add(study, self._journal.add(self._studies[study]._study_id, trial, attributes))
+            self._index_trial(study, self._journal.add(self._id(study), trial, attributes))
         return len(failed)
 
     def knows(self, signature: str) -> bool:
-        """Whether a trial has this signature."""
-        return signature in self._index.latest
+        """Return True if a trial has this signature."""
+        return signature in self.index.latest
 
     def adopt(
         self,
@@ -95,11 +105,17 @@ class StudyRecord:
         overrides: Sequence[str],
         origin: str,
     ) -> None:
-        """Take over a finished trial of another sweep, as one record: its values and decisions,
-        with the parameters that `point` of this sweep's space has.
+        """Write a finished trial of another sweep to the journal, as one record.
 
-        It does not count to the study's share, but the sampler learns from it, and those of new
-        trials are made from the numbers after it, so that nothing is drawn again.
+        The trial does not count towards the study's share, but the sampler learns from it. Samplers
+        of new trials are made from the numbers after it, so that no point is drawn twice.
+
+        Args:
+            study: Name of the study that takes the trial over.
+            trial: The other sweep's trial, whose values and decisions are copied.
+            point: Trial that holds the same point as parameters of this sweep's space.
+            overrides: The point as overrides.
+            origin: Other sweep, study and number, for the attribute `from`.
         """
         kept = {k: v for k, v in trial.user_attrs.items() if k.startswith("decision:")}
         signature = trial.user_attrs["signature"]
@@ -107,16 +123,23 @@ class StudyRecord:
         record = create_trial(
             state=TrialState.RUNNING, params=point.params, distributions=point.distributions
         )
-        number = self._studies[study]._study_id
-        self._add(study, self._journal.add(number, record, {**kept, **attributes}, told=trial))
+        added = self._journal.add(self._id(study), record, {**kept, **attributes}, result_of=trial)
+        self._index_trial(study, added)
 
     def report(self, study: str, number: int, epoch: int, value: float) -> bool:
-        """Record the value of an epoch and answer whether the trial stops here; only then say so.
+        """Record the value of an epoch; return True if the trial is pruned after it.
 
-        An epoch that is recorded keeps its value and its decision. For a trial that was stopped
-        before, or has ended, nothing is recorded and the answer is True.
+        The decision is written to the journal before it is returned. An epoch that is already
+        recorded keeps its value and its decision. Nothing is recorded for a trial that was pruned
+        at an earlier epoch or has ended; the result is then True.
+
+        Args:
+            study: Name of the trial's study.
+            number: The trial's number in the study.
+            epoch: Epoch, counted from 1.
+            value: Objective after this epoch; higher is better.
         """
-        trial = self._trial((study, number))
+        trial = self.trial((study, number))
         if trial.state.is_finished():
             return True
         if is_stopped(trial):
@@ -133,14 +156,21 @@ class StudyRecord:
         reason: str | None = None,
         attributes: Mapping[str, Any] | None = None,
     ) -> None:
-        """End a trial and its twins as COMPLETE (value: the last one reported), PRUNED or FAIL.
+        """Write the end of a trial and of its twins to the journal.
 
-        COMPLETE without a value, or with NaN, becomes FAIL; if the last decision was to prune, it
-        is PRUNED, whatever its slot heard of that before it ended. `attributes` (of JSON values)
-        are added to the trial's. The state is written last: after a kill before it the trial is
-        handed out and told again. A trial that has ended keeps its end.
+        The state is written last. If the driver is killed before that, the trial is handed out
+        again. A trial that has ended is not changed.
+
+        Args:
+            study: Name of the trial's study.
+            number: The trial's number in the study.
+            state: COMPLETE, PRUNED or FAIL. A COMPLETE trial has the last reported value; without
+                a value, or with NaN, it becomes FAIL. A trial whose last decision was to prune is
+                PRUNED even if its slot trained it to the end.
+            reason: Cause of a failure, in one line.
+            attributes: JSON values to add to the trial's attributes.
         """
-        trial = self._trial((study, number))
+        trial = self.trial((study, number))
         if trial.state.is_finished():
             return
         if state == TrialState.COMPLETE and is_stopped(trial):
@@ -153,33 +183,91 @@ class StudyRecord:
             if trial.user_attrs.get(key) != attribute:
                 self._journal.set_trial_user_attr(trial._trial_id, key, attribute)
         self._studies[study].tell(number, value, state=state)
-        self._index.end((study, number), self._trial((study, number)))
+        self.index.end((study, number), self.trial((study, number)))
         self._tell_twins((study, number))
 
     def trials(self) -> dict[str, list[FrozenTrial]]:
-        """Each study's trials in the order of their numbers; to read, not to change."""
+        """Return the trials of each study in the order of their numbers. Do not change them."""
         return {study: found.get_trials(deepcopy=False) for study, found in self._studies.items()}
 
     def counts(self) -> Counter[str]:
-        """How many trials are COMPLETE, PRUNED, FAIL and RUNNING, over all studies.
+        """Return the number of COMPLETE, PRUNED, FAIL and RUNNING trials of all studies.
 
-        A trial that is or was trained again counts as its retry, and so do its twins.
+        A trial that was retried counts with the state of its retry, and so do its twins.
         """
         states: Counter[str] = Counter()
-        for signature, key in self._index.latest.items():
-            states[self._trial(key).state.name] += self._index.asked[signature]
+        for signature, key in self.index.latest.items():
+            states[self.trial(key).state.name] += self.index.asked[signature]
         return states
 
     def failures(self) -> list[FrozenTrial]:
-        """The trials that were trained and failed, with the `reason` told.
+        """Return the trials that were trained and failed; their attribute `reason` has the cause.
 
-        Twins are left out, and so are trials that have been retried: the retry speaks for them.
+        Twins are left out, and so are trials that were retried: only the retry counts.
         """
-        return [self._trial(key) for key in self._index.failed.values()]
+        return [self.trial(key) for key in self.index.failed.values()]
 
     def ended(self) -> int:
-        """How many trials have ended, over all studies and starts; one in its retry has not."""
-        return self._index.ended()
+        """Return the number of ended trials of all studies; a trial in its retry has not ended."""
+        return self.index.ended()
+
+    def trial(self, key: Key) -> FrozenTrial:
+        """Return the trial with this study and number."""
+        study, number = key
+        find = self._journal.get_trial_id_from_study_id_trial_number
+        return self._journal.get_trial(find(self._id(study), number))
+
+    def trials_of(
+        self, study: str, states: Container[TrialState] | None = None
+    ) -> list[FrozenTrial]:
+        """Return the trials of one study, of some states or of all. Do not change them."""
+        return self._studies[study].get_trials(deepcopy=False, states=states)
+
+    def draft(
+        self,
+        study: str,
+        sampler: optuna.samplers.BaseSampler,
+        shown: Callable[[], Sequence[FrozenTrial]],
+    ) -> optuna.Trial:
+        """Return a trial in memory on which a point can be sampled; `write` adds it to the journal.
+
+        Args:
+            study: Name of the study that the sampler draws for.
+            sampler: Optuna sampler that draws the point.
+            shown: Function that returns the trials that the sampler learns from.
+        """
+        return self._journal.draft(RecentStudy(study, self._journal, sampler, shown))
+
+    def write(
+        self,
+        study: str,
+        trial: optuna.Trial | FrozenTrial,
+        overrides: Sequence[str],
+        **attributes: Any,
+    ) -> None:
+        """Write a new trial to the journal, as one record, and queue it unless it is a twin.
+
+        Args:
+            study: Name of the trial's study.
+            trial: Draft or trial whose parameters the new trial has.
+            overrides: Overrides that compose to its config.
+            **attributes: More attributes; `signature` replaces the one of the overrides.
+        """
+        attributes = {
+            "overrides": list(overrides),
+            "signature": self._sign(overrides),
+            **attributes,
+        }
+        first = self.index.latest.get(attributes["signature"])
+        result = None
+        if first is not None:
+            attributes["twin_of"] = f"{first[0]} {first[1]}"
+            trained = self.trial(first)
+            result = trained if trained.state.is_finished() else None
+            if result and "reason" in result.user_attrs:
+                attributes["reason"] = result.user_attrs["reason"]
+        added = self._journal.add(self._id(study), trial, attributes, result)
+        self._index_trial(study, added)
 
     def _open(self, path: Path, names: Sequence[str]) -> None:
         self._journal = Journal(path)
@@ -191,66 +279,41 @@ class StudyRecord:
         self._studies = {
             study: optuna.load_study(study_name=study, storage=self._journal) for study in names
         }
-        self._index = Index()
+        self.index = Index()
         self._take_up()
 
     def _take_up(self) -> None:
-        """Go on where the last driver was killed: index all trials, make decisions that are due."""
+        """Continue where the last driver ended: index all trials, make decisions that are due."""
         found = [((study, t.number), t) for study, ts in self.trials().items() for t in ts]
         for key, trial in sorted(found, key=lambda entry: entry[1]._trial_id):
-            self._add(key[0], trial)
-        for key in self._index.unfinished:
-            epoch = self._trial(key).last_step
+            self._index_trial(key[0], trial)
+        for key in self.index.unfinished:
+            epoch = self.trial(key).last_step
             if epoch is not None:
                 self._decide(key, epoch)
-        for first in sorted(self._index.twins.keys() - self._index.running.keys()):
+        for first in sorted(self.index.twins.keys() - self.index.running.keys()):
             self._tell_twins(first)
 
-    def _add(self, study: str, trial: FrozenTrial) -> None:
-        """Take in a trial of the journal."""
-        self._index.add((study, trial.number), trial)
+    def _id(self, study: str) -> int:
+        return self._studies[study]._study_id
+
+    def _index_trial(self, study: str, trial: FrozenTrial) -> None:
+        """Add a trial of the journal to the index and its values to the pruner."""
+        self.index.add((study, trial.number), trial)
         if self._pruner:
             for epoch, value in trial.intermediate_values.items():
                 self._pruner.add(study, epoch, value)
 
-    def _write(
-        self,
-        study: str,
-        trial: optuna.Trial | FrozenTrial,
-        overrides: Sequence[str],
-        **attributes: Any,
-    ) -> None:
-        """Write a trial with these overrides, and queue it if it is no twin."""
-        attributes = {
-            "overrides": list(overrides),
-            "signature": self._sign(overrides),
-            **attributes,
-        }
-        first = self._index.latest.get(attributes["signature"])
-        told = None
-        if first is not None:
-            attributes["twin_of"] = f"{first[0]} {first[1]}"
-            twin = self._trial(first)
-            told = twin if twin.state.is_finished() else None
-            if told and "reason" in told.user_attrs:
-                attributes["reason"] = told.user_attrs["reason"]
-        self._add(study, self._journal.add(self._studies[study]._study_id, trial, attributes, told))
-
-    def _trial(self, key: Key) -> FrozenTrial:
-        study, number = key
-        find = self._journal.get_trial_id_from_study_id_trial_number
-        return self._journal.get_trial(find(self._studies[study]._study_id, number))
-
     def _record(self, key: Key, epoch: int, value: float) -> None:
-        self._journal.set_trial_intermediate_value(self._trial(key)._trial_id, epoch, value)
+        self._journal.set_trial_intermediate_value(self.trial(key)._trial_id, epoch, value)
         if self._pruner:
             self._pruner.add(key[0], epoch, value)
 
     def _decide(self, key: Key, epoch: int) -> bool:
-        """Whether the trial stops at this epoch; what was decided once stays decided."""
+        """Return True if the trial is pruned at this epoch; a recorded decision is kept."""
         if self._pruner is None or key[0] not in self._pruned or not self._pruner.is_rung(epoch):
             return False
-        trial = self._trial(key)
+        trial = self.trial(key)
         decision = trial.user_attrs.get(f"decision:{epoch}")
         if decision is None:
             stops = self._pruner.stops(key[0], epoch, trial.intermediate_values[epoch])
@@ -259,9 +322,10 @@ class StudyRecord:
         return bool(decision == PRUNE)
 
     def _tell_twins(self, first: Key) -> None:
-        told = self._trial(first)
-        for twin in self._index.twins.pop(first, []):
-            waiting = self._trial(twin)
+        """Give the twins of an ended trial its values and its end."""
+        told = self.trial(first)
+        for twin in self.index.twins.pop(first, []):
+            waiting = self.trial(twin)
             for epoch, value in told.intermediate_values.items():
                 if epoch not in waiting.intermediate_values:
                     self._record(twin, epoch, value)
@@ -269,5 +333,5 @@ class StudyRecord:
 
 
 def last_value(trial: FrozenTrial) -> float | None:
-    """What was reported last."""
+    """Return the value of a trial's last reported epoch; None if no epoch was reported."""
     return None if trial.last_step is None else trial.intermediate_values[trial.last_step]

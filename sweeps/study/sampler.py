@@ -1,4 +1,4 @@
-"""The sampler of each trial, made from the sweep's seed and the trial's number alone."""
+"""Samplers: one for each trial, made from the sweep's seed and the trial's number alone."""
 
 import copy
 import functools
@@ -12,30 +12,36 @@ from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
 FIT_TRIALS = 1000
+"""Number of finished trials that TPE learns from."""
 
 
 def startup_trials(share: int) -> int:
-    """How many trials of a study are drawn at random before TPE has enough to learn from.
+    """Return the number of trials of a study that are drawn at random before TPE takes over.
 
-    A quarter of the study's share of the trials, at least 4 and at most Optuna's default of 10:
-    with 10 always, three studies of six trials each would be a random search that is called TPE.
+    It is a quarter of the study's share of the trials, at least 4 and at most Optuna's default of
+    10. With 10 in all cases, three studies of six trials each would be random searches.
+
+    Args:
+        share: Number of trials of the study.
     """
     return min(10, max(4, share // 4))
 
 
 def make_sampler(kind: str, seed: int, number: int, startup: int) -> optuna.samplers.BaseSampler:
-    """The sampler of trial `number`: a restart draws the same trial from the same finished ones.
+    """Return the sampler of one trial.
 
-    Trials of the same number in different studies draw from the same stream, so what is compared
-    starts from the same points. TPE models the parameters by branch (`group`), since a choice
-    decides which others exist. `constant_liar` keeps trials that run side by side apart and
-    changes nothing when one runs alone; Optuna 5 made it the default for that (optuna#6738). What
-    it learns from is bounded: see `learn`.
+    It follows from the seed and the trial's number, so after a restart the same trial is drawn from
+    the same finished ones. Trials of the same number in different studies draw from the same random
+    stream, so compared values start from the same points. TPE models the parameters by branch
+    (`group`), since a choice decides which other parameters exist. `constant_liar` keeps trials
+    that run side by side apart and changes nothing when one runs alone; Optuna 5 made it the
+    default for that (optuna#6738). TPE learns from a bounded number of trials, see `learn`.
 
     Args:
         kind: "tpe" or "random".
-        seed: the sweep's, >= 0.
-        startup: finished trials (COMPLETE or PRUNED) of its study before TPE takes over.
+        seed: Seed of the sweep, >= 0.
+        number: Number of the trial in its study, retries left out.
+        startup: Finished trials (COMPLETE or PRUNED) of the study before TPE takes over.
     """
     state = int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
     if kind == "random":
@@ -49,10 +55,14 @@ def make_sampler(kind: str, seed: int, number: int, startup: int) -> optuna.samp
 
 
 def learn(learned: list[FrozenTrial], trial: FrozenTrial) -> None:
-    """Add a trial that has ended to those that TPE learns from: the last `FIT_TRIALS` by number.
+    """Add an ended trial to those that TPE learns from: the last `FIT_TRIALS` by number.
 
-    It learns from COMPLETE and PRUNED ones. By number, not by when they ended, so a restart that
-    reads the journal keeps the same.
+    TPE learns from COMPLETE and PRUNED trials. They are ordered by number, not by the time of their
+    end, so a restart that reads the journal keeps the same ones.
+
+    Args:
+        learned: Trials that TPE learns from, by number; changed in place.
+        trial: The ended trial.
     """
     if trial.state in (TrialState.COMPLETE, TrialState.PRUNED):
         insort(learned, trial, key=lambda other: other.number)
@@ -60,10 +70,16 @@ def learn(learned: list[FrozenTrial], trial: FrozenTrial) -> None:
 
 
 class RecentStudy(optuna.Study):
-    """A study that shows its sampler some trials only.
+    """Optuna study that shows its sampler only some of its trials.
 
-    TPE goes through all trials that it sees several times a draw: over a whole study of 5,000 that
-    costs five times as much as over a thousand.
+    TPE goes several times through all trials that it sees for each draw, so a draw in a study of
+    5,000 trials would cost five times as much as in one of 1,000.
+
+    Args:
+        name: The study's name.
+        storage: Storage that holds the study.
+        sampler: Sampler that draws from the study.
+        shown: Function that returns the trials that the sampler sees.
     """
 
     def __init__(
@@ -86,6 +102,6 @@ class RecentStudy(optuna.Study):
         states: Container[TrialState] | None = None,
         use_cache: bool = False,
     ) -> list[FrozenTrial]:
-        """What Optuna's samplers read trials by."""
+        """Return the trials that the sampler sees; Optuna's samplers read trials by this method."""
         shown = [trial for trial in self._shown if states is None or trial.state in states]
         return copy.deepcopy(shown) if deepcopy else shown

@@ -48,7 +48,7 @@ def test_a_probe_is_of_one_set_and_of_videos_that_nothing_was_chosen_on(benchmar
     pooled = benchmark.pooled([probed, probed])
     single = scores(probed.outputs, probed.values, probed.mask)
     assert pooled["p_labelled"].score == pytest.approx(single["p_labelled"])
-    assert pooled["p_labelled"].slopes.shape[1] == 2 * len(confirm)
+    assert pooled["p_labelled"].influence.shape[1] == 2 * len(confirm)
 
 
 @pytest.mark.parametrize("benchmark", ["probes"], indirect=True)

@@ -32,7 +32,7 @@ WIDTH = 5
 TOLERANCE = 1e-5
 
 ENCODER_NAMES = tuple(ENCODERS)
-CARRYING = tuple(name for name, encoder in ENCODERS.items() if encoder.carries)
+CARRYING = tuple(name for name, encoder in ENCODERS.items() if encoder.carries_state)
 MODELS = tuple(product(ENCODERS, HEADS, FRAMEWORKS))
 LOSS_NAMES = tuple((kind, name) for kind, losses in LOSSES.items() for name in losses)
 LOSS_OF_KIND = {kind: tuple(losses) for kind, losses in LOSSES.items()}

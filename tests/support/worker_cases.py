@@ -61,7 +61,7 @@ def setting(*names: str, loss: int = 0, lanes: int = 3, precision: str = "float3
         *names,
         loss={name: known[min(loss, len(known) - 1)] for name, known in losses.items()},
         optim={"batch_videos": lanes, "gradient_clip": 0.5},
-        training={"precision": precision, "epochs": 2 if ENCODERS[names[0]].carries else 4},
+        training={"precision": precision, "epochs": 2 if ENCODERS[names[0]].carries_state else 4},
     )
 
 

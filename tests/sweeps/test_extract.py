@@ -347,15 +347,15 @@ def test_what_cannot_be_is_one_sentence_and_nothing_is_written(words, tmp_path, 
 
 @pytest.mark.parametrize("file", ["extraction.json", "part-00002.parquet", "failed_images.csv"])
 def test_a_full_disk_is_said(words, monkeypatch, file):
-    write = whole_files.write_whole
+    write = whole_files.write_atomically
 
     def full(target: Path, content: bytes) -> None:
         if target.name == file:
             raise OSError(28, "No space left on device")
         write(target, content)
 
-    monkeypatch.setattr("mtl.whole_files.write_whole", full)
-    monkeypatch.setattr("sweeps.extraction.folder.write_whole", full)
+    monkeypatch.setattr("mtl.whole_files.write_atomically", full)
+    monkeypatch.setattr("sweeps.extraction.folder.write_atomically", full)
     with pytest.raises(InputError, match=r"^cannot write .*set.* \(No space left on device\): put"):
         run(words)
 

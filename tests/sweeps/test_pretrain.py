@@ -306,7 +306,7 @@ def test_what_cannot_be_written_or_read_is_one_sentence(begun, tmp_path, monkeyp
         PretrainingFolder(begun.path, MANIFEST).check(overwrite=False)
     with pytest.raises(InputError, match=r"cannot write --out .* \(Is a directory\): check it"):
         begun.begin("", {}, overwrite=True)
-    monkeypatch.setattr(pretraining_folder, "write_whole", full)
+    monkeypatch.setattr(pretraining_folder, "write_atomically", full)
     says = r"cannot write --out .* \(No space left on device\): make room, and the same command"
     with pytest.raises(InputError, match=says):
         begun.write_epoch(PretrainingEpoch(result(1)))

@@ -33,7 +33,7 @@ class TeacherForcing:
 
 
 @runtime_checkable
-class Parts(Protocol):
+class ModuleFactory(Protocol):
     """Makes the parts of a trial's model."""
 
     def encoder(self, features: int, *, layers: int | None = None, on_top: bool = False) -> Encoder:
@@ -63,9 +63,9 @@ class Framework(nn.Module, ABC):
         """
 
     @property
-    def carries(self) -> bool:
+    def carries_state(self) -> bool:
         """Whether windows must come in order with carried states."""
-        return any(module.carries for module in self.modules() if isinstance(module, Encoder))
+        return any(module.carries_state for module in self.modules() if isinstance(module, Encoder))
 
     def teacher_forcing_ratio(self, progress: float) -> float:
         """Teacher forcing ratio at a training progress in [0, 1]."""
@@ -91,20 +91,20 @@ class Framework(nn.Module, ABC):
         Returns:
             The outputs, and the states to carry to the next window.
         """
-        walk = Walk(valid, states, teacher_forcing, sequence_starts)
-        return self.outputs(x, walk), walk.states
+        encoder_pass = EncoderPass(valid, states, teacher_forcing, sequence_starts)
+        return self.outputs(x, encoder_pass), encoder_pass.states
 
     @abstractmethod
-    def outputs(self, x: Float[Tensor, "B T F"], walk: "Walk") -> Outputs:
-        """Compute the raw outputs (B, T, C) of each task; encoders are called by ``walk.encode``.
+    def outputs(self, x: Float[Tensor, "B T F"], encoder_pass: "EncoderPass") -> Outputs:
+        """Compute the raw outputs (B, T, C) of each task; encoders are called by ``encoder_pass.encode``.
 
         Args:
             x: Features, z-scored.
-            walk: The window that is encoded.
+            encoder_pass: The window that is encoded.
         """
 
 
-class Walk:
+class EncoderPass:
     """One window's way through the encoders, each with its own carried state.
 
     Attributes:
@@ -135,6 +135,6 @@ class Walk:
         return h
 
 
-def make_heads(parts: Parts, hidden: int, tasks: Sequence[str]) -> nn.ModuleDict:
+def make_heads(factory: ModuleFactory, hidden: int, tasks: Sequence[str]) -> nn.ModuleDict:
     """A head for each task."""
-    return nn.ModuleDict({task: parts.head(hidden, task) for task in tasks})
+    return nn.ModuleDict({task: factory.head(hidden, task) for task in tasks})

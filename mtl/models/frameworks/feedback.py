@@ -15,9 +15,9 @@ from mtl.errors import InputError
 from mtl.models.frameworks.base import (
     Framework,
     Outputs,
-    Parts,
+    ModuleFactory,
     TeacherForcing,
-    Walk,
+    EncoderPass,
     make_heads,
 )
 from mtl.strict import Positive, Probability, did_you_mean
@@ -49,7 +49,7 @@ class Feedback(Framework):
         self,
         features: int,
         tasks: Sequence[str],
-        parts: Parts,
+        factory: ModuleFactory,
         *,
         shared_layers: Positive,
         sources: tuple[str, ...],
@@ -62,13 +62,13 @@ class Feedback(Framework):
         self.check(tasks, sources=sources, targets=targets)
         self.sources, self.targets, self.form = sources, targets, form
         self.initial_teacher_forcing_ratio = teacher_forcing_ratio
-        self.bottom = parts.encoder(features, layers=shared_layers)
+        self.bottom = factory.encoder(features, layers=shared_layers)
         hidden = self.bottom.hidden
-        self.heads = make_heads(parts, hidden, tasks)
-        fed = sum(self._width(source, embedding) for source in sources)
+        self.heads = make_heads(factory, hidden, tasks)
+        fed = sum(self._feedback_width(source, embedding) for source in sources)
         widths = {task: hidden + fed if task in targets else hidden for task in tasks}
         self.tops = nn.ModuleDict(
-            {task: parts.encoder(width, on_top=True) for task, width in widths.items()}
+            {task: factory.encoder(width, on_top=True) for task, width in widths.items()}
         )
         self.embeddings = nn.ModuleDict()
         if form == "labels":
@@ -109,27 +109,27 @@ class Feedback(Framework):
         """Ratio that falls linearly from the parameter's value to 0."""
         return self.initial_teacher_forcing_ratio * (1 - progress) if self.form == "labels" else 0.0
 
-    def outputs(self, x: Float[Tensor, "B T F"], walk: Walk) -> Outputs:
+    def outputs(self, x: Float[Tensor, "B T F"], encoder_pass: EncoderPass) -> Outputs:
         """The targets' top layers hear the sources; nothing flows back."""
-        bottom = walk.encode("bottom", self.bottom, x)
+        bottom = encoder_pass.encode("bottom", self.bottom, x)
         outputs: Outputs = {}
         hidden: dict[str, Tensor] = {}
         last = [task for task in self.heads if task in self.targets]
         for task in [*(task for task in self.heads if task not in last), *last]:
             below = bottom
             if task in last:
-                fed = self._fed(task, outputs, hidden, walk.teacher_forcing)
+                fed = self._feedback_inputs(task, outputs, hidden, encoder_pass.teacher_forcing)
                 below = torch.cat([bottom, *fed], dim=-1)
             head: Any = self.heads[task]
-            hidden[task] = head.trunk(walk.encode(task, self.tops[task], below))
+            hidden[task] = head.trunk(encoder_pass.encode(task, self.tops[task], below))
             outputs[task] = head.output(hidden[task])
         return {task: outputs[task] for task in self.heads}
 
-    def _width(self, source: str, embedding: int) -> int:
+    def _feedback_width(self, source: str, embedding: int) -> int:
         head: Any = self.heads[source]
         return embedding if self.form == "labels" else int(head.output.in_features)
 
-    def _fed(
+    def _feedback_inputs(
         self,
         target: str,
         outputs: Outputs,
@@ -140,12 +140,12 @@ class Feedback(Framework):
             return [hidden[source].detach() for source in self.sources]
         embeddings: Any = self.embeddings[target]
         return [
-            embeddings[source](values(TASKS[source], outputs[source].detach(), teacher_forcing))
+            embeddings[source](feedback_values(TASKS[source], outputs[source].detach(), teacher_forcing))
             for source in self.sources
         ]
 
 
-def values(
+def feedback_values(
     task: Task, raw: Float[Tensor, "B T W"], teacher_forcing: TeacherForcing | None
 ) -> Float[Tensor, "B T W"]:
     """A task's values in [0, 1]: what is predicted, and what is true where that is shown.

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from mtl.models.frameworks.base import (
     Framework,
     Outputs,
-    Parts,
-    Walk,
+    ModuleFactory,
+    EncoderPass,
     make_heads,
 )
 from mtl.strict import Positive
@@ -18,18 +18,18 @@ from mtl.strict import Positive
 class SingleTask(Framework):
     """One encoder and one head for each task: the reference, as if each were trained alone."""
 
-    def __init__(self, features: int, tasks: Sequence[str], parts: Parts) -> None:
+    def __init__(self, features: int, tasks: Sequence[str], factory: ModuleFactory) -> None:
         super().__init__()
-        encoders = {task: parts.encoder(features) for task in tasks}
+        encoders = {task: factory.encoder(features) for task in tasks}
         self.encoders = nn.ModuleDict(encoders)
         self.heads = nn.ModuleDict(
-            {task: parts.head(encoder.hidden, task) for task, encoder in encoders.items()}
+            {task: factory.head(encoder.hidden, task) for task, encoder in encoders.items()}
         )
 
-    def outputs(self, x: Float[Tensor, "B T F"], walk: Walk) -> Outputs:
+    def outputs(self, x: Float[Tensor, "B T F"], encoder_pass: EncoderPass) -> Outputs:
         """Each task's head over its own encoder."""
         return {
-            task: head(walk.encode(task, self.encoders[task], x))
+            task: head(encoder_pass.encode(task, self.encoders[task], x))
             for task, head in self.heads.items()
         }
 
@@ -39,14 +39,14 @@ class ShareEncoder(Framework):
 
     shared = ("encoder",)
 
-    def __init__(self, features: int, tasks: Sequence[str], parts: Parts) -> None:
+    def __init__(self, features: int, tasks: Sequence[str], factory: ModuleFactory) -> None:
         super().__init__()
-        self.encoder = parts.encoder(features)
-        self.heads = make_heads(parts, self.encoder.hidden, tasks)
+        self.encoder = factory.encoder(features)
+        self.heads = make_heads(factory, self.encoder.hidden, tasks)
 
-    def outputs(self, x: Float[Tensor, "B T F"], walk: Walk) -> Outputs:
+    def outputs(self, x: Float[Tensor, "B T F"], encoder_pass: EncoderPass) -> Outputs:
         """Each task's head over the one encoder."""
-        h = walk.encode("encoder", self.encoder, x)
+        h = encoder_pass.encode("encoder", self.encoder, x)
         return {task: head(h) for task, head in self.heads.items()}
 
 
@@ -60,18 +60,18 @@ class ShareBottom(Framework):
     shared = ("bottom",)
 
     def __init__(
-        self, features: int, tasks: Sequence[str], parts: Parts, *, shared_layers: Positive
+        self, features: int, tasks: Sequence[str], factory: ModuleFactory, *, shared_layers: Positive
     ) -> None:
         super().__init__()
-        self.bottom = parts.encoder(features, layers=shared_layers)
+        self.bottom = factory.encoder(features, layers=shared_layers)
         hidden = self.bottom.hidden
-        self.tops = nn.ModuleDict({task: parts.encoder(hidden, on_top=True) for task in tasks})
-        self.heads = make_heads(parts, hidden, tasks)
+        self.tops = nn.ModuleDict({task: factory.encoder(hidden, on_top=True) for task in tasks})
+        self.heads = make_heads(factory, hidden, tasks)
 
-    def outputs(self, x: Float[Tensor, "B T F"], walk: Walk) -> Outputs:
+    def outputs(self, x: Float[Tensor, "B T F"], encoder_pass: EncoderPass) -> Outputs:
         """Each task's head over its top layers over the one bottom."""
-        bottom = walk.encode("bottom", self.bottom, x)
+        bottom = encoder_pass.encode("bottom", self.bottom, x)
         return {
-            task: head(walk.encode(task, self.tops[task], bottom))
+            task: head(encoder_pass.encode(task, self.tops[task], bottom))
             for task, head in self.heads.items()
         }

@@ -13,7 +13,7 @@ from jaxtyping import Float32, Float64
 from PIL import Image
 
 from mtl.dataset import SPLITS
-from mtl.dataset.annotations import FILES
+from mtl.dataset.annotations import FILE_NAMES
 from mtl.errors import InputError
 from mtl.evaluation.metrics import scores
 from mtl.predictions.submission import write_submission
@@ -141,7 +141,7 @@ def _write_annotations(folder: Path, planted: Planted) -> None:
         ]
     )
     for split in SPLITS:
-        rows, file = layout.rows(split), folder / FILES[split][0]
+        rows, file = layout.rows(split), folder / FILE_NAMES[split][0]
         names = images[rows].tolist()
         if split == "test":
             file.write_text("\n".join(["image", *names]) + "\n")

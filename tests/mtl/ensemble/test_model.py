@@ -51,7 +51,7 @@ def near(found: np.ndarray, expected: np.ndarray) -> None:
 
 def test_the_zoo_has_what_can_be_missing(data: Dataset, ensemble: Ensemble) -> None:
     source = Source.open(ensemble.export, data)
-    both, face, turned = source.describe_lost(ensemble.export)
+    both, face, turned = source.describe_missing_features(ensemble.export)
     assert "pose+face" in both
     assert "face+pose" in turned
     counts = [int(n) for n in both.split() if n.isdecimal()]

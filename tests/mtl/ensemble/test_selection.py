@@ -72,9 +72,9 @@ def plain_greedy(
 def test_equals_the_plain_rule(task: Task, seed: int) -> None:
     members, labels, mask = case(task, seed=seed)
     chosen, path = plain_greedy(task, members, labels, mask)
-    fusion = greedy(task, members, labels, mask, steps=6)
-    np.testing.assert_array_equal(fusion.weights, np.bincount(chosen, minlength=5))
-    assert fusion.path == pytest.approx(path, abs=1e-9)
+    selection = greedy(task, members, labels, mask, steps=6)
+    np.testing.assert_array_equal(selection.fusion_weights, np.bincount(chosen, minlength=5))
+    assert selection.path == pytest.approx(path, abs=1e-9)
 
 
 @EACH_TASK
@@ -83,38 +83,38 @@ def test_never_below_the_best_single_and_the_path_ends_at_the_fused_score(
     task: Task, seed: int
 ) -> None:
     members, labels, mask = case(task, members=9, seed=seed)
-    fusion = greedy(task, members, labels, mask)
-    fused = score(task, fuse(members, fusion.weights), labels, mask)
+    selection = greedy(task, members, labels, mask)
+    fused = score(task, fuse(members, selection.fusion_weights), labels, mask)
     singles = [score(task, member, labels, mask) for member in members]
-    assert fusion.path[0] == pytest.approx(max(singles), abs=1e-9)
-    assert fusion.path[-1] == max(fusion.path) >= fusion.path[0]
-    assert fused == pytest.approx(fusion.path[-1], abs=1e-6)
-    assert fusion.weights.sum() == len(fusion.path) <= 25
+    assert selection.path[0] == pytest.approx(max(singles), abs=1e-9)
+    assert selection.path[-1] == max(selection.path) >= selection.path[0]
+    assert fused == pytest.approx(selection.path[-1], abs=1e-6)
+    assert selection.fusion_weights.sum() == len(selection.path) <= 25
 
 
 def test_members_that_err_independently_gain_together() -> None:
     _, labels, mask = case(VALENCE, frames=500)
     errors = np.random.default_rng(1).normal(scale=0.5, size=(10, 500, 1))
-    fusion = greedy(VALENCE, labels + errors, labels, mask)
-    assert fusion.path[-1] > fusion.path[0] + 0.1
-    assert (fusion.weights > 0).sum() >= 8
+    selection = greedy(VALENCE, labels + errors, labels, mask)
+    assert selection.path[-1] > selection.path[0] + 0.1
+    assert (selection.fusion_weights > 0).sum() >= 8
 
 
 @EACH_TASK
 def test_identical_members_tie_to_those_already_in_else_to_the_lower_index(task: Task) -> None:
     members, labels, mask = case(task, members=4, seed=3)
     doubled = np.concatenate([members, members])
-    fusion = greedy(task, doubled, labels, mask)
+    selection = greedy(task, doubled, labels, mask)
     single = greedy(task, members, labels, mask)
-    np.testing.assert_array_equal(fusion.weights, [*single.weights, 0, 0, 0, 0])
+    np.testing.assert_array_equal(selection.fusion_weights, [*single.fusion_weights, 0, 0, 0, 0])
 
 
 @EACH_TASK
 def test_one_member_is_taken_once(task: Task) -> None:
     members, labels, mask = case(task, members=1)
-    fusion = greedy(task, members, labels, mask)
-    assert fusion.weights.tolist() == [1]
-    np.testing.assert_array_equal(fuse(members, fusion.weights), members[0])
+    selection = greedy(task, members, labels, mask)
+    assert selection.fusion_weights.tolist() == [1]
+    np.testing.assert_array_equal(fuse(members, selection.fusion_weights), members[0])
 
 
 @EACH_TASK
@@ -124,7 +124,7 @@ def test_the_order_of_members_does_not_matter(task: Task, seed: int) -> None:
     order = np.random.default_rng(seed).permutation(6)
     shuffled = greedy(task, members[order], labels, mask, steps=10)
     straight = greedy(task, members, labels, mask, steps=10)
-    np.testing.assert_array_equal(shuffled.weights, straight.weights[order])
+    np.testing.assert_array_equal(shuffled.fusion_weights, straight.fusion_weights[order])
 
 
 @EACH_TASK
@@ -134,7 +134,7 @@ def test_what_is_not_labelled_is_not_seen(task: Task) -> None:
     expected = greedy(task, members, labels, mask)
     members[:, ::3], labels[~mask] = 7, -1
     found = greedy(task, members, labels, mask)
-    np.testing.assert_array_equal(found.weights, expected.weights)
+    np.testing.assert_array_equal(found.fusion_weights, expected.fusion_weights)
     assert found.path == expected.path
 
 
@@ -142,7 +142,7 @@ def test_what_is_not_labelled_is_not_seen(task: Task) -> None:
 @pytest.mark.parametrize("steps", [1, 2, 25])
 def test_steps_bound_the_choice(task: Task, steps: int) -> None:
     members, labels, mask = case(task)
-    assert 1 <= greedy(task, members, labels, mask, steps).weights.sum() <= steps
+    assert 1 <= greedy(task, members, labels, mask, steps).fusion_weights.sum() <= steps
 
 
 @EACH_TASK
@@ -164,9 +164,9 @@ def test_the_cut_is_at_the_earliest_best_step() -> None:
     good, labels, mask = case(VALENCE, members=1)
     good[0] = labels
     bad = np.stack([good[0], -good[0]])
-    fusion = greedy(VALENCE, bad, labels, mask)
-    assert fusion.weights.tolist() == [1, 0]
-    assert fusion.path == pytest.approx((1.0,))
+    selection = greedy(VALENCE, bad, labels, mask)
+    assert selection.fusion_weights.tolist() == [1, 0]
+    assert selection.path == pytest.approx((1.0,))
 
 
 @pytest.mark.parametrize("task", [EXPRESSION, UNITS], ids=lambda task: task.name)
@@ -178,9 +178,9 @@ def test_hard_votes_tie_as_the_metrics_say(task: Task) -> None:
     else:
         votes[:] = members >= 0.5
     chosen, path = plain_greedy(task, votes, labels, mask)
-    fusion = greedy(task, votes, labels, mask, steps=6)
-    np.testing.assert_array_equal(fusion.weights, np.bincount(chosen, minlength=3))
-    assert fusion.path == pytest.approx(path, abs=1e-9)
+    selection = greedy(task, votes, labels, mask, steps=6)
+    np.testing.assert_array_equal(selection.fusion_weights, np.bincount(chosen, minlength=3))
+    assert selection.path == pytest.approx(path, abs=1e-9)
 
 
 @pytest.mark.parametrize("task", [EXPRESSION, UNITS], ids=lambda task: task.name)
@@ -217,8 +217,8 @@ def test_fuse_is_the_weighted_mean_of_those_with_weight() -> None:
 def test_members_are_left_as_they_are() -> None:
     members, labels, mask = case(EXPRESSION)
     before = members.copy()
-    fusion = greedy(EXPRESSION, members, labels, mask)
-    assert isinstance(fusion, Selection)
+    selection = greedy(EXPRESSION, members, labels, mask)
+    assert isinstance(selection, Selection)
     np.testing.assert_array_equal(members, before)
 
 
@@ -226,12 +226,12 @@ def test_members_are_left_as_they_are() -> None:
 @pytest.mark.parametrize("rule", RULES)
 def test_every_rule_says_what_its_mean_scores(task: Task, rule: str) -> None:
     members, labels, mask = case(task, members=9, frames=400)
-    fusion = RULES[rule](task, members, labels, mask, steps=5)
-    assert fusion.weights.shape == (9,)
-    assert (fusion.weights >= 0).all()
-    assert fusion.weights.any()
-    fused = score(task, fuse(members, fusion.weights), labels, mask)
-    assert fused == pytest.approx(fusion.path[-1], abs=2e-3 if rule == "score_weighted" else 1e-6)
+    selection = RULES[rule](task, members, labels, mask, steps=5)
+    assert selection.fusion_weights.shape == (9,)
+    assert (selection.fusion_weights >= 0).all()
+    assert selection.fusion_weights.any()
+    fused = score(task, fuse(members, selection.fusion_weights), labels, mask)
+    assert fused == pytest.approx(selection.path[-1], abs=2e-3 if rule == "score_weighted" else 1e-6)
 
 
 @EACH_TASK
@@ -239,7 +239,7 @@ def test_greedy_beats_or_equals_the_best_single_and_the_best_single_is_one(task:
     members, labels, mask = case(task, members=9)
     singles = [score(task, member, labels, mask) for member in members]
     single = RULES["best_single"](task, members, labels, mask)
-    assert single.weights.tolist() == np.eye(9)[int(np.argmax(singles))].tolist()
+    assert single.fusion_weights.tolist() == np.eye(9)[int(np.argmax(singles))].tolist()
 
 
 @EACH_TASK
@@ -251,10 +251,10 @@ def test_top_k_is_the_best_of_the_means_of_the_best(task: Task) -> None:
         score(task, members[order[:k]].astype(float).mean(axis=0), labels, mask)
         for k in range(1, 6)
     ]
-    fusion = top_k(task, members, labels, mask, steps=5)
+    selection = top_k(task, members, labels, mask, steps=5)
     best = int(np.argmax(means)) + 1
-    assert np.flatnonzero(fusion.weights).tolist() == sorted(order[:best].tolist())
-    assert fusion.path[-1] == pytest.approx(max(means), abs=1e-9)
+    assert np.flatnonzero(selection.fusion_weights).tolist() == sorted(order[:best].tolist())
+    assert selection.path[-1] == pytest.approx(max(means), abs=1e-9)
 
 
 def test_weights_by_score_are_the_scores_of_the_best_and_never_below_zero() -> None:
@@ -262,10 +262,10 @@ def test_weights_by_score_are_the_scores_of_the_best_and_never_below_zero() -> N
     noise = np.random.default_rng(5).normal(scale=0.3, size=labels.shape)
     members = np.stack([labels + noise, -labels, 0.5 * labels + noise, labels + 3 * noise])
     singles = [score(VALENCE, member, labels, mask) for member in members]
-    fusion = score_weighted(VALENCE, members, labels, mask, steps=2)
-    np.testing.assert_allclose(fusion.weights, [singles[0], 0, singles[2], 0], atol=1e-9)
+    selection = score_weighted(VALENCE, members, labels, mask, steps=2)
+    np.testing.assert_allclose(selection.fusion_weights, [singles[0], 0, singles[2], 0], atol=1e-9)
     only_bad = score_weighted(VALENCE, members[1:2], labels, mask)
-    assert only_bad.weights.tolist() == [1]
+    assert only_bad.fusion_weights.tolist() == [1]
 
 
 def every_task(members: int, seed: int) -> Case:
@@ -287,8 +287,8 @@ def test_the_first_k_of_the_order_are_a_greedy_choice_without_replacement() -> N
         left = [m for m in range(6) if m not in chosen]
         means = [members[[*chosen, m]].astype(float).mean(axis=0) for m in left]
         chosen.append(left[int(np.argmax([combined_score(mean, labels, mask) for mean in means]))])
-    assert forward_order(members, labels, mask, most=4) == tuple(chosen)
-    assert sorted(forward_order(members, labels, mask, most=99)) == list(range(6))
+    assert forward_order(members, labels, mask, max_members=4) == tuple(chosen)
+    assert sorted(forward_order(members, labels, mask, max_members=99)) == list(range(6))
 
 
 @EACH_TASK

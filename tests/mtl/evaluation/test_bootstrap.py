@@ -4,7 +4,15 @@ import numpy as np
 import pytest
 
 from mtl.evaluation import metrics
-from mtl.evaluation.bootstrap import DRAWS, SEED, WIDEST, Sampled, bootstrap, intervals, weighted
+from mtl.evaluation.bootstrap import (
+    DRAWS,
+    MAX_DIFFERENCE,
+    SEED,
+    BootstrapScore,
+    bootstrap,
+    intervals,
+    weighted_sum,
+)
 from mtl.tasks import TASKS
 
 RNG_SEED = 3
@@ -53,10 +61,10 @@ def test_scores_are_those_of_all_videos_and_without_each() -> None:
         expected = metrics.scores(outputs[rest], labels[rest], mask[rest])
         for column, score in sampled.items():
             assert score.score == pytest.approx(whole[column])
-            assert score.without[place] == pytest.approx(expected[column])
+            assert score.leave_one_out[place] == pytest.approx(expected[column])
 
 
-def test_slopes_are_the_derivatives_by_how_often_a_video_counts() -> None:
+def test_influence_is_the_derivatives_by_how_often_a_video_counts() -> None:
     outputs, labels, mask, video = rows()
     names, counts = counts_of(video)
     sampled = bootstrap(outputs, labels, mask, video)
@@ -71,7 +79,7 @@ def test_slopes_are_the_derivatives_by_how_often_a_video_counts() -> None:
                 )
                 for sign in (1, -1)
             ]
-            found = sampled[f"{task.score}_{name}"].slopes[:3, place]
+            found = sampled[f"{task.score}_{name}"].influence[:3, place]
             np.testing.assert_allclose(found, (moved[0] - moved[1]) / (2 * step), atol=1e-8)
 
 
@@ -92,7 +100,7 @@ def test_the_interval_is_the_studentised_bootstrap_by_its_book() -> None:
     draws = [score_and_error(np.repeat(sums, drawn, axis=0)) for drawn in counts]
     low, high = np.percentile([(d - score) / e for d, e in draws], [2.5, 97.5])
     found = bootstrap(outputs, labels, mask, video)["ccc_valence"].interval()
-    # The jackknife's error of a draw is a few percent above that of its slopes.
+    # The jackknife's error of a draw is a few percent above that of its influence.
     assert found == pytest.approx((score - high * error, score - low * error), abs=0.1 * error)
 
 
@@ -132,7 +140,7 @@ def test_a_model_has_no_gain_over_itself() -> None:
 
 def test_scores_are_weighted_like_numbers() -> None:
     one, other = (bootstrap(*rows(videos))["p_labelled"] for videos in (6, 6))
-    twice = weighted([one, other], [0.5, 1.5])
+    twice = weighted_sum([one, other], [0.5, 1.5])
     assert twice.interval() == pytest.approx([2 * end for end in one.interval()])
     assert (one + other).interval() == pytest.approx(twice.interval())
 
@@ -142,8 +150,8 @@ def test_p_is_below_its_level_where_the_interval_does_not_hold_0() -> None:
     score = bootstrap(outputs, labels, mask, video)["ccc_valence"]
     low, high = score.interval()
     for shift in np.linspace(low - 0.1, high + 0.1, 41):
-        moved = Sampled(
-            score.score - shift, score.draws - shift, score.slopes, score.without - shift
+        moved = BootstrapScore(
+            score.score - shift, score.draws - shift, score.influence, score.leave_one_out - shift
         )
         inside = low < shift < high
         assert (moved.p_value() >= 0.05) == inside or min(
@@ -168,7 +176,7 @@ def test_a_task_without_labels_or_predictions_has_no_score(absent: str) -> None:
 
 def test_of_two_videos_nothing_is_known_but_what_a_score_can_be() -> None:
     few = bootstrap(*rows(videos=2))
-    assert few["p_labelled"].interval() == (-WIDEST, WIDEST)
+    assert few["p_labelled"].interval() == (-MAX_DIFFERENCE, MAX_DIFFERENCE)
     assert intervals(few)["p_labelled"] == (-1, 3)
     assert intervals(few)["ccc_valence"] == (-1, 1)
     assert intervals(few)["f1_expression"] == (0, 1)

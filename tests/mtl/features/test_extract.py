@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from mtl.dataset import read_features
 from mtl.errors import InputError
-from mtl.features.extract import AHEAD_BATCHES, Extractor, FeaturePart, read_failed
+from mtl.features.extract import MAX_BATCHES_AHEAD, Extractor, FeaturePart, read_failed
 from mtl.features.face_crops import BrokenImage, CropFrames, Images, frames_of
 
 SIZE = 4
@@ -148,7 +148,7 @@ def test_threads_are_no_more_than_some_batches_ahead():
     frames = frames_of(Counted("faces", pa.array([f"a/{i:05d}.jpg" for i in range(60)])))
     Extractor(Slow(), 5, 4).part(frames, range(60))
     assert len(ahead) == 12
-    assert max(ahead) <= 5 * (AHEAD_BATCHES + 2)
+    assert max(ahead) <= 5 * (MAX_BATCHES_AHEAD + 2)
 
 
 def test_half_precision_is_close_but_not_the_same(tmp_path):

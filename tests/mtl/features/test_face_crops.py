@@ -200,7 +200,7 @@ def test_frames_are_sorted_by_video_then_number():
     assert found.video.tolist() == [0, 1, 2, 3, 3]
     assert found.frame.tolist() == [1, 3, 7, 2, 10]
     assert found.images.files.to_pylist()[-2:] == ["b/2.jpg", "b/10.jpg"]
-    assert found.absent == ()
+    assert found.missing_images == ()
 
 
 @pytest.mark.parametrize(
@@ -234,7 +234,7 @@ def test_only_the_listed_frames_are_kept_and_those_without_an_image_are_named(tm
     found = frames_of(images, read_annotations(folder))
     assert found.images.files.to_pylist() == ["b/00002.png", "v/00001.jpg"]
     assert (found.names, found.video.tolist()) == (("b", "v"), [0, 1])
-    assert found.absent == ("b/00004.jpg", "x/00001.jpg")
+    assert found.missing_images == ("b/00004.jpg", "x/00001.jpg")
     with pytest.raises(InputError, match=r"no image of the 4 listed frames \(they list b/00002"):
         frames_of(named("a/00001.jpg"), read_annotations(folder))
 

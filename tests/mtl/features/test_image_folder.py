@@ -98,7 +98,7 @@ def test_a_folder_that_cannot_be_listed_is_said(tmp_path, monkeypatch):
 
 
 def test_an_address_means_the_same_elsewhere(tmp_path, monkeypatch):
-    monkeypatch.setenv("SHUTDOWN", str(tmp_path / "home"))
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.chdir(tmp_path)
     for address, expected in {
         "~/faces": f"{tmp_path}/home/faces",

@@ -76,7 +76,7 @@ def test_a_prefix_of_the_module_s_own_names_is_no_prefix(tmp_path: Path) -> None
 
 
 def test_a_file_in_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SHUTDOWN", str(tmp_path))
+    monkeypatch.setenv("HOME", str(tmp_path))
     save_file(STATE, tmp_path / "w.safetensors")
     same(read_weights("~/w.safetensors"), STATE)
 

@@ -20,7 +20,7 @@ from tests.support.laws import parameters
 
 VALUES = dict(zip(TASKS, (0.4, 0.7, 2.1, 0.6), strict=True))
 SETS = (tuple(TASKS), ("arousal",), ("action_units", "valence"))
-OF_GRADIENTS = tuple(name for name, balancing in BALANCINGS.items() if balancing.alone)
+GRADIENT_BALANCINGS = tuple(name for name, balancing in BALANCINGS.items() if balancing.single_worker_only)
 
 every_balancing = pytest.mark.parametrize("name", BALANCINGS)
 
@@ -155,7 +155,7 @@ def gradients(fill: Callable[[Small], None]) -> list[Tensor]:
     return [p.grad for p in network.parameters() if p.grad is not None]
 
 
-@pytest.mark.parametrize("name", OF_GRADIENTS)
+@pytest.mark.parametrize("name", GRADIENT_BALANCINGS)
 def test_gradients_are_balanced_as_torchjd_does(name: str) -> None:
     kind = {"upgrad": "UPGrad", "pcgrad": "PCGrad", "aligned_mtl": "AlignedMTL"}[name]
 
@@ -172,7 +172,7 @@ def test_gradients_are_balanced_as_torchjd_does(name: str) -> None:
         torch.testing.assert_close(one, other)
 
 
-@pytest.mark.parametrize("name", OF_GRADIENTS)
+@pytest.mark.parametrize("name", GRADIENT_BALANCINGS)
 @pytest.mark.parametrize("scale", [torch.inf, torch.nan])
 def test_gradients_that_overflow_stay_so(name: str, scale: float) -> None:
     """So that the gradient scaler leaves out the step and scales less."""
@@ -184,7 +184,7 @@ def test_gradients_that_overflow_stay_so(name: str, scale: float) -> None:
     assert not any(p.grad.isfinite().any() for p in shared)
 
 
-@pytest.mark.parametrize("name", OF_GRADIENTS)
+@pytest.mark.parametrize("name", GRADIENT_BALANCINGS)
 def test_a_task_without_a_label_has_no_say_in_the_shared_gradient(name: str) -> None:
     def both(network: Small) -> None:
         _, given = network.losses()

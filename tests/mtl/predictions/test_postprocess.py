@@ -11,12 +11,12 @@ from mtl.predictions.postprocess import (
     Kind,
     Postprocessing,
     Smoothing,
-    biased,
+    apply_bias,
+    apply_thresholds,
     choose,
     choose_bias,
     choose_smoothing,
     choose_thresholds,
-    rebased,
     smooth,
 )
 from mtl.tasks import EXPRESSION, TASKS, UNITS, VALENCE
@@ -170,8 +170,8 @@ def test_a_bias_is_added_to_log_probabilities() -> None:
     bias = random.normal(size=8)
     expected = np.exp(np.log(p) + bias)
     expected /= expected.sum(axis=1, keepdims=True)
-    np.testing.assert_allclose(biased(p, bias), expected, atol=1e-12)
-    np.testing.assert_allclose(biased(p, np.full(8, 3.0)), p, atol=1e-12)
+    np.testing.assert_allclose(apply_bias(p, bias), expected, atol=1e-12)
+    np.testing.assert_allclose(apply_bias(p, np.full(8, 3.0)), p, atol=1e-12)
 
 
 def test_a_bias_lifts_rare_classes_that_a_model_shies_from() -> None:
@@ -188,7 +188,7 @@ def test_a_bias_lifts_rare_classes_that_a_model_shies_from() -> None:
     def score(outputs: np.ndarray) -> float:
         return float(task_score(EXPRESSION, task_sums(EXPRESSION, outputs, labels, mask)) or 0)
 
-    assert score(biased(p, np.array(bias))) > score(p)
+    assert score(apply_bias(p, np.array(bias))) > score(p)
 
 
 def test_a_bias_that_does_not_help_is_none() -> None:
@@ -204,7 +204,7 @@ def test_what_a_threshold_decides_stays_decided_at_one_half(kind: type) -> None:
     p = random.random((2000, 12)).astype(kind)
     p[:12] = np.diag(thresholds).astype(kind) + (1 - np.eye(12)).astype(kind) * p[:12]
     p[12:14] = [[0.0] * 12, [1.0] * 12]
-    moved = rebased(p, thresholds)
+    moved = apply_thresholds(p, thresholds)
     assert moved.dtype == kind
     np.testing.assert_array_equal(decisions(UNITS, moved), p >= thresholds)
     assert (np.diff(moved[np.argsort(p[:, 3]), 3]) >= 0).all()

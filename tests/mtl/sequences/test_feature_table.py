@@ -36,7 +36,7 @@ def test_only_wanted_videos_are_kept(
     gap: int,
     listed: bool,
 ) -> None:
-    monkeypatch.setattr(feature_table, "GAP_ROWS", gap)
+    monkeypatch.setattr(feature_table, "MAX_GAP_ROWS", gap)
     index = data.index("set")
     found = read_table(data, "set", data.listing() if listed else None, set(videos), index)
     frames = FRAMES[::2] if listed else FRAMES
@@ -61,7 +61,7 @@ def test_far_from_each_other_they_are_read_apart(
         return read(self, name, start, stop)
 
     monkeypatch.setattr(Dataset, "read", recorded)
-    monkeypatch.setattr(feature_table, "GAP_ROWS", 20)
+    monkeypatch.setattr(feature_table, "MAX_GAP_ROWS", 20)
     read_table(data, "set", None, {"v0", "v2", "v6"})
     assert reads == [(0, 60), (120, 140)]
 

@@ -124,7 +124,7 @@ def test_windows_are_stitched_by_their_mean(encoder: str) -> None:
     trial = config(encoder)
     network, zoo = model(trial).eval(), data()
     sequences = videos((10,), seed=4)
-    carries = ENCODERS[encoder].carries
+    carries = ENCODERS[encoder].carries_state
     (windows,) = (carried_schedule if carries else free_schedule)((10,), 1, 4, None).swapaxes(0, 1)
     sums, counts, state = np.zeros(10), np.zeros(10), None
     batches = Batches(sequences, zoo.mean, zoo.std, CPU)

@@ -135,7 +135,7 @@ def test_training_equals_a_plain_loop(encoder: str) -> None:
     network = model(trial)
     network.load_state_dict(trainer.weights())
     optimizer = torch.optim.Adam(network.parameters(), lr=lr)
-    make = carried_schedule if network.carries else free_schedule
+    make = carried_schedule if network.carries_state else free_schedule
     lengths = [len(video) for video in zoo.train]
     for epoch in (1, 2):
         states: dict[int, Any] = {}

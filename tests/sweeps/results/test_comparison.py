@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mtl.evaluation.comparison import ALL, Difference, Standing
+from mtl.evaluation.comparison import ALL, Difference, VariantScores
 from mtl.evaluation.metrics import scores
 from mtl.predictions.table import Predictions, outputs_of
 from mtl.tasks import TASKS
@@ -119,13 +119,13 @@ def test_tasks_yield_the_affinity_of_each_target_to_each_set_of_companions(tmp_p
     assert f"{heart['mean']:+.3f}" in next(r for r in rows if r.startswith("| valence "))
 
 
-def standing(mean: float, low: float, high: float, p: float) -> Standing:
-    return Standing((0.5 + mean,), Difference(mean, (low, high), p))
+def standing(mean: float, low: float, high: float, p: float) -> VariantScores:
+    return VariantScores((0.5 + mean,), Difference(mean, (low, high), p))
 
 
 STANDINGS = {
-    "valence": {"alone": Standing((0.5,), None), "with": standing(0.1, 0.05, 0.2, 0.01)},
-    "arousal": {"with": Standing((0.4,), None)},
+    "valence": {"alone": VariantScores((0.5,), None), "with": standing(0.1, 0.05, 0.2, 0.01)},
+    "arousal": {"with": VariantScores((0.4,), None)},
 }
 
 
@@ -159,7 +159,7 @@ def test_the_plots_show_what_the_tables_say() -> None:
 
 def test_each_verdict_is_in_the_legend_once_and_by_its_first_points() -> None:
     unsure, loss = standing(0.1, -0.1, 0.2, 0.5), standing(-0.1, -0.2, -0.05, 0.01)
-    first = Standing((0.5,), None)
+    first = VariantScores((0.5,), None)
     panels = {
         "valence": {"alone": first, "with": unsure},
         "arousal": {"alone": first, "with": loss},

@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from mtl.errors import InputError
 from mtl.models.frameworks import Framework, TeacherForcing
-from mtl.models.frameworks.feedback import values
+from mtl.models.frameworks.feedback import feedback_values
 from mtl.tasks import TASKS
 from mtl.training.trainer import Trainer
 from tests.support.laws import TOLERANCE, config, data, inputs, labels, model
@@ -108,17 +108,17 @@ def truth(shown: bool = True) -> TeacherForcing:
 
 def test_values_are_those_of_their_kind() -> None:
     raw = raw_outputs("valence")
-    torch.testing.assert_close(values(TASKS["valence"], raw, None), (raw.clamp(-1, 1) + 1) / 2)
+    torch.testing.assert_close(feedback_values(TASKS["valence"], raw, None), (raw.clamp(-1, 1) + 1) / 2)
     raw = raw_outputs("expression")
-    assert torch.equal(values(TASKS["expression"], raw, None), functional.softmax(raw, dim=-1))
+    assert torch.equal(feedback_values(TASKS["expression"], raw, None), functional.softmax(raw, dim=-1))
     raw = raw_outputs("action_units")
-    assert torch.equal(values(TASKS["action_units"], raw, None), torch.sigmoid(raw))
+    assert torch.equal(feedback_values(TASKS["action_units"], raw, None), torch.sigmoid(raw))
 
 
 def test_shown_values_are_the_labels() -> None:
     known = truth()
     for name, task in TASKS.items():
-        found = values(task, raw_outputs(name), known)
+        found = feedback_values(task, raw_outputs(name), known)
         label = known.labels[..., task.labels]
         if task.kind == "regression":
             label = (label + 1) / 2
@@ -133,7 +133,7 @@ def test_a_label_that_is_not_shown_contributes_nothing(wrong: float) -> None:
     odd = TeacherForcing(torch.full_like(known.labels, wrong), known.shown)
     for name, task in TASKS.items():
         raw = raw_outputs(name)
-        assert torch.equal(values(task, raw, odd), values(task, raw, None))
+        assert torch.equal(feedback_values(task, raw, odd), feedback_values(task, raw, None))
 
 
 def test_labels_are_shown_to_targets_alone() -> None:

@@ -48,7 +48,7 @@ def test_each_trained_task_has_its_outputs(names: Names, tasks: tuple[str, ...])
     outputs, _ = network(x, valid, None)
     assert tuple(outputs) == tasks
     assert all(outputs[task].shape == (*valid.shape, TASKS[task].width) for task in tasks)
-    assert network.carries == ENCODERS[names[0]].carries
+    assert network.carries_state == ENCODERS[names[0]].carries_state
 
 
 @every_model
