@@ -1,6 +1,6 @@
 """Chunks of frames -> Ray Data -> a pool of actors that each hold the backbone -> parts."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -9,13 +9,12 @@ import pyarrow as pa
 import ray
 import torch
 from ray import ObjectRef
-from ray.data import from_items
 
 from mtl.features.backbones import Backbone, make_backbone
 from mtl.features.extract import Extractor
 from mtl.features.face_crops import CropFrames
 from mtl.optimisation.device import choose_device, choose_precision
-from sweeps.data.ray_data import set_up_ray_data, user_error
+from sweeps.data.actor_pool import map_in_actors
 
 
 @dataclass(frozen=True)
@@ -103,24 +102,11 @@ def extract_chunks(
     Raises:
         InputError: The images cannot be reached from a worker.
     """
-    set_up_ray_data()
     weights = {key: tensor.cpu().numpy() for key, tensor in backbone.state_dict().items()}
-    shared = (ray.put(frames), ray.put(weights))
     items = [{"chunk": chunk} for chunk in chunks]
-    mapped = from_items(items, override_num_blocks=len(items)).map_batches(
-        Worker,
-        fn_constructor_args=(shared, plan, cpus),
-        batch_size=1,
-        concurrency=workers,
-        num_cpus=cpus,
-        num_gpus=gpus,
+    tables = map_in_actors(
+        Worker, (frames, weights), (plan, cpus), items, workers, cpus, gpus, ordered=False
     )
-    try:
-        batches: Iterable[Any] = mapped.iter_batches(
-            batch_size=None, batch_format="pyarrow", prefetch_batches=0
-        )
-        for table in batches:
-            for row in table.to_pylist():
-                yield Done(**row)
-    except Exception as error:
-        raise user_error(error) from None
+    for table in tables:
+        for row in table.to_pylist():
+            yield Done(**row)

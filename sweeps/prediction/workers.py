@@ -1,6 +1,6 @@
 """Spans of videos -> Ray Data -> a pool of actors that each hold the ensemble -> their outputs."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -10,12 +10,12 @@ import ray
 import torch
 from jaxtyping import Float32
 from ray import ObjectRef
-from ray.data import DataContext, from_items
 
 from mtl.ensemble import Ensemble, Source, parse_export
 from mtl.ensemble.folder import Files
 from mtl.tasks import OUTPUT_COLUMNS
-from sweeps.data.ray_data import from_any_folder, set_up_ray_data, user_error
+from sweeps.data.actor_pool import map_in_actors
+from sweeps.data.ray_data import from_any_folder
 
 
 class Predictor:
@@ -64,27 +64,13 @@ def predict_spans(
     Raises:
         InputError: A row that breaks the contract (NaN ...), with its file and number.
     """
-    set_up_ray_data()
-    DataContext.get_current().execution_options.preserve_order = True
     source = replace(source, dataset=from_any_folder(source.dataset))
-    shared = (ray.put(files), ray.put(source))
     items = [{"start": span.start, "stop": span.stop} for span in spans]
-    mapped = from_items(items, override_num_blocks=len(items)).map_batches(
-        Predictor,
-        fn_constructor_args=(shared, where, cpus),
-        batch_size=1,
-        concurrency=workers,
-        num_cpus=cpus,
-        num_gpus=gpus,
+    tables = map_in_actors(
+        Predictor, (files, source), (where, cpus), items, workers, cpus, gpus, ordered=True
     )
-    try:
-        batches: Iterable[Any] = mapped.iter_batches(
-            batch_size=None, batch_format="pyarrow", prefetch_batches=0
-        )
-        for span, table in zip(spans, batches, strict=True):
-            rows = table["row"].to_numpy()
-            assert (rows == np.arange(span.start, span.stop)).all(), f"{span} came out of order"
-            outputs = table["outputs"].combine_chunks().flatten().to_numpy()
-            yield span, outputs.reshape(-1, len(OUTPUT_COLUMNS))
-    except Exception as error:
-        raise user_error(error) from None
+    for span, table in zip(spans, tables, strict=True):
+        rows = table["row"].to_numpy()
+        assert (rows == np.arange(span.start, span.stop)).all(), f"{span} came out of order"
+        outputs = table["outputs"].combine_chunks().flatten().to_numpy()
+        yield span, outputs.reshape(-1, len(OUTPUT_COLUMNS))
