@@ -55,7 +55,7 @@ def make_demo(out: str | Path, seed: int = 20221018, demo: Demo | None = None) -
     """Draw and write a planted dataset; the same seed gives the same content hash.
 
     ``extra.ceiling`` in ``dataset.json`` holds the ceiling: the validation scores of the exact
-    posterior given all features, which no model can be expected to exceed. The posterior's
+    posterior given all features, an approximate upper bound for any model. The posterior's
     predictions are written to ``ceiling.parquet`` in the same directory, so that they can be
     scored on any part of the validation videos.
 

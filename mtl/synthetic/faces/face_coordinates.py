@@ -1,4 +1,4 @@
-"""A batch of people in front of the camera: each pixel in the face's own coordinates."""
+"""Face coordinates: position of each pixel relative to the head, and the face's parameters."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -9,26 +9,33 @@ from mtl.synthetic.faces.scene import Scene
 from mtl.synthetic.faces.shapes import Plane
 from mtl.tasks import ACTION_UNITS
 
-RADIUS = 1.0  # of the cylinder on which the features turn with yaw
-# Aligned crops are tight: from the forehead to the chin, between brows and mouth in the middle.
+RADIUS = 1.0
+"""Radius of the vertical cylinder that models the face's surface when the head turns (yaw)."""
+
+# Aligned crops are tight: they reach from the forehead to the chin.
 CROP = 1.35
+"""Magnification of the face, so that the picture is a tight crop."""
+
 MIDDLE = np.float32(0.08)
+"""Vertical face coordinate at the centre of the picture, a point between brows and mouth."""
 
 
 @dataclass(frozen=True)
 class FaceCoordinates:
-    """What the parts of a face are drawn from, for T frames of S x S pixels.
+    """Pixel positions relative to the head, and face parameters, for T frames of S x S pixels.
 
     Attributes:
-        across, down: A pixel's place beside the head's centre, its tilt and size undone.
-        x, side: Place across on the turned face, as a distance from its middle line and a sign, so
-            that what is drawn once appears on both sides.
-        pixel: Side of a pixel.
-        own: The person's proportions, (T, 1, 1) each.
-        colours: The person's colours, (T, 3).
-        units: Intensity of each action unit, (T, 1, 1) each.
-        yaw: Sine of the turn, (T, 1, 1).
-        gaze: Right and down.
+        across, down: Horizontal and vertical position of a pixel relative to the head's centre,
+            after the head's rotation and size are removed.
+        x: Horizontal distance of a pixel from the face's midline, after yaw is removed. It is
+            never negative, so that one shape drawn in ``x`` appears on both halves of the face.
+        side: Half of the face to which a pixel belongs: -1 left, 1 right in the picture.
+        pixel: Side length of a pixel.
+        proportions: The person's proportions by name, (T, 1, 1) each.
+        colours: The person's colours by name, (T, 3) each.
+        units: Intensity of each action unit by name, (T, 1, 1) each.
+        yaw: Sine of the yaw angle, (T, 1, 1).
+        gaze: Shift of the irises to the right and downwards, (T, 1, 1) each.
     """
 
     across: Plane
@@ -36,7 +43,7 @@ class FaceCoordinates:
     x: Plane
     side: Plane
     pixel: Plane
-    own: Mapping[str, Plane]
+    proportions: Mapping[str, Plane]
     colours: Mapping[str, np.ndarray]
     units: Mapping[str, Plane]
     yaw: Plane
@@ -44,31 +51,38 @@ class FaceCoordinates:
 
     @property
     def eyes(self) -> tuple[Plane, Plane]:
-        """A pixel's place beside the eye on its side."""
-        return self.x - self.own["eye_distance"], self.down + 0.16
+        """Position of each pixel relative to the centre of the eye on its half of the face."""
+        return self.x - self.proportions["eye_distance"], self.down + 0.16
 
 
-def seat(intensities: np.ndarray, scene: Scene, size: int) -> FaceCoordinates:
-    """Place T people before a camera of ``size`` pixels."""
+def to_face_coordinates(intensities: np.ndarray, scene: Scene, size: int) -> FaceCoordinates:
+    """Compute the face coordinates of T frames.
+
+    Args:
+        intensities: Intensity of each action unit, (T, 12), in the order of ``ACTION_UNITS``.
+        scene: People, light, pose and noise of the same frames.
+        size: Side of the pictures, in pixels.
+    """
     pose = scene.pose
     centres = (np.arange(size, dtype=np.float32) + 0.5) / (size / 2) - 1
     u, v = centres - column(pose.right), centres[:, None] - column(pose.down)
-    # One number at a time: in a vector, a sine may depend on where the number stands.
+    # A vectorised sine may depend on an element's position in the array, so each angle is computed
+    # separately.
     zoom = column(CROP * pose.zoom)
     cos, sin = (column(_each(f, pose.rotation)) / zoom for f in (np.cos, np.sin))
     across, down = u * cos + v * sin, v * cos - u * sin + MIDDLE
     turn, ahead = column(_each(np.sin, pose.yaw)), column(_each(np.cos, pose.yaw))
     depth = np.sqrt((RADIUS - across * across).clip(0))
     x = across * ahead - depth * turn
-    own = {f.name: getattr(scene.identity, f.name) for f in fields(scene.identity)}
+    identity = {f.name: getattr(scene.identity, f.name) for f in fields(scene.identity)}
     return FaceCoordinates(
         across=across,
         down=down,
         x=np.abs(x),
         side=np.where(x < 0, np.float32(-1), np.float32(1)),
         pixel=np.float32(2 / size) / zoom,
-        own={name: column(value) for name, value in own.items() if value.ndim == 1},
-        colours={name: value for name, value in own.items() if value.ndim == 2},
+        proportions={name: column(value) for name, value in identity.items() if value.ndim == 1},
+        colours={name: value for name, value in identity.items() if value.ndim == 2},
         units={name: column(intensities[:, k]) for k, name in enumerate(ACTION_UNITS)},
         yaw=turn,
         gaze=(column(pose.gaze_right), column(pose.gaze_down)),
@@ -76,9 +90,10 @@ def seat(intensities: np.ndarray, scene: Scene, size: int) -> FaceCoordinates:
 
 
 def column(values: np.ndarray) -> Plane:
-    """One number a frame, to be broadcast over its pixels."""
+    """Reshape one number per frame, (T,), to (T, 1, 1) for broadcasting over pixels."""
     return values.astype(np.float32)[:, None, None]
 
 
 def _each(function: np.ufunc, values: np.ndarray) -> np.ndarray:
+    """Apply a function to one element at a time."""
     return np.array([function(float(value)) for value in values], np.float32)

@@ -1,4 +1,4 @@
-"""The numbers the planted faces follow from."""
+"""Parameters of the planted face pictures."""
 
 from dataclasses import dataclass, fields
 
@@ -6,9 +6,10 @@ from mtl.errors import InputError
 from mtl.synthetic.parameters import Demo
 
 SIZES = (32, 512)
-# Small enough to train on in minutes on 2 cores: many people, frames far enough apart to differ. A
-# picture shows the path through the action units alone, so these depend on all of it; Demo's own
-# hardly move with arousal.
+"""Smallest and largest side of a picture, in pixels."""
+
+# A picture shows the affect path only through the action units, so the units must depend on all
+# blocks; with Demo's default unit_blocks they hardly depend on arousal.
 FACES_DEMO = Demo(
     videos=150,
     split_shares=(0.5, 0.4, 0.1),
@@ -16,25 +17,29 @@ FACES_DEMO = Demo(
     mean_gap_frames=45.0,
     unit_blocks=(0.7, 0.9, 1.0),
 )
+"""Default dataset size: many people and frames far apart, trained on in minutes on 2 cores."""
 
 
 @dataclass(frozen=True)
 class Faces:
-    """How the faces are drawn; lengths in half the picture's side unless told.
+    """Parameters of the face pictures; the unit of lengths is half the side of a picture.
 
     Attributes:
-        size: Side of the square pictures in pixels.
-        softness: Of an action unit's intensity as a function of its readout of variance 1:
-            intensity = 1 / (1 + exp(-(readout - threshold) / softness)).
-        identity: Differences between people; 1 is as in life, 0 makes all of them the same.
-        light: Differences in light between videos, and its drift within them; 1 is as in life.
-        shift, zoom: Standard deviations of the head's place (each axis) and of log size.
-        rotation_degrees, yaw_degrees: Standard deviations of the head's turn in the picture's plane
-            and about its long axis.
-        gaze: Standard deviation of the irises' place.
-        pose_seconds, light_seconds: Time constants.
-        noise: The sensor's, as a standard deviation in grey levels of 255.
-        quality: Of the JPEG files.
+        size: Side of the square pictures, in pixels.
+        softness: Width of the logistic that turns an action unit's readout of variance 1 into its
+            intensity: intensity = 1 / (1 + exp(-(readout - threshold) / softness)).
+        identity: Strength of the differences between people: 1 is realistic, 0 gives all people
+            the same face.
+        light: Strength of the light's differences between videos and its drift within each video;
+            1 is realistic.
+        shift: Standard deviation of the head's position on each axis.
+        zoom: Standard deviation of the logarithm of the head's size.
+        rotation_degrees: Standard deviation of the head's rotation in the picture plane.
+        yaw_degrees: Standard deviation of the head's rotation about its vertical axis.
+        gaze: Standard deviation of the irises' horizontal position.
+        pose_seconds, light_seconds: Time constants of the pose and of the light's drift.
+        noise: Standard deviation of the sensor noise, in grey levels from 0 to 255.
+        quality: Quality of the JPEG files, 1 to 100.
     """
 
     size: int = 64
@@ -52,7 +57,11 @@ class Faces:
     quality: int = 95
 
     def __post_init__(self) -> None:
-        """Refuse numbers that cannot be drawn with."""
+        """Check that every parameter is in its valid range.
+
+        Raises:
+            InputError: A parameter is out of range.
+        """
         if not SIZES[0] <= self.size <= SIZES[1]:
             raise InputError(f"size must be {SIZES[0]} to {SIZES[1]} pixels, but got {self.size}")
         if not 1 <= self.quality <= 100:
@@ -60,6 +69,7 @@ class Faces:
         for name in ("softness", "pose_seconds", "light_seconds"):
             if not getattr(self, name) > 0:
                 raise InputError(f"{name} must be above 0, but got {getattr(self, name)}")
-        for own in fields(self):
-            if not getattr(self, own.name) >= 0:
-                raise InputError(f"{own.name} must be 0 or more, but got {getattr(self, own.name)}")
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if not value >= 0:
+                raise InputError(f"{field.name} must be 0 or more, but got {value}")

@@ -1,4 +1,4 @@
-"""People: proportions and colours of faces. Legend: T people, or frames that show one each."""
+"""Proportions and colours of faces. Legend: T people, or T frames with one person each."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,6 @@ from mtl.synthetic.faces.parameters import Faces
 Scalar = Float32[np.ndarray, " T"]
 Colour = Float32[np.ndarray, "T 3"]
 
-# Mean and standard deviation over people; lengths from the face's centre, y downwards.
 PROPORTIONS = {
     "head_width": (0.69, 0.05),
     "head_height": (0.91, 0.04),
@@ -29,6 +28,9 @@ PROPORTIONS = {
     "mouth_height": (0.47, 0.018),
     "lip_thickness": (0.06, 0.009),
 }
+"""Mean and standard deviation over people of each proportion, relative to the face's centre."""
+
+# Palettes of linear RGB colours, 0 to 1.
 SKINS = np.array([[0.97, 0.83, 0.74], [0.90, 0.70, 0.56], [0.74, 0.53, 0.39], [0.48, 0.32, 0.23]])
 HAIRS = np.array(
     [[0.08, 0.06, 0.06], [0.26, 0.16, 0.10], [0.50, 0.33, 0.18], [0.78, 0.62, 0.36], [0.6] * 3]
@@ -39,7 +41,7 @@ LIPS = np.array([[0.70, 0.36, 0.34], [0.60, 0.22, 0.24], [0.78, 0.30, 0.36]])
 
 @dataclass(frozen=True)
 class Identity:
-    """A person's face: proportions and colours (linear, 0 to 1)."""
+    """Proportions and linear RGB colours (0 to 1) of T faces; see ``PROPORTIONS``."""
 
     head_width: Scalar
     head_height: Scalar
@@ -64,16 +66,16 @@ class Identity:
 
 
 def draw_people(rng: np.random.Generator, count: int, faces: Faces) -> Identity:
-    """People at random."""
+    """Draw the faces of ``count`` people; ``faces.identity`` scales their differences."""
     draws = rng.standard_normal((len(PROPORTIONS), count)).clip(-2, 2) * faces.identity
-    parts = {
+    proportions = {
         name: (mean + spread * z).astype(np.float32)
         for (name, (mean, spread)), z in zip(PROPORTIONS.items(), draws, strict=True)
     }
     skin = _mix(rng, SKINS, count, faces.identity)
     lips = 0.7 * _mix(rng, LIPS, count, faces.identity) + 0.2 * skin * (1.0, 0.6, 0.6)
     return Identity(
-        **parts,
+        **proportions,
         skin=skin,
         hair=_mix(rng, HAIRS, count, faces.identity),
         iris=_mix(rng, IRISES, count, faces.identity),
@@ -82,7 +84,10 @@ def draw_people(rng: np.random.Generator, count: int, faces: Faces) -> Identity:
 
 
 def _mix(rng: np.random.Generator, palette: np.ndarray, count: int, strength: float) -> np.ndarray:
-    """Colours between those of a palette, float32 (count, 3)."""
+    """Draw random mixtures of a palette's colours, float32 (count, 3).
+
+    ``strength`` scales the distance of each mixture from the palette's mean.
+    """
     weights = rng.dirichlet(np.full(len(palette), 0.3), count)
     mean = palette.mean(0)
     return np.asarray((mean + strength * (weights @ palette - mean)).clip(0, 1), np.float32)

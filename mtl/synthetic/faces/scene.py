@@ -1,6 +1,6 @@
-"""Who and what the frames show beside affect: people, light, pose, background, noise.
+"""Nuisances in the face pictures: people, light, pose, background and noise.
 
-None of it depends on a label. Legend: T frames; lengths in half the picture's side.
+No label depends on them. Legend: T frames. The unit of lengths is half the side of a picture.
 """
 
 from dataclasses import dataclass, fields
@@ -14,21 +14,23 @@ from mtl.synthetic.faces.people import Colour, Identity, Scalar, draw_people
 from mtl.synthetic.layout import Layout
 from mtl.synthetic.ornstein_uhlenbeck import sample
 
-Part = TypeVar("Part")
+Columns = TypeVar("Columns")
 
-STREAM = 1_000_003  # the faces' branch of the seed: plant() uses the branches 0 to 5
+STREAM = 1_000_003
+"""Spawn key of the random streams of faces; ``plant()`` uses the spawn keys 0 to 5."""
 
 
 @dataclass(frozen=True)
 class Light:
-    """One lamp beside an ambient light, and what stands behind.
+    """Ambient light, one lamp, and the background of T frames.
 
     Attributes:
-        direction: Towards the lamp, of length 1: right, down, to the viewer.
-        strength: The lamp's share of the light, 0 to 1.
-        colour: Of all light, around 1.
-        backdrop, gradient: The background's colour in the middle, and what each corner adds to it
-            along ``slant`` (right, down).
+        direction: Unit vector towards the lamp: right, down, towards the viewer.
+        strength: Fraction of the light that comes from the lamp, 0 to 1.
+        colour: RGB factor of all light, around 1.
+        backdrop: RGB colour of the background at the picture's centre.
+        gradient: RGB change of the background per unit of length in the direction ``slant``.
+        slant: Unit vector of the background's gradient: right, down.
     """
 
     direction: Colour
@@ -40,7 +42,7 @@ class Light:
 
     @classmethod
     def plain(cls, frames: int) -> "Light":
-        """A lamp above the viewer, of neutral colour, before grey."""
+        """Return neutral light from above the viewer on a grey background, for all frames."""
         return cls(
             direction=_rows((0.0, -0.6, 0.8), frames),
             strength=np.full(frames, 0.4, np.float32),
@@ -53,7 +55,11 @@ class Light:
 
 @dataclass(frozen=True)
 class Pose:
-    """Where the head is; angles in radians, positive turns go clockwise and to the right."""
+    """Position, size, rotation, yaw and gaze of the head in T frames.
+
+    Angles are in radians. Positive ``rotation`` is clockwise, positive ``yaw`` is a turn to the
+    right in the picture.
+    """
 
     right: Scalar
     down: Scalar
@@ -65,19 +71,19 @@ class Pose:
 
     @classmethod
     def frontal(cls, frames: int) -> "Pose":
-        """In the middle, upright, looking ahead."""
+        """Return the pose of a centred, upright head that looks straight ahead, for all frames."""
         zero, one = np.zeros(frames, np.float32), np.ones(frames, np.float32)
         return cls(zero, zero, one, zero, zero, zero, zero)
 
 
 @dataclass(frozen=True)
 class Scene:
-    """Everything that T frames show beside the action units.
+    """Nuisances of T frames: all that their pictures show except the action units.
 
     Attributes:
-        identity, light, pose: Of each frame.
-        noise: The sensor's standard deviation in grey levels of 255.
-        noise_seed: Of each frame's own noise.
+        identity, light, pose: Person, light and head pose of each frame.
+        noise: Standard deviation of the sensor noise, in grey levels from 0 to 255.
+        noise_seed: Seed of each frame's sensor noise.
     """
 
     identity: Identity
@@ -87,11 +93,11 @@ class Scene:
     noise_seed: UInt64[np.ndarray, " T"]
 
     def __len__(self) -> int:
-        """Number of frames."""
+        """Return the number of frames."""
         return len(self.noise)
 
     def take(self, rows: Int[np.ndarray, " _"]) -> "Scene":
-        """These frames of it, in this order."""
+        """Return the scene of these frames, in this order."""
         return Scene(
             identity=_take(self.identity, rows),
             light=_take(self.light, rows),
@@ -102,22 +108,25 @@ class Scene:
 
 
 def draw_scene(seed: int, layout: Layout, faces: Faces) -> Scene:
-    """The scene of every listed frame, in listing order: one person a subject, one light a video.
+    """Draw the scene of every listed frame: one face per subject, one background per video.
 
-    Pose and the light's drift are Ornstein-Uhlenbeck processes over the frame numbers.
+    Pose and the drift of the light are Ornstein-Uhlenbeck processes over the frame numbers.
 
     Args:
-        seed: Of everything; its streams are apart from those of ``plant(demo, seed)``.
-        layout: Videos, their subjects and frames.
-        faces: How strong each nuisance is.
+        seed: Seed of all draws; the random streams differ from those of ``plant(demo, seed)``.
+        layout: Videos, subjects and listed frames.
+        faces: Strength and time constants of the nuisances.
+
+    Returns:
+        The scene, frames in listing order.
     """
     branch = np.random.SeedSequence(seed, spawn_key=(STREAM,))
     people, light, pose, noise = (np.random.default_rng(s) for s in branch.spawn(4))
     subjects = list(dict.fromkeys(layout.subjects))
-    of_video = np.array([subjects.index(subject) for subject in layout.subjects])
+    subject_of_video = np.array([subjects.index(subject) for subject in layout.subjects])
     frames = len(layout.video)
     return Scene(
-        identity=_take(draw_people(people, len(subjects), faces), of_video[layout.video]),
+        identity=_take(draw_people(people, len(subjects), faces), subject_of_video[layout.video]),
         light=_draw_light(light, layout, faces),
         pose=_draw_pose(pose, layout, faces),
         noise=np.full(frames, faces.noise, np.float32),
@@ -126,7 +135,7 @@ def draw_scene(seed: int, layout: Layout, faces: Faces) -> Scene:
 
 
 def _draw_pose(rng: np.random.Generator, layout: Layout, faces: Faces) -> Pose:
-    """Half of the variance stays a whole video: where the camera stands."""
+    """Draw head poses; half of the variance is constant over a video, like a camera position."""
     seconds = np.repeat([np.inf, faces.pose_seconds], len(fields(Pose)))
     path = _paths(rng, layout, seconds).reshape(-1, 2, len(fields(Pose)))
     z = (path.sum(1) / np.sqrt(2)).clip(-2.5, 2.5).T.astype(np.float32)
@@ -143,10 +152,11 @@ def _draw_pose(rng: np.random.Generator, layout: Layout, faces: Faces) -> Pose:
 
 
 def _draw_light(rng: np.random.Generator, layout: Layout, faces: Faces) -> Light:
+    """Draw the light: a constant of each video plus a slow drift; the background is constant."""
     drift = _paths(rng, layout, np.repeat(faces.light_seconds, 7)).T
     videos, video = len(layout.names), layout.video
-    own = rng.standard_normal((7, videos)).clip(-2, 2)[:, video]
-    z = faces.light * (own + 0.25 * drift)
+    constant = rng.standard_normal((7, videos)).clip(-2, 2)[:, video]
+    z = faces.light * (constant + 0.25 * drift)
     right, down = np.sin(0.8 * z[0]), np.sin(-0.35 + 0.4 * z[1])
     toward = np.stack([right, down, np.full_like(right, 0.7)], axis=1)
     grey, hue = rng.uniform(0.2, 0.8, (videos, 1)), rng.normal(0, 0.1, (videos, 3))
@@ -163,13 +173,17 @@ def _draw_light(rng: np.random.Generator, layout: Layout, faces: Faces) -> Light
 
 
 def _paths(rng: np.random.Generator, layout: Layout, seconds: np.ndarray) -> np.ndarray:
-    """Processes of variance 1 along each video, (T, processes); 30 frames a second."""
+    """Draw Ornstein-Uhlenbeck processes of variance 1 along each video, shape (T, processes).
+
+    ``seconds`` holds their time constants; videos have 30 frames per second.
+    """
     return np.concatenate([sample(rng, frames, 30.0 * seconds) for frames in layout.frames])
 
 
-def _take(part: Part, rows: np.ndarray) -> Part:
-    columns = {f.name: getattr(part, f.name)[rows] for f in fields(part)}  # type: ignore[arg-type]
-    return type(part)(**columns)
+def _take(data: Columns, rows: np.ndarray) -> Columns:
+    """Return a dataclass of arrays with only these rows."""
+    columns = {f.name: getattr(data, f.name)[rows] for f in fields(data)}  # type: ignore[arg-type]
+    return type(data)(**columns)
 
 
 def _rows(values: tuple[float, ...], frames: int) -> np.ndarray:

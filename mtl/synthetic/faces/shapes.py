@@ -1,7 +1,7 @@
-"""Anti-aliased shapes: signed distances (negative inside) and the share of a pixel they cover.
+"""Anti-aliased shapes: signed distances (negative inside) and the covered fraction of each pixel.
 
-All of it is element by element and of exactly rounded operations, so that a pixel's value depends
-on nothing beside it: neither on the batch nor on where in memory it stands.
+All operations are elementwise and exactly rounded, so the value of a pixel depends neither on the
+rest of the batch nor on the pixel's position in memory.
 """
 
 import numpy as np
@@ -11,12 +11,12 @@ Length = Plane | float
 
 
 def cover(distance: Plane, pixel: Length) -> Plane:
-    """Share of a pixel inside a shape whose edge is this far away."""
+    """Return the fraction of each pixel inside a shape, given the signed distance to its edge."""
     return np.asarray((0.5 - distance / pixel).clip(0, 1))
 
 
 def ellipse(x: Plane, y: Plane, width: Length, height: Length) -> Plane:
-    """Signed distance to an ellipse around 0, to first order; half axes."""
+    """Return the first-order signed distance to an ellipse around 0 with these half axes."""
     p, q = x / width, y / height
     radius = np.sqrt(p * p + q * q) + 1e-6
     p, q = p / width, q / height
@@ -24,10 +24,11 @@ def ellipse(x: Plane, y: Plane, width: Length, height: Length) -> Plane:
 
 
 def lens(x: Plane, y: Plane, width: Length, top: Length, bottom: Length, pixel: Length) -> Plane:
-    """Coverage by what two parabolas through (-width, 0) and (width, 0) enclose.
+    """Return the pixel coverage of the area between two parabolas, for an eye or a mouth.
 
-    They reach ``-top`` and ``bottom`` in the middle. It is the difference of two half planes', so
-    that it goes to 0 where a mouth or an eye closes.
+    Both parabolas pass through (-width, 0) and (width, 0); at x = 0 they reach y = ``-top`` and
+    y = ``bottom``. The coverage is the difference of the coverages of the areas above each
+    parabola, so it goes to 0 as the eye or mouth closes.
     """
     u = x / width
     bow = (1 - u * u).clip(-1, 1)
@@ -37,16 +38,21 @@ def lens(x: Plane, y: Plane, width: Length, top: Length, bottom: Length, pixel: 
     return np.asarray((above - below).clip(0, 1))
 
 
-def both(a: Plane, b: Plane, radius: float) -> Plane:
-    """Signed distance to the intersection of two shapes, its corners rounded."""
+def rounded_intersection(a: Plane, b: Plane, radius: float) -> Plane:
+    """Return the signed distance to the intersection of two shapes, with rounded corners."""
     near = (1 - np.abs(a - b) / radius).clip(0)
     return np.asarray(np.maximum(a, b) + 0.25 * radius * near * near)
 
 
 def stroke(offset: Plane, along: Plane, width: float, start: Length, end: Length) -> Plane:
-    """A soft line, 0 to 1: ``offset`` across it, ``along`` it from ``start`` to ``end``.
+    """Return the intensity, 0 to 1, of a soft line that fades over a fifth of its length per end.
 
-    It fades over a fifth of its length at both ends.
+    Args:
+        offset: Distance of each pixel from the line's axis.
+        along: Position of each pixel along the line.
+        width: Distance from the axis at which the line has faded to 0.
+        start: Position of the line's first end.
+        end: Position of the line's second end.
     """
     fade = (end - start) / 5
     ends = np.minimum(along - start, end - along) / fade
@@ -55,7 +61,7 @@ def stroke(offset: Plane, along: Plane, width: float, start: Length, end: Length
 
 
 def bump(x: Plane, y: Length, width: Length, height: Length) -> Plane:
-    """A soft spot around 0: 1 in the middle, 0 from the ellipse of these half axes on."""
+    """Return a soft spot around 0: 1 at its centre, 0 outside the ellipse with these half axes."""
     p, q = x / width, y / height
     inside = (1 - p * p - q * q).clip(0)
     return np.asarray(inside * inside)

@@ -1,4 +1,4 @@
-"""Planted faces on disk, in the challenge's own layout, with the score of who knew the path."""
+"""Write planted face pictures to disk in the challenge's layout, with reference scores."""
 
 import os
 import shutil
@@ -31,10 +31,15 @@ CROPS, ANNOTATIONS, SUBJECTS_FILE, FACES_FILE = (
     "subjects.csv",
     "faces.json",
 )
-CHUNK_FRAMES = 64  # drawn before they are written, so that long videos cost no memory
-JITTER = 1e-12  # variance of a path that is known: 0 has no Cholesky factor
+CHUNK_FRAMES = 64
+"""Number of pictures drawn at once, which bounds memory on long videos."""
+
+# A covariance of 0 has no Cholesky factor.
+JITTER = 1e-12
+"""Variance given to the affect path when it is treated as known exactly."""
 
 Progress = Callable[[int, int], None]
+"""Function called with the number of frames written and the number of all frames."""
 
 
 def make_faces(
@@ -44,29 +49,30 @@ def make_faces(
     faces: Faces | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Plant a dataset of faces whose labels are those of ``plant(demo, seed)``.
+    """Write a dataset of face pictures with the labels of ``plant(demo, seed)``.
 
-    The folder appears whole or not at all: ``cropped_aligned/<video>/<00001>.jpg`` of every listed
-    frame, ``annotations/`` with the challenge's three files, ``subjects.csv`` and ``faces.json``.
-    Valence and arousal are written with 4 decimals. The same seed gives the same bytes.
+    The folder holds ``cropped_aligned/<video>/<00001>.jpg`` for every listed frame,
+    ``annotations/`` with the challenge's three files, ``subjects.csv`` and ``faces.json``. It
+    appears only when it is complete. Valence and arousal are written with 4 decimals. The same seed
+    gives the same bytes.
 
     Args:
-        out: The folder to make.
-        seed: Of everything random, 0 or more.
-        demo: Videos, frames and labels; ``FACES_DEMO`` unless told.
-        faces: How they are drawn.
-        progress: Is told the frames written and all frames after each video.
+        out: The folder to create.
+        seed: Seed of all random draws, 0 or more.
+        demo: Videos, frames and labels; ``FACES_DEMO`` if None.
+        faces: Parameters of the pictures; ``Faces()`` if None.
+        progress: Called after each video with the number of written frames and of all frames.
 
     Returns:
-        What ``faces.json`` holds: seed, counts, the generator's numbers and ``known_path``, the
-        validation scores of who knew the hidden affect path exactly: the ceiling of what
-        pictures can tell, but for luck and for thresholds chosen to suit F1.
+        The content of ``faces.json``: seed, counts, the generator's parameters, and ``known_path``,
+        the validation scores of predictions made from the exact affect path. A model of the
+        pictures exceeds these scores only by chance or by thresholds tuned for F1.
 
     Raises:
-        InputError: ``out`` exists, or its place cannot be written.
+        InputError: ``out`` exists already or cannot be created.
     """
     demo, faces = demo or FACES_DEMO, faces or Faces()
-    with _draft(Path(out)) as draft:
+    with _complete_or_absent(Path(out)) as draft:
         planted = plant(demo, seed)
         _write_pictures(
             draft / CROPS, planted, draw_scene(seed, planted.layout, faces), faces, progress
@@ -75,34 +81,34 @@ def make_faces(
         pairs = zip(planted.layout.names, planted.layout.subjects, strict=True)
         rows = ["video,subject", *(",".join(pair) for pair in pairs)]
         (draft / SUBJECTS_FILE).write_text("\n".join(rows) + "\n")
-        about = {
+        summary = {
             "seed": seed,
             **_counts(planted),
             "known_path": known_path_scores(planted),
             "generator": {"demo": asdict(demo), "faces": asdict(faces)},
         }
-        write_json(draft / FACES_FILE, about)
-    return about
+        write_json(draft / FACES_FILE, summary)
+    return summary
 
 
 def unit_intensities(
     readouts: Readouts, affect: Float64[np.ndarray, "N S"], softness: float
 ) -> Float32[np.ndarray, "N 12"]:
-    """How strongly each action unit shows, 0 to 1: a logistic of its readout without label noise.
+    """Return the intensity of each action unit, 0 to 1: a logistic of its noise-free readout.
 
-    It is 1/2 at the unit's threshold. Legend: N frames, S affect dimensions.
+    The intensity is 1/2 at the unit's threshold. Legend: N frames, S affect dimensions.
 
     Args:
-        readouts: The labels' distribution given the path.
+        readouts: Mapping from the affect path to the labels.
         affect: The hidden affect path.
-        softness: In the readout's standard deviation.
+        softness: Width of the logistic, in standard deviations of the readout.
     """
     margin = affect @ readouts.units.T - readouts.unit_threshold
     return np.asarray(1 / (1 + np.exp(-margin / softness)), dtype=np.float32)
 
 
 def known_path_scores(planted: Planted, split: str = "validation") -> dict[str, Any]:
-    """``metrics.scores`` on a split of the best predictions given the affect path itself."""
+    """Return the scores on a split of the best predictions given the exact affect path."""
     rows = planted.layout.rows(split)
     affect = planted.states[rows][:, planted.world.affect]
     known = np.broadcast_to(JITTER * np.eye(affect.shape[1]), (len(affect), *[affect.shape[1]] * 2))
@@ -113,24 +119,26 @@ def known_path_scores(planted: Planted, split: str = "validation") -> dict[str, 
 def _write_pictures(
     folder: Path, planted: Planted, scene: Scene, faces: Faces, progress: Progress | None
 ) -> None:
+    """Draw the listed frames of all videos and write them as JPEG files."""
     layout, world = planted.layout, planted.world
-    shown = unit_intensities(world.readouts, planted.states[:, world.affect], faces.softness)
+    intensities = unit_intensities(world.readouts, planted.states[:, world.affect], faces.softness)
     done = 0
     for name, frames in zip(layout.names, layout.frames, strict=True):
         (folder / name).mkdir(parents=True)
         for start in range(0, len(frames), CHUNK_FRAMES):
-            own = frames[start : start + CHUNK_FRAMES]
-            rows = np.arange(done, done + len(own))
-            pictures = draw_faces(shown[rows], scene.take(rows), faces.size)
-            for frame, picture in zip(own, pictures, strict=True):
+            chunk = frames[start : start + CHUNK_FRAMES]
+            rows = np.arange(done, done + len(chunk))
+            pictures = draw_faces(intensities[rows], scene.take(rows), faces.size)
+            for frame, picture in zip(chunk, pictures, strict=True):
                 file = folder / name / f"{frame:05d}.jpg"
                 Image.fromarray(picture).save(file, quality=faces.quality)
-            done += len(own)
+            done += len(chunk)
         if progress is not None:
             progress(done, len(scene))
 
 
 def _write_annotations(folder: Path, planted: Planted) -> None:
+    """Write the challenge's three annotation files; the test file lists images without labels."""
     folder.mkdir()
     layout = planted.layout
     images = np.array(
@@ -158,8 +166,8 @@ def _counts(planted: Planted) -> dict[str, dict[str, int]]:
 
 
 @contextmanager
-def _draft(folder: Path) -> Iterator[Path]:
-    """A folder to fill, which is put in its place when that is done."""
+def _complete_or_absent(folder: Path) -> Iterator[Path]:
+    """Yield a temporary folder to fill; rename it to ``folder`` on success, else delete it."""
     if folder.exists():
         raise InputError(f"{folder} exists already: remove it or give another folder")
     draft = folder.with_name(f".{folder.name}.{os.getpid()}.draft")

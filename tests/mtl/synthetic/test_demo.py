@@ -1,4 +1,4 @@
-"""The planted dataset: an exact posterior, the challenge's frequencies, and room above ridge."""
+"""Tests of the planted dataset: exact posterior, label frequencies, distance to ridge."""
 
 import importlib.util
 import json
@@ -26,20 +26,20 @@ SEED = 20221018
 
 @pytest.fixture(scope="module")
 def planted() -> Planted:
-    """The demo as it ships."""
+    """The default demo, in memory."""
     return plant(Demo(), SEED)
 
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Dataset]:
-    """The demo as it ships, written."""
+    """Folder and dataset of the default demo."""
     out = tmp_path_factory.mktemp("planted") / "demo"
     return out, make_demo(out, SEED)
 
 
 @pytest.fixture(scope="module")
 def ridge() -> ModuleType:
-    """``benchmarks/ridge.py``, which is a program and no part of a package."""
+    """The program ``benchmarks/ridge.py`` as a module; it belongs to no package."""
     path = ROOT / "benchmarks" / "ridge.py"
     spec = importlib.util.spec_from_file_location("benchmark_ridge", path)
     assert spec is not None
@@ -52,7 +52,7 @@ def ridge() -> ModuleType:
 def condition(
     features: np.ndarray, loadings: np.ndarray, frames: np.ndarray, time_constants: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The posterior by conditioning one joint Gaussian of all states and features."""
+    """Reference posterior: condition one joint Gaussian of all states and features."""
     t, k = len(frames), len(time_constants)
     gaps = np.abs(frames[:, None] - frames[None, :])
     prior = np.zeros((t, k, t, k))
@@ -62,8 +62,8 @@ def condition(
     view = np.kron(np.eye(t), loadings)
     gain = prior @ view.T @ np.linalg.inv(view @ prior @ view.T + np.eye(len(view)))
     covariance = (prior - gain @ view @ prior).reshape(t, k, t, k)
-    own = np.stack([covariance[i, :, i] for i in range(t)])
-    return (gain @ features.ravel()).reshape(t, k), own
+    covariances = np.stack([covariance[i, :, i] for i in range(t)])
+    return (gain @ features.ravel()).reshape(t, k), covariances
 
 
 @pytest.mark.parametrize("frames", [[5], [1, 2], [1, 4, 5, 20, 21, 90, 400, 401]])
@@ -90,15 +90,15 @@ def test_paths_are_stationary_and_forget_at_their_time_constant() -> None:
 
 
 def test_posterior_is_calibrated_on_the_hidden_path(planted: Planted) -> None:
-    """Errors in posterior standard deviations have variance 1: generator and smoother agree."""
+    """Squared errors divided by the posterior variance are 1 on average."""
     world, layout = planted.world, planted.layout
     loadings = np.concatenate([camera.loadings for camera in world.cameras.values()])
     ratios = []
     for index in np.flatnonzero(np.array(layout.splits) == "test"):
         rows = layout.video == index
-        seen = [c.whiten(planted.features[name][rows]) for name, c in world.cameras.items()]
+        whitened = [c.whiten(planted.features[name][rows]) for name, c in world.cameras.items()]
         means, covariances = smooth(
-            np.concatenate(seen, axis=1), loadings, layout.frames[index], world.time_constants
+            np.concatenate(whitened, axis=1), loadings, layout.frames[index], world.time_constants
         )
         variances = np.einsum("tkk->tk", covariances)
         ratios.append((planted.states[rows] - means) ** 2 / variances)
@@ -216,7 +216,7 @@ def test_ridge_reaches_its_share_of_the_ceiling(
 
 
 def test_feature_sets_see_the_path_differently_well(planted: Planted) -> None:
-    """The posterior given one set: each is best at something, and all together at everything."""
+    """Each feature set alone has its own best tasks, and all sets together beat each one."""
     tasks = ("ccc_valence", "ccc_arousal", "f1_expression", "f1_action_units")
     rows = planted.layout.rows("validation")
     labels, mask = planted.labels[rows], planted.mask[rows]

@@ -1,4 +1,4 @@
-"""Planted faces: what each action unit moves, what no label depends on, what is written."""
+"""Tests of planted faces: effect of each action unit, nuisances, and written files."""
 
 import hashlib
 import json
@@ -32,11 +32,12 @@ from mtl.tasks import ACTION_UNITS
 
 SEED = 20221018
 SMALL = Demo(videos=6, mean_frames=20)
-AS_IN_LIFE = Faces(
+REALISTIC = Faces(
     identity=1.0, light=1.0, shift=0.05, zoom=0.05, rotation_degrees=6.0, yaw_degrees=7.0, noise=4.0
 )
-# Rows of an uncropped picture, as shares of its height, that a unit may change on an upright face.
 UPPER, MIDDLE, LOWER = (0.12, 0.48), (0.3, 0.72), (0.48, 1.0)
+"""First and last row of a face region in an uncropped picture, as fractions of its height."""
+
 REGIONS = {
     **dict.fromkeys(("AU1", "AU2", "AU4"), UPPER),
     **dict.fromkeys(("AU6", "AU7"), MIDDLE),
@@ -57,7 +58,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def still(frames: int, person: int = 0, noise: float = 0.0) -> Scene:
-    """The same person in every frame, upright in plain light."""
+    """Return a scene with one person in all frames, upright, in neutral light."""
     people = draw_people(np.random.default_rng(person), 1, Faces())
     scene = Scene(
         identity=people,
@@ -70,7 +71,7 @@ def still(frames: int, person: int = 0, noise: float = 0.0) -> Scene:
 
 
 def steps(unit: int, count: int) -> np.ndarray:
-    """The unit's intensity from 0 to 1 on a face that is otherwise at rest."""
+    """Return intensities that rise from 0 to 1 for one unit and are 0 for the others."""
     intensities = np.zeros((count, len(ACTION_UNITS)), np.float32)
     intensities[:, unit] = np.linspace(0, 1, count)
     return intensities
@@ -86,12 +87,12 @@ def digest(folder: Path) -> dict[str, str]:
 
 def test_a_circle_is_exact_and_a_closed_lens_covers_nothing() -> None:
     x, y = np.meshgrid(np.linspace(-1, 1, 41), np.linspace(-1, 1, 41))
-    away = np.hypot(x, y) > 0.01  # at the very centre there is no direction to the edge
+    away = np.hypot(x, y) > 0.01  # the distance is not defined at the centre
     distance = ellipse(x, y, 0.5, 0.5)
     np.testing.assert_allclose(distance[away], (np.hypot(x, y) - 0.5)[away], atol=1e-5)
     assert distance[~away].max() < 0
     assert not lens(x, y, 0.5, 0.0, 0.0, 0.05).any()
-    for top in (0.01, 0.02, 0.3):  # thinner than a pixel too, the covered area is the lens's
+    for top in (0.01, 0.02, 0.3):  # also a lens thinner than a pixel
         area = lens(x, y, 0.8, top, 0.0, 0.05).sum() * 0.05**2
         assert area == pytest.approx(4 / 3 * 0.8 * top, rel=0.05)
 
@@ -102,7 +103,7 @@ def test_a_unit_changes_its_region_and_nothing_else(unit: int) -> None:
     for person in range(3):
         rest, full = draw_faces(steps(unit, 2), still(2, person), size).astype(float)
         changed = np.abs(full - rest).max(axis=(1, 2))
-        # In the crop the same rows lie further from its middle.
+        # The crop magnifies the face, which moves the region's rows away from the centre.
         start, end = (
             round(
                 size
@@ -202,7 +203,7 @@ def test_light_stays_near_a_videos_own_and_pose_moves(planted: Planted) -> None:
 
 
 def test_nuisance_follows_no_affect() -> None:
-    """300 short videos: of 112 chance correlations none should be larger than 0.3."""
+    """None of the 112 correlations between nuisances and affect exceeds 0.3 on 300 videos."""
     planted = plant(Demo(videos=300, mean_frames=10), SEED)
     scene = draw_scene(SEED, planted.layout, Faces())
     pose = [getattr(scene.pose, own.name) for own in fields(Pose)]
@@ -225,9 +226,7 @@ def test_intensities_follow_the_path_and_are_a_half_at_the_threshold(planted: Pl
 
 
 def test_pictures_carry_the_labels(planted: Planted) -> None:
-    """A linear model reads the intensities off still pictures, less well off the demo's, and hardly
-    off those of people who differ and move as in life.
-    """
+    """A linear model predicts intensities best from still pictures, worst from realistic ones."""
     rng = np.random.default_rng(0)
     rows = rng.choice(np.flatnonzero(planted.layout.rows("train")), 500, replace=False)
     affect = planted.states[rows][:, planted.world.affect]
@@ -242,7 +241,7 @@ def test_pictures_carry_the_labels(planted: Planted) -> None:
     easy = explained(draw_faces(shown, still(len(rows)), 48))
     demo, hard = (
         explained(draw_faces(shown, draw_scene(SEED, planted.layout, faces).take(rows), 48))
-        for faces in (Faces(), AS_IN_LIFE)
+        for faces in (Faces(), REALISTIC)
     )
     assert easy.min() > 0.6
     assert hard.mean() < 0.4
@@ -289,7 +288,7 @@ def test_every_listed_frame_has_its_picture(written: Path) -> None:
         assert np.abs(error).mean() < 6
 
 
-def test_who_knows_the_path_is_above_who_does_not(written: Path, planted: Planted) -> None:
+def test_known_path_scores_are_recorded_and_high(written: Path, planted: Planted) -> None:
     about = json.loads((written / "faces.json").read_text())
     assert about["seed"] == SEED
     assert about["generator"]["demo"]["videos"] == SMALL.videos
@@ -301,14 +300,14 @@ def test_who_knows_the_path_is_above_who_does_not(written: Path, planted: Plante
 
 
 def test_same_seed_same_bytes(written: Path, tmp_path: Path) -> None:
-    said: list[tuple[int, int]] = []
-    make_faces(tmp_path / "again", SEED, SMALL, progress=lambda *at: said.append(at))
+    reported: list[tuple[int, int]] = []
+    make_faces(tmp_path / "again", SEED, SMALL, progress=lambda *at: reported.append(at))
     make_faces(tmp_path / "other", SEED + 1, SMALL)
     first, again, other = (digest(f) for f in (written, tmp_path / "again", tmp_path / "other"))
     assert first == again
     assert not set(first.values()) & set(other.values()) - {first["subjects.csv"]}
-    assert len(said) == SMALL.videos
-    assert said[-1][0] == said[-1][1]
+    assert len(reported) == SMALL.videos
+    assert reported[-1][0] == reported[-1][1]
 
 
 def test_a_folder_that_exists_is_refused(written: Path, tmp_path: Path) -> None:
