@@ -1,9 +1,13 @@
-"""The dataset directory: its contract, reading it and writing it.
+"""Dataset directory: file format, reader and writer.
 
-``features/<set>`` holds sorted Parquet parts (``video, frame, feature``, one row per frame),
-``labels.parquet`` the listed frames in the order of the challenge's files with null where a label
-is missing, ``videos.parquet`` each video's split and subject, and ``dataset.json`` the sources,
-counts, content hash and statistics of the training frames.
+A dataset directory holds:
+
+- ``features/<set>``: sorted Parquet part files (``video, frame, feature``), one row per frame;
+- ``labels.parquet``: the listed frames in the order of the challenge's files, with null for a
+  missing label;
+- ``videos.parquet``: the split and subject of each video;
+- ``dataset.json``: sources, counts, content hash, and mean and standard deviation of each feature
+  over the training frames.
 """
 
 from mtl.dataset.feature_set import VideoFeatures

@@ -1,7 +1,8 @@
-"""The challenge's files in, its submission file out.
+"""Reader of the challenge's annotation files and test list.
 
-Annotation files hold rows ``video/00001.jpg,valence,arousal,expression,au x 12``, the test list
-only the image; a header line is optional. Missing are -5 (valence, arousal) and -1 (the others).
+A row of an annotation file is ``video/00001.jpg,valence,arousal,expression,au x 12``; a row of the
+test list is the image name alone. The header line is optional. A missing valence or arousal is -5,
+any other missing label is -1.
 """
 
 import re
@@ -17,7 +18,7 @@ from mtl.dataset import Listing
 from mtl.errors import InputError
 from mtl.tasks import EXPRESSIONS, LABEL_COLUMNS, MISSING
 
-FILE_NAMES = {
+FILE_NAMES: dict[str, tuple[str, ...]] = {
     "train": ("training_set_annotations.txt", "training_set_annotations_22.txt"),
     "validation": ("validation_set_annotations.txt", "validation_set_annotations_22.txt"),
     "test": (
@@ -27,25 +28,30 @@ FILE_NAMES = {
         "MTL_Challenge_test_set_release_22.txt",
     ),
 }
+"""Accepted file names of each split."""
 MAX_FRAME = 2**31 - 1
+"""Largest frame number that fits in int32."""
 VALUE_RULES = {
     "valence": "between -1 and 1",
     "arousal": "between -1 and 1",
     "expression": f"an integer from 0 to {len(EXPRESSIONS) - 1}",
 }
+"""Allowed values of a label column, worded for error messages; the other columns are 0 or 1."""
+MAX_SHOWN_CHARACTERS = 60
+"""Characters of a malformed row that an error message quotes."""
 IMAGE_PATTERN = re.compile(
-    r"(?P<video>.+)/(?P<before>(?:[^/]*\D)?)(?P<frame>\d+)(?P<after>\.[A-Za-z]+)"
+    r"(?P<video>.+)/(?P<prefix>(?:[^/]*\D)?)(?P<frame>\d+)(?P<suffix>\.[A-Za-z]+)"
 )
 
 
 @dataclass(frozen=True, eq=False)
 class Annotations:
-    """One official file with labels or predictions.
+    """Labels or predictions of N frames, read from one file in the challenge's format.
 
     Attributes:
-        images: The names of the frames in file order, ``video/00001.jpg``.
+        images: Image names in file order, such as ``video/00001.jpg``.
         values: Labels in the columns ``LABEL_COLUMNS``, float32, shape (N, 15); 0 where missing.
-        mask: Which are given, bool, shape (N, 15).
+        mask: True where the file gives a label, bool, shape (N, 15).
     """
 
     images: tuple[str, ...]
@@ -55,12 +61,13 @@ class Annotations:
 
 @dataclass(frozen=True, eq=False)
 class Challenge:
-    """The challenge's files of one directory.
+    """Frames and labels read from a directory with the challenge's files.
 
     Attributes:
-        listing: All frames: training, validation, then test in the list's order.
-        image_name: How they name a frame, for ``str.format``: ``{frame:05d}.jpg``.
-        files: The file that was read for each split; no ``test`` where there is no test list.
+        listing: All listed frames: training, then validation, then test, each in file order.
+        image_name: Format string of an image name, such as ``{frame:05d}.jpg``.
+        files: Path of the file that was read for each split; ``test`` is absent without a test
+            list.
     """
 
     listing: Listing
@@ -69,31 +76,36 @@ class Challenge:
 
 
 class _ListedFrame(NamedTuple):
-    """A frame and where it is listed."""
+    """Image name of a frame with the file and line (from 1) that list it."""
 
     image: str
     path: Path
     line: int
 
     @property
-    def place(self) -> str:
+    def location(self) -> str:
         return f"{self.path} line {self.line}"
 
 
 def read_annotations(directory: str | Path) -> Challenge:
-    """Read the training and validation annotations and, where there is one, the test list.
+    """Read the training and validation annotations and the test list, if there is one.
 
-    Raises InputError, naming file and line, for a broken row, a frame or video listed twice, and
-    names without frame numbers or of mixed patterns.
+    Args:
+        directory: Folder with the challenge's files, named as in ``FILE_NAMES``.
+
+    Raises:
+        InputError: If an annotation file is missing or empty, or a row is malformed, a frame is
+            listed twice, a video is in two splits, an image name has no frame number, or image
+            names follow different patterns; the message names the file and line.
     """
     files = _find_files(Path(directory))
     rows: list[_ListedFrame] = []
     splits: list[str] = []
     tables: list[np.ndarray] = []
     for split, path in files.items():
-        found, values = _read(path, labelled=split != "test")
-        rows += found
-        splits += [split] * len(found)
+        split_rows, values = _read(path, labelled=split != "test")
+        rows += split_rows
+        splits += [split] * len(split_rows)
         tables.append(values)
     for split in ("train", "validation"):
         if split not in splits:
@@ -106,9 +118,14 @@ def read_annotations(directory: str | Path) -> Challenge:
 
 
 def read_file(path: str | Path) -> Annotations:
-    """Read one file of labels or predictions; numbers may be written as floats.
+    """Read one file of labels or predictions; integer labels may be written as floats.
 
-    Raises InputError naming the line of a broken row or of a frame listed twice.
+    Args:
+        path: File in the format of an annotation file.
+
+    Raises:
+        InputError: If the file lists no frames, a row is malformed or a frame is listed twice; the
+            message names the line.
     """
     rows, values = _read(Path(path), labelled=True)
     _refuse_repeats(rows)
@@ -123,24 +140,25 @@ def _find_files(directory: Path) -> dict[str, Path]:
         raise InputError(f"{directory} is no directory: give the one with the annotation files")
     files = {}
     for split, names in FILE_NAMES.items():
-        found = [directory / name for name in names if (directory / name).is_file()]
-        if len(found) > 1:
+        paths = [directory / name for name in names if (directory / name).is_file()]
+        if len(paths) > 1:
             raise InputError(
-                f"{directory} holds both {found[0].name} and {found[1].name}: keep one {split} file"
+                f"{directory} holds both {paths[0].name} and {paths[1].name}: keep one {split} file"
             )
-        if found:
-            files[split] = found[0]
+        if paths:
+            files[split] = paths[0]
     for split in ("train", "validation"):
         if split not in files:
-            what = "no annotation file" if not files else f"no {split} annotations"
+            missing = "no annotation file" if not files else f"no {split} annotations"
             raise InputError(
-                f"{directory} holds {what}: it needs {FILE_NAMES[split][0]} (or {FILE_NAMES[split][1]})"
+                f"{directory} holds {missing}: it needs {FILE_NAMES[split][0]} "
+                f"(or {FILE_NAMES[split][1]})"
             )
     return files
 
 
 def _read(path: Path, labelled: bool) -> tuple[list[_ListedFrame], np.ndarray]:
-    """The rows of a file and their 15 numbers, (N, 15), as written."""
+    """Return the rows of a file and their labels, (N, 15); ``MISSING`` where there is none."""
     commas = len(LABEL_COLUMNS) if labelled else 0
     rows, numbers = [], []
     for line, text in enumerate(_text(path).splitlines(), 1):
@@ -150,7 +168,7 @@ def _read(path: Path, labelled: bool) -> tuple[list[_ListedFrame], np.ndarray]:
         row = _ListedFrame(image.strip(), path, line)
         if text.count(",") != commas or not row.image:
             raise InputError(
-                f"{row.place} has {text.count(',') + 1} fields ({_short(text)}): a row has "
+                f"{row.location} has {text.count(',') + 1} fields ({_short(text)}): a row has "
                 + (f"{commas + 1}, the image and its labels" if labelled else "1, the image")
             )
         rows.append(row)
@@ -174,13 +192,18 @@ def _text(path: Path) -> str:
 
 
 def _short(text: str) -> str:
-    return repr(text if len(text) <= 60 else text[:57] + "...")
+    return repr(
+        text if len(text) <= MAX_SHOWN_CHARACTERS else text[: MAX_SHOWN_CHARACTERS - 3] + "..."
+    )
 
 
 def _numbers(rows: list[_ListedFrame], texts: list[str]) -> np.ndarray:
-    """The labels of each row, float32 (N, 15): Arrow reads them, Python finds what it cannot."""
-    # Arrow's own memory: a reader's thread that lets go of Python's while the interpreter ends
-    # aborts the process (apache/arrow#34314).
+    """Parse the labels of each row with Arrow, float32 (N, 15).
+
+    If Arrow cannot parse them, Python's slower parser names the row and column in its error.
+    """
+    # The buffer must be in Arrow's memory: an Arrow thread that frees a Python object while the
+    # interpreter shuts down aborts the process (apache/arrow#34314).
     memory = pa.BufferOutputStream()
     memory.write("\n".join(texts).encode())
     try:
@@ -207,7 +230,7 @@ def _float(row: _ListedFrame, column: str, field: str) -> float:
     try:
         return float(field)
     except ValueError:
-        raise InputError(f"{row.place}: {column} is {field!r}; it must be a number") from None
+        raise InputError(f"{row.location}: {column} is {field!r}; it must be a number") from None
 
 
 def _check_values(rows: list[_ListedFrame], values: np.ndarray) -> None:
@@ -219,7 +242,7 @@ def _check_values(rows: list[_ListedFrame], values: np.ndarray) -> None:
         row, column = divmod(int(bad.argmax()), len(LABEL_COLUMNS))
         name = LABEL_COLUMNS[column]
         raise InputError(
-            f"{rows[row].place}: {name} is {values[row, column]:g}; it must be "
+            f"{rows[row].location}: {name} is {values[row, column]:g}; it must be "
             f"{VALUE_RULES.get(name, '0 or 1')}, or {MISSING[column]:g} where it is missing"
         )
 
@@ -230,53 +253,54 @@ def _refuse_repeats(rows: list[_ListedFrame]) -> None:
         first = seen.setdefault(row.image, row)
         if first is not row:
             raise InputError(
-                f"{row.place}: frame {row.image} is already in {first.place}; keep one of the rows"
+                f"{row.location}: frame {row.image} is already in {first.location}; keep one of "
+                "the rows"
             )
 
 
 def _split_images(rows: list[_ListedFrame]) -> tuple[list[tuple[str, int]], str]:
-    """Video and frame number of each image, and the pattern all of their names follow."""
+    """Return the video and frame number of each image, and the format string of their names."""
     matches = [IMAGE_PATTERN.fullmatch(row.image) for row in rows]
     for row, match in zip(rows, matches, strict=True):
         if match is None:
             raise InputError(
-                f"{row.place}: {row.image!r} has no video or frame number; write it as "
+                f"{row.location}: {row.image!r} has no video or frame number; write it as "
                 "video/00001.jpg"
             )
-    found = [match for match in matches if match is not None]
-    digits = min(len(match["frame"]) for match in found)
-    before, after = found[0]["before"], found[0]["after"]
-    for row, match in zip(rows, found, strict=True):
-        expected = f"{before}{int(match['frame']):0{digits}d}{after}"
+    images = [match for match in matches if match is not None]
+    digits = min(len(match["frame"]) for match in images)
+    prefix, suffix = images[0]["prefix"], images[0]["suffix"]
+    for row, match in zip(rows, images, strict=True):
+        expected = f"{prefix}{int(match['frame']):0{digits}d}{suffix}"
         if row.image != f"{match['video']}/{expected}":
             raise InputError(
-                f"{row.place}: {row.image!r} does not follow the names of the other frames; by "
+                f"{row.location}: {row.image!r} does not follow the names of the other frames; by "
                 f"their pattern it would end in {expected!r}"
             )
-    names = [(match["video"], int(match["frame"])) for match in found]
-    literal = [text.replace("{", "{{").replace("}", "}}") for text in (before, after)]
+    names = [(match["video"], int(match["frame"])) for match in images]
+    literal = [text.replace("{", "{{").replace("}", "}}") for text in (prefix, suffix)]
     return names, f"{literal[0]}{{frame:0{digits}d}}{literal[1]}"
 
 
 def _listing(
     rows: list[_ListedFrame], splits: list[str], names: list[tuple[str, int]], values: np.ndarray
 ) -> Listing:
-    first: dict[str, int] = {}
+    first_row: dict[str, int] = {}
     for i, (video, frame) in enumerate(names):
-        start = first.setdefault(video, i)
+        start = first_row.setdefault(video, i)
         if splits[start] != splits[i]:
             raise InputError(
-                f"{rows[i].place}: video {video!r} is also in {rows[start].place}; a video belongs "
-                "to one split, remove it from the other"
+                f"{rows[i].location}: video {video!r} is also in {rows[start].location}; a video "
+                "belongs to one split, remove it from the other"
             )
         if frame > MAX_FRAME:
-            raise InputError(f"{rows[i].place}: frame number {frame} is beyond 2^31 - 1")
-    index = {video: i for i, video in enumerate(first)}
+            raise InputError(f"{rows[i].location}: frame number {frame} is beyond 2^31 - 1")
+    index = {video: i for i, video in enumerate(first_row)}
     mask = values != MISSING
     return Listing(
-        names=tuple(first),
-        splits=tuple(splits[start] for start in first.values()),
-        subjects=tuple(first),
+        names=tuple(first_row),
+        splits=tuple(splits[start] for start in first_row.values()),
+        subjects=tuple(first_row),
         video=np.array([index[video] for video, _ in names], np.int32),
         frame=np.array([frame for _, frame in names], np.int32),
         values=np.where(mask, values, 0).astype(np.float32),

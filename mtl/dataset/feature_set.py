@@ -1,4 +1,4 @@
-"""One feature set on its way to disk: checked, streamed to Parquet parts, measured and hashed."""
+"""Writer of one feature set: checks, Parquet part files, statistics and content hash."""
 
 import hashlib
 from collections.abc import Iterable, Iterator
@@ -14,36 +14,68 @@ from mtl.dataset.parquet import BATCH_ROWS, first_non_finite
 from mtl.errors import InputError
 
 VideoFeatures = tuple[str, np.ndarray, np.ndarray]
+"""Name of a video, its frame numbers (n,) and the features of these frames (n, F)."""
 PART_BYTES = 1 << 30
+"""Uncompressed bytes of features after which a new part file is started."""
 DTYPES = ("float16", "float32", "uint8")
+"""Types in which features may be stored."""
+CONSTANT_FEATURE_TOLERANCE = 1e-6
+"""Ratio of standard deviation to absolute mean up to which a feature counts as constant."""
 
 
 class FeatureSetWriter:
-    """One feature set on its way to disk: buffered rows, parts, statistics, counts, digest."""
+    """Writer of one feature set into a draft of the dataset directory.
+
+    Attributes:
+        name: Name of the feature set.
+        folder: Folder of the part files.
+        listed_frames: Listed frame numbers of each video.
+        split_of: Split of each listed video.
+        missing_frames: Number of listed frames without features, for each split.
+        unlisted_rows: Number of rows left out because their video is not listed.
+        rows: Number of rows written.
+        videos: Number of videos written.
+        parts: File and rows per row group of each part, as ``dataset.json`` records them.
+        value_type: Type name and width (F) of the features; None before the first video.
+        moments: Mean and variance of each feature over the listed training frames.
+        hasher: SHA-256 of the videos, frames and features written so far.
+        digest: Hexadecimal SHA-256 of the whole set; empty before ``write`` returns.
+    """
 
     def __init__(self, draft: Path, name: str, listing: Listing) -> None:
         self.name = name
         self.folder = draft / "features" / name
         self.folder.mkdir(parents=True)
-        self.listed = _listed_frames(listing)
+        self.listed_frames = _listed_frames(listing)
         self.split_of = dict(zip(listing.names, listing.splits, strict=True))
-        self.without = dict.fromkeys(SPLITS, 0)
-        for video, frames in self.listed.items():
-            self.without[self.split_of[video]] += len(frames)
-        self.unlisted = 0
+        self.missing_frames = dict.fromkeys(SPLITS, 0)
+        for video, frames in self.listed_frames.items():
+            self.missing_frames[self.split_of[video]] += len(frames)
+        self.unlisted_rows = 0
         self.rows = 0
         self.videos = 0
         self.parts: list[dict[str, Any]] = []
-        self.type: tuple[str, int] | None = None
+        self.value_type: tuple[str, int] | None = None
         self.moments = Moments()
-        self.sha = hashlib.sha256()
+        self.hasher = hashlib.sha256()
         self.digest = ""
 
-    def write(self, blocks: Iterable[VideoFeatures]) -> "FeatureSetWriter":
-        """Take all videos in; InputError names the set, video and frame that break a rule."""
+    def write(self, videos: Iterable[VideoFeatures]) -> "FeatureSetWriter":
+        """Check and write all videos of the set.
+
+        Args:
+            videos: Videos in name order, each with its frame numbers in ascending order.
+
+        Returns:
+            This writer.
+
+        Raises:
+            InputError: If a video, frame or feature breaks a rule, or no listed frame, or no listed
+                training frame, has features; the message names the set, video and frame.
+        """
         writer: pq.ParquetWriter | None = None
         try:
-            for table in self._tables(self._checked(blocks)):
+            for table in self._tables(self._checked_videos(videos)):
                 if writer is None:
                     writer = self._new_part(table.schema)
                 writer.write_table(table, row_group_size=BATCH_ROWS)
@@ -55,13 +87,13 @@ class FeatureSetWriter:
             if writer is not None:
                 writer.close()
         self._require_training_frames()
-        self.digest = self.sha.hexdigest()
+        self.digest = self.hasher.hexdigest()
         return self
 
     def entry(self) -> dict[str, Any]:
-        """This set's part of ``dataset.json``."""
-        assert self.type is not None
-        dtype, width = self.type
+        """Return the entry of this feature set in ``dataset.json``."""
+        assert self.value_type is not None
+        dtype, width = self.value_type
         numbers = {"mean": self.moments.mean, "std": self.moments.std()}
         return {
             "dtype": dtype,
@@ -73,9 +105,9 @@ class FeatureSetWriter:
             **{k: [float(str(x)) for x in v.astype(np.float32)] for k, v in numbers.items()},
         }
 
-    def _checked(self, blocks: Iterable[VideoFeatures]) -> Iterator[VideoFeatures]:
+    def _checked_videos(self, videos: Iterable[VideoFeatures]) -> Iterator[VideoFeatures]:
         last = None
-        for video, frames, values in blocks:
+        for video, frames, values in videos:
             if last is not None and video <= last:
                 raise InputError(
                     f"feature set {self.name!r}: video {video!r} comes after {last!r}; videos must "
@@ -83,11 +115,11 @@ class FeatureSetWriter:
                 )
             last = video
             if video not in self.split_of:
-                self.unlisted += len(frames)
+                self.unlisted_rows += len(frames)
             elif len(frames):
                 frames, values = np.asarray(frames, np.int32), np.ascontiguousarray(values)
                 self._check(video, frames, values)
-                self._take(video, frames, values)
+                self._record(video, frames, values)
                 yield video, frames, values
 
     def _check(self, video: str, frames: np.ndarray, values: np.ndarray) -> None:
@@ -99,12 +131,12 @@ class FeatureSetWriter:
             )
         if values.dtype.name not in DTYPES:
             raise InputError(f"{where}: values are {values.dtype}; use one of {', '.join(DTYPES)}")
-        found = (values.dtype.name, values.shape[1])
-        self.type = self.type or found
-        if found != self.type:
+        value_type = (values.dtype.name, values.shape[1])
+        self.value_type = self.value_type or value_type
+        if value_type != self.value_type:
             raise InputError(
-                f"{where}: {found[1]} features of {found[0]} per frame, but {self.type[1]} of "
-                f"{self.type[0]} before; all videos of a set must agree"
+                f"{where}: {value_type[1]} features of {value_type[0]} per frame, but "
+                f"{self.value_type[1]} of {self.value_type[0]} before; all videos of a set must agree"
             )
         self._check_frames(where, frames)
         bad = first_non_finite(values)
@@ -122,36 +154,36 @@ class FeatureSetWriter:
                 f"{where}: frame {after} comes after {before}; frames must ascend, each once"
             )
 
-    def _take(self, video: str, frames: np.ndarray, values: np.ndarray) -> None:
-        """Count, hash and measure one video."""
+    def _record(self, video: str, frames: np.ndarray, values: np.ndarray) -> None:
+        """Add one video to the counts, the hash and the statistics."""
         self.rows += len(frames)
         self.videos += 1
-        self.sha.update(f"{video}\0{self.type}\0{len(frames)}\0".encode())
-        self.sha.update(frames.astype("<i4").tobytes())
-        self.sha.update(values.astype(values.dtype.newbyteorder("<"), copy=False).data)
+        self.hasher.update(f"{video}\0{self.value_type}\0{len(frames)}\0".encode())
+        self.hasher.update(frames.astype("<i4").tobytes())
+        self.hasher.update(values.astype(values.dtype.newbyteorder("<"), copy=False).data)
         split = self.split_of[video]
-        seen = np.isin(frames, self.listed.get(video, frames[:0]))
-        self.without[split] -= int(seen.sum())
+        is_listed = np.isin(frames, self.listed_frames.get(video, frames[:0]))
+        self.missing_frames[split] -= int(is_listed.sum())
         if split == "train":
-            self.moments.add(values[seen])
+            self.moments.add(values[is_listed])
 
-    def _tables(self, blocks: Iterable[VideoFeatures]) -> Iterator[pa.Table]:
-        """Tables of up to BATCH_ROWS rows, so that short videos share a row group."""
-        held: list[VideoFeatures] = []
-        for block in blocks:
-            if held and sum(len(frames) for _, frames, _ in [*held, block]) > BATCH_ROWS:
-                yield _table(held)
-                held = []
-            held.append(block)
-        if held:
-            yield _table(held)
+    def _tables(self, videos: Iterable[VideoFeatures]) -> Iterator[pa.Table]:
+        """Join videos into tables of about ``BATCH_ROWS`` rows, so short ones share a row group."""
+        buffered: list[VideoFeatures] = []
+        for video in videos:
+            if buffered and sum(len(frames) for _, frames, _ in [*buffered, video]) > BATCH_ROWS:
+                yield _table(buffered)
+                buffered = []
+            buffered.append(video)
+        if buffered:
+            yield _table(buffered)
 
     def _new_part(self, schema: pa.Schema) -> pq.ParquetWriter:
         path = self.folder / f"part-{len(self.parts):05d}.parquet"
         self.parts.append({"file": f"features/{self.name}/{path.name}", "group_rows": []})
-        assert self.type is not None
-        # Floats hardly repeat, 256 byte values do: the dictionary makes binary features small.
-        columns = ["video", "feature.list.element"] if self.type[0] == "uint8" else ["video"]
+        assert self.value_type is not None
+        # A dictionary compresses bytes, which have 256 values, but not floats, which rarely repeat.
+        columns = ["video", "feature.list.element"] if self.value_type[0] == "uint8" else ["video"]
         return pq.ParquetWriter(path, schema, compression="zstd", use_dictionary=columns)
 
     def _count_groups(self, rows: int) -> None:
@@ -159,12 +191,12 @@ class FeatureSetWriter:
         self.parts[-1]["group_rows"] += [BATCH_ROWS] * full + [rest] * (rest > 0)
 
     def _row_bytes(self) -> int:
-        assert self.type is not None
-        return self.type[1] * np.dtype(self.type[0]).itemsize
+        assert self.value_type is not None
+        return self.value_type[1] * np.dtype(self.value_type[0]).itemsize
 
     def _require_training_frames(self) -> None:
-        listed = sum(len(frames) for frames in self.listed.values())
-        if sum(self.without.values()) == listed:
+        listed = sum(len(frames) for frames in self.listed_frames.values())
+        if sum(self.missing_frames.values()) == listed:
             raise InputError(
                 f"feature set {self.name!r} has none of the {listed} listed frames: check that its "
                 "videos and frame numbers are those of the annotation files"
@@ -177,7 +209,13 @@ class FeatureSetWriter:
 
 
 class Moments:
-    """Mean and population variance of rows that come in blocks (Chan et al. 1979), in float64."""
+    """Running mean and population variance of each feature, in float64 (Chan et al. 1979).
+
+    Attributes:
+        n: Number of rows added.
+        mean: Mean of each feature, (F,).
+        squares: Sum of squared deviations from the mean of each feature, (F,).
+    """
 
     def __init__(self) -> None:
         self.n = 0
@@ -185,7 +223,7 @@ class Moments:
         self.squares = np.zeros(0)
 
     def add(self, values: np.ndarray) -> None:
-        """Take in rows (n, F)."""
+        """Add rows of features, (n, F)."""
         if not len(values):
             return
         block = values.astype(np.float64)
@@ -201,9 +239,9 @@ class Moments:
         self.n = total
 
     def std(self) -> np.ndarray:
-        """Population standard deviation, (F,); 1 where the feature is constant in float32."""
+        """Return the population standard deviation, (F,); 1 for a constant feature."""
         std = np.sqrt(self.squares / max(self.n, 1))
-        return np.where(std <= 1e-6 * np.abs(self.mean), 1.0, std)
+        return np.where(std <= CONSTANT_FEATURE_TOLERANCE * np.abs(self.mean), 1.0, std)
 
 
 def _listed_frames(listing: Listing) -> dict[str, np.ndarray]:
@@ -213,9 +251,9 @@ def _listed_frames(listing: Listing) -> dict[str, np.ndarray]:
     return {listing.names[v]: f for v, f in zip(videos, frames, strict=True)}
 
 
-def _table(blocks: list[VideoFeatures]) -> pa.Table:
-    names = [video for video, frames, _ in blocks for _ in range(len(frames))]
-    values = np.concatenate([v for _, _, v in blocks])
+def _table(videos: list[VideoFeatures]) -> pa.Table:
+    names = [video for video, frames, _ in videos for _ in range(len(frames))]
+    values = np.concatenate([v for _, _, v in videos])
     feature = pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), values.shape[1])
-    frames = pa.array(np.concatenate([f for _, f, _ in blocks]), pa.int32())
+    frames = pa.array(np.concatenate([f for _, f, _ in videos]), pa.int32())
     return pa.table({"video": pa.array(names, pa.string()), "frame": frames, "feature": feature})

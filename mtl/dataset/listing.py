@@ -1,4 +1,4 @@
-"""The listed frames: their order, splits, subjects and labels, as arrays and as Parquet tables."""
+"""Listed frames with their splits, subjects and labels, as arrays and as Parquet tables."""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -11,20 +11,22 @@ from mtl.errors import InputError
 from mtl.tasks import LABEL_COLUMNS, TASKS
 
 SPLITS = ("train", "validation", "test")
+MIN_TRAINING_VIDEOS = 2
+"""Fewest training videos of a dataset to train on; one video does not generalise to others."""
 
 
 @dataclass(frozen=True, eq=False)
 class Listing:
-    """The listed frames, in the order of the files: train, validation, test.
+    """Listed frames with their labels: training, then validation, then test frames.
 
     Attributes:
-        names: The video names; ``splits`` and ``subjects`` run beside them.
-        splits: The split of each video, one of ``SPLITS``.
-        subjects: Who is seen in each video (the video's name where that is unknown).
-        video: Index into ``names`` of each listed frame, int32, shape (N,).
+        names: Names of the V videos.
+        splits: Split of each video, one of ``SPLITS``.
+        subjects: Person in each video; the video's name if the person is unknown.
+        video: Video of each listed frame, as an index into ``names``, int32, shape (N,).
         frame: Frame number within the video, int32, shape (N,).
-        values: Labels in the columns ``LABEL_COLUMNS``, float32, shape (N, 15); 0 where unknown.
-        mask: Which labels are known, bool, shape (N, 15).
+        values: Labels in the columns ``LABEL_COLUMNS``, float32, shape (N, 15); 0 where missing.
+        mask: True where a label is present, bool, shape (N, 15).
     """
 
     names: tuple[str, ...]
@@ -37,11 +39,11 @@ class Listing:
 
     @property
     def split(self) -> np.ndarray:
-        """The split of each listed frame as an index into ``SPLITS``, int8, shape (N,)."""
+        """Split of each listed frame, as an index into ``SPLITS``, int8, shape (N,)."""
         return np.asarray(np.array([SPLITS.index(s) for s in self.splits], np.int8)[self.video])
 
     def take(self, rows: slice | np.ndarray) -> "Listing":
-        """Some of its frames, with their videos alone."""
+        """Return the listing of the given rows and of the videos that these rows belong to."""
         used, video = np.unique(self.video[rows], return_inverse=True)
         names, splits, subjects = (
             tuple(column[place] for place in used)
@@ -59,15 +61,27 @@ class Listing:
         video: np.ndarray,
         frame: np.ndarray,
     ) -> "Listing":
-        """Frames of which no label is known; the labels take no memory."""
+        """Return a listing in which every label is missing; the label arrays take no memory.
+
+        Args:
+            names: Names of the V videos.
+            splits: Split of each video.
+            subjects: Person in each video.
+            video: Video of each listed frame, as an index into ``names``, int32, shape (N,).
+            frame: Frame number of each listed frame, int32, shape (N,).
+        """
         shape = (len(frame), len(LABEL_COLUMNS))
         values, mask = np.broadcast_to(np.float32(0), shape), np.broadcast_to(np.False_, shape)
         return cls(names, splits, subjects, video, frame, values, mask)
 
 
 def check_listing(listing: Listing) -> None:
-    """Raise InputError where a listing can neither be trained on nor, having test frames alone,
-    only be predicted, naming the video or frame.
+    """Check that a listing can be trained on, or holds test frames alone, to be predicted.
+
+    Raises:
+        InputError: If a video is listed twice or has an unknown split, a frame is listed twice,
+            splits are out of order, or there are no validation frames or fewer than
+            ``MIN_TRAINING_VIDEOS`` training videos; the message names the video or frame.
     """
     _check_shapes(listing)
     _check_videos(listing)
@@ -81,10 +95,10 @@ def check_listing(listing: Listing) -> None:
                 "validation frames"
             )
     training = np.unique(listing.video[listing.split == 0])
-    if len(training) < 2:
+    if len(training) < MIN_TRAINING_VIDEOS:
         raise InputError(
             f"the dataset lists one training video ({listing.names[training[0]]!r}): list at "
-            "least 2, for one video says nothing about others"
+            f"least {MIN_TRAINING_VIDEOS}, because a model of one video does not generalise"
         )
 
 
@@ -101,21 +115,21 @@ def _check_videos(listing: Listing) -> None:
         if split not in SPLITS:
             raise InputError(f"video {name!r} has split {split!r}: it must be one of {SPLITS}")
         if name in split_of:
-            where = (
+            repetition = (
                 f"in two splits, {split_of[name]} and {split}"
                 if split_of[name] != split
                 else f"twice in the {split} split"
             )
-            raise InputError(f"video {name!r} is {where}: list it once")
+            raise InputError(f"video {name!r} is {repetition}: list it once")
         split_of[name] = split
 
 
 def _check_frames(listing: Listing) -> None:
     key = pack(listing.video, listing.frame)
     order = np.argsort(key, kind="stable")
-    again = np.flatnonzero(key[order][1:] == key[order][:-1])
-    if len(again):
-        row = order[again[0] + 1]
+    duplicates = np.flatnonzero(key[order][1:] == key[order][:-1])
+    if len(duplicates):
+        row = order[duplicates[0] + 1]
         raise InputError(
             f"frame {listing.frame[row]} of video {listing.names[listing.video[row]]!r} is listed "
             "twice: keep one of the rows"
@@ -125,12 +139,20 @@ def _check_frames(listing: Listing) -> None:
 
 
 def pack(video: np.ndarray, frame: np.ndarray) -> np.ndarray:
-    """One int64 per row, shape (N,), that sorts by video, then by frame (both >= 0)."""
+    """Return one int64 sort key per row, shape (N,): by video, then by frame number.
+
+    Args:
+        video: Index of each row's video, at least 0, shape (N,).
+        frame: Frame number of each row, from 0 to 2^31 - 1, shape (N,).
+    """
     return (video.astype(np.int64) << 32) | frame.astype(np.int64)
 
 
 def count(listing: Listing) -> dict[str, Any]:
-    """Videos, frames and labelled frames per task of each split (any unit: action units)."""
+    """Count the videos, frames and labelled frames per task of each split.
+
+    A frame counts as labelled with action units if at least one unit is labelled.
+    """
     counts = {}
     for index, split in enumerate(SPLITS):
         rows = listing.mask[listing.split == index]
@@ -143,7 +165,7 @@ def count(listing: Listing) -> dict[str, Any]:
 
 
 def tables(listing: Listing) -> tuple[pa.Table, pa.Table]:
-    """``labels.parquet`` (nulls where unknown) and ``videos.parquet``."""
+    """Return the tables of ``labels.parquet``, null for a missing label, and ``videos.parquet``."""
     labels = {"video": pa.array(listing.names).take(pa.array(listing.video))}
     labels["frame"] = pa.array(listing.frame, pa.int32())
     for i, column in enumerate(LABEL_COLUMNS):
@@ -155,14 +177,19 @@ def tables(listing: Listing) -> tuple[pa.Table, pa.Table]:
 
 
 def from_tables(labels: pa.Table, videos: pa.Table) -> Listing:
-    """The listing that ``tables`` wrote; InputError where a label's video is in no row.
+    """Return the listing that the function ``tables`` turned into these two tables.
 
-    Without label columns no label is known.
+    Args:
+        labels: Listed frames; if it has no label columns, every label is missing.
+        videos: Name, split and subject of each video.
+
+    Raises:
+        InputError: If a listed frame's video is not in ``videos``.
     """
     names = videos["video"].to_pylist()
-    found = pc.index_in(labels["video"], value_set=pa.array(names, pa.string()))
-    if found.null_count:
-        row = found.is_null().index(True).as_py()
+    video = pc.index_in(labels["video"], value_set=pa.array(names, pa.string()))
+    if video.null_count:
+        row = video.is_null().index(True).as_py()
         raise InputError(
             f"labels.parquet row {row + 1}: video {labels['video'][row].as_py()!r} is not in "
             "videos.parquet; prepare the dataset again"
@@ -171,7 +198,7 @@ def from_tables(labels: pa.Table, videos: pa.Table) -> Listing:
         names=tuple(names),
         splits=tuple(videos["split"].to_pylist()),
         subjects=tuple(videos["subject"].to_pylist()),
-        video=found.to_numpy().astype(np.int32),
+        video=video.to_numpy().astype(np.int32),
         frame=labels["frame"].to_numpy().astype(np.int32),
     )
     if LABEL_COLUMNS[0] not in labels.column_names:

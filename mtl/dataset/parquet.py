@@ -1,7 +1,7 @@
-"""Parquet files of ``video, frame, feature``: their footers, keys and matrices, with every check.
+"""Checked reading of Parquet feature files with the columns ``video, frame, feature``.
 
-Rows are counted from 1 in messages. The values' types are float16, float32 and uint8; float64 is
-accepted in a source and read as float32.
+Messages count rows from 1. Features are float16, float32 or uint8; float64 is also accepted and
+read as float32.
 """
 
 from collections.abc import Iterator, Sequence
@@ -24,7 +24,13 @@ VALUE_TYPES: dict[pa.DataType, np.dtype] = {
     pa.float32(): np.dtype(np.float32),
     pa.float64(): np.dtype(np.float32),
 }
+"""Accepted Arrow types of a feature, and the type in which each is read."""
 BATCH_ROWS = 8192
+"""Rows read or written at a time; also the rows of a written row group."""
+KEY_BATCH_ROWS = 1 << 16
+"""Rows read at a time of the video and frame columns alone."""
+PARQUET_MAGIC = b"PAR1"
+"""First four bytes of every Parquet file."""
 
 
 @dataclass(frozen=True)
@@ -32,12 +38,12 @@ class FeatureFile:
     """One checked Parquet file of features.
 
     Attributes:
-        filesystem: Where it lies.
-        path: Its path there.
-        shown: Its name in messages.
-        dtype: Type in which its values are read.
-        width: Features per row (F); 0 in an empty file whose schema does not say.
-        group_rows: Rows of each row group.
+        filesystem: File system that holds the file.
+        path: Path of the file on that file system.
+        shown: Name of the file in messages.
+        dtype: Type in which the features are read.
+        width: Features per row (F); 0 if the file is empty and its schema has no list size.
+        group_rows: Number of rows of each row group.
     """
 
     filesystem: pafs.FileSystem
@@ -49,12 +55,19 @@ class FeatureFile:
 
     @property
     def rows(self) -> int:
-        """Number of rows."""
+        """Number of rows of the file."""
         return sum(self.group_rows)
 
 
 class FeatureRows(NamedTuple):
-    """Some rows of a file: ``row`` is the first one's place in it, counted from 0."""
+    """Consecutive rows of a feature file.
+
+    Attributes:
+        row: Index of the first of these rows in the file, from 0.
+        video: Video names, dictionary-encoded, n of them.
+        frame: Frame numbers, int32, shape (n,).
+        values: Features, shape (n, F).
+    """
 
     row: int
     video: pa.Array
@@ -64,9 +77,18 @@ class FeatureRows(NamedTuple):
 
 @contextmanager
 def parquet_file(filesystem: pafs.FileSystem, path: str, shown: str) -> Iterator[pq.ParquetFile]:
-    """An open Parquet file; what Arrow says of broken bytes becomes an InputError."""
+    """Open a Parquet file for reading.
+
+    Args:
+        filesystem: File system that holds the file.
+        path: Path of the file on that file system.
+        shown: Name of the file in messages.
+
+    Raises:
+        InputError: If the file cannot be read or is damaged, also while it is being read.
+    """
     try:
-        # Without pre_buffer one row group is held at a time, with it the whole file is.
+        # With pre_buffer Arrow holds the whole file in memory, without it one row group.
         with (
             filesystem.open_input_file(path) as stream,
             pq.ParquetFile(stream, pre_buffer=False) as file,
@@ -75,22 +97,32 @@ def parquet_file(filesystem: pafs.FileSystem, path: str, shown: str) -> Iterator
     except InputError:
         raise
     except (OSError, pa.ArrowException) as error:
-        raise InputError(f"{shown} {_fault(filesystem, path)} ({brief(error)})") from None
+        raise InputError(f"{shown} {_damage_reason(filesystem, path)} ({brief(error)})") from None
 
 
-def _fault(filesystem: pafs.FileSystem, path: str) -> str:
+def _damage_reason(filesystem: pafs.FileSystem, path: str) -> str:
     try:
         with filesystem.open_input_stream(path) as stream:
-            starts_well = stream.read(4) == b"PAR1"
+            has_magic = stream.read(len(PARQUET_MAGIC)) == PARQUET_MAGIC
     except OSError:
         return "cannot be read: check that it is there and readable"
-    if starts_well:
+    if has_magic:
         return "is cut short or damaged: copy or make it again"
     return "is no Parquet file: give a file with the columns video, frame, feature"
 
 
 def open_feature_file(filesystem: pafs.FileSystem, path: str, shown: str) -> FeatureFile:
-    """Read the footer and check the columns; InputError names the file and the column."""
+    """Read the footer of a feature file and check its columns.
+
+    Args:
+        filesystem: File system that holds the file.
+        path: Path of the file on that file system.
+        shown: Name of the file in messages.
+
+    Raises:
+        InputError: If a column is missing or has a wrong type, or the features are empty; the
+            message names the file and the column.
+    """
     with parquet_file(filesystem, path, shown) as file:
         schema = file.schema_arrow
         for column in ("video", "frame", "feature"):
@@ -135,7 +167,12 @@ def _is_string_view(dtype: pa.DataType) -> bool:
 
 
 def batches(file: FeatureFile) -> Iterator[FeatureRows]:
-    """The file's rows in order, checked: no null, equal widths, every value finite."""
+    """Read the rows of a feature file in order, in batches of up to ``BATCH_ROWS``.
+
+    Raises:
+        InputError: If a value is null, a feature is not finite, or rows have different numbers of
+            features; the message names the row.
+    """
     row = 0
     columns = ["video", "frame", "feature"]
     with parquet_file(file.filesystem, file.path, file.shown) as reader:
@@ -147,11 +184,21 @@ def batches(file: FeatureFile) -> Iterator[FeatureRows]:
 
 
 def matrix(feature: pa.Array, file: FeatureFile, row: int) -> np.ndarray:
-    """A ``feature`` column as (n, F); InputError names the file and the row that breaks a rule."""
+    """Return a ``feature`` column as a checked array of shape (n, F).
+
+    Args:
+        feature: Column of n rows.
+        file: File that the column belongs to.
+        row: Index of the column's first row in the file, from 0, for messages.
+
+    Raises:
+        InputError: If a row is null, has a wrong number of features, or holds a null, NaN or
+            infinity; the message names the file and the row.
+    """
     _refuse_null(feature, file.shown, row, "feature")
     if not pa.types.is_fixed_size_list(feature.type):
         widths = pc.list_value_length(feature).to_numpy(zero_copy_only=False)
-        _refuse(widths != file.width, widths, file, row, "the feature has length")
+        _check_widths(widths, file, row)
     elif feature.type.list_size != file.width:
         raise InputError(
             f"{file.shown}: its features have length {feature.type.list_size}; the others of the "
@@ -162,7 +209,7 @@ def matrix(feature: pa.Array, file: FeatureFile, row: int) -> np.ndarray:
         at = row + flat.is_null().index(True).as_py() // file.width + 1
         raise InputError(f"{file.shown} row {at}: the feature holds a null; give a number")
     values = flat.to_numpy(zero_copy_only=False).reshape(-1, file.width)
-    with np.errstate(over="ignore"):  # a float64 beyond float32 turns inf, refused below
+    with np.errstate(over="ignore"):  # a float64 beyond float32 becomes inf, rejected below
         values = values.astype(file.dtype, copy=False)
     bad = first_non_finite(values)
     if bad is not None:
@@ -174,19 +221,20 @@ def matrix(feature: pa.Array, file: FeatureFile, row: int) -> np.ndarray:
 
 
 def first_non_finite(values: np.ndarray) -> tuple[int, int] | None:
-    """Row and column of the first NaN or infinity in (n, F), or None."""
+    """Return the row and column of the first NaN or infinity in ``values`` (n, F), or None."""
     if values.dtype == np.uint8 or np.isfinite(values).all():
         return None
     row, column = np.argwhere(~np.isfinite(values))[0]
     return int(row), int(column)
 
 
-def _refuse(bad: np.ndarray, found: np.ndarray, file: FeatureFile, row: int, what: str) -> None:
-    if bad.any():
-        at = int(np.argmax(bad))
+def _check_widths(widths: np.ndarray, file: FeatureFile, row: int) -> None:
+    wrong = widths != file.width
+    if wrong.any():
+        at = int(np.argmax(wrong))
         raise InputError(
-            f"{file.shown} row {row + at + 1}: {what} {found[at]}, but the rows before have "
-            f"{file.width}; all rows of a feature set must be equally long"
+            f"{file.shown} row {row + at + 1}: the feature has length {widths[at]}, but the rows "
+            f"before have {file.width}; all rows of a feature set must be equally long"
         )
 
 
@@ -197,7 +245,7 @@ def _refuse_null(column: pa.Array, shown: str, row: int, name: str) -> None:
 
 
 def _videos(column: pa.Array, shown: str, row: int) -> pa.Array:
-    # Decoded first: a writer's dictionary may hold a name twice or names that no row uses.
+    # Decode first: a file's dictionary may hold a name twice or names that no row uses.
     text = column.cast(pa.string())
     _refuse_null(text, shown, row, "video")
     return text.dictionary_encode()
@@ -217,12 +265,12 @@ def _frames(column: pa.Array, shown: str, row: int) -> np.ndarray:
 
 @dataclass(frozen=True, eq=False)
 class Keys:
-    """Which frame each row of a feature set is.
+    """Video and frame number of each of the R rows of a feature set.
 
     Attributes:
-        names: The videos in name order.
-        video: Index into ``names``, int32, shape (R,).
-        frame: Frame number, int32, shape (R,).
+        names: Names of the videos in name order.
+        video: Video of each row, as an index into ``names``, int32, shape (R,).
+        frame: Frame number of each row, int32, shape (R,).
     """
 
     names: tuple[str, ...]
@@ -231,18 +279,22 @@ class Keys:
 
     @property
     def packed(self) -> np.ndarray:
-        """One int64 per row that sorts by video name, then by frame, shape (R,)."""
+        """Sort key of each row, by video name, then by frame number, int64, shape (R,)."""
         return pack(self.video, self.frame)
 
 
 def read_keys(files: Sequence[FeatureFile]) -> Keys:
-    """The keys of all rows, in the files' order; InputError on a null or a frame out of range."""
+    """Read the video and frame number of all rows of the files, in the order of the files.
+
+    Raises:
+        InputError: If a value is null or a frame number is not in [0, 2^31 - 1].
+    """
     code_of: dict[str, int] = {}
     videos, frames = [np.empty(0, np.int32)], [np.empty(0, np.int32)]
     for file in files:
         row = 0
         with parquet_file(file.filesystem, file.path, file.shown) as reader:
-            for batch in reader.iter_batches(batch_size=1 << 16, columns=["video", "frame"]):
+            for batch in reader.iter_batches(batch_size=KEY_BATCH_ROWS, columns=["video", "frame"]):
                 video = _videos(batch.column("video"), file.shown, row)
                 names = video.dictionary.to_pylist()
                 codes = np.array([code_of.setdefault(n, len(code_of)) for n in names], np.int32)
@@ -256,7 +308,7 @@ def read_keys(files: Sequence[FeatureFile]) -> Keys:
 
 
 def row_location(files: Sequence[FeatureFile], row: int) -> str:
-    """``file row n`` of a row counted over all files from 0."""
+    """Return the text ``FILE row N`` for a row index that counts over all files from 0."""
     for file in files:
         if row < file.rows:
             return f"{file.shown} row {row + 1}"

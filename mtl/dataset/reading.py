@@ -1,4 +1,4 @@
-"""Reading a dataset directory: its labels, the index of each feature set, and any span of rows."""
+"""Reader of a dataset directory: listed frames, feature indices and ranges of feature rows."""
 
 import json
 from dataclasses import dataclass, field
@@ -15,15 +15,16 @@ from mtl.dataset.parquet import FeatureFile
 from mtl.errors import InputError, brief
 
 FORMAT = 1
+"""Version of the dataset directory's format that this program reads and writes."""
 
 
 @dataclass(frozen=True, eq=False)
 class FeatureIndex:
-    """Where the rows of one feature set are: sorted by video name, then by frame.
+    """Video and frame number of each row of a feature set, sorted by video name, then by frame.
 
     Attributes:
-        names: The videos that have features, in name order.
-        starts: First row of each video, and the number of rows last, int64, shape (V + 1,).
+        names: Names of the V videos that have features, in name order.
+        starts: First row of each video, followed by the number of rows R, int64, shape (V + 1,).
         frames: Frame number of each row, int32, shape (R,).
     """
 
@@ -34,11 +35,11 @@ class FeatureIndex:
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """An opened dataset directory; ``open_dataset`` makes it. Cheap to pickle.
+    """Opened dataset directory, as ``open_dataset`` returns it; cheap to pickle.
 
     Attributes:
-        address: The directory, a local path or ``s3://``.
-        info: ``dataset.json``.
+        address: The directory, a local path or an ``s3://`` address.
+        info: Content of ``dataset.json``.
     """
 
     address: str
@@ -46,32 +47,41 @@ class Dataset:
 
     @property
     def hash(self) -> str:
-        """The hash of the content: listing, labels and features."""
+        """Hash of the content: listed frames, labels and features."""
         return str(self.info["hash"])
 
     def feature_sets(self) -> tuple[str, ...]:
-        """The names of the feature sets."""
+        """Return the names of the feature sets."""
         return tuple(self.info["features"])
 
     def width(self, name: str) -> int:
-        """Features per frame (F) of a set."""
-        return int(self._set(name)["width"])
+        """Return the number of features per frame (F) of a feature set."""
+        return int(self._entry(name)["width"])
 
     def statistics(self, name: str) -> tuple[np.ndarray, np.ndarray]:
-        """Mean and std over the listed training frames, float32 (F,); std is 1 where constant.
+        """Return the mean and standard deviation of each feature over the listed training frames.
 
-        NaN where no training frame is listed.
+        Args:
+            name: Name of the feature set.
+
+        Returns:
+            Two float32 arrays of shape (F,). The standard deviation of a constant feature is 1;
+            all values are NaN if no training frame is listed.
         """
-        entry = self._set(name)
+        entry = self._entry(name)
         if not entry["mean"]:
             unknown = np.full(self.width(name), np.nan, np.float32)
             return unknown, unknown
         return np.array(entry["mean"], np.float32), np.array(entry["std"], np.float32)
 
     def listing(self, labels: bool = True) -> Listing:
-        """The listed frames in the order of the challenge's files; InputError names a bad row.
+        """Read the listed frames, in the order of the challenge's files.
 
-        Without ``labels`` none is read, as where none is known.
+        Args:
+            labels: If False, the labels are not read and every label counts as missing.
+
+        Raises:
+            InputError: If a row breaks a rule of the format; the message names the row or video.
         """
         columns = None if labels else ["video", "frame"]
         listing = from_tables(self._table("labels.parquet", columns), self._table("videos.parquet"))
@@ -79,31 +89,46 @@ class Dataset:
         return listing
 
     def index(self, name: str) -> FeatureIndex:
-        """The rows of a set, from the video and frame columns alone.
+        """Read the video and frame number of each row of a feature set, without the features.
 
-        Raises InputError, naming file and row, where rows are out of order or a frame is double.
+        Args:
+            name: Name of the feature set.
+
+        Raises:
+            InputError: If rows are out of order or a frame occurs twice; the message names the file
+                and row.
         """
         files = self._files(name)
         keys = parquet.read_keys(files)
         disorder = np.flatnonzero(np.diff(keys.packed) <= 0)
         if len(disorder):
             raise InputError(
-                f"{parquet.row_location(files, int(disorder[0]) + 1)}: rows must be sorted by video and "
-                "frame, each once; prepare the dataset again"
+                f"{parquet.row_location(files, int(disorder[0]) + 1)}: rows must be sorted by "
+                "video and frame, each once; prepare the dataset again"
             )
         starts = np.searchsorted(keys.video, np.arange(len(keys.names) + 1))
         return FeatureIndex(keys.names, starts.astype(np.int64), keys.frame)
 
     def read(self, name: str, start: int, stop: int) -> np.ndarray:
-        """Rows [start, stop) of a set in stored precision (float16, float32 or uint8), (n, F).
+        """Read the features of rows [start, stop) of a feature set.
 
-        Raises InputError, naming file and row, where a value is NaN or infinite.
+        Args:
+            name: Name of the feature set.
+            start: First row, counted over all part files from 0.
+            stop: Row after the last.
+
+        Returns:
+            Features in stored precision (float16, float32 or uint8), shape (stop - start, F).
+
+        Raises:
+            InputError: If a feature is NaN or infinite; the message names the file and row.
+            IndexError: If the feature set has no such rows.
         """
         files = self._files(name)
         rows = sum(file.rows for file in files)
         if not 0 <= start <= stop <= rows:
             raise IndexError(f"rows [{start}, {stop}) of a set of {rows}")
-        values = np.empty((stop - start, self.width(name)), self._set(name)["dtype"])
+        values = np.empty((stop - start, self.width(name)), self._entry(name)["dtype"])
         first = 0
         for file in files:
             if first < stop and start < first + file.rows:
@@ -111,7 +136,7 @@ class Dataset:
             first += file.rows
         return values
 
-    def _set(self, name: str) -> dict[str, Any]:
+    def _entry(self, name: str) -> dict[str, Any]:
         if name not in self.info["features"]:
             raise InputError(
                 f"the dataset {self.address} has no feature set {name!r}: it has "
@@ -121,7 +146,7 @@ class Dataset:
         return entry
 
     def _files(self, name: str) -> list[FeatureFile]:
-        entry = self._set(name)
+        entry = self._entry(name)
         filesystem, root = storage.resolve(self.address)
         dtype = np.dtype(entry["dtype"])
         return [
@@ -144,7 +169,13 @@ class Dataset:
 
 
 def _read_file(file: FeatureFile, offset: int, out: np.ndarray) -> None:
-    """Fill ``out`` (n, F) with the file's rows; the first belongs at ``offset`` (may be < 0)."""
+    """Copy the rows of a file that fall into ``out`` (n, F).
+
+    Args:
+        file: Part file to read.
+        offset: Row of ``out`` for the file's first row; negative if the file starts before ``out``.
+        out: Array to fill.
+    """
     with parquet.parquet_file(file.filesystem, file.path, file.shown) as reader:
         row = 0
         for group, rows in enumerate(file.group_rows):
@@ -166,10 +197,15 @@ def _read_group(
 
 
 def open_dataset(address: str | Path) -> Dataset:
-    """Open a dataset directory, local or ``s3://``.
+    """Open a dataset directory, after checking that its files are complete.
 
-    Checks that every file named in ``dataset.json`` is there, has the size it had when it was
-    written and has a readable footer of the right type. Raises InputError naming the file.
+    Args:
+        address: The directory, a local path or an ``s3://`` address.
+
+    Raises:
+        InputError: If ``dataset.json`` cannot be read, or a file that it names is missing, has
+            another size than recorded, or has a footer that differs from the record; the message
+            names the file.
     """
     address = str(address).rstrip("/") if "://" in str(address) else str(Path(address).expanduser())
     dataset = Dataset(address, _read_info(address))
@@ -196,9 +232,10 @@ def _read_info(address: str) -> dict[str, Any]:
             f"cannot read {shown} ({brief(error)}): prepare the dataset again"
         ) from None
     if not isinstance(info, dict) or info.get("format") != FORMAT:
-        found = info.get("format") if isinstance(info, dict) else type(info).__name__
+        version = info.get("format") if isinstance(info, dict) else type(info).__name__
         raise InputError(
-            f"{shown} has format {found!r}, this program reads {FORMAT}: prepare the dataset again"
+            f"{shown} has format {version!r}, this program reads {FORMAT}: "
+            "prepare the dataset again"
         )
     return info
 
@@ -218,8 +255,8 @@ def _check_size(address: str, entry: dict[str, Any]) -> None:
 
 def _check_footer(file: FeatureFile) -> None:
     found = parquet.open_feature_file(file.filesystem, file.path, file.shown)
-    said = (file.dtype, file.width, file.group_rows)
-    if (found.dtype, found.width, found.group_rows) != said:
+    recorded = (file.dtype, file.width, file.group_rows)
+    if (found.dtype, found.width, found.group_rows) != recorded:
         raise InputError(
             f"{file.shown} holds {found.rows} rows of {found.width} x {found.dtype}, but "
             f"dataset.json says {file.rows} of {file.width} x {file.dtype}: prepare it again"

@@ -1,4 +1,4 @@
-"""Features as others wrote them, video by video: Parquet in any order, or the authors' HDF5."""
+"""Reader of feature files written by other programs: Parquet in any order, or HDF5."""
 
 from collections.abc import Iterator, Sequence
 from itertools import groupby, pairwise
@@ -15,17 +15,28 @@ from mtl.dataset.parquet import FeatureFile, Keys
 from mtl.errors import InputError, brief
 
 HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
+"""First bytes of every HDF5 file."""
 HDF5_SUFFIXES = (".h5", ".hdf5", ".hdf")
 
 
 def read_features(address: str | Path) -> Iterator[VideoFeatures]:
-    """The videos of a feature source in name order: name, frames ascending (n,), values (n, F).
+    """Read the videos of a feature source in name order.
 
-    The source is a Parquet file or a folder of them (``video, frame, feature``; sorted ones are
-    streamed, others sorted in memory) or an HDF5 file with ``<video>/feature`` (T, F) and
-    optionally ``<video>/frame`` (T,), without which the rows are the frames 1 to T. float64 comes
-    as float32; uint8, float16 and float32 as they are. Footers are checked at once, the rest while
-    reading. Raises InputError naming the file and the row or video.
+    The source is one Parquet file or a folder of them, with the columns ``video, frame, feature``,
+    or an HDF5 file with the datasets ``<video>/feature`` (T, F) and, optionally, ``<video>/frame``
+    (T,); without the latter the rows are the frames 1 to T. Sorted Parquet files are streamed,
+    others are sorted in memory. Parquet footers are checked at once, everything else while reading.
+
+    Args:
+        address: Local path or ``s3://`` address of the source; HDF5 must be local.
+
+    Returns:
+        Videos, each with its name, its frame numbers in ascending order (n,) and its features
+        (n, F) in float16, float32 or uint8; float64 is converted to float32.
+
+    Raises:
+        InputError: If the source cannot be read or breaks a rule, also while reading; the message
+            names the file and the row or video.
     """
     if _is_hdf5(address):
         return _hdf5_videos(Path(address))
@@ -46,10 +57,10 @@ def _is_hdf5(address: str | Path) -> bool:
 def _feature_files(address: str | Path) -> list[FeatureFile]:
     filesystem, path = storage.resolve(address)
     shown = str(address)
-    found = storage.info(filesystem, path, shown)
-    if found.is_file:
+    source = storage.info(filesystem, path, shown)
+    if source.is_file:
         return [parquet.open_feature_file(filesystem, path, shown)]
-    if found.type == pafs.FileType.NotFound:
+    if source.type == pafs.FileType.NotFound:
         raise InputError(f"{shown} does not exist: check the path of these features")
     paths = storage.files_under(filesystem, path)
     if not paths:
@@ -76,28 +87,28 @@ def _parquet_videos(files: Sequence[FeatureFile]) -> Iterator[VideoFeatures]:
     keys = parquet.read_keys(files)
     packed = keys.packed
     if (np.diff(packed) > 0).all():
-        yield from _streamed(files)
+        yield from _stream_videos(files)
         return
     order = np.argsort(packed, kind="stable")
-    again = np.flatnonzero(np.diff(packed[order]) == 0)
-    if len(again):
-        first, second = (int(order[i]) for i in (again[0], again[0] + 1))
+    duplicates = np.flatnonzero(np.diff(packed[order]) == 0)
+    if len(duplicates):
+        first, second = (int(order[i]) for i in (duplicates[0], duplicates[0] + 1))
         raise InputError(
             f"{parquet.row_location(files, second)}: frame {keys.frame[second]} of video "
-            f"{keys.names[keys.video[second]]!r} is already in {parquet.row_location(files, first)}; keep "
-            "one of the rows"
+            f"{keys.names[keys.video[second]]!r} is already in "
+            f"{parquet.row_location(files, first)}; keep one of the rows"
         )
-    yield from _sorted(files, keys, order)
+    yield from _sort_videos(files, keys, order)
 
 
-def _streamed(files: Sequence[FeatureFile]) -> Iterator[VideoFeatures]:
-    """Videos of sorted files: a video's pieces follow each other, also from part to part."""
-    for video, pieces in groupby(_pieces(files), key=itemgetter(0)):
+def _stream_videos(files: Sequence[FeatureFile]) -> Iterator[VideoFeatures]:
+    """Yield the videos of sorted files; a video may continue from one file into the next."""
+    for video, pieces in groupby(_video_pieces(files), key=itemgetter(0)):
         _, frames, values = zip(*pieces, strict=True)
         yield video, np.concatenate(frames), np.concatenate(values)
 
 
-def _pieces(files: Sequence[FeatureFile]) -> Iterator[VideoFeatures]:
+def _video_pieces(files: Sequence[FeatureFile]) -> Iterator[VideoFeatures]:
     for file in files:
         for batch in parquet.batches(file):
             codes, names = batch.video.indices.to_numpy(), batch.video.dictionary.to_pylist()
@@ -106,8 +117,10 @@ def _pieces(files: Sequence[FeatureFile]) -> Iterator[VideoFeatures]:
                 yield names[codes[a]], batch.frame[a:b], batch.values[a:b]
 
 
-def _sorted(files: Sequence[FeatureFile], keys: Keys, order: np.ndarray) -> Iterator[VideoFeatures]:
-    """Videos of files in any order: one copy of all values is held."""
+def _sort_videos(
+    files: Sequence[FeatureFile], keys: Keys, order: np.ndarray
+) -> Iterator[VideoFeatures]:
+    """Yield the videos of files in any order, with one copy of all features in memory."""
     first = next(file for file in files if file.rows)
     values = np.empty((len(order), first.width), first.dtype)
     start = 0
@@ -134,30 +147,32 @@ def _hdf5_videos(path: Path) -> Iterator[VideoFeatures]:
         raise InputError(
             f"{path} cannot be read as HDF5 ({brief(error)}): copy or make it again"
         ) from None
-    return _hdf5_blocks(file, path)
+    return _read_hdf5(file, path)
 
 
-def _hdf5_blocks(file: Any, path: Path) -> Iterator[VideoFeatures]:
+def _read_hdf5(file: Any, path: Path) -> Iterator[VideoFeatures]:
     with file:
         names: list[str] = []
         file.visit(lambda key: names.append(key[: -len("/feature")]) if _is_feature(key) else None)
         if not names:
-            raise InputError(f"{path} holds no '<video>/feature': give the authors' layout")
+            raise InputError(
+                f"{path} holds no '<video>/feature': give an HDF5 file with such datasets"
+            )
         for video in sorted(names):
-            yield _hdf5_block(file[video], video, path)
+            yield _hdf5_video(file[video], video, path)
 
 
 def _is_feature(key: str) -> bool:
     return key.endswith("/feature")
 
 
-def _hdf5_block(group: Any, video: str, path: Path) -> VideoFeatures:
+def _hdf5_video(group: Any, video: str, path: Path) -> VideoFeatures:
     where = f"{path} {video}/feature"
     values = _hdf5_array(group, "feature", f"{path} {video}")
     if values.ndim != 2:
         raise InputError(f"{where} has shape {values.shape}: it must be (frames, features)")
     if values.dtype == np.float64:
-        with np.errstate(over="ignore"):  # beyond float32 turns inf, refused below
+        with np.errstate(over="ignore"):  # a float64 beyond float32 becomes inf, rejected below
             values = values.astype(np.float32)
     if values.dtype.name not in DTYPES:
         raise InputError(f"{where} holds {values.dtype}: it must be float16, float32 or uint8")
@@ -175,21 +190,21 @@ def _hdf5_block(group: Any, video: str, path: Path) -> VideoFeatures:
 def _hdf5_frames(group: Any, rows: int, where: str) -> np.ndarray:
     if "frame" not in group:
         return np.arange(1, rows + 1, dtype=np.int32)
-    found = _hdf5_array(group, "frame", where).reshape(-1)
-    if len(found) != rows:
-        raise InputError(f"{where}/frame has {len(found)} rows but {where}/feature has {rows}")
-    if found.dtype.kind not in "iuf":
-        raise InputError(f"{where}/frame holds {found.dtype}: it must be int32")
-    wrong = (found != np.floor(found)) | (found < 0) | (found > np.iinfo(np.int32).max)
+    frames = _hdf5_array(group, "frame", where).reshape(-1)
+    if len(frames) != rows:
+        raise InputError(f"{where}/frame has {len(frames)} rows but {where}/feature has {rows}")
+    if frames.dtype.kind not in "iuf":
+        raise InputError(f"{where}/frame holds {frames.dtype}: it must be int32")
+    wrong = (frames != np.floor(frames)) | (frames < 0) | (frames > np.iinfo(np.int32).max)
     if wrong.any():
         row = int(np.argmax(wrong))
-        raise InputError(f"{where}/frame row {row + 1} is {found[row]}: it must be a frame number")
-    values, counts = np.unique(found, return_counts=True)
+        raise InputError(f"{where}/frame row {row + 1} is {frames[row]}: it must be a frame number")
+    values, counts = np.unique(frames, return_counts=True)
     if (counts > 1).any():
         raise InputError(
             f"{where}/frame holds frame {int(values[counts > 1][0])} twice: keep one of the rows"
         )
-    return np.asarray(found.astype(np.int32))
+    return np.asarray(frames.astype(np.int32))
 
 
 def _hdf5_array(group: Any, name: str, where: str) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Addresses: a local path, ``file://`` or ``s3://``, read through one file system interface."""
+"""Access to files by address: a local path, ``file://`` or ``s3://``."""
 
 from pathlib import Path, PurePosixPath
 
@@ -9,10 +9,15 @@ from mtl.errors import InputError, brief
 
 
 def resolve(address: str | Path) -> tuple[pafs.FileSystem, str]:
-    """The file system of an address and the path on it.
+    """Return the file system of an address and the path on that file system.
 
-    S3 takes its credentials, region and ``AWS_ENDPOINT_URL`` from the environment.
-    Raises InputError where the address cannot be understood or reached.
+    S3 credentials, the region and ``AWS_ENDPOINT_URL`` are taken from the environment.
+
+    Args:
+        address: Local path, ``file://`` or ``s3://`` address.
+
+    Raises:
+        InputError: If the address is malformed, holds credentials, or cannot be reached.
     """
     text = str(address)
     if "://" not in text:
@@ -33,11 +38,17 @@ def _expanded(path: Path) -> Path:
     try:
         return path.expanduser()
     except RuntimeError:
-        raise InputError(f"{path} is below no user's folder: give it from / on") from None
+        raise InputError(
+            f"{path} names a home folder that does not exist: give the path from / on"
+        ) from None
 
 
 def local_path(address: str | Path) -> Path:
-    """The local path of an address; InputError where it is remote, as only reading is remote."""
+    """Return the local path of an address to write to.
+
+    Raises:
+        InputError: If the address is remote; datasets are written locally only.
+    """
     text = str(address)
     if "://" in text and not text.startswith("file://"):
         raise InputError(f"cannot write to {text}: write to a local folder, then copy it there")
@@ -45,7 +56,16 @@ def local_path(address: str | Path) -> Path:
 
 
 def info(filesystem: pafs.FileSystem, path: str, shown: str) -> pafs.FileInfo:
-    """Type and size of a path; InputError where it cannot be reached."""
+    """Return the type and size of a path.
+
+    Args:
+        filesystem: File system of the path.
+        path: Path on that file system; it need not exist.
+        shown: Name of the path in messages.
+
+    Raises:
+        InputError: If the path cannot be reached.
+    """
     try:
         return filesystem.get_file_info(path)
     except (OSError, UnicodeError, pa.ArrowException) as error:
@@ -53,6 +73,8 @@ def info(filesystem: pafs.FileSystem, path: str, shown: str) -> pafs.FileInfo:
 
 
 def files_under(filesystem: pafs.FileSystem, path: str) -> list[str]:
-    """The Parquet files directly in a folder, in name order."""
-    found = filesystem.get_file_info(pafs.FileSelector(path))
-    return sorted(f.path for f in found if f.is_file and PurePosixPath(f.path).suffix == ".parquet")
+    """Return the paths of the Parquet files directly in a folder, in name order."""
+    entries = filesystem.get_file_info(pafs.FileSelector(path))
+    return sorted(
+        f.path for f in entries if f.is_file and PurePosixPath(f.path).suffix == ".parquet"
+    )

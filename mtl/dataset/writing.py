@@ -1,4 +1,7 @@
-"""Writing a dataset directory: labels, features, counts and content hash, whole or not at all."""
+"""Writer of a dataset directory: labels, features, counts and content hash.
+
+A directory appears complete, or not at all if writing fails.
+"""
 
 import hashlib
 import json
@@ -20,6 +23,7 @@ from mtl.dataset.reading import FORMAT, Dataset, open_dataset
 from mtl.errors import InputError
 
 SET_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+"""Pattern of a feature set's name."""
 
 
 def write_dataset(
@@ -32,21 +36,25 @@ def write_dataset(
     extra: dict[str, Any] | None = None,
     overwrite: bool = False,
 ) -> Dataset:
-    """Write a dataset directory; it appears whole or not at all.
+    """Write a dataset directory; it appears complete, or not at all if writing fails.
 
     Args:
-        out: A local folder that does not exist or is empty.
-        listing: The listed frames.
-        features: For each feature set its videos in name order: the name, the frame numbers in
-            ascending order (n,) and the values (n, F) in float16, float32 or uint8. Videos that
-            are not listed are left out and counted.
-        image_name: How the challenge's files name a frame, for ``str.format``.
-        sources: Where all this came from, kept in ``dataset.json``.
-        extra: Anything else to keep there, under ``extra``.
-        overwrite: Replace a dataset that is already there.
+        out: Local folder to write, which does not exist or is empty.
+        listing: Listed frames and their labels.
+        features: Videos of each feature set in name order, each with its name, its frame numbers
+            in ascending order (n,) and its features (n, F) in float16, float32 or uint8. Videos
+            that are not listed are left out and counted.
+        image_name: Format string of an image name in the challenge's files.
+        sources: Files or addresses that the data came from, recorded in ``dataset.json``.
+        extra: Further JSON values, recorded in ``dataset.json`` under ``extra``.
+        overwrite: Replace the dataset that ``out`` already holds.
+
+    Returns:
+        The opened dataset.
 
     Raises:
-        InputError: A rule is broken: the message names the set, video and frame.
+        InputError: If the listing or a feature set breaks a rule, or ``out`` cannot be written;
+            the message names the set, video and frame.
     """
     check_listing(listing)
     if not features:
@@ -62,7 +70,8 @@ def write_dataset(
         for name, table in zip(("labels", "videos"), tables(listing), strict=True):
             pq.write_table(table, draft / f"{name}.parquet", compression="zstd")
         written = {
-            n: FeatureSetWriter(draft, n, listing).write(blocks) for n, blocks in features.items()
+            name: FeatureSetWriter(draft, name, listing).write(videos)
+            for name, videos in features.items()
         }
         info = {
             "format": FORMAT,
@@ -71,8 +80,8 @@ def write_dataset(
             "sources": sources,
             "extra": extra or {},
             "counts": count(listing),
-            "listed_without_features": {n: s.without for n, s in written.items()},
-            "unlisted_feature_rows": {n: s.unlisted for n, s in written.items()},
+            "listed_without_features": {n: s.missing_frames for n, s in written.items()},
+            "unlisted_feature_rows": {n: s.unlisted_rows for n, s in written.items()},
             "files": _sizes(draft),
             "features": {n: s.entry() for n, s in written.items()},
         }
@@ -82,7 +91,7 @@ def write_dataset(
 
 @contextmanager
 def _replacing(folder: Path, overwrite: bool) -> Iterator[Path]:
-    """A draft beside ``folder`` that takes its place at the end, or vanishes on an error."""
+    """Yield a draft folder that replaces ``folder`` at the end and is deleted on an error."""
     _refuse_occupied(folder, overwrite)
     draft = folder.with_name(f".{folder.name}.{os.getpid()}.draft")
     old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
@@ -113,7 +122,7 @@ def _refuse_occupied(folder: Path, overwrite: bool) -> None:
 
 
 def _hash(listing: Listing, image_name: str, digests: dict[str, str]) -> str:
-    """sha256 of the content, whatever the file layout."""
+    """Return the SHA-256 of the content; it does not depend on how rows are split into files."""
     videos = [listing.names, listing.splits, listing.subjects]
     sha = hashlib.sha256(json.dumps([image_name, videos, digests], sort_keys=True).encode())
     values = np.where(listing.mask, listing.values, 0)
@@ -133,6 +142,6 @@ def _sizes(draft: Path) -> list[dict[str, Any]]:
 
 
 def _json(info: dict[str, Any]) -> str:
-    """Indented JSON with each list of numbers on one line."""
+    """Return indented JSON text with each list of numbers on one line."""
     text = json.dumps(info, indent=1)
     return re.sub(r"\[\n([-+0-9.eE,\s]*)\]", lambda m: f"[{' '.join(m[1].split())}]", text) + "\n"

@@ -20,7 +20,7 @@ from mtl.features.extract import Extractor
 from mtl.features.face_crops import CropFrames, find_images
 from sweeps import extract
 from sweeps.cluster.connection import Cluster
-from sweeps.extraction.workers import Done, ExtractionPlan
+from sweeps.extraction.workers import ExtractionPlan, FinishedPart
 from sweeps.storage.driver_lock import DriverLock
 
 WIDTH = 128
@@ -29,12 +29,12 @@ load_once = functools.cache(load_backbone)
 
 def plain(
     frames: CropFrames, backbone: Any, plan: ExtractionPlan, chunks: Sequence[int], *pool: float
-) -> Iterator[Done]:
+) -> Iterator[FinishedPart]:
     """What the pool of workers does, the last chunk first."""
     extractor = Extractor(backbone, plan.batch, threads=1)
     for chunk in reversed(chunks):
         part = extractor.part(frames, plan.rows(chunk, len(frames)))
-        yield Done(chunk, part.failed, part.content)
+        yield FinishedPart(chunk, part.failed, part.content)
 
 
 @pytest.fixture(autouse=True)
@@ -46,7 +46,7 @@ def no_ray(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
     def connect(address: str) -> Iterator[Cluster]:
         yield Cluster("none", ((2.0, 0.0),))
 
-    def chunks(*arguments: Any) -> Iterator[Done]:
+    def chunks(*arguments: Any) -> Iterator[FinishedPart]:
         asked.append(list(arguments[3]))
         return plain(*arguments)
 
@@ -322,7 +322,7 @@ def test_a_folder_of_something_else_is_left_alone(words, tmp_path):
         ({"out": "s3://bucket/set"}, "cannot write to s3://bucket/set"),
         ({"out": "{}/file/set"}, "cannot write --out .*file/set"),
         ({"out": "{}/file"}, "file is a file: give a folder"),
-        ({"out": "~nobody_here/set"}, "~nobody_here/set is below no user's folder"),
+        ({"out": "~nobody_here/set"}, "~nobody_here/set names a home folder that does not exist"),
         ({"workers": "3"}, r"--workers 3 x \(--cpus 1\) is more than there is"),
         ({"workers": "0"}, "--workers 0 must be auto or at least 1"),
         ({"cpus": "0"}, "--cpus 0 must be at least 1"),

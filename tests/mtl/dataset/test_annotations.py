@@ -1,4 +1,4 @@
-"""The challenge's files: what is accepted reads the same, the rest is named by file and line."""
+"""Reading of annotation files: equal results for accepted forms, errors with file and line."""
 
 from pathlib import Path
 
@@ -47,7 +47,7 @@ def challenge(
 
 
 def check(folder: Path) -> None:
-    """The folder holds TRAIN, VALIDATION and TEST."""
+    """Assert that the folder reads as ``TRAIN``, ``VALIDATION`` and ``TEST``."""
     found = read_annotations(folder)
     listing = found.listing
     assert found.image_name == "{frame:05d}.jpg"
@@ -96,7 +96,7 @@ def test_numbers_may_be_written_as_floats(tmp_path):
     check(challenge(tmp_path, train=train))
 
 
-def test_spaces_and_a_byte_order_mark_do_no_harm(tmp_path):
+def test_spaces_and_a_byte_order_mark_are_ignored(tmp_path):
     train = [row.replace(",", ", ") for row in TRAIN]
     train[0] = "\ufeff" + train[0]
     check(challenge(tmp_path, train=train, header=False))
@@ -118,7 +118,7 @@ def test_the_test_list_may_be_missing(tmp_path):
         (("p/a/01.jpg", "p/a/02.jpg", "p/b/02.jpg"), "{frame:02d}.jpg"),
     ],
 )
-def test_the_pattern_of_names_gives_the_names_back(tmp_path, names, pattern):
+def test_image_name_formats_back_to_the_names_read(tmp_path, names, pattern):
     rows = [f"{name},-5,-5,-1,{NONE}" for name in names]
     found = read_annotations(challenge(tmp_path, train=rows[:2], validation=rows[2:], test=None))
     assert found.image_name == pattern
@@ -131,7 +131,7 @@ def test_the_pattern_of_names_gives_the_names_back(tmp_path, names, pattern):
 
 
 def row(**changes: str) -> str:
-    """A row with some of its fields changed: image, v, a, e, au (the last unit)."""
+    """Return an annotation row; keywords replace image, v, a, e or au (the last action unit)."""
     fields = {"image": "v2/00009.jpg", "v": "0", "a": "0", "e": "0", "au": "0", **changes}
     return ",".join(
         [fields["image"], fields["v"], fields["a"], fields["e"], *"0" * 11, fields["au"]]
@@ -201,12 +201,12 @@ def test_a_wrong_row_is_named_by_file_and_line(tmp_path, bad, message):
         ({"validation": []}, "validation_set_annotations.txt lists no frames"),
     ],
 )
-def test_files_that_do_not_fit_together(tmp_path, changes, message):
+def test_inconsistent_files_are_refused(tmp_path, changes, message):
     with pytest.raises(InputError, match=message):
         read_annotations(challenge(tmp_path, **changes))
 
 
-def test_two_files_for_one_split(tmp_path):
+def test_two_files_for_one_split_are_refused(tmp_path):
     challenge(tmp_path)
     (tmp_path / "test_set_release_22.txt").touch()
     with pytest.raises(
@@ -215,7 +215,7 @@ def test_two_files_for_one_split(tmp_path):
         read_annotations(tmp_path)
 
 
-def test_what_is_no_text_or_no_folder(tmp_path):
+def test_unreadable_or_empty_files_are_refused(tmp_path):
     with pytest.raises(InputError, match="is no directory"):
         read_annotations(tmp_path / "none")
     (tmp_path / "f.txt").write_bytes(b"\xff\xfe\x00")
@@ -228,7 +228,7 @@ def test_what_is_no_text_or_no_folder(tmp_path):
         read_file(tmp_path / "h.txt")
 
 
-def test_a_submission_holds_what_was_decided(tmp_path):
+def test_submission_round_trip(tmp_path):
     labels = np.zeros((3, 15))
     labels[0] = [0.123456, -1.7, 6, *[1, 0] * 6]
     labels[1] = [1.5, -0.00001, 0, *[0, 1] * 6]
@@ -252,7 +252,7 @@ def test_a_submission_holds_what_was_decided(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["submission.txt"]
 
 
-def test_a_nan_never_reaches_a_submission(tmp_path):
+def test_a_nan_is_refused_in_a_submission(tmp_path):
     with pytest.raises(ValueError, match="predictions hold a NaN"):
         write_submission(
             tmp_path / "s.txt", ["x/1.jpg"], np.full((1, 15), np.nan), np.ones((1, 15), bool)
@@ -264,7 +264,7 @@ def test_a_nan_never_reaches_a_submission(tmp_path):
 @pytest.mark.parametrize(
     ("folder", "units"), [("annotations", 0), ("annotations_cues", 21_544 + 6_934)]
 )
-def test_studyforrest(folder, units):
+def test_studyforrest_counts_and_names(folder, units):
     found = read_annotations(STUDYFORREST / folder)
     listing = found.listing
     assert np.bincount(listing.split).tolist() == [22_635, 6_939, 5_821]

@@ -1,4 +1,4 @@
-"""The dataset directory: what is written is read back, and what is broken is named."""
+"""Dataset directory: written data is read back, and broken data raises an error that names it."""
 
 import json
 import pickle
@@ -32,7 +32,7 @@ def a_listing() -> Listing:
 
 
 def blocks(dtype: str = "float32", width: int = 3, names: str = "abcd", frames: int = 10) -> list:
-    """Frames 1..frames of videos in name order; the first feature is constant."""
+    """Return videos in name order, each with frames 1 to ``frames``; feature 1 is constant."""
     rng = np.random.default_rng(1)
     made = []
     for name in names:
@@ -47,7 +47,7 @@ def written(out: Path, **changes) -> object:
     return write_dataset(out, **{**arguments, **changes})
 
 
-def test_listing_comes_back(tmp_path):
+def test_listing_is_read_back(tmp_path):
     listing = written(tmp_path / "d").listing()
     expected = a_listing()
     assert (listing.names, listing.splits, listing.subjects) == (NAMES, SPLITS, expected.subjects)
@@ -58,7 +58,7 @@ def test_listing_comes_back(tmp_path):
     assert listing.split.tolist() == [0] * 5 + [1] * 2 + [2] * 4
 
 
-def test_a_listing_without_labels_knows_none(tmp_path):
+def test_a_listing_read_without_labels_has_none(tmp_path):
     dataset = written(tmp_path / "d")
     whole, bare = dataset.listing(), dataset.listing(labels=False)
     assert bare.names == whole.names
@@ -66,11 +66,11 @@ def test_a_listing_without_labels_knows_none(tmp_path):
     np.testing.assert_array_equal(bare.frame, whole.frame)
     assert not bare.mask.any()
     assert (bare.values.shape, bare.values.dtype) == (whole.values.shape, whole.values.dtype)
-    assert bare.values.strides == (0, 0), "labels that nobody knows take memory"
+    assert bare.values.strides == (0, 0), "missing labels take memory"
 
 
 @pytest.mark.parametrize("rows", [slice(3, 8), np.array([0, 9, 10]), slice(0, 0)])
-def test_some_frames_come_with_their_videos_alone(rows):
+def test_take_keeps_only_the_videos_of_the_rows(rows):
     whole = a_listing()
     some = whole.take(rows)
     assert set(some.names) == {whole.names[v] for v in whole.video[rows]}
@@ -82,7 +82,7 @@ def test_some_frames_come_with_their_videos_alone(rows):
         np.testing.assert_array_equal(getattr(some, name), getattr(whole, name)[rows])
 
 
-def test_labels_parquet_has_the_contract_s_columns_and_nulls(tmp_path):
+def test_labels_parquet_has_the_columns_and_nulls_of_the_format(tmp_path):
     written(tmp_path / "d")
     table = pq.read_table(tmp_path / "d" / "labels.parquet")
     types = [str(t) for t in table.schema.types]
@@ -92,7 +92,7 @@ def test_labels_parquet_has_the_contract_s_columns_and_nulls(tmp_path):
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32", "uint8"])
-def test_features_come_back_in_stored_precision(tmp_path, monkeypatch, dtype):
+def test_features_are_read_back_in_stored_precision(tmp_path, monkeypatch, dtype):
     monkeypatch.setattr(feature_set, "BATCH_ROWS", 7)
     monkeypatch.setattr(feature_set, "PART_BYTES", 60)
     dataset = written(tmp_path / "d", features={"s": blocks(dtype)})
@@ -106,7 +106,7 @@ def test_features_come_back_in_stored_precision(tmp_path, monkeypatch, dtype):
         dataset.read("s", 30, 41)
 
 
-def test_index_says_where_each_video_is(tmp_path, monkeypatch):
+def test_index_holds_the_first_row_of_each_video(tmp_path, monkeypatch):
     monkeypatch.setattr(feature_set, "PART_BYTES", 60)
     index = written(tmp_path / "d").index("s")
     assert index.names == ("a", "b", "c", "d")
@@ -134,7 +134,7 @@ def test_moments_of_blocks_equal_those_of_the_whole():
     np.testing.assert_allclose(np.sqrt(moments.squares / moments.n), values.std(0), rtol=1e-6)
 
 
-def test_counts(tmp_path):
+def test_dataset_json_counts(tmp_path):
     extra = [*blocks(), ("e2", np.arange(1, 4), np.zeros((3, 3), np.float32))]
     info = written(tmp_path / "d", features={"s": extra}, extra={"ceiling": 2.0}).info
     mask = a_listing().mask
@@ -150,7 +150,7 @@ def test_counts(tmp_path):
     assert info["sources"] == {"from": "here"}
 
 
-def test_hash_follows_content_and_nothing_else(tmp_path, monkeypatch):
+def test_hash_depends_on_content_only(tmp_path, monkeypatch):
     first = written(tmp_path / "1").hash
     monkeypatch.setattr(feature_set, "BATCH_ROWS", 7)
     monkeypatch.setattr(feature_set, "PART_BYTES", 60)
@@ -171,7 +171,7 @@ def test_hash_follows_content_and_nothing_else(tmp_path, monkeypatch):
     assert len({first, *hashes}) == len(changes) + 1
 
 
-def test_address_may_be_a_uri_and_a_dataset_may_travel(tmp_path):
+def test_a_dataset_opens_by_uri_and_can_be_pickled(tmp_path):
     written(tmp_path / "d")
     dataset = pickle.loads(pickle.dumps(open_dataset(f"file://{tmp_path}/d/")))
     assert dataset.read("s", 0, 5).shape == (5, 3)
@@ -179,7 +179,7 @@ def test_address_may_be_a_uri_and_a_dataset_may_travel(tmp_path):
     assert dataset.listing().names == NAMES
 
 
-def test_nothing_is_left_of_a_broken_write(tmp_path):
+def test_an_interrupted_write_leaves_no_files(tmp_path):
     def broken():
         yield blocks()[0]
         raise KeyboardInterrupt
@@ -189,7 +189,7 @@ def test_nothing_is_left_of_a_broken_write(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_is_there_is_kept_unless_it_may_be_replaced(tmp_path):
+def test_an_existing_dataset_is_replaced_only_with_overwrite(tmp_path):
     first = written(tmp_path / "d")
     with pytest.raises(InputError, match=r"d already holds a dataset.*--overwrite"):
         written(tmp_path / "d")
@@ -225,7 +225,7 @@ def test_a_folder_that_is_no_dataset_is_never_replaced(tmp_path):
         ({"frame": np.full(11, 3, np.int32)}, "frame 3 of video 'b' is listed twice"),
     ],
 )
-def test_listing_that_cannot_be_trained_on(tmp_path, changes, message):
+def test_a_listing_that_cannot_be_trained_on_is_refused(tmp_path, changes, message):
     with pytest.raises(InputError, match=message):
         written(tmp_path / "d", listing=replace(a_listing(), **changes))
 
@@ -266,7 +266,7 @@ def with_value(value: float) -> list:
         ({"s": blocks(names="cd")}, "has none of the listed training frames"),
     ],
 )
-def test_features_that_break_a_rule(tmp_path, features, message):
+def test_features_that_break_a_rule_are_refused(tmp_path, features, message):
     with pytest.raises(InputError, match=message):
         written(tmp_path / "d", features=features)
     assert list(tmp_path.iterdir()) == []
@@ -304,7 +304,7 @@ def record_sizes(folder: Path) -> None:
         (lambda d: (d / "dataset.json").write_text("[]"), "has format 'list'"),
     ],
 )
-def test_damage_is_found_on_opening(tmp_path, damage, message):
+def test_damaged_files_are_refused_on_opening(tmp_path, damage, message):
     written(tmp_path / "d")
     damage(tmp_path / "d")
     with pytest.raises(InputError, match=message):
@@ -312,7 +312,7 @@ def test_damage_is_found_on_opening(tmp_path, damage, message):
 
 
 def rewrite(folder: Path, change) -> None:
-    """Change the feature table and record its new size, as another program might."""
+    """Rewrite the feature file with a changed table and record its new size in the dataset."""
     table = pq.read_table(folder / PART)
     pq.write_table(change(table), folder / PART)
     record_sizes(folder)
@@ -363,12 +363,12 @@ def test_a_label_of_an_unknown_video_is_named(tmp_path):
         open_dataset(tmp_path / "d").listing()
 
 
-def test_an_unknown_feature_set_lists_the_known(tmp_path):
+def test_an_unknown_feature_set_error_lists_the_known_ones(tmp_path):
     with pytest.raises(InputError, match="has no feature set 'x': it has s"):
         written(tmp_path / "d").width("x")
 
 
-def test_test_frames_alone_are_a_dataset_that_cannot_be_trained_on(tmp_path):
+def test_a_dataset_may_hold_test_frames_only(tmp_path):
     listing = Listing.unlabelled(
         ("a", "b"),
         ("test", "test"),

@@ -1,4 +1,4 @@
-"""Features as others wrote them: every accepted form gives the same videos, the rest is named."""
+"""Reading of feature files: equal videos for all accepted forms, errors that name file and row."""
 
 import sys
 from pathlib import Path
@@ -33,7 +33,7 @@ def saved(path: Path, made: pa.Table | None = None, **options) -> Path:
 
 
 def check(address: Path, dtype: str = "float32") -> None:
-    """The source holds VIDEOS, FRAMES and VALUES."""
+    """Assert that the source reads as ``VIDEOS``, ``FRAMES`` and ``VALUES``."""
     found = list(read_features(address))
     assert [name for name, _, _ in found] == ["a", "b", "c"]
     assert np.concatenate([frames for _, frames, _ in found]).tolist() == FRAMES
@@ -52,12 +52,12 @@ def check(address: Path, dtype: str = "float32") -> None:
     ],
     ids=str,
 )
-def test_kinds_of_video_columns(tmp_path, column):
+def test_accepted_video_columns(tmp_path, column):
     check(saved(tmp_path / "f.parquet", table(video=column)))
 
 
 @pytest.mark.parametrize("dtype", [pa.int8(), pa.uint16(), pa.int64(), pa.uint64()], ids=str)
-def test_kinds_of_frame_columns(tmp_path, dtype):
+def test_accepted_frame_columns(tmp_path, dtype):
     check(saved(tmp_path / "f.parquet", table(frame=pa.array(FRAMES, dtype))))
 
 
@@ -72,14 +72,14 @@ def test_kinds_of_frame_columns(tmp_path, dtype):
     ],
     ids=str,
 )
-def test_kinds_of_feature_columns(tmp_path, dtype, read_as):
+def test_accepted_feature_columns(tmp_path, dtype, read_as):
     values = VALUES.astype(np.uint8) if "uint8" in str(dtype) else VALUES
     check(saved(tmp_path / "f.parquet", table(feature=feature(values, dtype))), read_as)
 
 
 @pytest.mark.parametrize("batch_rows", [2, 3, 8192])
 @pytest.mark.parametrize("shuffled", [False, True])
-def test_parts_in_any_order(tmp_path, monkeypatch, batch_rows, shuffled):
+def test_part_files_in_any_order(tmp_path, monkeypatch, batch_rows, shuffled):
     monkeypatch.setattr(parquet, "BATCH_ROWS", batch_rows)
     order = np.random.default_rng(1).permutation(11) if shuffled else np.arange(11)
     rows = table().take(order)
@@ -136,7 +136,7 @@ def ragged() -> pa.Array:
         ),
     ],
 )
-def test_what_breaks_a_rule_is_named_by_file_and_row(tmp_path, made, message):
+def test_errors_name_the_file_and_row(tmp_path, made, message):
     with pytest.raises(InputError, match=message):
         list(read_features(saved(tmp_path / "f.parquet", made)))
 
@@ -147,7 +147,7 @@ def test_a_null_feature_is_named(tmp_path):
         list(read_features(saved(tmp_path / "f.parquet", table(feature=rows))))
 
 
-def test_rows_are_counted_in_their_own_part(tmp_path):
+def test_errors_count_rows_within_one_part_file(tmp_path):
     saved(tmp_path / "0.parquet")
     saved(tmp_path / "1.parquet", table().slice(3, 1))
     with pytest.raises(InputError, match=r"1.parquet row 1: frame 9 .* in .*0.parquet row 4"):
@@ -161,7 +161,7 @@ def test_rows_are_counted_in_their_own_part(tmp_path):
         (VALUES.astype(np.float16), "1.parquet holds 3 features of float16 per row"),
     ],
 )
-def test_parts_that_differ(tmp_path, other, message):
+def test_part_files_of_different_type_or_width_are_refused(tmp_path, other, message):
     dtype = pa.list_(pa.from_numpy_dtype(other.dtype), other.shape[1])
     saved(tmp_path / "0.parquet")
     saved(tmp_path / "1.parquet", table(feature=feature(other, dtype)))
@@ -198,13 +198,13 @@ def some_text(path: Path) -> Path:
         (lambda p: p.touch() or p, "f.parquet is no Parquet file"),
     ],
 )
-def test_what_is_no_feature_file(tmp_path, make, message):
+def test_unreadable_feature_files_are_refused(tmp_path, make, message):
     with pytest.raises(InputError, match=message):
         list(read_features(make(tmp_path / "f.parquet")))
 
 
 def hdf5(path: Path, **datasets: np.ndarray) -> Path:
-    """Videos a, b, c; keyword ``a_feature`` replaces ``a/feature`` (None leaves it out)."""
+    """Write videos a, b and c; keyword ``a_feature`` replaces ``a/feature``, None omits it."""
     made: dict[str, np.ndarray | None] = {}
     for name in "cab":
         rows = [i for i, video in enumerate(VIDEOS) if video == name]
@@ -218,7 +218,7 @@ def hdf5(path: Path, **datasets: np.ndarray) -> Path:
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64", "uint8"])
-def test_the_authors_layout(tmp_path, dtype):
+def test_hdf5_is_read(tmp_path, dtype):
     values = {f"{n}_feature": VALUES[[v == n for v in VIDEOS]].astype(dtype) for n in "abc"}
     check(hdf5(tmp_path / "f.h5", **values), dtype.replace("64", "32"))
     check(hdf5(tmp_path / "f", **values), dtype.replace("64", "32"))
@@ -254,12 +254,12 @@ def with_nan() -> np.ndarray:
         ({f"{n}_feature": None for n in "abc"}, "f.h5 holds no '<video>/feature'"),
     ],
 )
-def test_hdf5_that_breaks_a_rule(tmp_path, datasets, message):
+def test_hdf5_that_breaks_a_rule_is_refused(tmp_path, datasets, message):
     with pytest.raises(InputError, match=message):
         list(read_features(hdf5(tmp_path / "f.h5", **datasets)))
 
 
-def test_hdf5_cut_in_half(tmp_path):
+def test_truncated_hdf5_is_refused(tmp_path):
     path = hdf5(tmp_path / "f.h5")
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     with pytest.raises(InputError, match=r"f.h5 cannot be read as HDF5"):
@@ -274,7 +274,7 @@ def test_hdf5_without_h5py_names_the_extra(tmp_path, monkeypatch):
 
 
 def test_sorted_files_are_streamed(tmp_path):
-    """Reading holds a few batches of 8192 rows (4 MiB here), never the whole file (32 MiB)."""
+    """Reading allocates a few batches of 8192 rows (4 MiB each), not the whole file (32 MiB)."""
     rows, width = 256, 128
     values = pa.FixedSizeListArray.from_arrays(
         pa.array(np.random.default_rng(0).random(rows * width, np.float32)), width
