@@ -1,4 +1,4 @@
-"""A configuration trained in this process, from its first epoch to its predictions."""
+"""Training of one configuration in this process, from the first epoch to the predictions."""
 
 import numpy as np
 from jaxtyping import Float
@@ -9,15 +9,21 @@ from mtl.training.inference import TrialData, Weights, predict_best
 from mtl.training.trainer import EpochResult, Trainer
 
 Outputs = dict[str, Float[np.ndarray, "N 22"]]
+"""Model outputs for the N frames of each part."""
 
 
 def train(
     config: TrialConfig, data: TrialData, workers: Workers | None = None
 ) -> tuple[list[EpochResult], Outputs]:
-    """Train, then predict with each task's best weights.
+    """Train a model, then predict every part with each task's best weights.
+
+    Args:
+        config: Configuration of the trial.
+        data: Data of the trial.
+        workers: DDP workers that train together; a single one if None.
 
     Returns:
-        The epochs, and the outputs of each part.
+        The results of all epochs, and the outputs for each part.
     """
     workers = workers or Workers()
     trainer = Trainer(config, data, workers=workers)
@@ -27,5 +33,5 @@ def train(
         if result.epoch in best:
             kept[result.epoch] = trainer.weights()
         kept = {epoch: weights for epoch, weights in kept.items() if epoch in best}
-    best_epochs = trainer.history[-1].best_epochs
-    return trainer.history, predict_best(config, data, kept, best_epochs, workers)
+    best_epochs = trainer.learning_curve[-1].best_epochs
+    return trainer.learning_curve, predict_best(config, data, kept, best_epochs, workers)

@@ -19,8 +19,8 @@ from mtl.features.backbones import (
     RANDOM,
     Backbone,
     ColourNormalisation,
-    seeded_generator,
     load_backbone,
+    seeded_generator,
 )
 from mtl.features.mae import VITS, MaskedAutoencoder
 from mtl.features.weights import load_weights, read_weights
@@ -46,12 +46,13 @@ class Objective(ABC):
         model: From an ``ImageBatch`` to a list of sums, a vector for each loss, additive over
             images. Workers add theirs up, so that a batch that is split among them has the loss,
             and the gradient, of the whole.
-        beside: What is trained beside the model.
+        balancing: Balancing of the losses, trained with the model; an empty module if there is one
+            loss.
     """
 
     backbone: Backbone
     model: nn.Module
-    beside: nn.Module
+    balancing: nn.Module
 
     @abstractmethod
     def begin_epoch(self, history: Sequence[Mapping[str, float]]) -> None:
@@ -103,7 +104,7 @@ class Reconstruction(Objective):
         if config.weights != RANDOM:
             _load(self.autoencoder, config.weights)
         self.backbone = Backbone(config.backbone, recipe, self.autoencoder, size, shape.width)
-        self.model, self.beside = _Masked(self.backbone.colours, self.autoencoder), nn.Module()
+        self.model, self.balancing = _Masked(self.backbone.colours, self.autoencoder), nn.Module()
 
     def begin_epoch(self, history: Sequence[Mapping[str, float]]) -> None:
         """All epochs are alike."""
@@ -172,7 +173,7 @@ class Supervision(Objective):
     """
 
     model: "_Labelled"
-    beside: Balancing
+    balancing: Balancing
 
     def __init__(self, config: SupervisedConfig, prior: Float[np.ndarray, "22"]) -> None:
         seed = config.training.seed
@@ -180,11 +181,11 @@ class Supervision(Objective):
         self.tasks = config.tasks
         with seeded_generator(seed):
             self.model = _Labelled(self.backbone, config, torch.from_numpy(prior))
-            self.beside = BALANCINGS[config.balancing.name](**config.balancing.parameters)
+            self.balancing = BALANCINGS[config.balancing.name](**config.balancing.parameters)
 
     def begin_epoch(self, history: Sequence[Mapping[str, float]]) -> None:
         """The balancing may look at it."""
-        self.beside.begin_epoch(history)
+        self.balancing.begin_epoch(history)
 
     def losses(self, sums: Sequence[Tensor]) -> dict[str, Tensor]:
         """Each task's, over its labelled images."""
@@ -201,7 +202,7 @@ class Supervision(Objective):
         parts = dict(zip(self.tasks, sums, strict=True))
         labelled = {task: loss.has_labels(parts[task]) for task, loss in self.model.losses.items()}
         shared = [p for p in self.backbone.parameters() if p.requires_grad]
-        self.beside.backward(losses, labelled, shared, scale)
+        self.balancing.backward(losses, labelled, shared, scale)
 
     @torch.inference_mode()
     def outputs(self, pixels: UInt8[Tensor, "B S S 3"]) -> Float[Tensor, "B 22"]:

@@ -6,20 +6,17 @@ are each worker's own, so a model that has either trains differently with other 
 """
 
 import time
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from timm.optim import param_groups_weight_decay
 from torch import Tensor
 
-from mtl.errors import TrainingError
 from mtl.evaluation import metrics
-from mtl.optimisation.checkpoint import pack, read_checkpoint
-from mtl.optimisation.device import autocast, choose_device, choose_precision, parameter_dtype
 from mtl.optimisation.distributed import SINGLE_WORKER, Workers
-from mtl.optimisation.step import epoch_seed, follow_gradients, lr_factor
+from mtl.optimisation.trainer_core import TrainerCore
 from mtl.pretraining.config import PretrainConfig
 from mtl.pretraining.objectives import ImageBatch, Objective
 
@@ -54,7 +51,7 @@ class PretrainResult:
         return None if self.scores is None else metrics.combine(self.scores)
 
 
-class Pretrainer:
+class Pretrainer(TrainerCore[PretrainResult]):
     """A backbone in training.
 
     Args:
@@ -64,6 +61,10 @@ class Pretrainer:
         workers: Those that train it together.
     """
 
+    result_type = PretrainResult
+    balancing_key = "beside"
+    learning_rate_key = "base_lr"
+
     def __init__(
         self,
         objective: Objective,
@@ -71,49 +72,24 @@ class Pretrainer:
         checkpoint: bytes | None = None,
         workers: Workers = SINGLE_WORKER,
     ) -> None:
-        self.objective, self.config, self.workers = objective, config, workers
-        self.device = choose_device(config.training.device)
-        self.precision = choose_precision(config.training.precision, self.device)
-        dtype = parameter_dtype(self.precision)
-        self.model = objective.model.to(self.device, dtype)
-        self.beside = objective.beside.to(self.device, dtype)
+        super().__init__(config.optim, config.training, workers)
+        self.objective, self.config = objective, config
+        self.model = objective.model.to(self.device, self.dtype)
+        self.balancing = objective.balancing.to(self.device, self.dtype)
         self.optimizer = torch.optim.AdamW(
             [
                 # No decay of biases and norms, as in the reference.
                 *param_groups_weight_decay(self.model, config.optim.weight_decay),
-                {"params": list(self.beside.parameters()), "weight_decay": 0.0},
+                {"params": list(self.balancing.parameters()), "weight_decay": 0.0},
             ],
             lr=config.optim.base_lr,
             betas=config.optim.betas,
             fused=True,
         )
-        self.scaler = torch.amp.GradScaler(
-            self.device.type, enabled=self.precision is torch.float16
+        self.peak_learning_rate = (
+            config.optim.base_lr * config.training.batch_images / REFERENCE_BATCH
         )
-        self.history: list[PretrainResult] = []
-        if checkpoint is not None:
-            self._restore(checkpoint)
-        self.ddp_model = workers.wrap(self.model)
-
-    def checkpoint(self) -> bytes:
-        """All that a later process needs to go on after the last epoch."""
-        return pack(
-            {
-                "model": self.model.state_dict(),
-                "beside": self.beside.state_dict(),
-                "optimizer": self.optimizer.state_dict(),
-                "scaler": self.scaler.state_dict(),
-                "history": [asdict(result) for result in self.history],
-            }
-        )
-
-    def _restore(self, checkpoint: bytes) -> None:
-        state = read_checkpoint(checkpoint)
-        self.model.load_state_dict(state["model"])
-        self.beside.load_state_dict(state["beside"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.scaler.load_state_dict(state["scaler"])
-        self.history = [PretrainResult(**result) for result in state["history"]]
+        self._resume(checkpoint)
 
     def train_epoch(self, batches: Iterable[ImageBatch], steps: int) -> PretrainResult:
         """Train one epoch more.
@@ -125,23 +101,20 @@ class Pretrainer:
         Raises:
             TrainingError: If a loss is not finite; on all workers, at the same step.
         """
-        epoch = len(self.history) + 1
-        torch.manual_seed(epoch_seed(self.config.training.seed, epoch) + self.workers.rank)
-        self.model.train()
-        self.objective.begin_epoch([result.losses for result in self.history])
+        epoch = len(self.learning_curve) + 1
+        self._begin_epoch(epoch)
+        self.objective.begin_epoch(self._past_losses())
         started = asked = time.perf_counter()
         waited, images, totals = 0.0, 0, torch.zeros((), device=self.device)
         names: list[str] = []
         for step, batch in enumerate(batches):
             placed = {name: part.to(self.device, non_blocking=True) for name, part in batch.items()}
             waited += time.perf_counter() - asked
-            self._set_learning_rate((epoch - 1) + step / steps, 1 / steps)
+            self._set_learning_rate(epoch, step, steps)
             losses = self._step(placed)
             names = list(losses)
             totals = totals + torch.stack(list(losses.values()))
-            # On a GPU the look would wait for the step: there it is taken once an epoch.
-            if self.device.type == "cpu" or step == steps - 1:
-                self._check_finite(names, totals, epoch, step)
+            self._check_finite(names, totals, epoch, step, steps)
             images += len(batch["pixels"])
             asked = time.perf_counter()
         self.workers.broadcast_buffers(self.model)  # statistics: those of the weights that are kept
@@ -153,45 +126,26 @@ class Pretrainer:
             seconds=time.perf_counter() - started,
             data_seconds=waited,
         )
-        self.history.append(result)
+        self.learning_curve.append(result)
         return result
 
     def scored(self, scores: dict[str, float | None]) -> None:
         """What the last epoch scores."""
-        self.history[-1] = replace(self.history[-1], scores=scores)
+        self.learning_curve[-1] = replace(self.learning_curve[-1], scores=scores)
 
     def is_to_keep(self, due: bool) -> bool:
         """Whether the last epoch's weights are the ones to keep: those of the best score so far,
         or, where nothing is scored, of each epoch that is ``due``.
         """
-        *before, last = [result.score for result in self.history]
+        *before, last = [result.score for result in self.learning_curve]
         if last is None:
             return due and all(score is None for score in before)
         return all(score is None or last > score for score in before)
 
     def _step(self, batch: ImageBatch) -> dict[str, Tensor]:
-        with autocast(self.device, self.precision):
-            parts: Sequence[Tensor] = self.ddp_model(batch)
-        sums = self.workers.sum(parts)
+        sums = self.workers.sum(self._forward(batch))
         losses = self.objective.losses(sums)
         self.optimizer.zero_grad(set_to_none=True)
         self.objective.backward(losses, sums, self.scaler.scale)
-        follow_gradients(
-            self.optimizer, self.scaler, self.model.parameters(), self.config.optim.gradient_clip
-        )
+        self._optimizer_step()
         return {name: loss.detach() for name, loss in losses.items()}
-
-    def _set_learning_rate(self, progress: float, step: float) -> None:
-        optim, training = self.config.optim, self.config.training
-        highest = optim.base_lr * training.batch_images / REFERENCE_BATCH
-        rate = highest * lr_factor(optim, training.epochs, progress, step)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-
-    def _check_finite(self, names: list[str], totals: Tensor, epoch: int, step: int) -> None:
-        if not totals.isfinite().all():
-            bad = [n for n, v in zip(names, totals.tolist(), strict=True) if v - v != 0]
-            raise TrainingError(
-                f"the loss of {', '.join(bad)} is not finite at epoch {epoch}, step {step + 1}: "
-                f"lower optim.base_lr = {self.config.optim.base_lr:g} or set optim.gradient_clip"
-            )

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,11 +14,9 @@ from mtl.errors import InputError, TrainingError
 from mtl.evaluation import metrics
 from mtl.losses.balancing import BALANCINGS, Balancing
 from mtl.losses.functions import LOSSES, Loss
-from mtl.models.frameworks import Outputs, States, TeacherForcing
-from mtl.optimisation.checkpoint import pack, read_checkpoint
-from mtl.optimisation.device import autocast, choose_device, choose_precision, parameter_dtype
+from mtl.models.frameworks import Framework, Outputs, States, TeacherForcing
 from mtl.optimisation.distributed import SINGLE_WORKER, Workers
-from mtl.optimisation.step import epoch_seed, follow_gradients, lr_factor
+from mtl.optimisation.trainer_core import TrainerCore, epoch_seed
 from mtl.sequences.windows import Batches, Schedule, WindowBatch, carried_schedule, free_schedule
 from mtl.strict import Component
 from mtl.tasks import TASKS
@@ -55,12 +53,18 @@ class EpochResult:
     data_seconds: float
 
 
-class Trainer:
+class Trainer(TrainerCore[EpochResult]):
     """A model in training, one epoch after the other, resumable between two.
 
     Its workers, all given the same, hold the same model and say the same of each epoch; a
     checkpoint goes on with any number of them.
     """
+
+    model: Framework
+    balancing: Balancing
+    result_type = EpochResult
+    balancing_key = "balancing"
+    learning_rate_key = "lr"
 
     def __init__(
         self,
@@ -69,17 +73,15 @@ class Trainer:
         checkpoint: bytes | None = None,
         workers: Workers = SINGLE_WORKER,
     ):
-        self.config, self.data, self.workers = config, data, workers
-        self.device = choose_device(config.training.device)
-        self.precision = choose_precision(config.training.precision, self.device)
+        super().__init__(config.optim, config.training, workers)
+        self.config, self.data = config, data
         torch.manual_seed(epoch_seed(config.training.seed, 0))
-        dtype = parameter_dtype(self.precision)
         self.model = place_model(config, len(data.mean), data.tasks, self.device)
         self.shared = [
             p for part in self.model.shared for p in self.model.get_submodule(part).parameters()
         ]
         self.balancing = self._balancing().to(self.device)
-        self.losses = {task: self._loss(task, dtype) for task in data.tasks}
+        self.losses = {task: self._loss(task) for task in data.tasks}
         optimizer = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[config.optim.name]
         self.optimizer = optimizer(
             [*self.model.parameters(), *self.balancing.parameters()],
@@ -87,14 +89,9 @@ class Trainer:
             weight_decay=config.optim.weight_decay,
             fused=True,  # the plain loop over parameters is a tenth of a small step on a CPU
         )
-        self.scaler = torch.amp.GradScaler(
-            self.device.type, enabled=self.precision is torch.float16
-        )
-        self.batches = Batches(data.train, data.mean, data.std, self.device, dtype)
-        self.history: list[EpochResult] = []
-        if checkpoint is not None:
-            self._restore(checkpoint)
-        self.ddp_model = workers.wrap(self.model)
+        self.batches = Batches(data.train, data.mean, data.std, self.device, self.dtype)
+        self.peak_learning_rate = config.optim.lr
+        self._resume(checkpoint)
 
     def _balancing(self) -> Balancing:
         name, parameters = self.config.balancing.name, self.config.balancing.parameters
@@ -105,31 +102,11 @@ class Trainer:
             )
         return BALANCINGS[name](**parameters)
 
-    def _loss(self, task: str, dtype: torch.dtype) -> Loss:
+    def _loss(self, task: str) -> Loss:
         loss: Component = getattr(self.config.loss, task)
-        prior = torch.from_numpy(self.data.prior[TASKS[task].outputs]).to(self.device, dtype)
+        prior = torch.from_numpy(self.data.prior[TASKS[task].outputs]).to(self.device, self.dtype)
         made: Loss = LOSSES[TASKS[task].kind][loss.name](prior, **loss.parameters)
         return made
-
-    def checkpoint(self) -> bytes:
-        """All that a later process needs to go on after the last epoch."""
-        return pack(
-            {
-                "model": self.model.state_dict(),
-                "balancing": self.balancing.state_dict(),
-                "optimizer": self.optimizer.state_dict(),
-                "scaler": self.scaler.state_dict(),
-                "history": [asdict(result) for result in self.history],
-            }
-        )
-
-    def _restore(self, checkpoint: bytes) -> None:
-        state = read_checkpoint(checkpoint)
-        self.model.load_state_dict(state["model"])
-        self.balancing.load_state_dict(state["balancing"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.scaler.load_state_dict(state["scaler"])
-        self.history = [EpochResult(**result) for result in state["history"]]
 
     def weights(self) -> Weights:
         """A copy of the model's parameters, on the CPU."""
@@ -142,16 +119,16 @@ class Trainer:
         Raises:
             TrainingError: If a loss is not finite; on all workers, at the same step.
         """
-        for epoch in range(len(self.history) + 1, self.config.training.epochs + 1):
+        for epoch in range(len(self.learning_curve) + 1, self.config.training.epochs + 1):
             trained = self._train_epoch(epoch, should_stop)
             if trained is None:
                 return
             scores = self._score_select(epoch)
-            self.history.append(self._result(epoch, scores, **trained))
-            yield self.history[-1]
+            self.learning_curve.append(self._result(epoch, scores, **trained))
+            yield self.learning_curve[-1]
 
     def _result(self, epoch: int, scores: dict[str, float | None], **trained: Any) -> EpochResult:
-        before = self.history[-1] if self.history else None
+        before = self.learning_curve[-1] if self.learning_curve else None
         best_scores = dict(before.best_scores) if before else dict.fromkeys(scores)
         best_epochs = dict(before.best_epochs) if before else dict.fromkeys(scores, epoch)
         for task, score in scores.items():
@@ -180,13 +157,11 @@ class Trainer:
         return make(lengths, self.config.optim.batch_videos, window, random)
 
     def _train_epoch(self, epoch: int, should_stop: Callable[[], bool]) -> dict[str, Any] | None:
-        # Workers draw different dropout.
-        torch.manual_seed(epoch_seed(self.config.training.seed, epoch) + self.workers.rank)
-        self.model.train()
-        self.balancing.begin_epoch([result.losses for result in self.history])
+        self._begin_epoch(epoch)
+        self.balancing.begin_epoch(self._past_losses())
         schedule = self._schedule(epoch)
         started, waited = time.perf_counter(), 0.0
-        totals = torch.zeros(len(self.data.tasks), device=self.device, dtype=self.batches.dtype)
+        totals = torch.zeros(len(self.data.tasks), device=self.device, dtype=self.dtype)
         states: States = {}
         for step, windows in enumerate(self.workers.shard(schedule)):
             if step % STOP_CHECK_STEPS == 0 and self.workers.broadcast_flag(should_stop()):
@@ -194,13 +169,10 @@ class Trainer:
             asked = time.perf_counter()
             batch = self.batches.cut(windows)
             waited += time.perf_counter() - asked
-            set_learning_rate(
-                self.optimizer, self.config, epoch - 1 + step / len(schedule), 1 / len(schedule)
-            )
+            self._set_learning_rate(epoch, step, len(schedule))
             losses, states = self._step(batch, states, self._teacher_forcing(batch, epoch, step))
             totals += torch.stack([losses[task] for task in self.data.tasks])
-            self._check_finite(totals, epoch, step)
-        self._check_finite(totals, epoch, len(schedule) - 1, last=True)
+            self._check_finite(self.data.tasks, totals, epoch, step, len(schedule))
         means = (totals / len(schedule)).tolist()
         return {
             "losses": dict(zip(self.data.tasks, means, strict=True)),
@@ -208,18 +180,6 @@ class Trainer:
             "seconds": time.perf_counter() - started,
             "data_seconds": waited,
         }
-
-    def _check_finite(self, totals: Tensor, epoch: int, step: int, last: bool = False) -> None:
-        # On a GPU the look would wait for the step: there it is taken once an epoch.
-        if (self.device.type == "cpu" or last) and not totals.isfinite().all():
-            bad = [t for t, v in zip(self.data.tasks, totals.tolist(), strict=True) if v - v != 0]
-            raise TrainingError(
-                f"the loss of {', '.join(bad)} is not finite at epoch {epoch}, step {step + 1}: "
-                f"{self._cure()}"
-            )
-
-    def _cure(self) -> str:
-        return f"lower optim.lr = {self.config.optim.lr:g} or set optim.gradient_clip"
 
     def _teacher_forcing(self, batch: WindowBatch, epoch: int, step: int) -> TeacherForcing | None:
         """The labels that the model is shown; drawn for the whole batch, whoever trains it."""
@@ -239,16 +199,13 @@ class Trainer:
     def _step(
         self, batch: WindowBatch, states: States, teacher_forcing: TeacherForcing | None
     ) -> tuple[dict[str, Tensor], States]:
-        with autocast(self.device, self.precision):
-            outputs, states = self.ddp_model(
-                batch.x, batch.valid, states, teacher_forcing, batch.sequence_starts
-            )
+        outputs, states = self._forward(
+            batch.x, batch.valid, states, teacher_forcing, batch.sequence_starts
+        )
         losses, labelled = self._losses(outputs, batch)
         self.optimizer.zero_grad(set_to_none=True)
         self.balancing.backward(losses, labelled, self.shared, self.scaler.scale)
-        follow_gradients(
-            self.optimizer, self.scaler, self.model.parameters(), self.config.optim.gradient_clip
-        )
+        self._optimizer_step()
         return {task: loss.detach() for task, loss in losses.items()}, states
 
     def _losses(
@@ -279,25 +236,9 @@ class Trainer:
             task = TASKS[name]
             if not np.isfinite(outputs[:, task.outputs]).all():
                 raise TrainingError(
-                    f"the predictions of {name} are not finite after epoch {epoch}: {self._cure()}"
+                    f"the predictions of {name} are not finite after epoch {epoch}: {self._remedy()}"
                 )
             labels, mask = part.labels[:, task.labels], part.mask[:, task.labels]
             sums = metrics.task_sums(task, outputs[:, task.outputs], labels, mask)
             scores[name] = metrics.task_score(task, sums)
         return scores
-
-
-def set_learning_rate(
-    optimizer: torch.optim.Optimizer, config: TrialConfig, progress: float, step: float
-) -> None:
-    """Warm-up from lr x step / warm-up, then decay.
-
-    Args:
-        optimizer: Takes the rate.
-        config: The trial.
-        progress: Epochs done before this step (fractional).
-        step: This step's share of an epoch.
-    """
-    rate = config.optim.lr * lr_factor(config.optim, config.training.epochs, progress, step)
-    for group in optimizer.param_groups:
-        group["lr"] = rate

@@ -65,8 +65,8 @@ def _pretrain(record: ActorHandle[Any], setup: PretrainingSetup, workers: Worker
         on_its_way[:] = [record.put.remote(event)]
 
     if workers.rank == 0:
-        tell(Began(len(trainer.history)))
-    for epoch in range(len(trainer.history) + 1, training.epochs + 1):
+        tell(Began(len(trainer.learning_curve)))
+    for epoch in range(len(trainer.learning_curve) + 1, training.epochs + 1):
         order = rows[epoch_batches(len(rows), training.batch_images, training.seed, epoch)]
         own = order[:, workers.rank :: workers.size]
         batches = reader.stream(list(own), epoch)
@@ -96,7 +96,7 @@ def _reader(setup: PretrainingSetup, objective: Objective) -> Reader:
 
 
 def _event(trainer: Pretrainer, objective: Objective, faces: ImageBatch | None) -> PretrainingEpoch:
-    config, training, epoch = trainer.config, trainer.config.training, len(trainer.history)
+    config, training, epoch = trainer.config, trainer.config.training, len(trainer.learning_curve)
     last = epoch == training.epochs
     due = last or epoch % training.checkpoint_epochs == 0
     picture = None
@@ -105,7 +105,7 @@ def _event(trainer: Pretrainer, objective: Objective, faces: ImageBatch | None) 
         device = trainer.device
         picture = objective.picture(faces["pixels"].to(device), faces["noise"].to(device))
     return PretrainingEpoch(
-        trainer.history[-1],
+        trainer.learning_curve[-1],
         checkpoint=trainer.checkpoint() if due else None,
         weights=objective.weights() if trainer.is_to_keep(due) else None,
         picture=picture,

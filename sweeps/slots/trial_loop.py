@@ -51,20 +51,20 @@ class JobRun:
         """Train, yielding each epoch that the study does not know yet, and at last the end."""
         job, trainer = self.job, Trainer(self.config, self.data, self.job.checkpoint, self.workers)
         kept: dict[int, Weights] = {e: load_weights(w) for e, w in job.weights.items()}
-        before = len(trainer.history)
+        before = len(trainer.learning_curve)
         stopped = job.stopped or (job.undecided and self._decision(job.reported))
         pruned = stopped and before >= job.reported
         epochs: Iterable[EpochResult] = ()
         if not pruned:
             epochs = trainer.epochs(lambda: self.told.stopped() == Stop.NOW)
-        for result in chain(trainer.history[job.reported :], epochs):
+        for result in chain(trainer.learning_curve[job.reported :], epochs):
             yield self._epoch(result, trainer, kept, fresh=result.epoch > before)
             pruned = result.epoch in job.rungs and self._decision(result.epoch)
             if pruned or self.workers.broadcast_flag(self.told.stopped() != Stop.NOT):
                 break
-        done = len(trainer.history) == self.config.training.epochs
+        done = len(trainer.learning_curve) == self.config.training.epochs
         state: EndState = "pruned" if pruned else "complete" if done else "interrupted"
-        yield self._end(state, trainer.history[-1:], kept)
+        yield self._end(state, trainer.learning_curve[-1:], kept)
 
     def _decision(self, epoch: int) -> bool:
         first = self.workers.rank == 0

@@ -111,7 +111,7 @@ def train(data: Dataset, name: str) -> Trained:
     )
     trainer = Trainer(trial, trial_data)
     weights = {result.epoch: trainer.weights() for result in trainer.epochs()}
-    epochs = trainer.history[-1].best_epochs
+    epochs = trainer.learning_curve[-1].best_epochs
     outputs = predict_best(trial, trial_data, weights, epochs)["whole"]
     return Trained(trial, epochs, weights, outputs)
 

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from functools import partial
-from itertools import product
 from typing import Any
 from unittest.mock import patch
 
@@ -14,15 +13,27 @@ from torch import Tensor
 
 from mtl.config import TrialConfig
 from mtl.errors import TrainingError
+from mtl.losses.balancing import BALANCINGS
 from mtl.models.encoders import ENCODERS
 from mtl.models.frameworks import FRAMEWORKS
+from mtl.models.heads import HEADS
 from mtl.optimisation.checkpoint import unpack
 from mtl.optimisation.distributed import SINGLE_WORKER, Workers
 from mtl.tasks import TASKS
 from mtl.training import inference
 from mtl.training.inference import TrialData, predict, predict_best
 from mtl.training.trainer import EpochResult, Trainer
-from tests.support.laws import ENCODER_NAMES, LOSS_OF_KIND, MODELS, config, data, part, videos
+from tests.support.covering import covering
+from tests.support.laws import (
+    CARRYING,
+    ENCODER_NAMES,
+    LOSS_OF_KIND,
+    component,
+    config,
+    data,
+    part,
+    videos,
+)
 
 STEPS = 20
 LENGTHS = (41, 4, 7, 3, 6, 2)
@@ -54,27 +65,44 @@ def arrays(weights: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
 # Whole runs
 
 
-def setting(*names: str, loss: int = 0, lanes: int = 3, precision: str = "float32") -> TrialConfig:
-    """The loss of each task is its last where it has fewer."""
+def setting(
+    *names: str,
+    loss: int = 0,
+    lanes: int = 3,
+    balancing: str = "fixed",
+    precision: str = "float32",
+) -> TrialConfig:
+    """Return a config in which each task has its loss of this index, or its last one."""
     losses = {name: LOSS_OF_KIND[task.kind] for name, task in TASKS.items()}
     return config(
         *names,
         loss={name: known[min(loss, len(known) - 1)] for name, known in losses.items()},
+        balancing=component("balancing", balancing),
         optim={"batch_videos": lanes, "gradient_clip": 0.5},
         training={"precision": precision, "epochs": 2 if ENCODERS[names[0]].carries_state else 4},
     )
 
 
+LOSSES = range(max(map(len, LOSS_OF_KIND.values())))
+FREE = [name for name in ENCODERS if name not in CARRYING]
+BALANCED = [name for name, balancing in BALANCINGS.items() if not balancing.single_worker_only]
+
 RUNS = {
-    **{"-".join(names): setting(*names) for names in MODELS if names[2] == "share_encoder"},
-    **{f"{name}-1_lane": setting(name, loss=1, lanes=1) for name in ENCODER_NAMES},
-    # Rounding moves what hears one label alone, as an own top of the expression here, by up to
-    # 2e-5 in float32: Adam's steps do not know how small a gradient is.
     **{
-        f"{encoder}-{framework}-float64": setting(
-            encoder, "mlp", framework, loss=1, lanes=4, precision="float64"
+        f"{encoder}-{head}-{lanes}_lanes": setting(encoder, head, loss=loss, lanes=lanes)
+        for encoder, head, lanes, loss in covering(ENCODERS, HEADS, (1, 3), (0, 1))
+    },
+    # Each framework with an encoder that carries its state and with one that does not. Rounding
+    # moves what hears one label alone, as an own top of the expression here, by up to 2e-5 in
+    # float32: Adam's steps do not know how small a gradient is.
+    **{
+        f"{encoder}-{head}-{framework}-loss_{loss}-{balancing}-float64": setting(
+            encoder, head, framework, loss=loss, lanes=4, balancing=balancing, precision="float64"
         )
-        for encoder, framework in product(ENCODERS, FRAMEWORKS)
+        for encoders in (CARRYING, FREE)
+        for encoder, head, framework, loss, balancing in covering(
+            encoders, HEADS, FRAMEWORKS, LOSSES, BALANCED
+        )
     },
 }
 
@@ -85,11 +113,11 @@ def train(trial: TrialConfig, workers: Workers) -> dict[str, Any]:
     after: list[dict[str, np.ndarray]] = []
     trainer.optimizer.register_step_post_hook(lambda *_: after.append(arrays(trainer.weights())))
     weights = {result.epoch: trainer.weights() for result in trainer.epochs()}
-    best_epochs = trainer.history[-1].best_epochs
+    best_epochs = trainer.learning_curve[-1].best_epochs
     return {
         "after": after[STEPS - 1],
         "weights": after[-1],
-        "results": [timeless(result) for result in trainer.history],
+        "results": [timeless(result) for result in trainer.learning_curve],
         "predictions": predict_best(trial, trainer.data, weights, best_epochs, workers),
     }
 

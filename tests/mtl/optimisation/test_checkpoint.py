@@ -43,7 +43,7 @@ def test_a_training_s_checkpoint_holds_all_of_its_optimizer(name: str) -> None:
     trainer = Trainer(config(name), data())
     next(trainer.epochs())
     again = Trainer(config(name), data(), trainer.checkpoint())
-    assert again.history == trainer.history
+    assert again.learning_curve == trainer.learning_curve
     one, other = trainer.optimizer.state_dict(), again.optimizer.state_dict()
     assert one["param_groups"] == [
         {**group, "betas": tuple(group["betas"])} for group in other["param_groups"]

@@ -69,7 +69,7 @@ def make(config, checkpoint: bytes | None = None) -> Pretrainer:
 def train(config, epochs: int, checkpoint: bytes | None = None) -> Pretrainer:
     trainer = make(config, checkpoint)
     supervised = isinstance(config, SupervisedConfig)
-    for epoch in range(len(trainer.history) + 1, epochs + 1):
+    for epoch in range(len(trainer.learning_curve) + 1, epochs + 1):
         trainer.train_epoch(batches(epoch, supervised), STEPS)
     return trainer
 
@@ -80,16 +80,16 @@ BOTH = pytest.mark.parametrize("config", [mae_config(), supervised_config()], id
 def test_steps_that_overflow_are_left_out_and_the_others_learn():
     trainer = train(supervised_config("training.precision=float16"), 3)
     assert trainer.scaler.get_scale() < 2**16  # what it begins with
-    first, _, last = (sum(result.losses.values()) for result in trainer.history)
+    first, _, last = (sum(result.losses.values()) for result in trainer.learning_curve)
     assert last < 0.95 * first
 
 
 @BOTH
 def test_a_pretraining_learns(config):
     trainer = train(config, 3)
-    first, *_, last = (sum(result.losses.values()) for result in trainer.history)
+    first, *_, last = (sum(result.losses.values()) for result in trainer.learning_curve)
     assert last < 0.95 * first
-    assert [result.images for result in trainer.history] == [32, 32, 32]
+    assert [result.images for result in trainer.learning_curve] == [32, 32, 32]
 
 
 @pytest.mark.parametrize("precision", ["float32", "float16"])
@@ -99,7 +99,7 @@ def test_going_on_from_a_checkpoint_is_as_if_nothing_had_happened(make_config, p
     whole = train(config, 3)
     stopped = train(config, 2)
     other = train(config, 3, stopped.checkpoint())
-    assert [r.losses for r in other.history] == [r.losses for r in whole.history]
+    assert [r.losses for r in other.learning_curve] == [r.losses for r in whole.learning_curve]
     assert other.scaler.state_dict() == whole.scaler.state_dict()
     for name, value in whole.objective.weights().items():
         assert torch.equal(other.objective.weights()[name], value), name
@@ -214,8 +214,8 @@ def test_half_precision_learns_the_same_but_for_its_rounding(make_config):
     )
     assert half.precision is torch.bfloat16
     assert all(p.dtype is torch.float32 for p in half.model.parameters())
-    for name, loss in half.history[-1].losses.items():
-        assert loss == pytest.approx(whole.history[-1].losses[name], rel=0.1), name
+    for name, loss in half.learning_curve[-1].losses.items():
+        assert loss == pytest.approx(whole.learning_curve[-1].losses[name], rel=0.1), name
 
 
 @pytest.mark.parametrize("size", [112, 224])
@@ -240,14 +240,14 @@ def test_the_epoch_to_keep_is_the_best_scored_or_else_each_that_is_due():
     trainer = train(supervised_config(), 3)
     assert trainer.is_to_keep(due=True)
     assert not trainer.is_to_keep(due=False)
-    kept, history = [], list(trainer.history)
-    trainer.history.clear()
+    kept, history = [], list(trainer.learning_curve)
+    trainer.learning_curve.clear()
     for result, score in zip(history, (0.3, 0.2, 0.4), strict=True):
-        trainer.history.append(result)
+        trainer.learning_curve.append(result)
         trainer.scored({"valence": score, "arousal": None, "expression": 0.1})
         kept.append(trainer.is_to_keep(due=False))
     assert kept == [True, False, True]
-    assert trainer.history[-1].score == pytest.approx(0.5)
+    assert trainer.learning_curve[-1].score == pytest.approx(0.5)
 
 
 def test_outputs_are_values_and_probabilities_of_the_trained_tasks():
@@ -265,9 +265,9 @@ def test_outputs_are_values_and_probabilities_of_the_trained_tasks():
 def test_balancings_are_those_of_trials(balancing):
     config = supervised_config(f"balancing={balancing}")
     trainer = train(config, 3)
-    assert trainer.history[-1].losses.keys() == set(TASKS)
+    assert trainer.learning_curve[-1].losses.keys() == set(TASKS)
     if balancing == "uncertainty":
-        learned = trainer.objective.beside.log_variance
+        learned = trainer.objective.balancing.log_variance
         assert all(abs(value.item()) > 0 for value in learned.values())
 
 

@@ -9,16 +9,20 @@ from torch.nn import functional
 
 from mtl.config import TrialConfig
 from mtl.losses.balancing import BALANCINGS
-from mtl.optimisation.step import lr_factor
+from mtl.models.encoders import ENCODERS
+from mtl.models.frameworks import FRAMEWORKS
+from mtl.models.heads import HEADS
+from mtl.optimisation.learning_rate import learning_rate_factor
 from mtl.sequences.join import VideoSequence
 from mtl.sequences.windows import carried_schedule, free_schedule
 from mtl.tasks import TASKS
 from mtl.training.inference import TrialData
 from mtl.training.trainer import EpochResult, Trainer
+from tests.support.covering import covering
 from tests.support.laws import (
     ENCODER_NAMES,
+    FEW_MODELS,
     LOSS_OF_KIND,
-    MODELS,
     component,
     config,
     data,
@@ -50,7 +54,7 @@ def bits(trainer: Trainer) -> list[bytes]:
 # Repetition
 
 
-@pytest.mark.parametrize("names", MODELS, ids="-".join)
+@pytest.mark.parametrize("names", FEW_MODELS, ids="-".join)
 def test_the_same_seed_gives_the_same_bits(names: tuple[str, str, str]) -> None:
     trial = config(*names, dropout=0.3, training={"epochs": 2})
     torch.manual_seed(1)
@@ -73,10 +77,10 @@ def test_a_resumed_run_equals_the_undisturbed_one(encoder: str, optimizer: str, 
         checkpoints.append(whole.checkpoint())
     torch.manual_seed(99)
     resumed = Trainer(trial, data(), checkpoints[epoch - 1])
-    assert [timeless(result) for result in resumed.history] == results[:epoch]
+    assert [timeless(result) for result in resumed.learning_curve] == results[:epoch]
     assert [timeless(result) for result in resumed.epochs()] == results[epoch:]
     assert bits(resumed) == bits(whole)
-    assert [timeless(result) for result in resumed.history] == results
+    assert [timeless(result) for result in resumed.learning_curve] == results
 
 
 @pytest.mark.parametrize("balancing", BALANCINGS)
@@ -217,9 +221,14 @@ def test_training_learns(encoder: str) -> None:
     assert results[-1].objective > 0.7
 
 
-@pytest.mark.parametrize("precision", ["bfloat16", "float32", "float64"])
-@pytest.mark.parametrize("names", MODELS, ids="-".join)
-def test_everything_trains_in_any_precision(names: tuple[str, str, str], precision: str) -> None:
+@pytest.mark.parametrize(
+    ("encoder", "head", "framework", "precision"),
+    covering(ENCODERS, HEADS, FRAMEWORKS, ["bfloat16", "float32", "float64"], pairs=True),
+)
+def test_everything_trains_in_any_precision(
+    encoder: str, head: str, framework: str, precision: str
+) -> None:
+    names = (encoder, head, framework)
     losses = {name: LOSS_OF_KIND[task.kind][-1] for name, task in TASKS.items()}
     trial = config(*names, loss=losses, training={"precision": precision, "epochs": 1})
     trainer = Trainer(trial, data())
@@ -275,7 +284,7 @@ def rates_of(trial: TrialConfig) -> tuple[list[float], list[float]]:
 
 def test_warm_up_goes_from_one_step_s_share_to_the_whole_rate() -> None:
     optim = config(optim={"warmup_epochs": 2}).optim
-    rates = [lr_factor(optim, 10, step / 4, 1 / 4) for step in range(9)]
+    rates = [learning_rate_factor(optim, 10, step / 4, 1 / 4) for step in range(9)]
     assert rates == pytest.approx([k / 8 for k in range(1, 9)] + [1])
 
 

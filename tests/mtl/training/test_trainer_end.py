@@ -30,7 +30,7 @@ def test_a_stop_ends_without_another_epoch(looks: int) -> None:
     results = list(trainer.epochs(stop))
     # Eight steps an epoch are looked at before the first and fifth.
     assert asked == looks + 1
-    assert len(results) == looks // 2 == len(trainer.history)
+    assert len(results) == looks // 2 == len(trainer.learning_curve)
 
 
 def test_a_stop_takes_few_steps() -> None:
@@ -73,7 +73,7 @@ def test_a_loss_that_is_not_finite_names_epoch_and_step(encoder: str) -> None:
     expected = "the loss of valence, arousal, expression, action_units is not finite at epoch 1, "
     with pytest.raises(TrainingError, match=rf"{expected}step 2: lower optim\.lr = 0\.01"):
         next(trainer.epochs())
-    assert not trainer.history
+    assert not trainer.learning_curve
 
 
 def test_a_learning_rate_that_blows_up_is_named() -> None:
@@ -99,4 +99,4 @@ def test_weights_that_break_in_the_last_step_are_noticed() -> None:
     next(epochs)
     with pytest.raises(TrainingError, match="predictions of valence are not finite after epoch 2"):
         next(epochs)
-    assert len(trainer.history) == 1
+    assert len(trainer.learning_curve) == 1

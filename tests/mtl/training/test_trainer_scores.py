@@ -12,7 +12,7 @@ from mtl.tasks import TASKS
 from mtl.training.trainer import Trainer
 from tests.support.laws import (
     CARRYING,
-    MODELS,
+    FEW_MODELS,
     config,
     data,
     features_of,
@@ -59,7 +59,7 @@ def test_a_select_part_without_labels_is_an_error(monkeypatch: pytest.MonkeyPatc
         next(trainer.epochs())
 
 
-@pytest.mark.parametrize("names", MODELS, ids="-".join)
+@pytest.mark.parametrize("names", FEW_MODELS, ids="-".join)
 def test_scores_are_those_of_select(names: tuple[str, str, str]) -> None:
     zoo = data()
     trainer = Trainer(config(*names), zoo)
@@ -69,7 +69,7 @@ def test_scores_are_those_of_select(names: tuple[str, str, str]) -> None:
         assert result.best_scores == best
         assert result.objective == metrics.combine(best)
         for task, epoch in result.best_epochs.items():
-            assert trainer.history[epoch - 1].scores[task] == best[task]
+            assert trainer.learning_curve[epoch - 1].scores[task] == best[task]
 
 
 @pytest.mark.parametrize("encoder", CARRYING)
