@@ -4,8 +4,8 @@ A component's settings are those of its YAML, made small; so an entry that is ne
 built, and held to every law, without a line here.
 """
 
-from collections.abc import Sequence
-from itertools import product
+from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from mtl.models.heads import HEADS
 from mtl.sequences.join import Part, Rows, VideoSequence
 from mtl.tasks import LABEL_COLUMNS, OUTPUT_COLUMNS, TASKS
 from mtl.training.inference import TrialData
+from tests.support.covering import covering
 from tests.support.paths import ROOT
 
 # The order of a sum must not depend on how many cores are free.
@@ -33,17 +34,26 @@ TOLERANCE = 1e-5
 
 ENCODER_NAMES = tuple(ENCODERS)
 CARRYING = tuple(name for name, encoder in ENCODERS.items() if encoder.carries_state)
-MODELS = tuple(product(ENCODERS, HEADS, FRAMEWORKS))
+MODELS = tuple(covering(ENCODERS, HEADS, FRAMEWORKS, pairs=True))
+"""Encoder, head and framework of models: each pair of two of them at least once."""
+FEW_MODELS = tuple(covering(ENCODERS, HEADS, FRAMEWORKS))
+"""Encoder, head and framework of models: each of them at least once."""
 LOSS_NAMES = tuple((kind, name) for kind, losses in LOSSES.items() for name in losses)
 LOSS_OF_KIND = {kind: tuple(losses) for kind, losses in LOSSES.items()}
 
 
 def component(group: str, name: str, **changes: Any) -> dict[str, Any]:
     """What ``configs/<group>/<name>.yaml`` says, small and without dropout."""
-    settings = yaml.safe_load((CONFIGS / group / f"{name}.yaml").read_text())
+    settings = _shipped(group, name)
     small = {key: value for key, value in SMALL.items() if key in settings}
     quiet = {"dropout": 0.0} if "dropout" in settings else {}
     return {**settings, **small, **quiet, **changes}
+
+
+@cache
+def _shipped(group: str, name: str) -> Mapping[str, Any]:
+    settings: Mapping[str, Any] = yaml.safe_load((CONFIGS / group / f"{name}.yaml").read_text())
+    return settings
 
 
 def plain_config(

@@ -74,12 +74,13 @@ def setting(
 ) -> TrialConfig:
     """Return a config in which each task has its loss of this index, or its last one."""
     losses = {name: LOSS_OF_KIND[task.kind] for name, task in TASKS.items()}
+    epochs = 2 if lanes == 1 or ENCODERS[names[0]].carries_state else 4
     return config(
         *names,
         loss={name: known[min(loss, len(known) - 1)] for name, known in losses.items()},
         balancing=component("balancing", balancing),
         optim={"batch_videos": lanes, "gradient_clip": 0.5},
-        training={"precision": precision, "epochs": 2 if ENCODERS[names[0]].carries_state else 4},
+        training={"precision": precision, "epochs": epochs},
     )
 
 

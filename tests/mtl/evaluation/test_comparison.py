@@ -114,6 +114,8 @@ def test_false_findings_are_as_rare_as_they_are_said_to_be() -> None:
     found = 0
     for seed in range(100):
         values, mask = labels(40 * 5, np.random.default_rng(seed))
+        for task in TASKS.values():
+            mask[:, task.labels] &= task.name == "action_units"
         case = {"labels": values, "mask": mask, "video": np.repeat(np.arange(40), 5)}
         ways = {str(way): [guess(case, 1.0, 1000 * seed + way)] for way in range(5)}
         standings = compare(ways, **case)["action_units"]

@@ -1,5 +1,5 @@
-from collections.abc import Iterator
-from itertools import product
+from functools import cache
+from itertools import combinations, product
 
 import pytest
 import torch
@@ -10,8 +10,10 @@ from mtl.config import read_config
 from mtl.errors import InputError
 from mtl.models.encoders import ENCODERS
 from mtl.models.frameworks import FRAMEWORKS, States
+from mtl.models.heads import HEADS
 from mtl.optimisation.device import choose_device, choose_precision
 from mtl.tasks import TASKS
+from tests.support.covering import covering
 from tests.support.laws import (
     CARRYING,
     CONFIGS,
@@ -36,8 +38,10 @@ every_model = pytest.mark.parametrize("names", MODELS, ids="-".join)
 Names = tuple[str, str, str]
 
 
-@every_model
-@pytest.mark.parametrize("tasks", SETS)
+@pytest.mark.parametrize(
+    ("names", "tasks"),
+    [(names, tasks) for *names, tasks in covering(ENCODERS, HEADS, FRAMEWORKS, SETS, pairs=True)],
+)
 def test_each_trained_task_has_its_outputs(names: Names, tasks: tuple[str, ...]) -> None:
     if names[2] == "feedback" and len(tasks) < len(TASKS):
         with pytest.raises(InputError, match="is not trained"):
@@ -83,16 +87,32 @@ SEEDS = range(4)
 """Of models: in one of them all six units of a head may be off."""
 
 
+@cache
+def gradients_of(names: Names, task: str) -> tuple[torch.Tensor, dict[str, bool]]:
+    """Return the gradients of a task's outputs, over models of all seeds.
+
+    Returns:
+        The sum of the gradients of the features; and by parameter, True if any of the models gives
+        it a gradient other than zero.
+    """
+    x, valid = inputs(LENGTHS)
+    x.requires_grad_()
+    moved: dict[str, bool] = {}
+    for seed in SEEDS:
+        network = model(config(*names), seed=seed)
+        network(x, valid, None)[0][task][valid].square().sum().backward()
+        for name, parameter in network.named_parameters():
+            has_gradient = parameter.grad is not None and bool(parameter.grad.any())
+            moved[name] = moved.get(name, False) or has_gradient
+    assert x.grad is not None
+    return x.grad[valid], moved
+
+
 @every_model
 def test_every_task_reaches_the_features(names: Names) -> None:
     for task in TASKS:
-        x, valid = inputs(LENGTHS)
-        x.requires_grad_()
-        for seed in SEEDS:
-            network = model(config(*names), seed=seed)
-            network(x, valid, None)[0][task][valid].square().sum().backward()
-        assert x.grad is not None
-        assert x.grad[valid].any(dim=-1).all()
+        of_features, _ = gradients_of(names, task)
+        assert of_features.any(dim=-1).all()
 
 
 @every_model
@@ -104,23 +124,10 @@ def test_models_are_built_without_memory_on_the_meta_device(names: Names) -> Non
     assert sum(p.numel() for p in network.parameters()) == count
 
 
-def moves(names: Names, task: str) -> Iterator[tuple[str, torch.Tensor]]:
-    """The gradients of a task's outputs in all parameters, in models of all seeds."""
-    for seed in SEEDS:
-        network = model(config(*names), seed=seed)
-        x, valid = inputs(LENGTHS)
-        network(x, valid, None)[0][task][valid].square().sum().backward()
-        for name, parameter in network.named_parameters():
-            grad = parameter.grad
-            yield name, torch.zeros(1) if grad is None else grad
-
-
 @every_model
 def test_each_shared_layer_hears_every_task(names: Names) -> None:
     for task in TASKS:
-        moved: dict[str, bool] = {}
-        for name, gradient in moves(names, task):
-            moved[name] = moved.get(name, False) or bool(gradient.any())
+        _, moved = gradients_of(names, task)
         for part in model(config(*names)).shared:
             own = [name for name in moved if name.startswith(f"{part}.")]
             assert own, f"{task} does not reach {part}"
@@ -130,14 +137,9 @@ def test_each_shared_layer_hears_every_task(names: Names) -> None:
 @every_model
 def test_what_is_not_shared_belongs_to_one_task_or_to_what_it_hears(names: Names) -> None:
     """Each parameter outside ``shared`` is moved by exactly one task."""
-    movers: dict[str, set[str]] = {}
-    for task in TASKS:
-        for name, gradient in moves(names, task):
-            if gradient.any():
-                movers.setdefault(name, set()).add(task)
     network = model(config(*names))
-    assert movers.keys() == {name for name, _ in network.named_parameters()}
-    for name, tasks in movers.items():
+    for name, _ in network.named_parameters():
+        tasks = [task for task in TASKS if gradients_of(names, task)[1][name]]
         assert len(tasks) == (len(TASKS) if name.split(".")[0] in network.shared else 1), name
 
 
@@ -220,5 +222,10 @@ def test_device_and_precision_that_are_named_are_taken() -> None:
     assert found == [torch.float32, torch.float32, torch.bfloat16, torch.float16]
 
 
-def test_the_zoo_builds_every_combination() -> None:
-    assert len(MODELS) == len(set(MODELS)) >= len(tuple(product(ENCODERS, ("linear", "mlp"))))
+def test_the_zoo_builds_each_pair_of_parts() -> None:
+    assert len(MODELS) == len(set(MODELS))
+    axes = (ENCODERS, HEADS, FRAMEWORKS)
+    for one, other in combinations(range(len(axes)), 2):
+        assert {(names[one], names[other]) for names in MODELS} == set(
+            product(axes[one], axes[other])
+        )
