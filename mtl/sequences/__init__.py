@@ -1,0 +1,1 @@
+"""Sequences of frames: joined feature sets, folds of videos, and windows."""

@@ -1,9 +1,11 @@
-"""Dividing videos, by subject, into what is selected on and what is only reported.
+"""Division of videos, by subject, into parts to train on, select on and confirm on.
 
-Whatever is chosen on data must not be scored on the same data: epochs, pruning, sampling,
-post-processing and fusion see ``select``; ``confirm`` is read when results are written. The
-validation videos are divided so once, for a sweep; or they and the training videos are cut into
-folds, each of which is held out once.
+A choice must not be scored on the data that it was made on. Epochs, pruning, sampling,
+post-processing and fusion therefore use the ``select`` part; the ``confirm`` part is read only when
+results are written. A sweep divides the validation videos into these two parts once. Alternatively,
+training and validation videos together are divided into folds, and each fold is held out once.
+
+Shapes: V videos, S subjects, K columns of counts (videos, labelled frames, frames of a class).
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,22 +21,28 @@ from mtl.evaluation.metrics import label_indicators
 from mtl.tasks import TASKS
 
 Part = Literal["select", "confirm"]
+MIN_SUBJECTS = 2
+"""Fewest subjects that can be divided into two parts."""
+MIN_FOLDS = 3
+"""Fewest folds: one is held out, one is selected on and at least one is trained on."""
+TIE_DECIMALS = 12
+"""Decimals to which shares are rounded before they are compared, so that rounding breaks no tie."""
 
 
 def select_videos(
     names: Sequence[str], subjects: Sequence[str], fraction_confirm: float, seed: int
 ) -> dict[str, Part]:
-    """Divide validation videos into ``select`` and ``confirm``, whole subjects at a time.
+    """Divide validation videos at random into ``select`` and ``confirm``, by whole subjects.
 
     Args:
-        names: The validation videos.
-        subjects: The subject of each.
-        fraction_confirm: Share of the videos that goes to ``confirm``, in [0, 1); 0 puts all
-            of them into ``select``, and every score is then one on the selected videos.
-        seed: Of the draw; the same seed divides the same videos alike in any order.
+        names: Names of the validation videos.
+        subjects: Subject of each video.
+        fraction_confirm: Share of the videos that goes to ``confirm``, in [0, 1). With 0 all
+            videos go to ``select``, so scores are measured on the videos selected on.
+        seed: Seed of the random division; the result does not depend on the order of the videos.
 
     Returns:
-        The part of each video.
+        The part of each video, by name.
 
     Raises:
         InputError: If there are too few subjects for both parts.
@@ -42,10 +50,11 @@ def select_videos(
     if fraction_confirm == 0:
         return dict.fromkeys(names, "select")
     groups = sorted(set(subjects))
-    if len(groups) < 2:
+    if len(groups) < MIN_SUBJECTS:
         raise InputError(
-            f"search.confirm = {fraction_confirm} needs validation videos of at least 2 subjects, "
-            f"but there are {len(groups)}: set search.confirm=0 to select and score on the same"
+            f"search.confirm = {fraction_confirm} needs validation videos of at least "
+            f"{MIN_SUBJECTS} subjects, but there are {len(groups)}: set search.confirm=0 to select "
+            "and score on the same videos"
         )
     sizes = {group: list(subjects).count(group) for group in groups}
     target = fraction_confirm * len(names)
@@ -66,50 +75,59 @@ def select_videos(
 
 
 def cut_folds(listing: Listing, folds: int) -> dict[str, int]:
-    """Cut the training and validation videos into folds, whole subjects at a time.
+    """Divide the training and validation videos into folds, by whole subjects.
 
-    Each fold shall hold the same share of the videos, of each task's labelled frames and of the
-    frames of each expression and of each unit that is on, the classes of a task weighing together
-    as much as its labelled frames. The subjects, largest share first, go each to the fold that
-    holds least of what the subject has: so the sum of the folds' squared shares grows least.
+    The folds are balanced: each should hold the same share of the videos, of each task's labelled
+    frames, and of the frames of each expression and of each active action unit. All classes of a
+    task together count as much as its labelled frames. A greedy algorithm takes the subjects with
+    the largest shares first and adds each to the fold for which the sum of squared shares of all
+    folds grows least.
 
     Args:
-        listing: Whose videos; those of the test split are in no fold.
-        folds: How many, 3 at least: one is held out, one is selected on, the others train.
+        listing: Listed frames and labels; videos of the test split are in no fold.
+        folds: Number of folds, at least ``MIN_FOLDS``.
 
     Returns:
-        The fold of each video, from 0; the same in whatever order the videos are listed.
+        The fold of each video, from 0, by name; it does not depend on the order of the videos.
 
     Raises:
-        InputError: If there are fewer than 3 folds or than subjects.
+        InputError: If there are fewer than ``MIN_FOLDS`` folds, or fewer subjects than folds.
     """
-    cut = [place for place, split in enumerate(listing.splits) if split != "test"]
-    subjects = sorted({listing.subjects[place] for place in cut})
-    if folds < 3:
+    kept = [video for video, split in enumerate(listing.splits) if split != "test"]
+    subjects = sorted({listing.subjects[video] for video in kept})
+    if folds < MIN_FOLDS:
         raise InputError(
-            f"refit.folds = {folds} leaves no fold to train on beside the one held out and the one "
-            "selected on: set 3 or more"
+            f"refit.folds = {folds} leaves no fold to train on, because one is held out and one is "
+            f"selected on: set {MIN_FOLDS} or more"
         )
     if len(subjects) < folds:
         raise InputError(
-            f"refit.folds = {folds} needs training and validation videos of as many subjects, but "
-            f"there are {len(subjects)}: set refit.folds to "
-            f"{f'{len(subjects)} or fewer' if len(subjects) >= 3 else '0'}"
+            f"refit.folds = {folds} needs training and validation videos of at least {folds} "
+            f"subjects, but there are {len(subjects)}: set refit.folds to "
+            f"{f'{len(subjects)} or fewer' if len(subjects) >= MIN_FOLDS else '0'}"
         )
-    number = {subject: place for place, subject in enumerate(subjects)}
-    group = np.array([number[listing.subjects[place]] for place in cut])
-    shares = _shares(_coverage(listing, np.array(cut), group))
-    fold_of = _spread(shares, folds)
-    return {listing.names[place]: int(fold_of[own]) for place, own in zip(cut, group, strict=True)}
+    subject_index = {subject: index for index, subject in enumerate(subjects)}
+    subject_of = np.array([subject_index[listing.subjects[video]] for video in kept])
+    shares = _scaled_shares(_counts_by_subject(listing, np.array(kept), subject_of))
+    fold_of = _assign_folds(shares, folds)
+    return {
+        listing.names[video]: int(fold_of[subject])
+        for video, subject in zip(kept, subject_of, strict=True)
+    }
 
 
 def fold_parts(
     folds_of: Mapping[str, int], listing: Listing, k: int, folds: int
 ) -> dict[str, Literal["train", "select", "confirm", "test"]]:
-    """The part of each video where fold ``k`` is held out as ``confirm``.
+    """Return the part of each video when fold ``k`` is held out.
 
-    Epochs are chosen on ``select``, the fold that follows; the other folds train, and what is in
-    no fold is ``test``.
+    Args:
+        folds_of: Fold of each video, by name, as ``cut_folds`` returns it.
+        listing: Listing of all videos.
+        k: The fold that is held out as ``confirm``; fold ``(k + 1) % folds`` is ``select``, on
+            which epochs are chosen, the other folds are ``train``, and a video in no fold is
+            ``test``.
+        folds: Number of folds.
     """
     parts: dict[int, Literal["select", "confirm"]] = {k: "confirm", (k + 1) % folds: "select"}
     return {
@@ -119,52 +137,60 @@ def fold_parts(
 
 
 def with_splits(listing: Listing, parts: Mapping[str, str]) -> Listing:
-    """The listing with the splits that ``fold_parts`` amounts to."""
-    split = {"select": "validation", "confirm": "validation"}
+    """Return the listing with the split of each video taken from its part.
+
+    Args:
+        listing: Listing of all videos.
+        parts: Part of each video, by name; ``select`` and ``confirm`` become ``validation``.
+    """
+    split_of = {"select": "validation", "confirm": "validation"}
     return replace(
-        listing, splits=tuple(split.get(parts[name], parts[name]) for name in listing.names)
+        listing, splits=tuple(split_of.get(parts[name], parts[name]) for name in listing.names)
     )
 
 
-def _coverage(
-    listing: Listing, cut: Int[np.ndarray, " V"], group: Int[np.ndarray, " V"]
+def _counts_by_subject(
+    listing: Listing, videos: Int[np.ndarray, " V"], subject_of: Int[np.ndarray, " V"]
 ) -> list[Int[np.ndarray, "S _K"]]:
-    """What each subject has, alike things together: the videos, the labelled frames of each task,
-    the frames of each of its classes.
+    """Count the videos, the labelled frames of each task and the frames of each class per subject.
+
+    Returns:
+        One array for the videos, then one or two for each task: labelled frames, (S, 1), and the
+        frames of each class, (S, number of classes), unless the task is a regression.
     """
-    subjects = int(group.max()) + 1
+    subjects = int(subject_of.max()) + 1
     of_video = np.full(len(listing.names), -1)
-    of_video[cut] = group
-    kept = np.flatnonzero(of_video[listing.video] >= 0)
-    of_row = of_video[listing.video[kept]]
-    found = [np.bincount(group, minlength=subjects)[:, None]]
+    of_video[videos] = subject_of
+    rows = np.flatnonzero(of_video[listing.video] >= 0)
+    of_row = of_video[listing.video[rows]]
+    groups = [np.bincount(subject_of, minlength=subjects)[:, None]]
     for task in TASKS.values():
-        values, mask = listing.values[kept, task.labels], listing.mask[kept, task.labels]
-        kinds = [mask.any(axis=1, keepdims=True)]
+        values, mask = listing.values[rows, task.labels], listing.mask[rows, task.labels]
+        indicators = [mask.any(axis=1, keepdims=True)]
         if task.kind != "regression":
-            kinds.append(label_indicators(task, values, mask))
-        for kind in kinds:
-            counts = np.zeros((subjects, kind.shape[1]), int)
-            np.add.at(counts, of_row, kind)
-            found.append(counts)
-    return found
+            indicators.append(label_indicators(task, values, mask))
+        for indicator in indicators:
+            counts = np.zeros((subjects, indicator.shape[1]), int)
+            np.add.at(counts, of_row, indicator)
+            groups.append(counts)
+    return groups
 
 
-def _shares(coverage: Sequence[Int[np.ndarray, "S _K"]]) -> Float[np.ndarray, "S K"]:
-    """Of all that there is of each thing, such that squared shares of alike things weigh 1."""
+def _scaled_shares(groups: Sequence[Int[np.ndarray, "S _K"]]) -> Float[np.ndarray, "S K"]:
+    """Divide counts by their totals, and by sqrt(columns) so that each array counts equally."""
     shares = [
-        counts / np.maximum(counts.sum(axis=0), 1) / np.sqrt(counts.shape[1]) for counts in coverage
+        counts / np.maximum(counts.sum(axis=0), 1) / np.sqrt(counts.shape[1]) for counts in groups
     ]
     return np.concatenate(shares, axis=1)
 
 
-def _spread(shares: Float[np.ndarray, "S K"], folds: int) -> Int[np.ndarray, " S"]:
-    """The fold of each subject; an empty fold is the first choice, so that none stays empty."""
-    held = np.zeros((folds, shares.shape[1]))
+def _assign_folds(shares: Float[np.ndarray, "S K"], folds: int) -> Int[np.ndarray, " S"]:
+    """Return the fold of each subject; an empty fold is preferred, so that none stays empty."""
+    fold_shares = np.zeros((folds, shares.shape[1]))
     fold_of = np.zeros(len(shares), int)
-    for subject in np.argsort(-shares.sum(axis=1).round(12), kind="stable"):
-        in_common = (held * shares[subject]).sum(axis=1).round(12)
-        fold = np.lexsort((held.sum(axis=1).round(12), in_common))[0]
+    for subject in np.argsort(-shares.sum(axis=1).round(TIE_DECIMALS), kind="stable"):
+        overlap = (fold_shares * shares[subject]).sum(axis=1).round(TIE_DECIMALS)
+        fold = np.lexsort((fold_shares.sum(axis=1).round(TIE_DECIMALS), overlap))[0]
         fold_of[subject] = fold
-        held[fold] += shares[subject]
+        fold_shares[fold] += shares[subject]
     return fold_of

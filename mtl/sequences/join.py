@@ -1,9 +1,9 @@
-"""Feature sets joined on their common frames: the sequences that a model walks over.
+"""Video sequences: feature sets joined on their common frames, with the labels of these frames.
 
-Nothing is copied here: a sequence points at rows of the blocks that hold the features in their
-stored precision, so that all trials of a machine share one copy.
+Joining copies no features. A sequence refers to rows of the blocks that hold the features in stored
+precision, so all trials of a machine share one copy.
 
-Shapes: T frames of a sequence, N listed frames, R rows of a block, F features of a set.
+Shapes: T frames of a sequence, N listed frames, R rows of a block, F features of a feature set.
 """
 
 import functools
@@ -22,13 +22,18 @@ from mtl.tasks import LABEL_COLUMNS, TASKS
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows of a block: a slice where they follow each other, which they mostly do."""
+    """Rows of a block that belong to one sequence.
+
+    Attributes:
+        block: Features of whole videos, (R, F).
+        index: Row of each frame of the sequence; a slice if the rows are consecutive.
+    """
 
     block: Shaped[np.ndarray, "R F"]
     index: slice | Int[np.ndarray, " T"]
 
     def window(self, start: int, length: int) -> Shaped[np.ndarray, "T F"]:
-        """Rows [start, start + length) of the sequence."""
+        """Return the features of frames [start, start + length) of the sequence."""
         if isinstance(self.index, slice):
             first = self.index.start + start
             rows: np.ndarray = self.block[first : first + length]
@@ -39,7 +44,15 @@ class Rows:
 
 @dataclass(frozen=True)
 class VideoSequence:
-    """One video's frames with all chosen features, in order, and what is known of them."""
+    """Frames of one video that have all chosen features, in order, with their labels.
+
+    Attributes:
+        video: Name of the video.
+        frames: Frame numbers, ascending, (T,).
+        features: Rows of each chosen feature set.
+        labels: Labels in the columns ``LABEL_COLUMNS``, (T, 15); 0 where missing.
+        mask: True where a label is present, (T, 15).
+    """
 
     video: str
     frames: Int[np.ndarray, " T"]
@@ -56,10 +69,13 @@ class Part:
     """Listed frames to predict, and the sequences that predict them.
 
     Attributes:
-        rows: Where the frames stand in the listing, (N,).
-        sequences: The videos that have features.
-        source: For each frame its place in the concatenated sequences: its own frame or, where that
-            has no features, the nearest frame of its video; -1 if the video has none at all.
+        rows: Row of each frame in the listing, (N,).
+        sequences: Sequences of the videos that have features.
+        source: Index, into the concatenated sequences, of the frame that predicts each listed
+            frame, (N,): the frame itself, or the nearest frame of its video if the frame has no
+            features, or -1 if the video has no features.
+        labels: Labels of each listed frame, (N, 15); 0 where missing.
+        mask: True where a label is present, (N, 15).
     """
 
     rows: Int[np.ndarray, " N"]
@@ -70,63 +86,91 @@ class Part:
 
 
 def join(
-    listing: Listing, tables: Sequence[FeatureTable], which: FrameChoice = "listed", stride: int = 1
+    listing: Listing,
+    tables: Sequence[FeatureTable],
+    frame_choice: FrameChoice = "listed",
+    stride: int = 1,
 ) -> dict[str, VideoSequence]:
-    """The sequence of each listed video that has frames with all chosen features.
+    """Return the sequence of each listed video that has frames with all chosen features.
 
     Args:
-        listing: The listed frames and their labels.
-        tables: The feature sets to join on their common frames.
-        which: ``listed`` frames, or ``all`` with features.
-        stride: Every n-th of them.
+        listing: Listed frames and their labels.
+        tables: Feature sets to join on their common frames.
+        frame_choice: ``listed`` takes the listed frames with features, ``all`` every frame with
+            features.
+        stride: Step between the frames taken; 1 takes every frame.
+
+    Returns:
+        The sequences by video name.
 
     Raises:
         InputError: If no listed video has a frame that all the feature sets have.
     """
-    sequences = join_any(listing, tables, which, stride)
+    sequences = join_any(listing, tables, frame_choice, stride)
     if not sequences:
-        raise _nothing_in_common(tables)
+        raise _no_common_frames(tables)
     return sequences
 
 
 def join_any(
-    listing: Listing, tables: Sequence[FeatureTable], which: FrameChoice = "listed", stride: int = 1
+    listing: Listing,
+    tables: Sequence[FeatureTable],
+    frame_choice: FrameChoice = "listed",
+    stride: int = 1,
 ) -> dict[str, VideoSequence]:
-    """``join`` of some of a dataset's videos, of which none need have features."""
+    """Return the same as ``join``, but an empty dict instead of an error if there is no sequence.
+
+    Args:
+        listing: Listed frames and their labels.
+        tables: Feature sets to join on their common frames.
+        frame_choice: ``listed`` takes the listed frames with features, ``all`` every frame with
+            features.
+        stride: Step between the frames taken; 1 takes every frame.
+    """
     return {
         name: sequence
         for name, rows in _rows_by_video(listing).items()
-        if (sequence := _join_video(name, rows, listing, tables, which, stride)) is not None
+        if (sequence := _join_video(name, rows, listing, tables, frame_choice, stride)) is not None
     }
 
 
-def _nothing_in_common(tables: Sequence[FeatureTable]) -> InputError:
+def _no_common_frames(tables: Sequence[FeatureTable]) -> InputError:
     names = ", ".join(table.name for table in tables)
     return InputError(
         f"feature sets {names} have no listed frame in common: "
-        "check that they number the frames alike"
+        "check that they use the same video names and frame numbers"
     )
 
 
 def count_missing_features(
-    listing: Listing, tables: Sequence[FeatureTable], which: FrameChoice = "listed"
+    listing: Listing, tables: Sequence[FeatureTable], frame_choice: FrameChoice = "listed"
 ) -> tuple[int, int]:
-    """How many listed frames have not all these features: those of videos that have some frame to
-    predict them from, and those of videos that have none.
+    """Count the listed frames that lack some of the features.
+
+    Args:
+        listing: Listed frames.
+        tables: Feature sets that a frame must have.
+        frame_choice: ``listed`` takes listed frames with all features as usable for prediction,
+            ``all`` every frame with all features.
+
+    Returns:
+        The number of such frames in videos with at least one usable frame, which are predicted from
+        the nearest one, and the number in videos without, which are predicted from the training
+        prior.
 
     Raises:
-        InputError: If no video has any.
+        InputError: If no video has a usable frame.
     """
     nearest = prior = 0
     for name, rows in _rows_by_video(listing).items():
         listed = listing.frame[rows]
-        frames = _common_frames(name, listed, tables, which)
+        frames = _common_frames(name, listed, tables, frame_choice)
         if len(frames):
             nearest += int(np.isin(listed, frames, invert=True).sum())
         else:
             prior += len(listed)
     if prior == len(listing.frame):
-        raise _nothing_in_common(tables)
+        raise _no_common_frames(tables)
     return nearest, prior
 
 
@@ -141,11 +185,11 @@ def _join_video(
     rows: Int[np.ndarray, " n"],
     listing: Listing,
     tables: Sequence[FeatureTable],
-    which: FrameChoice,
+    frame_choice: FrameChoice,
     stride: int,
 ) -> VideoSequence | None:
     listed = listing.frame[rows]
-    frames = _common_frames(name, listed, tables, which)[::stride]
+    frames = _common_frames(name, listed, tables, frame_choice)[::stride]
     if not len(frames):
         return None
     labels = np.zeros((len(frames), len(LABEL_COLUMNS)), np.float32)
@@ -159,12 +203,15 @@ def _join_video(
 
 
 def _common_frames(
-    name: str, listed: Int[np.ndarray, " n"], tables: Sequence[FeatureTable], which: FrameChoice
+    name: str,
+    listed: Int[np.ndarray, " n"],
+    tables: Sequence[FeatureTable],
+    frame_choice: FrameChoice,
 ) -> Int[np.ndarray, " T"]:
     if not len(listed) or any(name not in table.frames for table in tables):
         return np.empty(0, np.int32)
     candidates = [table.frames[name] for table in tables]
-    if which == "listed":
+    if frame_choice == "listed":
         candidates.append(listed)
     return functools.reduce(np.intersect1d, candidates)
 
@@ -172,14 +219,20 @@ def _common_frames(
 def _rows_of(table: FeatureTable, video: str, frames: Int[np.ndarray, " T"]) -> Rows:
     block, first = table.rows[video]
     index = first + np.searchsorted(table.frames[video], frames)
-    follows = index[-1] - index[0] == len(index) - 1
-    return Rows(table.blocks[block], slice(index[0], index[-1] + 1) if follows else index)
+    consecutive = index[-1] - index[0] == len(index) - 1
+    return Rows(table.blocks[block], slice(index[0], index[-1] + 1) if consecutive else index)
 
 
 def part_of(
     listing: Listing, sequences: Mapping[str, VideoSequence], videos: Iterable[str]
 ) -> Part:
-    """The listed frames of ``videos`` with the sequences that predict them."""
+    """Return the listed frames of some videos with the sequences that predict them.
+
+    Args:
+        listing: Listed frames and their labels.
+        sequences: Sequences by video name; a video without features has none.
+        videos: Names of the videos of the part.
+    """
     wanted = np.isin(listing.names, list(videos))
     rows = np.flatnonzero(wanted[listing.video])
     chosen = [
@@ -191,9 +244,9 @@ def part_of(
     start = 0
     video_of = {name: index for index, name in enumerate(listing.names)}
     for sequence in chosen:
-        mine = np.flatnonzero(listing.video[rows] == video_of[sequence.video])
-        frames = listing.frame[rows[mine]]
-        source[mine] = start + nearest_index(sequence.frames, frames)
+        of_video = np.flatnonzero(listing.video[rows] == video_of[sequence.video])
+        frames = listing.frame[rows[of_video]]
+        source[of_video] = start + nearest_index(sequence.frames, frames)
         start += len(sequence)
     return Part(rows, tuple(chosen), source, listing.values[rows], listing.mask[rows])
 
@@ -201,8 +254,14 @@ def part_of(
 def nearest_index(
     frames: Int[np.ndarray, " T"], wanted: Int[np.ndarray, " N"]
 ) -> Int[np.ndarray, " N"]:
-    """For each wanted frame number the index of the nearest of ``frames`` (sorted); the earlier
-    one where two are as near.
+    """Return the index of the frame number nearest to each wanted one.
+
+    Args:
+        frames: Frame numbers to choose from, ascending, (T,).
+        wanted: Frame numbers to look up, (N,).
+
+    Returns:
+        Indices into ``frames``, (N,); of two equally near frames the earlier one.
     """
     right = np.searchsorted(frames, wanted).clip(0, len(frames) - 1)
     left = (right - 1).clip(0)
@@ -211,7 +270,7 @@ def nearest_index(
 
 
 def trained_tasks(tasks: Iterable[str], listing: Listing) -> tuple[str, ...]:
-    """Those of ``tasks`` that have a label on some training frame: the others get no head."""
+    """Return the tasks that have a label on at least one training frame, in the given order."""
     known = listing.mask[_training(listing)].any(axis=0)
     return tuple(name for name in tasks if known[TASKS[name].labels].any())
 
@@ -221,9 +280,11 @@ def _training(listing: Listing) -> Bool[np.ndarray, " N"]:
 
 
 def training_prior(listing: Listing) -> Float[np.ndarray, "22"]:
-    """What is predicted for a video without features: the mean of the training labels.
+    """Return the prediction for a video without features: the mean of the training labels.
 
-    NaN for a task that has none.
+    Returns:
+        The mean valence and arousal, the frequency of each expression and of each action unit, in
+        the columns ``OUTPUT_COLUMNS``; NaN for a task without training labels.
     """
     train = _training(listing)
     values, mask = listing.values[train], listing.mask[train]

@@ -1,11 +1,14 @@
-"""Windows of sequences: scheduled, cut into batches, stitched together again.
+"""Windows of sequences: their schedule, batches of windows, and stitching of window outputs.
 
-A schedule says for each step and lane which frames of which sequences come next, piece after piece.
-It follows from the lengths, the number of lanes, the seed and the epoch alone, so that any number
-of workers, each taking every W-th lane, trains on the same global batches. A piece of length 0 is
-none; such pieces, and lanes without any other, come last.
+A lane is one row of a batch. A window is the frames of one lane in one step; it consists of pieces,
+each a range of frames of one sequence. A schedule lists the pieces of every window. It depends only
+on the lengths of the sequences, the number of lanes, the window length and the random generator, so
+W workers, of which each takes every W-th lane, train on the same global batches as one worker. A
+piece of length 0 is a placeholder; placeholders come after the other pieces of a lane, and idle
+lanes, which have only placeholders, come after the other lanes.
 
-Shapes: S steps, B lanes, P pieces, T frames of a window, F features of all sets together.
+Shapes: S steps, B lanes, A lanes that are not idle, P pieces, T frames of a window, F features of
+all feature sets together, N frames of all sequences.
 """
 
 from collections.abc import Iterator, Sequence
@@ -20,18 +23,31 @@ from mtl.sequences.join import VideoSequence
 from mtl.tasks import LABEL_COLUMNS, OUTPUT_COLUMNS
 
 Schedule = Int[np.ndarray, "S B P 3"]
-"""(sequence, start, length) of each piece of each lane's window, for each step."""
+"""Sequence index, first frame and length of each piece, for each step and lane."""
 Piece = tuple[int, int, int]
+"""Sequence index, first frame and length of one piece."""
+WINDOWS_PER_FRAME = 2
+"""Number of overlapping windows that predict a frame, except near the ends of a sequence.
+
+Windows for prediction start every ``window_frames // WINDOWS_PER_FRAME`` frames; with 2,
+consecutive windows overlap by half.
+"""
 
 
 def carried_schedule(
     lengths: Sequence[int], lanes: int, window_frames: int, random: np.random.Generator | None
 ) -> Schedule:
-    """For an encoder that carries its state: each lane walks whole sequences, one after the other.
+    """Schedule windows for an encoder that carries its recurrent state from window to window.
 
-    A window may hold the end of one and the beginning of the next, so that only a lane's own end is
-    padding. Sequences go, longest first, to the lane with the least to do; ``random`` then shuffles
-    them within their lane (None: the order stays).
+    Each lane processes whole sequences, one after another. A window may hold the end of one
+    sequence and the start of the next, so only the last window of a lane is padded. Sequences are
+    assigned, longest first, to the lane with the fewest frames.
+
+    Args:
+        lengths: Number of frames of each sequence.
+        lanes: Most lanes of a batch.
+        window_frames: Frames of a window.
+        random: Generator that shuffles the sequences within each lane; None keeps their order.
     """
     queues: list[list[int]] = [[] for _ in range(min(lanes, len(lengths)))]
     load = np.zeros(len(queues), int)
@@ -48,30 +64,37 @@ def carried_schedule(
 
 
 def _walk(queue: Sequence[int], lengths: Sequence[int], window_frames: int) -> list[list[Piece]]:
-    """The windows of sequences that follow each other, full but for the last."""
+    """Divide consecutive sequences into windows, of which all but the last are full."""
     windows: list[list[Piece]] = []
     room = 0
     for sequence in queue:
-        at = 0
-        while at < lengths[sequence]:
+        start = 0
+        while start < lengths[sequence]:
             if not room:
                 windows.append([])
                 room = window_frames
-            taken = min(room, lengths[sequence] - at)
-            windows[-1].append((sequence, at, taken))
-            at, room = at + taken, room - taken
+            taken = min(room, lengths[sequence] - start)
+            windows[-1].append((sequence, start, taken))
+            start, room = start + taken, room - taken
     return windows
 
 
 def free_schedule(
     lengths: Sequence[int], lanes: int, window_frames: int, random: np.random.Generator | None
 ) -> Schedule:
-    """For an encoder without memory: windows in any order.
+    """Schedule windows for an encoder that carries no state, so their order does not matter.
 
-    With ``random``: windows side by side from a random phase, those of a length together, as many a
-    step as fill ``lanes`` whole windows, so that little is padding and each frame weighs the same;
-    the steps are shuffled. Without: windows that overlap by half, so that each frame is seen with
-    what is around it; their predictions are averaged.
+    For training (with ``random``) each sequence is divided into adjacent windows, so each frame is
+    used once; the first window has a random length. Each step holds windows of similar length, as
+    many as fit into ``lanes * window_frames`` frames, so there is little padding; the steps are
+    shuffled. For prediction (without ``random``) windows overlap, so most frames are predicted with
+    context on both sides; ``Stitch`` averages the predictions of a frame.
+
+    Args:
+        lengths: Number of frames of each sequence.
+        lanes: Most lanes of a batch of full windows.
+        window_frames: Most frames of a window.
+        random: Generator for training windows; None for prediction windows.
     """
     windows: list[Piece] = []
     for sequence, length in enumerate(lengths):
@@ -80,11 +103,11 @@ def free_schedule(
             windows += [(sequence, 0, phase), *_cut(sequence, length, window_frames, phase)]
         else:
             last = max(0, length - window_frames)
-            starts = sorted({*range(0, last, window_frames // 2), last})
+            starts = sorted({*range(0, last, window_frames // WINDOWS_PER_FRAME), last})
             windows += [(sequence, start, min(window_frames, length)) for start in starts]
     if random is None:
-        side_by_side = [windows[lane::lanes] for lane in range(min(lanes, len(windows)))]
-        return _stacked([[[window] for window in lane] for lane in side_by_side])
+        by_lane = [windows[lane::lanes] for lane in range(min(lanes, len(windows)))]
+        return _stacked([[[window] for window in lane] for lane in by_lane])
     shuffled = [windows[i] for i in random.permutation(len(windows))]
     steps: list[list[list[Piece]]] = [[]]
     for window in sorted(shuffled, key=lambda window: window[2]):
@@ -96,16 +119,20 @@ def free_schedule(
 
 
 def _cut(sequence: int, length: int, window_frames: int, start: int) -> list[Piece]:
+    """Divide the frames of a sequence from ``start`` on into adjacent windows."""
     return [
-        (sequence, at, min(window_frames, length - at))
-        for at in range(start, length, window_frames)
+        (sequence, first, min(window_frames, length - first))
+        for first in range(start, length, window_frames)
     ]
 
 
 def _stacked(lanes: Sequence[Sequence[Sequence[Piece]]]) -> Schedule:
-    """Of the lanes' windows, or, its first two axes swapped, of the steps'."""
-    most = max(len(window) for windows in lanes for window in windows)
-    schedule = np.zeros((max(map(len, lanes)), len(lanes), most, 3), int)
+    """Stack the windows of each lane into an array, with placeholders where there is no piece.
+
+    Given the windows of each step instead, the first two axes of the result are swapped.
+    """
+    pieces_per_window = max(len(window) for windows in lanes for window in windows)
+    schedule = np.zeros((max(map(len, lanes)), len(lanes), pieces_per_window, 3), int)
     for lane, windows in enumerate(lanes):
         for step, pieces in enumerate(windows):
             schedule[step, lane, : len(pieces)] = pieces
@@ -114,14 +141,15 @@ def _stacked(lanes: Sequence[Sequence[Sequence[Piece]]]) -> Schedule:
 
 @dataclass(frozen=True)
 class WindowBatch:
-    """One step: features z-scored, 0 where padded.
+    """Batch of windows of one step.
 
     Attributes:
-        x: Features.
-        valid: Which frames are no padding.
-        labels: With ``mask``: what is known of each frame.
-        sequence_starts: True where a sequence starts; the recurrent state is reset there. It stays
-            on the CPU, where the window is cut at them.
+        x: Z-scored features; 0 where padded.
+        valid: Valid mask: True for a frame, False for padding.
+        labels: Labels of each frame in the columns ``LABEL_COLUMNS``; 0 where missing.
+        mask: True where a label is present.
+        sequence_starts: True where a sequence starts; the recurrent state is reset there. This
+            tensor stays on the CPU, because the encoder reads it to split the window.
     """
 
     x: Float[Tensor, "B T F"]
@@ -132,7 +160,15 @@ class WindowBatch:
 
 
 class Batches:
-    """Cuts scheduled windows out of sequences, joins their feature sets and z-scores them."""
+    """Reader of scheduled windows: concatenates the feature sets and z-scores the features.
+
+    Args:
+        sequences: Sequences that the schedules refer to by index.
+        mean: Mean of each feature, (F,).
+        std: Standard deviation of each feature, (F,).
+        device: Device of the batches.
+        dtype: Type of the features and labels in the batches.
+    """
 
     def __init__(
         self,
@@ -144,39 +180,43 @@ class Batches:
     ) -> None:
         self.sequences = sequences
         self.mean = torch.from_numpy(np.array(mean, np.float32)).to(device, dtype)
-        self.scale = torch.from_numpy((1 / np.asarray(std)).astype(np.float32)).to(device, dtype)
+        self.inverse_std = torch.from_numpy((1 / np.asarray(std)).astype(np.float32)).to(
+            device, dtype
+        )
         self.device, self.dtype = device, dtype
-        self.stored = np.result_type(*{r.window(0, 1).dtype for r in sequences[0].features})
+        self.stored_dtype = np.result_type(*{r.window(0, 1).dtype for r in sequences[0].features})
 
     def __call__(self, schedule: Schedule) -> Iterator[WindowBatch]:
-        """The batches of a schedule."""
+        """Yield the batch of each step of a schedule."""
         return (self.cut(step) for step in schedule)
 
     def cut(self, step: Int[np.ndarray, "B P 3"]) -> WindowBatch:
-        """The batch of one step of a schedule, without idle lanes; one frame of padding where all
-        are idle.
+        """Return the batch of one step of a schedule, without its idle lanes.
+
+        Args:
+            step: Pieces of each lane. If all lanes are idle, the batch is one frame of padding.
         """
         lengths = step[:, :, 2].sum(axis=1)
         lanes, frames = max(1, int(np.count_nonzero(lengths))), max(1, int(lengths.max()))
         step, lengths = step[:lanes], lengths[:lanes]
-        x = np.zeros((lanes, frames, len(self.mean)), self.stored)
+        x = np.zeros((lanes, frames, len(self.mean)), self.stored_dtype)
         labels = np.zeros((lanes, frames, len(LABEL_COLUMNS)), np.float32)
         mask = np.zeros(labels.shape, bool)
         sequence_starts = np.zeros((lanes, frames), bool)
         for lane, pieces in enumerate(step.tolist()):
-            here = 0
+            position = 0
             for index, start, length in pieces:
                 if length:
-                    sequence, stop = self.sequences[index], here + length
+                    sequence, stop = self.sequences[index], position + length
                     sets = [rows.window(start, length) for rows in sequence.features]
-                    np.concatenate(sets, axis=1, out=x[lane, here:stop])
-                    labels[lane, here:stop] = sequence.labels[start : start + length]
-                    mask[lane, here:stop] = sequence.mask[start : start + length]
-                    sequence_starts[lane, here] = start == 0
-                    here = stop
+                    np.concatenate(sets, axis=1, out=x[lane, position:stop])
+                    labels[lane, position:stop] = sequence.labels[start : start + length]
+                    mask[lane, position:stop] = sequence.mask[start : start + length]
+                    sequence_starts[lane, position] = start == 0
+                    position = stop
         valid = torch.from_numpy(np.arange(frames) < lengths[:, None]).to(self.device)
         features = torch.from_numpy(x).to(self.device, non_blocking=True).to(self.dtype)
-        features = features.sub_(self.mean).mul_(self.scale)
+        features = features.sub_(self.mean).mul_(self.inverse_std)
         if lengths.min() < frames:
             features *= valid[:, :, None]
         return WindowBatch(
@@ -189,7 +229,11 @@ class Batches:
 
 
 class Stitch:
-    """Window outputs -> one output row for each frame; where windows overlap, their mean."""
+    """Mean of the outputs of all windows that contain a frame, for every frame.
+
+    Args:
+        lengths: Number of frames of each sequence.
+    """
 
     def __init__(self, lengths: Sequence[int]) -> None:
         self.starts = np.concatenate([[0], np.cumsum(lengths)])
@@ -197,15 +241,20 @@ class Stitch:
         self.counts = np.zeros(self.starts[-1], np.float32)
 
     def add(self, step: Int[np.ndarray, "B P 3"], outputs: Float[np.ndarray, "A T 22"]) -> None:
-        """The outputs of one step of a schedule: of its lanes that are not idle, A of them."""
+        """Add the outputs of one step of a schedule.
+
+        Args:
+            step: Pieces of each lane.
+            outputs: Outputs of each lane that is not idle.
+        """
         for pieces, rows in zip(step.tolist(), outputs, strict=False):
-            here = 0
+            position = 0
             for sequence, start, length in pieces:
                 first = self.starts[sequence] + start
-                self.sums[first : first + length] += rows[here : here + length]
+                self.sums[first : first + length] += rows[position : position + length]
                 self.counts[first : first + length] += 1
-                here += length
+                position += length
 
     def rows(self) -> Float[np.ndarray, "N 22"]:
-        """The outputs of all sequences, one after the other."""
+        """Return the mean outputs of every frame, sequence after sequence."""
         return self.sums / self.counts[:, None]

@@ -1,4 +1,4 @@
-"""Some videos of a feature set are read, and little beside them."""
+"""Reading of some videos of a feature set into memory."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ FRAMES = np.arange(1, 21, dtype=np.int32)
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    """20 frames of 8 videos, of which every second one is listed; a feature is (video, frame)."""
+    """Dataset of 8 videos with 20 frames, every second one listed; features are (video, frame)."""
     frame = np.tile(FRAMES[::2], len(NAMES))
     video = np.repeat(np.arange(len(NAMES), dtype=np.int32), 10)
     splits = ("train",) * 6 + ("validation",) * 2
@@ -50,9 +50,7 @@ def test_only_wanted_videos_are_kept(
     assert sum(map(len, found.blocks)) == len(frames) * len(videos)
 
 
-def test_far_from_each_other_they_are_read_apart(
-    data: Dataset, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_distant_videos_are_read_separately(data: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     reads: list[tuple[int, int]] = []
     read = Dataset.read
 
@@ -66,7 +64,7 @@ def test_far_from_each_other_they_are_read_apart(
     assert reads == [(0, 60), (120, 140)]
 
 
-def test_an_index_alone_knows_the_frames(data: Dataset) -> None:
+def test_index_table_has_the_frames_of_the_whole_table(data: Dataset) -> None:
     whole, bare = read_table(data, "set", None), index_table("set", data.index("set"))
     assert bare.frames.keys() == whole.frames.keys()
     for name, frames in whole.frames.items():

@@ -1,3 +1,5 @@
+"""Division of videos into parts and folds by whole subjects."""
+
 from dataclasses import replace
 
 import numpy as np
@@ -28,25 +30,25 @@ def test_subjects_stay_together_and_both_parts_have_some(fraction: float, seed: 
 
 
 @pytest.mark.parametrize("fraction", [0.25, 0.5, 0.75])
-def test_the_share_is_near(fraction: float) -> None:
-    """Half of the largest subject is all that whole subjects may cost."""
+def test_the_share_of_confirm_is_close_to_the_fraction(fraction: float) -> None:
+    """The share is off by at most half of the videos of the largest subject."""
     for seed in range(20):
         parts = list(select_videos(NAMES, SUBJECTS, fraction, seed).values())
         assert abs(parts.count("confirm") - fraction * len(NAMES)) <= 2.5
 
 
-def test_the_draw_follows_from_the_seed_not_from_the_order() -> None:
+def test_parts_depend_on_the_seed_not_on_the_order() -> None:
     parts = select_videos(NAMES, SUBJECTS, 0.5, 3)
     assert select_videos(NAMES[::-1], SUBJECTS[::-1], 0.5, 3) == parts
     assert any(select_videos(NAMES, SUBJECTS, 0.5, seed) != parts for seed in range(5))
 
 
-def test_nothing_to_confirm_puts_all_into_select() -> None:
+def test_fraction_zero_puts_all_videos_into_select() -> None:
     assert set(select_videos(NAMES, SUBJECTS, 0.0, 3).values()) == {"select"}
     assert select_videos(["only"], ["one"], 0.0, 3) == {"only": "select"}
 
 
-def test_two_subjects_are_one_each() -> None:
+def test_two_subjects_are_divided_one_to_each_part() -> None:
     for fraction in (0.1, 0.5, 0.9):
         parts = select_videos(["x", "y", "z"], ["a", "b", "b"], fraction, 0)
         assert set(parts.values()) == {"select", "confirm"}
@@ -65,8 +67,10 @@ EXPRESSION_SHARES = (0.3, 0.05, 0.04, 0.04, 0.2, 0.1, 0.07, 0.2)
 
 
 def skewed(seed: int, subjects: int = 60) -> Listing:
-    """Videos of very unequal lengths, up to three of a subject; each has labels of some tasks only,
-    one expression most of the time, and most units hardly ever.
+    """Return a listing of videos with unequal lengths and skewed labels.
+
+    Each subject has up to three videos. A video has labels of some tasks only, one expression most
+    of the time, and rarely any active action unit.
     """
     random = np.random.default_rng(seed)
     owner = np.repeat(np.arange(subjects), random.integers(1, 4, subjects))
@@ -77,10 +81,10 @@ def skewed(seed: int, subjects: int = 60) -> Listing:
     lengths = np.maximum(3, random.lognormal(3.5, 1, len(owner))).astype(int)
     video = np.repeat(np.arange(len(owner), dtype=np.int32), lengths)
     frame = np.concatenate([np.arange(n, dtype=np.int32) for n in lengths])
-    own = random.choice(8, len(owner), p=EXPRESSION_SHARES)
+    main = random.choice(8, len(owner), p=EXPRESSION_SHARES)
     other = random.choice(8, len(video), p=EXPRESSION_SHARES)
     values = random.uniform(-1, 1, (len(video), 15)).astype(np.float32)
-    values[:, 2] = np.where(random.random(len(video)) < 0.7, own[video], other)
+    values[:, 2] = np.where(random.random(len(video)) < 0.7, main[video], other)
     values[:, 3:] = random.random((len(video), 12)) < random.beta(0.3, 1.5, (len(owner), 12))[video]
     mask = np.zeros(values.shape, bool)
     for task in TASKS.values():
@@ -91,7 +95,7 @@ def skewed(seed: int, subjects: int = 60) -> Listing:
 
 
 def reordered(listing: Listing) -> Listing:
-    """The same, its videos and frames in another order."""
+    """Return the listing with its videos and frames in another order."""
     order = np.random.default_rng(1).permutation(len(listing.names))
     columns = (listing.names, listing.splits, listing.subjects)
     names, splits, subjects = (tuple(column[place] for place in order) for column in columns)
@@ -109,18 +113,24 @@ def reordered(listing: Listing) -> Listing:
 
 
 def shares(listing: Listing, folds_of: dict[str, int]) -> tuple[np.ndarray, np.ndarray]:
-    """Of the labelled frames of each task, and of the frames of each expression and unit that is
-    on, what share each fold holds: (folds, 4) and (folds, 20).
+    """Return the share of the frames that each fold holds.
+
+    Returns:
+        Shares of the labelled frames of each task, (folds, 4), and of the frames of each expression
+        and active action unit, (folds, 20).
     """
     fold = np.array([folds_of.get(name, -1) for name in listing.names])[listing.video]
     values, mask = listing.values, listing.mask
     labelled = [mask[:, task.labels].any(axis=1) for task in TASKS.values()]
     classes = [mask[:, 2] & (values[:, 2] == number) for number in range(8)]
     classes += [mask[:, column] & (values[:, column] == 1) for column in range(3, 15)]
-    of_fold = [fold == k for k in range(FOLDS)]
+    in_fold = [fold == k for k in range(FOLDS)]
     tasks, kinds = (
         np.array(
-            [[(kind & own).sum() / (kind & (fold >= 0)).sum() for kind in some] for own in of_fold]
+            [
+                [(kind & inside).sum() / (kind & (fold >= 0)).sum() for kind in some]
+                for inside in in_fold
+            ]
         )
         for some in (labelled, classes)
     )
@@ -139,7 +149,7 @@ def test_each_video_is_in_one_fold_with_its_subject(seed: int) -> None:
     assert len(pairs) == len({subject for subject, _ in pairs})
 
 
-def test_the_cut_follows_from_the_videos_not_from_their_order() -> None:
+def test_folds_do_not_depend_on_the_order_of_videos() -> None:
     listing = skewed(0)
     folds_of = cut_folds(listing, FOLDS)
     assert cut_folds(listing, FOLDS) == folds_of
@@ -147,8 +157,8 @@ def test_the_cut_follows_from_the_videos_not_from_their_order() -> None:
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_folds_are_alike(seed: int) -> None:
-    """Of each task's labelled frames a fold holds a sixth, to what the largest subject has."""
+def test_folds_are_balanced(seed: int) -> None:
+    """A fold holds a sixth of each task's labelled frames, within the largest subject's share."""
     listing = skewed(seed)
     folds_of = cut_folds(listing, FOLDS)
     tasks, kinds = shares(listing, folds_of)
@@ -173,14 +183,14 @@ def test_folds_are_alike(seed: int) -> None:
     assert np.abs(kinds - 1 / FOLDS).mean() < 0.85 * np.mean(off_kinds)
 
 
-def test_nothing_labelled_is_cut_by_videos() -> None:
+def test_unlabelled_folds_have_equal_numbers_of_videos() -> None:
     listing = skewed(0)
     folds_of = cut_folds(replace(listing, mask=np.zeros_like(listing.mask)), FOLDS)
     counts = np.bincount(list(folds_of.values()), minlength=FOLDS)
     assert counts.max() - counts.min() <= 1
 
 
-def test_as_many_subjects_as_folds_are_one_each() -> None:
+def test_as_many_folds_as_subjects_hold_one_subject_each() -> None:
     listing = skewed(0)
     subject_of = dict(zip(listing.names, listing.subjects, strict=True))
     known = cut_folds(listing, FOLDS)

@@ -1,3 +1,5 @@
+"""Sequences of common frames, parts to predict, and statistics of the training labels."""
+
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import reduce
@@ -32,7 +34,7 @@ SPLITS = {"a": "train", "b": "train", "c": "validation", "d": "test"}
 
 
 def listing(listed: Frames = LISTED, seed: int = 0) -> Listing:
-    """Frames in the order given, which is not sorted; half of the labels are known."""
+    """Return a listing with frames in the given, unsorted order; half of the labels are missing."""
     rows = [(i, frame) for i, frames in enumerate(listed.values()) for frame in frames]
     video, frame = np.array(rows, np.int32).reshape(-1, 2).T
     values, mask = labels(len(rows), np.random.default_rng(seed))
@@ -42,7 +44,7 @@ def listing(listed: Frames = LISTED, seed: int = 0) -> Listing:
 
 
 def table(name: str, covered: Frames, width: int = 2, blocks: int = 2) -> FeatureTable:
-    """Row r of a video's frame f holds (place of the video, f), in blocks that it shares."""
+    """Return a table with features (index of the video, frame number), in shared blocks."""
     rows: dict[str, tuple[int, int]] = {}
     parts: list[list[np.ndarray]] = [[np.full((3, width), -1.0, np.float16)] for _ in range(blocks)]
     for place, (video, frames) in enumerate(covered.items()):
@@ -104,14 +106,14 @@ def assert_sequence(
             assert not sequence.labels[k].any()
 
 
-def test_features_are_pointed_at_not_copied() -> None:
+def test_join_copies_no_features() -> None:
     tables = [table("one", WIDE), table("other", HOLES)]
     for sequence in join(listing(), tables).values():
         for rows, features in zip(sequence.features, tables, strict=True):
             assert any(rows.block is block for block in features.blocks)
 
 
-def test_rows_that_follow_each_other_are_read_without_a_copy() -> None:
+def test_consecutive_rows_are_read_without_a_copy() -> None:
     sequence = join(listing(), [table("set", LISTED)])["a"]
     (rows,) = sequence.features
     assert isinstance(rows.index, slice)
@@ -160,7 +162,7 @@ def test_nearest_index_equals_a_search(seed: int) -> None:
     assert nearest_index(frames, wanted).tolist() == expected
 
 
-def test_the_earlier_of_two_as_near_is_taken() -> None:
+def test_the_earlier_of_two_equally_near_frames_is_taken() -> None:
     assert nearest_index(np.array([2, 6, 10]), np.array([4, 8, 5, 7])).tolist() == [0, 1, 1, 1]
 
 
@@ -189,11 +191,11 @@ def test_every_listed_frame_of_a_part_has_its_source(videos: list[str], stride: 
         assert places[source] == (name, nearest)
 
 
-# What is known of the training frames
+# Training labels
 
 
 def known_only(task: str, splits: Sequence[str]) -> Listing:
-    """A listing whose every label is of one task, in videos of these splits."""
+    """Return a listing with the labels of one task only, in the videos of these splits only."""
     whole = listing()
     mask = np.zeros_like(whole.mask)
     rows = np.isin(np.array(whole.splits)[whole.video], list(splits))
@@ -213,7 +215,7 @@ def test_trained_tasks_keep_the_order_of_the_config() -> None:
     assert trained_tasks(["expression", "valence"], listing()) == ("expression", "valence")
 
 
-def test_one_known_unit_is_enough() -> None:
+def test_one_labelled_unit_makes_action_units_trained() -> None:
     whole = known_only("action_units", ["train"])
     whole.mask[:, 4:] = False
     assert trained_tasks(TASKS, whole) == ("action_units",)

@@ -1,3 +1,5 @@
+"""Schedules of windows, batches of windows, and stitching of outputs."""
+
 from collections import Counter
 from collections.abc import Callable
 from itertools import product
@@ -34,7 +36,7 @@ Make = Callable[..., Schedule]
 
 
 def frames_of(schedule: Schedule) -> Counter[tuple[int, int]]:
-    """How often each (sequence, frame) is scheduled."""
+    """Count how often each (sequence, frame) is scheduled."""
     windows = schedule.reshape(-1, 3).tolist()
     return Counter((i, at + k) for i, at, length in windows for k in range(length))
 
@@ -45,7 +47,9 @@ def all_frames(lengths: tuple[int, ...]) -> set[tuple[int, int]]:
 
 @every_maker
 @every_length
-def test_every_training_frame_once_an_epoch(make: Make, lengths: tuple[int, ...]) -> None:
+def test_every_training_frame_is_scheduled_once_an_epoch(
+    make: Make, lengths: tuple[int, ...]
+) -> None:
     for epoch, (lanes, window) in product(range(3), SIZES):
         schedule = make(lengths, lanes, window, np.random.default_rng([0, epoch]))
         assert frames_of(schedule) == Counter(all_frames(lengths))
@@ -56,8 +60,8 @@ def test_every_training_frame_once_an_epoch(make: Make, lengths: tuple[int, ...]
         assert schedule.shape[1] <= (lanes if make is carried_schedule else lanes * window)
 
 
-def test_windows_of_a_length_are_batched_together() -> None:
-    """Else a batch would be padded to its longest window: 12 % of this data's epoch."""
+def test_windows_of_similar_length_are_batched_together() -> None:
+    """Batches of mixed lengths would be padded to the longest window: 12 % of this data's epoch."""
     lengths = np.random.default_rng(0).lognormal(6, 0.8, 100).astype(int).tolist()
     schedule = free_schedule(lengths, 8, 64, np.random.default_rng(0))[..., 2].sum(axis=2)
     padded = (schedule > 0).sum(axis=1) * schedule.max(axis=1)
@@ -83,13 +87,13 @@ def test_no_step_is_empty_and_idle_lanes_come_last(make: Make, lengths: tuple[in
         busy = busy.any(axis=2)
         assert busy.any(axis=1).all()
         assert (np.diff(busy.astype(int), axis=1) <= 0).all()
-        if make is carried_schedule:  # else the states of one lane would become another's
+        if make is carried_schedule:  # otherwise the states of lanes would be mixed up
             assert (np.diff(busy.astype(int), axis=0) <= 0).all()
 
 
 @every_length
 @pytest.mark.parametrize("seed", [None, 0, 1])
-def test_a_carried_lane_walks_videos_from_start_to_end(
+def test_a_carried_lane_holds_whole_videos_in_order(
     lengths: tuple[int, ...], seed: int | None
 ) -> None:
     for lanes, window in SIZES:
@@ -104,7 +108,7 @@ def test_a_carried_lane_walks_videos_from_start_to_end(
 
 
 def assert_walks(pieces: list[list[int]], lengths: tuple[int, ...]) -> None:
-    """Each piece goes on where the last ended, or there a video ended and the next begins."""
+    """Assert that each piece continues the previous one, or starts a video after one has ended."""
     before, at, end = -1, -1, -1
     for sequence, start, length in pieces:
         if start == 0:
@@ -116,15 +120,15 @@ def assert_walks(pieces: list[list[int]], lengths: tuple[int, ...]) -> None:
 
 
 @every_length
-def test_carried_lanes_are_about_equally_long(lengths: tuple[int, ...]) -> None:
-    """The longest lane is at most a video above the shortest."""
+def test_carried_lanes_have_similar_lengths(lengths: tuple[int, ...]) -> None:
+    """The longest and shortest lane differ by at most the longest video."""
     schedule = carried_schedule(lengths, 3, 2, np.random.default_rng(0))
     frames = schedule[..., 2].sum(axis=(0, 2))
     assert frames.max() - frames.min() <= max(lengths)
 
 
 @every_length
-def test_windows_to_predict_follow_from_the_video_alone(lengths: tuple[int, ...]) -> None:
+def test_prediction_windows_depend_on_the_video_alone(lengths: tuple[int, ...]) -> None:
     def windows(schedule: Schedule, sequence: int) -> list[tuple[int, int]]:
         found = [(a, n) for i, a, n in schedule.reshape(-1, 3).tolist() if i == sequence and n]
         return sorted(found)
@@ -137,7 +141,7 @@ def test_windows_to_predict_follow_from_the_video_alone(lengths: tuple[int, ...]
 
 
 @every_length
-def test_windows_to_predict_overlap_by_half(lengths: tuple[int, ...]) -> None:
+def test_prediction_windows_overlap_by_half(lengths: tuple[int, ...]) -> None:
     window = 6
     schedule = free_schedule(lengths, 3, window, None)
     seen = frames_of(schedule)
@@ -148,7 +152,7 @@ def test_windows_to_predict_overlap_by_half(lengths: tuple[int, ...]) -> None:
 
 
 @every_maker
-def test_a_schedule_follows_from_its_arguments(make: Make) -> None:
+def test_a_schedule_depends_on_its_arguments_alone(make: Make) -> None:
     def draw(*seed: int, lanes: int = 3, window: int = 4) -> str:
         lengths = (9, 4, 7, 3, 6, 12, 12)
         return str(make(lengths, lanes, window, np.random.default_rng(seed)).tolist())
@@ -164,7 +168,7 @@ def test_a_schedule_follows_from_its_arguments(make: Make) -> None:
 
 @every_length
 def test_training_windows_start_at_a_random_phase(lengths: tuple[int, ...]) -> None:
-    """Else a frame would stand at the same place of its window in every epoch."""
+    """A fixed phase would put each frame at the same position of its window in every epoch."""
     starts = {
         (i, at)
         for epoch in range(60)
@@ -182,7 +186,7 @@ def batches(lengths: tuple[int, ...]) -> Batches:
 
 
 def by_hand(lengths: tuple[int, ...], sequence: int, frame: int) -> np.ndarray:
-    """One frame's features, joined and z-scored in double precision."""
+    """Return the features of one frame, joined and z-scored in double precision."""
     zoo = data(lengths)
     half, scattered = zoo.train[sequence].features
     assert isinstance(half.index, slice)
@@ -222,7 +226,7 @@ def test_batches_hold_the_scheduled_frames(make: Make, seed: int | None) -> None
         assert_padding_is_empty(batch)
 
 
-def test_a_step_of_idle_lanes_alone_is_one_empty_frame() -> None:
+def test_a_step_of_idle_lanes_is_one_padded_frame() -> None:
     batch = batches((9, 4)).cut(np.zeros((2, 1, 3), int))
     assert batch.x.shape == (1, 1, WIDTH)
     assert not batch.valid.any()
@@ -237,7 +241,7 @@ def test_batches_in_double_precision() -> None:
     assert batch.x.dtype == batch.labels.dtype == torch.float64
     for k in range(3):
         expected = by_hand((9, 4), 1, 1 + k)
-        # The statistics are those of single precision.
+        # The mean and standard deviation are stored in single precision.
         np.testing.assert_allclose(batch.x[0, k], expected, rtol=1e-6)
 
 
@@ -246,7 +250,7 @@ def assert_padding_is_empty(batch: WindowBatch) -> None:
     assert not batch.mask[~batch.valid].any()
 
 
-def test_cutting_leaves_the_stored_features_alone() -> None:
+def test_cutting_does_not_change_the_stored_features() -> None:
     lengths = (9, 4)
     cut = batches(lengths)
     before = [[rows.block.copy() for rows in video.features] for video in cut.sequences]
