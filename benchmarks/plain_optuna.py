@@ -1,8 +1,8 @@
-"""Plain Optuna over a search file: what the other benchmarks hold a sweep against.
+"""Plain Optuna over a search file, the reference that other benchmarks compare sweeps with.
 
-Each process has one torch thread, loads the features that its trials ask for out of the dataset's
-files, takes the next configuration from a journal that all share, and trains it by the calls that a
-slot makes. Nothing is written but that journal: which trial begins, and what it came to.
+Each process has one torch thread, reads the feature sets of its trials from the dataset's files,
+takes the next configuration from a shared journal, and trains it with the same functions as a slot.
+It writes only to the journal: starts and values of trials.
 """
 
 import multiprocessing
@@ -30,29 +30,30 @@ from sweeps.planning.space import Space
 from sweeps.run import open_study
 from sweeps.search_file import SearchFile, load
 from sweeps.storage.driver_lock import DriverLock
-from sweeps.train import Files
+from sweeps.train import FeatureFiles
 
 STUDY = "plain"
+"""Name of the study in the journal."""
 
 
 def draw(space: Path, folder: Path) -> list[FrozenTrial]:
-    """All trials that a sweep by this search file will draw.
+    """Return all trials that a sweep by this search file draws.
 
     Args:
-        space: The search file; its sampler is ``random``, so what trials come to does not matter.
-        folder: Where to keep the study that draws them.
+        space: The search file; its sampler must be ``random``, so that no draw depends on results.
+        folder: Folder for the study that draws the trials.
     """
     file = load(space)
     study = open_study(folder, make_plan(file, open_data(file.data)), DriverLock(folder))
     while study.ask() is not None:
         pass
-    drawn = [trial for trials in study.trials().values() for trial in trials]
+    drawn = [trial for trials in study.record.trials().values() for trial in trials]
     study.close()
     return drawn
 
 
 def enqueue(journal: Path, configurations: Sequence[FrozenTrial]) -> None:
-    """A new journal in which the configurations of these trials wait."""
+    """Create a journal and enqueue the configurations of these trials in it."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(study_name=STUDY, storage=_storage(journal), direction="maximize")
     for trial in configurations:
@@ -60,31 +61,38 @@ def enqueue(journal: Path, configurations: Sequence[FrozenTrial]) -> None:
 
 
 def ended(journal: Path, study: str = STUDY) -> list[FrozenTrial]:
-    """The trials of a journal that came to a value, in the order in which they did."""
+    """Return the completed trials of a journal, in the order of their ends."""
     trials = optuna.load_study(study_name=study, storage=_storage(journal)).trials
-    done = [trial for trial in trials if trial.state == TrialState.COMPLETE]
-    return sorted(done, key=lambda trial: str(trial.datetime_complete))
+    complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
+    return sorted(complete, key=lambda trial: str(trial.datetime_complete))
 
 
 def read_data(file: SearchFile) -> SlotData:
-    """The data of a search file's trials, each feature set read when it is first asked for."""
+    """Return the data for a search file's trials; each feature set is read at its first use."""
     dataset = open_data(file.data)
     listing = dataset.listing()
     parts = divide(listing, file.search.confirm, file.search.seed)
-    return SlotData(Files(dataset, listing), listing, parts)
+    return SlotData(FeatureFiles(dataset, listing), listing, parts)
 
 
 def work(space: Path, journal: Path, rank: int = 0, size: int = 1) -> None:
-    """Train what waits in the journal, alone or as one of ``size`` that train each model together:
-    these end their process.
+    """Train all configurations that are enqueued in a journal.
 
-    A trial's ``seconds`` are those of its training alone, ``epoch_seconds`` those of its epochs.
+    Sets two user attributes of each trial: ``seconds``, the time of training and prediction, and
+    ``epoch_seconds``, the part of it spent in epochs. With ``size`` above 1 the function exits its
+    process at the end.
+
+    Args:
+        space: The search file.
+        journal: The journal, shared by all processes.
+        rank: Rank of this process among those that train one model together with DDP.
+        size: Number of processes that train one model together.
     """
     torch.set_num_threads(1)
     if size > 1:
-        meeting = f"file://{journal}.meeting"
-        torch.distributed.init_process_group("gloo", meeting, rank=rank, world_size=size)
-    workers = Workers.joined()
+        rendezvous = f"file://{journal}.meeting"
+        torch.distributed.init_process_group("gloo", rendezvous, rank=rank, world_size=size)
+    workers = Workers.from_process_group()
     file = load(space)
     data, points = read_data(file), Space(file)
     study = None
@@ -92,14 +100,14 @@ def work(space: Path, journal: Path, rank: int = 0, size: int = 1) -> None:
         study = optuna.load_study(study_name=STUDY, storage=_storage(journal))
     while True:
         trial = study.ask() if study else None
-        # With none left to wait, Optuna makes one up.
-        waited = trial is not None and "waited" in trial.user_attrs
-        overrides = workers.broadcast_object(points.sample(trial) if trial and waited else None)
+        # When the queue is empty, Optuna samples a new configuration, which is not trained.
+        enqueued = trial is not None and "waited" in trial.user_attrs
+        overrides = workers.broadcast_object(points.sample(trial) if trial and enqueued else None)
         if overrides is None:
             break
         started = time.perf_counter()
         config = compose(overrides)
-        epochs, _ = train(config, data.of(config), workers)
+        epochs, _ = train(config, data.for_trial(config), workers)
         if trial and study:
             trial.set_user_attr("seconds", time.perf_counter() - started)
             trial.set_user_attr("epoch_seconds", sum(epoch.seconds for epoch in epochs))
@@ -107,14 +115,21 @@ def work(space: Path, journal: Path, rank: int = 0, size: int = 1) -> None:
     if trial and study:
         study.tell(trial, state=TrialState.FAIL)
     if size > 1:
-        # Gloo may abort a process whose peer has gone while its threads end: none of them is ended.
+        # Gloo may abort a process that shuts down after its peer, so all exit without shutdown.
         torch.distributed.barrier()
         os._exit(0)
 
 
 @contextmanager
 def working(*calls: tuple[Any, ...]) -> Iterator[list[BaseProcess]]:
-    """A process for each call of ``work``; when this is left, all have come to their end."""
+    """Run each call of ``work`` in its own process, and wait for all processes on exit.
+
+    Args:
+        calls: Arguments of each call of ``work``.
+
+    Raises:
+        AssertionError: A process ended with an error.
+    """
     new = multiprocessing.get_context("spawn").Process
     processes = [new(target=work, args=arguments) for arguments in calls]
     try:
@@ -123,7 +138,7 @@ def working(*calls: tuple[Any, ...]) -> Iterator[list[BaseProcess]]:
         yield list(processes)
         for process in processes:
             process.join()
-            assert process.exitcode == 0, f"plain Optuna ended with exit code {process.exitcode}"
+            assert process.exitcode == 0, f"plain Optuna exited with code {process.exitcode}"
     finally:
         for process in processes:
             if process.is_alive():

@@ -1,22 +1,26 @@
-"""What a trial costs beside its training.
+"""Overhead of a trial in a sweep: its time minus the time that plain Optuna takes to train it.
 
 python benchmarks/trial_cost.py [--workers 1 2] [--rounds 3] [--trials 24] [--documented 3]
 
-``sweeps/run.py`` trains one trial after another in one slot, of one process and of two DDP workers:
-12 epochs each of search.yaml's space on a small demo, without pruning. The time of a trial is, by
-the journal, that from the end of the one before it to its own. Plain Optuna trains the same
-configurations without Ray in the same round, before the sweep and after it
-(``benchmarks/plain_optuna.py``): in one process, or in two that torch.distributed joins.
+``sweeps/run.py`` trains one trial after another in one slot, of one process or of two DDP workers:
+12 epochs each from search.yaml's space on a small demo, without pruning. The time of a trial is the
+time between the end of the trial before and its own end, as recorded in the journal. Plain Optuna
+trains the same configurations without Ray, once before and once after the sweep of each round
+(``benchmarks/plain_optuna.py``): in one process, or in two that train together with DDP.
 
-The limit is for the whole difference to plain Optuna. It has two parts. The trial's own cost is its
-time less its own epochs, as the slot timed them, and less what plain Optuna spends beside epochs
-(making the model, predicting): drawing it, its record and its files, its way through Tune to the
-slot and back; with the median and the quartiles of all trials. The other is how much slower epochs
-are in the slot than in plain Optuna, which moves with what else the machine does. What is paid
-once stands apart: Ray's start, the slot's, and how much longer the first trial takes than others.
+The limit applies to the whole difference to plain Optuna. The difference has two parts:
 
-Beside it the pattern that Ray documents, a Tune function that runs a ``TorchTrainer`` for each
-trial, from the first one's start to the last one's end.
+- the trial's own cost: its time minus its epochs, as timed in the slot, and minus the time that
+  plain Optuna spends outside epochs (building the model, predicting). It consists of drawing the
+  trial, its record and files, and the calls through Tune to the slot and back. Its median and
+  quartiles over all trials are printed;
+- slower epochs in the slot than in plain Optuna, which depends on other load on the machine.
+
+Costs that occur once are listed separately: the starts of Ray and of the slot, and the additional
+time of the first trial.
+
+The pattern from Ray's documentation, a Tune function that runs a ``TorchTrainer`` for each trial,
+is measured for comparison, from the first trial's start to the last trial's end.
 """
 
 import argparse
@@ -47,15 +51,18 @@ from sweeps.search_file import load
 EPOCHS = 12
 DEMO = Demo(videos=16, split_shares=(0.5, 0.3, 0.2), mean_frames=60, run_frames=15.0)
 MOST_SECONDS = {1: 0.15, 2: 0.40}
+"""Limit of the difference to plain Optuna in seconds, by number of workers."""
+
 TRAIN_SETTINGS = {
-    # As in our slots: reports are taken every 0.5 s, not every 2 s, and no process watches nodes.
+    # As in the project's slots: reports are polled every 0.5 s instead of 2 s, and no process
+    # watches for the preemption of nodes.
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
 }
 
 
 def write_one_slot(file: Path, trials: int, workers: int) -> Path:
-    """A search file for one slot, over the demo beside it."""
+    """Write a search file for one slot, over the demo in the same folder."""
     return write_space(
         file,
         file.parent / "demo",
@@ -67,7 +74,7 @@ def write_one_slot(file: Path, trials: int, workers: int) -> Path:
 
 
 class Spent(NamedTuple):
-    """Seconds of one trial's training, and those of its epochs alone."""
+    """Seconds of one trial in plain Optuna: training with prediction, and the epochs alone."""
 
     training: float
     epochs: float
@@ -76,31 +83,38 @@ class Spent(NamedTuple):
 def plain_seconds(
     space: Path, journal: Path, configurations: Sequence[FrozenTrial], workers: int
 ) -> list[Spent]:
-    """What each trial takes without a sweep."""
+    """Train the configurations with plain Optuna and return each trial's seconds."""
     enqueue(journal, configurations)
     with working(*((space, journal, rank, workers) for rank in range(workers))):
         pass
-    found = [trial.user_attrs for trial in ended(journal)]
-    return [Spent(attrs["seconds"], attrs["epoch_seconds"]) for attrs in found]
+    by_trial = [trial.user_attrs for trial in ended(journal)]
+    return [Spent(attrs["seconds"], attrs["epoch_seconds"]) for attrs in by_trial]
 
 
 def epoch_seconds(space: Path, signatures: Sequence[str]) -> list[float]:
-    """What each trial's epochs took in the slot, as its folder says."""
+    """Return the seconds that each trial's epochs took in the slot, from its ``progress.csv``."""
     trials = space.parent / "runs" / space.stem / "trials"
-    found = []
+    seconds = []
     for signature in signatures:
         with (trials / signature / "progress.csv").open() as file:
-            found.append(sum(float(row["seconds"]) for row in csv.DictReader(file)))
-    return found
+            seconds.append(sum(float(row["seconds"]) for row in csv.DictReader(file)))
+    return seconds
 
 
 def measure(
     folder: Path, configurations: Sequence[FrozenTrial], workers: int, number: int
 ) -> dict[str, Any]:
-    """One round, in seconds; the first trial warms up and does not count.
+    """Measure one round; the first trial is a warm-up and is not counted.
+
+    Args:
+        folder: Folder of the demo and of the search files.
+        configurations: Trials to train.
+        workers: DDP workers of the slot, 1 or 2.
+        number: Number of the round, for file names.
 
     Returns:
-        Means over trials, in ``slower`` a ratio, and in ``costs`` the cost of each.
+        Means over trials in seconds; ``slower`` is the ratio of epoch times in the slot to those
+        in plain Optuna, ``costs`` the own cost of each trial.
     """
     space = write_one_slot(folder / f"cost_{workers}_{number}.yaml", len(configurations), workers)
     before = plain_seconds(space, space.with_suffix(".before"), configurations, workers)
@@ -114,8 +128,8 @@ def measure(
         for one, other in zip(before[1:], after[1:], strict=True)
     ]
     costs = [
-        trial - own - (alone.training - alone.epochs)
-        for trial, own, alone in zip(trials, in_slot, plain, strict=True)
+        trial - epochs - (alone.training - alone.epochs)
+        for trial, epochs, alone in zip(trials, in_slot, plain, strict=True)
     ]
     training = statistics.mean(alone.training for alone in plain)
     return {
@@ -134,23 +148,30 @@ def measure(
 def measure_documented(
     space: Path, configurations: Sequence[FrozenTrial], workers: int, training: float
 ) -> dict[str, float]:
-    """The documented pattern, in seconds."""
+    """Measure the pattern from Ray's documentation, in seconds per trial.
+
+    Args:
+        space: The search file.
+        configurations: Trials to train.
+        workers: DDP workers of each trial.
+        training: Mean seconds of these trials in plain Optuna.
+    """
     import ray.train
     from ray import tune
     from ray.train.torch import TorchTrainer
     from ray.tune.integration.ray_train import TuneReportCallback
 
-    def work(asked: Mapping[str, Any]) -> None:
+    def work(point: Mapping[str, Any]) -> None:
         torch.set_num_threads(1)
-        config = compose(asked["overrides"])
-        data = read_data(load(space)).of(config)
-        epochs, _ = train(config, data, Workers.joined())
+        config = compose(point["overrides"])
+        data = read_data(load(space)).for_trial(config)
+        epochs, _ = train(config, data, Workers.from_process_group())
         ray.train.report({"score": epochs[-1].objective})
 
-    def trial(asked: Mapping[str, Any]) -> None:
+    def trial(point: Mapping[str, Any]) -> None:
         trainer = TorchTrainer(
             work,
-            train_loop_config=dict(asked),
+            train_loop_config=dict(point),
             scaling_config=ray.train.ScalingConfig(
                 num_workers=workers, resources_per_worker={"CPU": 1}
             ),
@@ -172,10 +193,10 @@ def measure_documented(
             self.ends.append(time.time())
 
     overrides = [trial.user_attrs["overrides"] for trial in configurations]
-    # A trial that holds a CPU would keep its own workers from starting.
-    nothing = {"CPU": 0, "node:__internal_head__": 0.001}
+    # A trial that holds a CPU would prevent its workers from starting.
+    no_cpu = {"CPU": 0, "node:__internal_head__": 0.001}
     results = tune.Tuner(
-        tune.with_resources(trial, nothing),
+        tune.with_resources(trial, no_cpu),
         param_space={"overrides": tune.grid_search(overrides)},
         tune_config=tune.TuneConfig(max_concurrent_trials=1),
         run_config=tune.RunConfig(storage_path=str(space.parent), callbacks=[Clock()], verbose=0),
@@ -186,21 +207,21 @@ def measure_documented(
 
 
 def summary(rounds: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Medians over rounds; of the cost also the median and the quartiles of all their trials."""
-    found = {k: statistics.median(r[k] for r in rounds) for k in rounds[0] if k != "costs"}
+    """Return medians over rounds, and the quartiles of the own cost over all trials."""
+    result = {k: statistics.median(r[k] for r in rounds) for k in rounds[0] if k != "costs"}
     costs = [cost for r in rounds for cost in r.get("costs", ())]
     if costs:
         quartiles = statistics.quantiles(costs, n=4, method="inclusive")
-        found |= zip(("cost_q1", "cost_median", "cost_q3"), quartiles, strict=True)
-    return {key: round(seconds, 3) for key, seconds in found.items()}
+        result |= zip(("cost_q1", "cost_median", "cost_q3"), quartiles, strict=True)
+    return {key: round(seconds, 3) for key, seconds in result.items()}
 
 
 def table(results: Mapping[str, Mapping[str, Any]]) -> str:
-    """Results as Markdown."""
+    """Return the results as a Markdown table."""
     once = {"ray_start": "Ray's start", "slot_start": "slot's start", "first_trial": "first trial"}
-    each = {"trial": "a trial", "training": "plain Optuna", "difference": "difference"}
-    own = {"cost": "its own cost", "cost_median": "median", "cost_q1": "q1", "cost_q3": "q3"}
-    columns = once | each | {"limit": "limit"} | own | {"slower": "slower epochs (ratio)"}
+    times = {"trial": "a trial", "training": "plain Optuna", "difference": "difference"}
+    cost = {"cost": "own cost", "cost_median": "median", "cost_q1": "q1", "cost_q3": "q3"}
+    columns = once | times | {"limit": "limit"} | cost | {"slower": "slower epochs (ratio)"}
     lines = [f"| seconds | {' | '.join(columns.values())} |", f"|---|{'---:|' * len(columns)}"]
     for name, r in results.items():
         cells = [f"{r[key]:.3f}" if key in r else "-" for key in columns]
@@ -209,31 +230,31 @@ def table(results: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def main() -> None:
-    """The program."""
+    """Run the benchmark from the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--workers", type=int, nargs="+", choices=(1, 2), default=(1, 2))
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--trials", type=int, default=24)
-    parser.add_argument("--documented", type=int, default=3, help="how many trials of that pattern")
-    asked = parser.parse_args()
+    parser.add_argument("--documented", type=int, default=3, help="trials of Ray's pattern")
+    args = parser.parse_args()
     os.environ |= TRAIN_SETTINGS
     results: dict[str, dict[str, Any]] = {}
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         make_demo(folder / "demo", demo=DEMO)
-        for workers in asked.workers:
-            drawn = write_one_slot(folder / f"drawn_{workers}.yaml", asked.trials + 1, workers)
+        for workers in args.workers:
+            drawn = write_one_slot(folder / f"drawn_{workers}.yaml", args.trials + 1, workers)
             configurations = draw(drawn, folder / f"drawn_{workers}")
             rounds = []
-            for number in range(asked.rounds):
+            for number in range(args.rounds):
                 rounds.append(measure(folder, configurations, workers, number))
                 print(f"{workers}, round {number + 1}: {rounds[-1]}", file=sys.stderr)
             name = f"slot of {workers}"
             results[name] = {**summary(rounds), "limit": MOST_SECONDS[workers]}
-            if asked.documented:
-                some = configurations[1 : asked.documented + 1]
+            if args.documented:
+                some = configurations[1 : args.documented + 1]
                 alone = plain_seconds(drawn, drawn.with_suffix(".plain"), some, workers)
                 with connect(LOCAL):
                     found = measure_documented(

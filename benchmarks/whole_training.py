@@ -5,7 +5,7 @@ from jaxtyping import Float
 
 from mtl.config import TrialConfig
 from mtl.optimisation.distributed import Workers
-from mtl.training.inference import TrialData, Weights, predict_best
+from mtl.training.inference import ModelWeights, TrialData, predict_best
 from mtl.training.trainer import EpochResult, Trainer
 
 Outputs = dict[str, Float[np.ndarray, "N 22"]]
@@ -27,7 +27,7 @@ def train(
     """
     workers = workers or Workers()
     trainer = Trainer(config, data, workers=workers)
-    kept: dict[int, Weights] = {}
+    kept: dict[int, ModelWeights] = {}
     for result in trainer.epochs():
         best = set(result.best_epochs.values())
         if result.epoch in best:

@@ -1,4 +1,4 @@
-"""The files of an export: JSON and safetensors, read strictly; reading them runs no code."""
+"""Reading and writing of an export's files (JSON and safetensors), strictly checked."""
 
 import hashlib
 import json
@@ -31,11 +31,12 @@ from mtl.errors import InputError
 from mtl.predictions.postprocess import Postprocessing, Smoothing
 from mtl.strict import did_you_mean
 from mtl.tasks import EXPRESSION, OUTPUT_COLUMNS, TASKS, UNITS, Task
-from mtl.training.inference import Weights
+from mtl.training.inference import ModelWeights
 
 Files = dict[str, bytes]
-"""The files of an export by their path in it."""
+"""Content of the files of an export, by their path below its folder."""
 Statistics = tuple[Float32[np.ndarray, " F"], Float32[np.ndarray, " F"]]
+"""Mean and standard deviation of a feature set over the training frames."""
 
 
 @dataclass(frozen=True)
@@ -43,30 +44,32 @@ class Member:
     """One trained model of an ensemble.
 
     Attributes:
-        config: Of the trial.
-        tasks: Those it was trained on.
-        counts: How much its outputs count, for each task that it serves here.
-        epochs: From which epoch's weights each of these is predicted.
-        weights: Of these epochs.
+        config: Config of the trial that trained the model.
+        tasks: Names of the tasks that the model was trained on.
+        fusion_weights: Weight of the model's outputs in the ensemble's mean, by task; tasks that
+            the ensemble does not take from this model are absent.
+        epochs: Epoch whose weights predict each of these tasks.
+        weights: Parameters of the model after each of these epochs, by epoch.
     """
 
     config: TrialConfig
     tasks: tuple[str, ...]
-    counts: Mapping[str, float]
+    fusion_weights: Mapping[str, float]
     epochs: Mapping[str, int]
-    weights: Mapping[int, Weights]
+    weights: Mapping[int, ModelWeights]
 
 
 @dataclass(frozen=True)
 class Export:
-    """What an export says, checked.
+    """Content of an export, checked.
 
     Attributes:
-        manifest: ``model.json``.
-        statistics: Mean and std of each feature set.
-        prior: Output row for videos without features; NaN for tasks without training label.
-        members: By name.
-        postprocessing: Of their mean.
+        manifest: Content of ``model.json``.
+        statistics: Mean and standard deviation of each feature set, by its name.
+        prior: Output row for frames of videos without features; NaN for tasks without any
+            training label.
+        members: Members of the ensemble by name.
+        postprocessing: Post-processing of the members' mean outputs.
     """
 
     manifest: Manifest
@@ -79,12 +82,12 @@ class Export:
 def pack_export(
     plain: Mapping[str, Any], statistics: Mapping[str, Statistics], weights: Files
 ) -> Files:
-    """The files of an export.
+    """Return the files of a new export.
 
     Args:
         plain: ``Manifest`` as plain data, without ``format`` and ``files``.
-        statistics: Mean and std of each feature set.
-        weights: Safetensors by ``weights_path``.
+        statistics: Mean and standard deviation of each feature set, by its name.
+        weights: Files of weights in safetensors format, by their ``weights_path``.
     """
     arrays = {
         f"{name}.{key}": value
@@ -98,10 +101,13 @@ def pack_export(
 
 
 def read_files(folder: str | Path) -> Files:
-    """The files of an exported folder, those that its ``model.json`` names.
+    """Return ``model.json`` of an export's folder and the files that it names.
+
+    Args:
+        folder: Folder of the export.
 
     Raises:
-        InputError: If it is none, damaged or of another version.
+        InputError: The folder is no export, is damaged or has another format version.
     """
     folder = Path(folder)
     if not (folder / MODEL).is_file():
@@ -116,10 +122,14 @@ def read_files(folder: str | Path) -> Files:
 
 
 def parse_export(files: Files, where: str | Path) -> Export:
-    """What the files of an export say; ``where`` they are from is for messages.
+    """Return the checked content of an export's files.
+
+    Args:
+        files: Content of the files, by their path below the folder of the export.
+        where: Folder of the export, for messages.
 
     Raises:
-        InputError: One sentence on the first thing that is not as it should be.
+        InputError: A file has changed since the export, or its content is invalid.
     """
     manifest = read_manifest(files[MODEL], where)
     for path, digest in manifest.files.items():
@@ -141,16 +151,16 @@ def parse_export(files: Files, where: str | Path) -> Export:
 
 def _statistics(manifest: Manifest, content: bytes) -> dict[str, Statistics]:
     arrays = load_arrays(content)
-    found = {}
+    statistics = {}
     for name, width in manifest.features.items():
         mean, std = (arrays.get(f"{name}.{key}", np.empty(0)) for key in ("mean", "std"))
         for array in (mean, std):
             if array.shape != (width,) or array.dtype != np.float32:
-                raise InputError(f"{STATISTICS} has not the {width} means and stds of {name!r}")
+                raise InputError(f"{STATISTICS} does not hold {width} means and stds of {name!r}")
         if not (np.isfinite(mean).all() and np.isfinite(std).all() and (std > 0).all()):
-            raise InputError(f"{STATISTICS}: a mean or std of {name!r} is no number to divide by")
-        found[name] = (mean, std)
-    return found
+            raise InputError(f"{STATISTICS}: a mean of {name!r} is not finite, or a std is not > 0")
+        statistics[name] = (mean, std)
+    return statistics
 
 
 def _prior(manifest: Manifest) -> Float32[np.ndarray, "22"]:
@@ -178,10 +188,13 @@ def _member(name: str, manifest: Manifest, files: Files) -> Member:
         raise InputError(f"{where}.config: {error}") from None
     tasks = tuple(task for task in config.tasks if task in manifest.prior)
     if entry.epochs.keys() != entry.weights.keys() or not entry.epochs.keys() <= set(tasks):
-        raise InputError(f"{where}: weights and epochs must be of the same tasks, trained ones")
+        raise InputError(f"{where}: weights and epochs must name the same trained tasks")
     for features in config.features:
         if features not in manifest.features:
-            raise InputError(f"{where}: features: {features!r} is in no list of the model's")
+            raise InputError(
+                f"{where}.config.features: {features!r} is unknown"
+                f"{did_you_mean(features, manifest.features)}"
+            )
     with torch.device("meta"):
         width = sum(manifest.features[features] for features in config.features)
         expected = build_model(config, width, tasks).state_dict()
@@ -194,7 +207,7 @@ def _member(name: str, manifest: Manifest, files: Files) -> Member:
     return Member(config, tasks, entry.weights, entry.epochs, weights)
 
 
-def _shapes(weights: Weights) -> dict[str, torch.Size]:
+def _shapes(weights: ModelWeights) -> dict[str, torch.Size]:
     return {name: tensor.shape for name, tensor in weights.items()}
 
 

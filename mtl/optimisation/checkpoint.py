@@ -1,6 +1,7 @@
-"""What a training needs to go on, as safetensors: reading it back runs no code.
+"""Checkpoints of a training in the safetensors format; reading one runs no code.
 
-All tensors of one type stand in one: a file of a hundred small ones takes ten times as long.
+All tensors of one dtype are joined into one tensor: a file of a hundred small tensors takes ten
+times as long to write.
 """
 
 import json
@@ -16,59 +17,64 @@ from torch import Tensor
 
 from mtl.errors import TrainingError
 
-PLAIN = "plain"
-"""The tensor that holds, as JSON, what is no tensor, and where each tensor begins."""
-MARK = "tensor"
+JSON_NAME = "plain"
+"""Name of the tensor that holds the JSON text: plain values, and the place of each tensor."""
+TENSOR_KEY = "tensor"
+"""Key of a JSON object that stands for a tensor: dtype, first element, shape."""
 
 
 def pack(state: Mapping[str, Any]) -> bytes:
-    """Nested mappings and lists of tensors, numbers, strings and None; a key becomes a string."""
+    """Return a nested state as the bytes of a safetensors file.
+
+    Args:
+        state: Nested mappings and lists of tensors, numbers, strings and None; keys become strings.
+    """
     flat: defaultdict[str, list[Tensor]] = defaultdict(list)
     sizes: Counter[str] = Counter()
 
-    def mark(node: Any) -> Any:
+    def encode(node: Any) -> Any:
         if isinstance(node, Tensor):
-            kind = str(node.dtype).removeprefix("torch.")
-            first = sizes[kind]
-            sizes[kind] += node.numel()
-            flat[kind].append(node.detach().flatten())
-            return {MARK: [kind, first, *node.shape]}
+            dtype = str(node.dtype).removeprefix("torch.")
+            first = sizes[dtype]
+            sizes[dtype] += node.numel()
+            flat[dtype].append(node.detach().flatten())
+            return {TENSOR_KEY: [dtype, first, *node.shape]}
         if isinstance(node, Mapping):
-            return {str(key): mark(value) for key, value in node.items()}
-        return [mark(value) for value in node] if isinstance(node, list | tuple) else node
+            return {str(key): encode(value) for key, value in node.items()}
+        return [encode(value) for value in node] if isinstance(node, list | tuple) else node
 
-    text = json.dumps(mark(state)).encode()
-    # Of several devices: an optimizer counts its steps on the CPU.
-    whole = {kind: torch.cat([t.cpu() for t in tensors]) for kind, tensors in flat.items()}
-    return save({**whole, PLAIN: torch.frombuffer(bytearray(text), dtype=torch.uint8)})
+    text = json.dumps(encode(state)).encode()
+    # The tensors are on several devices: an optimizer counts its steps on the CPU.
+    joined = {dtype: torch.cat([t.cpu() for t in tensors]) for dtype, tensors in flat.items()}
+    return save({**joined, JSON_NAME: torch.frombuffer(bytearray(text), dtype=torch.uint8)})
 
 
 def unpack(packed: bytes) -> dict[str, Any]:
-    """What was packed, its tensors on the CPU.
+    """Return the nested state that ``pack`` wrote, with tensors on the CPU.
 
     Raises:
-        SafetensorError: It is damaged.
+        SafetensorError: If the bytes are damaged.
     """
-    whole = load(packed)
-    plain = json.loads(whole.pop(PLAIN).numpy().tobytes())
+    joined = load(packed)
+    plain = json.loads(joined.pop(JSON_NAME).numpy().tobytes())
 
-    def unmark(node: Any) -> Any:
-        if isinstance(node, dict) and node.keys() == {MARK}:
-            kind, first, *shape = node[MARK]
-            return whole[kind][first : first + math.prod(shape)].reshape(shape)
+    def decode(node: Any) -> Any:
+        if isinstance(node, dict) and node.keys() == {TENSOR_KEY}:
+            dtype, first, *shape = node[TENSOR_KEY]
+            return joined[dtype][first : first + math.prod(shape)].reshape(shape)
         if isinstance(node, dict):
-            return {key: unmark(value) for key, value in node.items()}
-        return [unmark(value) for value in node] if isinstance(node, list) else node
+            return {key: decode(value) for key, value in node.items()}
+        return [decode(value) for value in node] if isinstance(node, list) else node
 
-    state: dict[str, Any] = unmark(plain)
+    state: dict[str, Any] = decode(plain)
     return state
 
 
 def read_checkpoint(checkpoint: bytes) -> dict[str, Any]:
-    """What a trainer packed: its states by name, the optimizer's numbered as torch numbers them.
+    """Return the states in a trainer's checkpoint by name, as ``load_state_dict`` takes them.
 
     Raises:
-        TrainingError: It is damaged.
+        TrainingError: If the checkpoint is damaged.
     """
     try:
         state = unpack(checkpoint)
@@ -76,6 +82,7 @@ def read_checkpoint(checkpoint: bytes) -> dict[str, Any]:
         raise TrainingError(
             f"the checkpoint is damaged ({error}): remove it, and the training begins anew"
         ) from None
+    # JSON keys are strings; torch numbers the optimizer's parameters with integers.
     moments = state["optimizer"]["state"]
     state["optimizer"]["state"] = {int(number): moments[number] for number in moments}
     return state

@@ -4,14 +4,17 @@ import torch
 
 
 def choose_device(device: str) -> torch.device:
-    """``auto``: CUDA where there is one."""
+    """Return a device by name; ``auto`` is CUDA if it is available, else the CPU."""
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     return torch.device(device)
 
 
 def choose_precision(precision: str, device: torch.device) -> torch.dtype:
-    """``auto``: bfloat16 autocast on CUDA devices that have it, else float32."""
+    """Return the dtype of the forward pass by name.
+
+    ``auto`` is bfloat16 on CUDA devices that support it, else float32.
+    """
     if precision == "auto":
         fast = device.type == "cuda" and torch.cuda.is_bf16_supported()
         return torch.bfloat16 if fast else torch.float32
@@ -20,10 +23,10 @@ def choose_precision(precision: str, device: torch.device) -> torch.dtype:
 
 
 def parameter_dtype(precision: torch.dtype) -> torch.dtype:
-    """What parameters and features are kept in: float32, whatever autocast makes of them."""
+    """Return the dtype of parameters and features: float32, or float64 in double precision."""
     return torch.promote_types(precision, torch.float32)
 
 
 def autocast(device: torch.device, precision: torch.dtype) -> torch.autocast:
-    """Half precision where it is wanted."""
+    """Return torch's autocast context, enabled only for bfloat16 and float16."""
     return torch.autocast(device.type, precision, precision.itemsize < 4)

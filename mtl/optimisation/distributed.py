@@ -1,9 +1,9 @@
-"""The processes that train one model together, each on every W-th lane of a global batch.
+"""DDP workers: processes that train one model together, each on every W-th lane of a batch.
 
-W workers train the model that one would: the losses are those of the whole batch, gradient
-included, and whatever decides how training goes on is the same on all of them.
+W workers train the same model as one worker: losses and gradients are those of the whole batch, and
+every value that controls the training is equal on all workers.
 
-Shapes: S steps, B lanes of all workers together, L of one.
+Shapes: S steps, L lanes of one worker, P pieces of a window (see ``mtl.sequences.windows``).
 """
 
 from collections.abc import Sequence
@@ -24,30 +24,31 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Workers:
-    """This worker among all; on its own it is rank 0 of 1, and everything here is the identity.
+    """Rank of this worker, number of workers, and the collectives that connect them.
 
-    All workers call the same methods in the same order: each one waits for the others. Messages
-    between CPUs need a backend for CPUs beside that of the GPUs: ``cpu:gloo,cuda:nccl``.
+    All workers must call the same collectives in the same order, because each call waits for the
+    others. With one worker every method returns its argument. Some collectives exchange CPU
+    memory, so training on GPUs needs a CPU backend too: ``cpu:gloo,cuda:nccl``.
 
     Attributes:
-        rank: Which one this is, from 0.
-        size: How many there are.
+        rank: Number of this worker, from 0.
+        size: Number of workers.
     """
 
     rank: int = 0
     size: int = 1
 
     @classmethod
-    def joined(cls) -> "Workers":
-        """Those of torch.distributed's default group; on its own where there is none."""
+    def from_process_group(cls) -> "Workers":
+        """Return the workers of torch.distributed's default group; one worker if there is none."""
         if not dist.is_initialized() or dist.get_world_size() == 1:
             return cls()
         return cls(dist.get_rank(), dist.get_world_size())
 
     def shard(self, schedule: Schedule) -> Int[np.ndarray, "S L P 3"]:
-        """This worker's lanes of a global schedule: rank, rank + size, ...
+        """Return this worker's lanes of a global schedule: rank, rank + size, ...
 
-        Idle lanes are added until each worker has equally many, and at least one.
+        Idle lanes are added until all workers have equally many lanes, and at least one.
         """
         if self.size == 1:
             return schedule
@@ -58,17 +59,21 @@ class Workers:
         return padded[:, self.rank :: self.size]
 
     def wrap(self, model: nn.Module) -> nn.Module:
-        """The model with its gradients averaged over workers, each parameter that of rank 0."""
+        """Return the model in DDP: parameters start as rank 0's, gradients are averaged."""
         if self.size == 1:
             return model
         return DistributedDataParallel(model, gradient_as_bucket_view=True)
 
     def sum(self, parts: Sequence[Tensor]) -> list[Tensor]:
-        """Each vector summed over workers: one exchange, in double precision, differentiable.
+        """Return each vector summed over all workers, in one differentiable all-reduce in float64.
 
-        The gradient of a worker's own part is ``size`` times that of the sum. ``wrap`` averages
-        over workers, so the model gets the gradient of the whole batch; parameters that are not
-        the model's see but the sums, the same on all workers, and get theirs exactly.
+        The backward pass multiplies the gradient of this worker's vectors by ``size``. ``wrap``
+        averages gradients over workers, so the model gets the gradient of the whole batch.
+        Parameters outside the model depend on the sums only, which are equal on all workers, so
+        their gradients need no correction.
+
+        Args:
+            parts: Vectors of this worker; the other workers have vectors of the same lengths.
         """
         if self.size == 1:
             return list(parts)
@@ -78,7 +83,7 @@ class Workers:
         return [piece.to(part.dtype) for piece, part in zip(pieces, parts, strict=True)]
 
     def all_reduce(self, values: np.ndarray) -> np.ndarray:
-        """The elementwise sum over workers; exact where only one is not 0."""
+        """Return the elementwise sum over workers; exact where at most one value is not 0."""
         if self.size == 1:
             return values
         total = torch.from_numpy(values.copy())
@@ -86,7 +91,7 @@ class Workers:
         return total.numpy()
 
     def broadcast_flag(self, flag: bool) -> bool:
-        """Rank 0's flag."""
+        """Return the flag of rank 0."""
         if self.size == 1:
             return flag
         message = torch.tensor([flag])
@@ -94,7 +99,7 @@ class Workers:
         return bool(message)
 
     def broadcast_object(self, value: T) -> T:
-        """Rank 0's object."""
+        """Return the object of rank 0; it must be picklable."""
         if self.size == 1:
             return value
         box = [value if self.rank == 0 else None]
@@ -102,13 +107,14 @@ class Workers:
         return cast(T, box[0])
 
     def broadcast_buffers(self, model: nn.Module) -> None:
-        """Give a model the buffers of rank 0's, such as BatchNorm's running statistics."""
+        """Copy rank 0's buffers, such as BatchNorm's running statistics, into the model."""
         if self.size > 1:
             for buffer in model.buffers():
                 dist.broadcast(buffer, src=0)
 
 
 SINGLE_WORKER = Workers()
+"""Workers of a training in one process."""
 
 
 class _SumOverWorkers(torch.autograd.Function):

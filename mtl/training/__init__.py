@@ -1,0 +1,1 @@
+"""Training of a trial, and inference with a trained model."""

@@ -1,6 +1,7 @@
-"""What a model says of listed frames: windows in, one output row for each frame out.
+"""Inference: predictions of a trained model for the listed frames of a part.
 
-Shapes: N listed frames, B windows, T frames of a window, F features of all sets together.
+Shapes: N listed frames, B windows, T frames of a window, F features of all feature sets together,
+22 output columns as in ``mtl.tasks``.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -22,21 +23,23 @@ from mtl.sequences.windows import Batches, Stitch, WindowBatch, carried_schedule
 from mtl.tasks import OUTPUT_COLUMNS, TASKS
 
 EVALUATION_LANES = 16
-"""Of all workers together."""
+"""Windows of a batch in prediction, over all workers together."""
 
-Weights = dict[str, Tensor]
+ModelWeights = dict[str, Tensor]
+"""State dict of a trial's model, on the CPU."""
 
 
 @dataclass(frozen=True)
 class TrialData:
-    """What a trial is trained and evaluated on.
+    """Data that a trial is trained and evaluated on.
 
     Attributes:
-        tasks: The tasks to train: those of the config that have a training label.
+        tasks: Tasks to train: the config's tasks that have a label in the training sequences.
         train: Training sequences.
-        parts: The listed frames of ``select``, ``confirm`` and ``test``; training sees ``select``.
-        mean: Of each feature of the joined sets; ``std`` beside it.
-        prior: Output row for videos without features.
+        parts: Listed frames of ``select``, ``confirm`` and ``test``; training uses ``select`` only.
+        mean: Mean of each feature over the training frames, feature sets joined.
+        std: Standard deviation of each feature over the training frames.
+        prior: Output row of frames whose video has no features.
     """
 
     tasks: tuple[str, ...]
@@ -56,19 +59,31 @@ def predict(
     device: torch.device,
     workers: Workers = SINGLE_WORKER,
 ) -> Float[np.ndarray, "N 22"]:
-    """Outputs of a part's listed frames: values and probabilities, NaN for untrained tasks.
+    """Predict the listed frames of a part.
 
-    They do not depend on the batch: a recurrent encoder walks each sequence from its start, the
-    windows of one that does not carry a state follow from the sequence's own length. Each worker
-    predicts its lanes and has the outputs of all.
+    Outputs of a frame depend on its own sequence only, not on the batch: recurrent encoders start
+    each sequence with a fresh state, and the windows of other encoders follow from the length of
+    the sequence.
+
+    Args:
+        model: Model of the trial, on ``device``; it is set to evaluation mode.
+        config: Config of the trial.
+        data: Tasks, feature statistics and prior of the trial.
+        part: Listed frames to predict.
+        device: Device of the model.
+        workers: Workers that each predict a share of the lanes and all return all outputs.
+
+    Returns:
+        Values of valence and arousal and probabilities of the other tasks, in the order of
+        ``OUTPUT_COLUMNS``; NaN for tasks that are not trained.
     """
     outputs = np.full((len(part.rows), len(OUTPUT_COLUMNS)), np.nan, np.float32)
     model.eval()
     if part.sequences:
         lengths = [len(sequence) for sequence in part.sequences]
-        make = carried_schedule if model.carries_state else free_schedule
+        make_schedule = carried_schedule if model.carries_state else free_schedule
         schedule = workers.shard(
-            make(lengths, EVALUATION_LANES, config.sequence.window_frames, None)
+            make_schedule(lengths, EVALUATION_LANES, config.sequence.window_frames, None)
         )
         stitch = Stitch(lengths)
         states: States = {}
@@ -79,12 +94,10 @@ def predict(
             with autocast(device, precision):
                 raw, states = model(batch.x, batch.valid, states, None, batch.sequence_starts)
             stitch.add(windows, _output_rows(raw, batch))
-        stitch.sums, stitch.counts = (
-            workers.all_reduce(stitch.sums),
-            workers.all_reduce(stitch.counts),
-        )
-        has = part.source >= 0
-        outputs[has] = stitch.rows()[part.source[has]]
+        stitch.sums = workers.all_reduce(stitch.sums)
+        stitch.counts = workers.all_reduce(stitch.counts)
+        has_features = part.source >= 0
+        outputs[has_features] = stitch.rows()[part.source[has_features]]
     outputs[part.source < 0] = data.prior
     for task in TASKS.values():
         if task.name not in data.tasks:
@@ -102,11 +115,22 @@ def _output_rows(raw: Mapping[str, Tensor], batch: WindowBatch) -> Float[np.ndar
 def predict_best(
     config: TrialConfig,
     data: TrialData,
-    weights: Mapping[int, Weights],
+    weights: Mapping[int, ModelWeights],
     best_epochs: Mapping[str, int],
     workers: Workers = SINGLE_WORKER,
 ) -> dict[str, Float[np.ndarray, "N 22"]]:
-    """Outputs of each part, every task from the weights of its own best epoch."""
+    """Predict every part, each task with the weights of its best epoch.
+
+    Args:
+        config: Config of the trial.
+        data: Data of the trial.
+        weights: Kept weights by epoch.
+        best_epochs: Best epoch of each task.
+        workers: Workers that predict together.
+
+    Returns:
+        Outputs of each part by name; NaN for tasks that are not trained.
+    """
     device = choose_device(config.training.device)
     model = place_model(config, len(data.mean), data.tasks, device)
 
@@ -129,21 +153,25 @@ def predict_tasks(
     device: torch.device,
     workers: Workers = SINGLE_WORKER,
 ) -> Float[np.ndarray, "N 22"]:
-    """Outputs of a part, the tasks in ``epochs`` each from its epoch's model; NaN for the others.
+    """Predict a part, each task with the model of another epoch.
 
     Args:
-        model_of: The model as it was after an epoch; asked once for each, in order.
-        config: The trial.
-        data: What it was trained on, as far as ``predict`` needs it.
-        part: The frames.
-        epochs: The epoch of each task that is wanted.
-        device: Where the models are.
-        workers: Those that predict together.
+        model_of: Function that returns the model as it was after an epoch; called once per epoch,
+            in ascending order.
+        config: Config of the trial.
+        data: Tasks, feature statistics and prior of the trial.
+        part: Listed frames to predict.
+        epochs: Epoch of each task to predict.
+        device: Device of the models.
+        workers: Workers that predict together.
+
+    Returns:
+        Outputs of the listed frames; NaN for tasks that are not in ``epochs``.
     """
     outputs = np.full((len(part.rows), len(OUTPUT_COLUMNS)), np.nan, np.float32)
     for epoch in sorted(set(epochs.values())):
         rows = predict(model_of(epoch), config, data, part, device, workers)
-        for task in (task for task, own in epochs.items() if own == epoch):
+        for task in (task for task, best in epochs.items() if best == epoch):
             outputs[:, TASKS[task].outputs] = rows[:, TASKS[task].outputs]
     return outputs
 
@@ -151,6 +179,13 @@ def predict_tasks(
 def place_model(
     config: TrialConfig, features: int, tasks: Sequence[str], device: torch.device
 ) -> Framework:
-    """``build_model`` on a device, in the precision that the config asks for there."""
+    """Build a trial's model on a device, with parameters in the precision of the config.
+
+    Args:
+        config: Config of the trial.
+        features: Number of features of all feature sets together.
+        tasks: Tasks that get a head.
+        device: Device of the model.
+    """
     dtype = parameter_dtype(choose_precision(config.training.precision, device))
     return build_model(config, features, tasks).to(device, dtype)

@@ -1,4 +1,4 @@
-"""Training one trial: a generator that yields one result an epoch."""
+"""Training of one trial: a generator that yields one result per epoch."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -20,25 +20,27 @@ from mtl.optimisation.trainer_core import TrainerCore, epoch_seed
 from mtl.sequences.windows import Batches, Schedule, WindowBatch, carried_schedule, free_schedule
 from mtl.strict import Component
 from mtl.tasks import TASKS
-from mtl.training.inference import TrialData, Weights, place_model, predict
+from mtl.training.inference import ModelWeights, TrialData, place_model, predict
 
 STOP_CHECK_STEPS = 4
-"""Steps between two looks at the stop flag."""
+"""Steps between two checks for a stop request."""
 
 
 @dataclass(frozen=True)
 class EpochResult:
-    """One epoch.
+    """Result of one epoch of a trial.
 
     Attributes:
-        epoch: Counted from 1.
+        epoch: Number of the epoch, from 1.
         losses: Mean training loss of each task.
-        scores: Each task's score on ``select``; None where it has no label there.
-        best_scores: Each task's best score so far, and in ``best_epochs`` its epoch.
-        objective: The sum of the best scores, valence and arousal as their mean.
-        learning_rate: At the last step.
-        frames: Training frames seen by all workers.
-        seconds: In training, of this worker; ``data_seconds`` of these waited for data.
+        scores: Score of each task on ``select``; None if the task has no label there.
+        best_scores: Best score of each task so far.
+        best_epochs: Epoch of each task's best score; the last epoch if the task has no score.
+        objective: Sum of the best scores, with valence and arousal as their mean.
+        learning_rate: Learning rate of the last step.
+        frames: Training frames of the epoch, over all workers.
+        seconds: Training time of this worker.
+        data_seconds: Part of the training time that was spent on making batches.
     """
 
     epoch: int
@@ -54,10 +56,25 @@ class EpochResult:
 
 
 class Trainer(TrainerCore[EpochResult]):
-    """A model in training, one epoch after the other, resumable between two.
+    """Training of one trial, resumable between two epochs.
 
-    Its workers, all given the same, hold the same model and say the same of each epoch; a
-    checkpoint goes on with any number of them.
+    All workers get the same arguments, hold the same model and return the same results, apart from
+    times. A checkpoint can be continued by any number of workers.
+
+    Args:
+        config: Config of the trial.
+        data: Data of the trial.
+        checkpoint: Checkpoint of an earlier run to continue; None for a new training.
+        workers: Workers that train the model together.
+
+    Attributes:
+        shared: Parameters that the losses of all tasks depend on.
+        losses: Loss of each task.
+        batches: Reader of training windows.
+
+    Raises:
+        InputError: If the balancing works with a single worker only and there are several.
+        TrainingError: If the checkpoint is damaged.
     """
 
     model: Framework
@@ -72,7 +89,7 @@ class Trainer(TrainerCore[EpochResult]):
         data: TrialData,
         checkpoint: bytes | None = None,
         workers: Workers = SINGLE_WORKER,
-    ):
+    ) -> None:
         super().__init__(config.optim, config.training, workers)
         self.config, self.data = config, data
         torch.manual_seed(epoch_seed(config.training.seed, 0))
@@ -80,20 +97,21 @@ class Trainer(TrainerCore[EpochResult]):
         self.shared = [
             p for part in self.model.shared for p in self.model.get_submodule(part).parameters()
         ]
-        self.balancing = self._balancing().to(self.device)
-        self.losses = {task: self._loss(task) for task in data.tasks}
+        self.balancing = self._make_balancing().to(self.device)
+        self.losses = {task: self._make_loss(task) for task in data.tasks}
         optimizer = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[config.optim.name]
         self.optimizer = optimizer(
             [*self.model.parameters(), *self.balancing.parameters()],
             lr=config.optim.lr,
             weight_decay=config.optim.weight_decay,
-            fused=True,  # the plain loop over parameters is a tenth of a small step on a CPU
+            # Torch's loop over parameters takes a tenth of a small step on a CPU.
+            fused=True,
         )
         self.batches = Batches(data.train, data.mean, data.std, self.device, self.dtype)
         self.peak_learning_rate = config.optim.lr
         self._resume(checkpoint)
 
-    def _balancing(self) -> Balancing:
+    def _make_balancing(self) -> Balancing:
         name, parameters = self.config.balancing.name, self.config.balancing.parameters
         if BALANCINGS[name].single_worker_only and self.workers.size > 1:
             raise InputError(
@@ -102,22 +120,26 @@ class Trainer(TrainerCore[EpochResult]):
             )
         return BALANCINGS[name](**parameters)
 
-    def _loss(self, task: str) -> Loss:
-        loss: Component = getattr(self.config.loss, task)
+    def _make_loss(self, task: str) -> Loss:
+        component: Component = getattr(self.config.loss, task)
         prior = torch.from_numpy(self.data.prior[TASKS[task].outputs]).to(self.device, self.dtype)
-        made: Loss = LOSSES[TASKS[task].kind][loss.name](prior, **loss.parameters)
-        return made
+        loss: Loss = LOSSES[TASKS[task].kind][component.name](prior, **component.parameters)
+        return loss
 
-    def weights(self) -> Weights:
-        """A copy of the model's parameters, on the CPU."""
+    def weights(self) -> ModelWeights:
+        """Return a copy of the model's state dict, on the CPU."""
         return {name: value.cpu().clone() for name, value in self.model.state_dict().items()}
 
     def epochs(self, should_stop: Callable[[], bool] = lambda: False) -> Iterator[EpochResult]:
-        """Train to ``training.epochs``, yielding each epoch; ends early, between two yields, once
-        rank 0's ``should_stop`` says so.
+        """Train the remaining epochs and yield the result of each.
+
+        Args:
+            should_stop: Function that is called every ``STOP_CHECK_STEPS`` steps; if it returns
+                True on rank 0, training ends on all workers and the unfinished epoch is dropped.
 
         Raises:
-            TrainingError: If a loss is not finite; on all workers, at the same step.
+            TrainingError: If a loss or a prediction is not finite, or no frame of ``select`` has a
+                label of a trained task; raised by all workers at the same step.
         """
         for epoch in range(len(self.learning_curve) + 1, self.config.training.epochs + 1):
             trained = self._train_epoch(epoch, should_stop)
@@ -132,7 +154,7 @@ class Trainer(TrainerCore[EpochResult]):
         best_scores = dict(before.best_scores) if before else dict.fromkeys(scores)
         best_epochs = dict(before.best_epochs) if before else dict.fromkeys(scores, epoch)
         for task, score in scores.items():
-            # A task without a label on select keeps its last epoch.
+            # A task without a label in select keeps its last epoch.
             best = best_scores[task]
             if best is None or (score is not None and score > best):
                 best_scores[task], best_epochs[task] = score, epoch
@@ -150,25 +172,25 @@ class Trainer(TrainerCore[EpochResult]):
         )
 
     def _schedule(self, epoch: int) -> Schedule:
-        make = carried_schedule if self.model.carries_state else free_schedule
+        make_schedule = carried_schedule if self.model.carries_state else free_schedule
         lengths = [len(sequence) for sequence in self.data.train]
         random = np.random.default_rng([self.config.training.seed, epoch])
         window = self.config.sequence.window_frames
-        return make(lengths, self.config.optim.batch_videos, window, random)
+        return make_schedule(lengths, self.config.optim.batch_videos, window, random)
 
     def _train_epoch(self, epoch: int, should_stop: Callable[[], bool]) -> dict[str, Any] | None:
         self._begin_epoch(epoch)
         self.balancing.begin_epoch(self._past_losses())
         schedule = self._schedule(epoch)
-        started, waited = time.perf_counter(), 0.0
+        started, data_seconds = time.perf_counter(), 0.0
         totals = torch.zeros(len(self.data.tasks), device=self.device, dtype=self.dtype)
         states: States = {}
         for step, windows in enumerate(self.workers.shard(schedule)):
             if step % STOP_CHECK_STEPS == 0 and self.workers.broadcast_flag(should_stop()):
                 return None
-            asked = time.perf_counter()
+            requested = time.perf_counter()
             batch = self.batches.cut(windows)
-            waited += time.perf_counter() - asked
+            data_seconds += time.perf_counter() - requested
             self._set_learning_rate(epoch, step, len(schedule))
             losses, states = self._step(batch, states, self._teacher_forcing(batch, epoch, step))
             totals += torch.stack([losses[task] for task in self.data.tasks])
@@ -178,20 +200,31 @@ class Trainer(TrainerCore[EpochResult]):
             "losses": dict(zip(self.data.tasks, means, strict=True)),
             "frames": int(schedule[..., 2].sum()),
             "seconds": time.perf_counter() - started,
-            "data_seconds": waited,
+            "data_seconds": data_seconds,
         }
 
     def _teacher_forcing(self, batch: WindowBatch, epoch: int, step: int) -> TeacherForcing | None:
-        """The labels that the model is shown; drawn for the whole batch, whoever trains it."""
-        share = self.model.teacher_forcing_ratio(
+        """Draw the frames of a step at which the model gets labels in place of its predictions.
+
+        The draw is made for the batch of all workers, so it does not depend on their number.
+
+        Args:
+            batch: Windows of this worker in the step.
+            epoch: Number of the epoch, from 1.
+            step: Number of the step in the epoch, from 0.
+
+        Returns:
+            Labels and a mask of the frames that use them; None if the ratio is 0.
+        """
+        ratio = self.model.teacher_forcing_ratio(
             (epoch - 1) / max(1, self.config.training.epochs - 1)
         )
-        if not share:
+        if not ratio:
             return None
         random = np.random.default_rng([self.config.training.seed, epoch, step])
         lanes, frames = batch.valid.shape
         size = (lanes * self.workers.size, self.config.sequence.window_frames)
-        drawn = random.random(size)[self.workers.rank :: self.workers.size, :frames] < share
+        drawn = random.random(size)[self.workers.rank :: self.workers.size, :frames] < ratio
         return TeacherForcing(
             batch.labels, batch.mask & torch.from_numpy(drawn).to(self.device)[..., None]
         )
@@ -211,8 +244,9 @@ class Trainer(TrainerCore[EpochResult]):
     def _losses(
         self, outputs: Outputs, batch: WindowBatch
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Each task's loss over the labelled frames of all workers' batches, and whether there is
-        any.
+        """Return each task's loss, and True for each task with a label in the batch.
+
+        Both are taken over the labelled frames of all workers' batches.
         """
         parts = [
             loss.sums(
@@ -229,6 +263,7 @@ class Trainer(TrainerCore[EpochResult]):
         )
 
     def _score_select(self, epoch: int) -> dict[str, float | None]:
+        """Return each task's score on ``select``, None for a task without a label there."""
         part = self.data.parts["select"]
         outputs = predict(self.model, self.config, self.data, part, self.device, self.workers)
         scores = {}
@@ -236,7 +271,8 @@ class Trainer(TrainerCore[EpochResult]):
             task = TASKS[name]
             if not np.isfinite(outputs[:, task.outputs]).all():
                 raise TrainingError(
-                    f"the predictions of {name} are not finite after epoch {epoch}: {self._remedy()}"
+                    f"the predictions of {name} are not finite after epoch {epoch}: "
+                    f"{self._remedy()}"
                 )
             labels, mask = part.labels[:, task.labels], part.mask[:, task.labels]
             sums = metrics.task_sums(task, outputs[:, task.outputs], labels, mask)

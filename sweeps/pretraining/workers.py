@@ -41,7 +41,7 @@ def pretrain(record: ActorHandle[Any], setup: "list[ray.ObjectRef[PretrainingSet
     given: PretrainingSetup = ray.get(setup[0])
     torch.set_num_threads(given.threads)
     try:
-        _pretrain(record, given, Workers.joined())
+        _pretrain(record, given, Workers.from_process_group())
     except TrainingError as error:  # met by all at the same place: all go home
         ray.get(record.put.remote(Failed(str(error), mistake=False)))
     except InputError as error:  # the others may wait for this one: Train ends them

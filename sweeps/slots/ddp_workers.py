@@ -28,7 +28,7 @@ def train_jobs(slot: ActorHandle[Any], setup: list[ray.ObjectRef[SlotSetup]]) ->
     """Train the slot's jobs until it sends its workers home."""
     given = ray.get(setup[0])
     torch.set_num_threads(given.threads)
-    workers = Workers.joined()
+    workers = Workers.from_process_group()
     data = SlotData(given.shards, given.listing, given.parts, given.folds)
     here = ray.util.get_current_placement_group()
     place = here.id.hex() if here else ""
@@ -50,7 +50,7 @@ def _train(slot: ActorHandle[Any], handed: Assignment, data: SlotData, workers: 
     try:
         config = read_config(handed.job.config)
         told = FromSlot(slot, handed.job) if workers.rank == 0 else None
-        held = data.of(config, handed.job.fold)
+        held = data.for_trial(config, handed.job.fold)
         for event in JobRun(handed.job, config, held, told, workers).events():
             if workers.rank == 0:
                 # One at a time, in their order; the next epoch does not wait for it.

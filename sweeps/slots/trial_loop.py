@@ -12,7 +12,7 @@ from safetensors.torch import save as save_weights
 
 from mtl.config import TrialConfig
 from mtl.optimisation.distributed import SINGLE_WORKER, Workers
-from mtl.training.inference import TrialData, Weights, predict_best
+from mtl.training.inference import ModelWeights, TrialData, predict_best
 from mtl.training.trainer import EpochResult, Trainer
 from sweeps.data.trial_data import PARTS
 from sweeps.records.messages import End, EndState, Epoch, Job
@@ -50,7 +50,7 @@ class JobRun:
     def events(self) -> Iterator[Epoch | End]:
         """Train, yielding each epoch that the study does not know yet, and at last the end."""
         job, trainer = self.job, Trainer(self.config, self.data, self.job.checkpoint, self.workers)
-        kept: dict[int, Weights] = {e: load_weights(w) for e, w in job.weights.items()}
+        kept: dict[int, ModelWeights] = {e: load_weights(w) for e, w in job.weights.items()}
         before = len(trainer.learning_curve)
         stopped = job.stopped or (job.undecided and self._decision(job.reported))
         pruned = stopped and before >= job.reported
@@ -75,7 +75,7 @@ class JobRun:
                 return said
 
     def _epoch(
-        self, result: EpochResult, trainer: Trainer, kept: dict[int, Weights], fresh: bool
+        self, result: EpochResult, trainer: Trainer, kept: dict[int, ModelWeights], fresh: bool
     ) -> Epoch:
         if not fresh:
             return Epoch(asdict(result), None, None)
@@ -90,7 +90,7 @@ class JobRun:
         weights = save_weights(kept[result.epoch]) if result.epoch in best else None
         return Epoch(asdict(result), trainer.checkpoint(), weights)
 
-    def _end(self, state: EndState, last: list[EpochResult], kept: dict[int, Weights]) -> End:
+    def _end(self, state: EndState, last: list[EpochResult], kept: dict[int, ModelWeights]) -> End:
         parts = [self.data.parts[name] for name in PARTS]
         if state == "interrupted":
             return End(state, np.empty(0, int), np.empty((0, 0), np.float32))

@@ -19,7 +19,7 @@ from optuna.trial import TrialState
 from safetensors.torch import load_file
 
 from mtl.dataset import Dataset
-from mtl.training.inference import Weights
+from mtl.training.inference import ModelWeights
 from mtl.training.trainer import Trainer
 from sweeps.data.trial_data import SlotData
 from sweeps.planning.compose import compose
@@ -28,7 +28,7 @@ from sweeps.run import main
 from sweeps.search_file import load
 from sweeps.study.pruner import rungs
 from sweeps.study.sampler import make_sampler, startup_trials
-from sweeps.train import Files
+from sweeps.train import FeatureFiles
 from tests.support.small_sweeps import SMALL, recorded, space_file, trial_folder
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -222,13 +222,13 @@ class Plain(NamedTuple):
 
     study: optuna.Study
     decisions: list[dict[str, str]]
-    weights: list[dict[int, Weights]]
+    weights: list[dict[int, ModelWeights]]
 
 
 def plain_optuna(space: Path, dataset: Dataset) -> Plain:
     """Ask, train, report, should_prune, tell."""
     plan = make_plan(load(space), dataset)
-    data = SlotData(Files(dataset, plan.listing), plan.listing, plan.parts)
+    data = SlotData(FeatureFiles(dataset, plan.listing), plan.listing, plan.parts)
     pruner = optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=2)
     study = optuna.create_study(direction="maximize", pruner=pruner)
     plain = Plain(study, [], [])
@@ -236,7 +236,7 @@ def plain_optuna(space: Path, dataset: Dataset) -> Plain:
         study.sampler = make_sampler("tpe", SWEEP_SEED, number, startup_trials(TRIALS))
         trial = study.ask()
         config = compose(plan.space.sample(trial))
-        trainer = Trainer(config, data.of(config))
+        trainer = Trainer(config, data.for_trial(config))
         plain.decisions.append({})
         plain.weights.append({})
         for result in trainer.epochs():

@@ -16,7 +16,7 @@ from mtl.predictions.postprocess import Postprocessing, Smoothing
 from mtl.sequences.feature_table import read_table
 from mtl.sequences.join import join, part_of, trained_tasks, training_prior
 from mtl.tasks import TASKS
-from mtl.training.inference import TrialData, Weights, predict_best
+from mtl.training.inference import ModelWeights, TrialData, predict_best
 from mtl.training.trainer import Trainer
 from tests.support.laws import config
 
@@ -88,7 +88,7 @@ class Trained:
 
     config: TrialConfig
     epochs: dict[str, int]
-    weights: dict[int, Weights]
+    weights: dict[int, ModelWeights]
     outputs: np.ndarray
 
 

@@ -286,7 +286,7 @@ def talk(workers: Workers) -> dict[str, Any]:
         "share": workers.broadcast_object({"rank": workers.rank, "none": None}),
         "buffers": shared_buffers(workers),
         "rank": workers.rank,
-        "again": Workers.joined() == workers,
+        "again": Workers.from_process_group() == workers,
     }
 
 

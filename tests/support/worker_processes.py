@@ -51,7 +51,7 @@ def _run(rank: int, folder: Path) -> None:
             world_size=size,
             timeout=timedelta(seconds=TIMEOUT_SECONDS),
         )
-        workers = Workers.joined()
+        workers = Workers.from_process_group()
         found = {name: case(workers) for name, case in CASES.items()}
         (folder / f"{size}-{rank}").write_bytes(pickle.dumps(found))
         dist.barrier()

@@ -207,7 +207,7 @@ def test_messages_are_the_first_worker_s(group: Results) -> None:
 def test_one_alone_exchanges_nothing() -> None:
     """Whatever it is given comes back, the same object."""
     values, part, model = np.ones(2), torch.ones(2), torch.nn.Linear(1, 1)
-    assert Workers.joined() == SINGLE_WORKER == Workers(0, 1)
+    assert Workers.from_process_group() == SINGLE_WORKER == Workers(0, 1)
     assert SINGLE_WORKER.wrap(model) is model
     assert SINGLE_WORKER.sum([part])[0] is part
     assert SINGLE_WORKER.all_reduce(values) is values
