@@ -1,4 +1,4 @@
-"""The study of a search file with slots that train on a virtual clock, and a stopwatch on it."""
+"""Study of a search file with simulated slots on a virtual clock, and a stopwatch."""
 
 import functools
 import os
@@ -16,54 +16,64 @@ from sweeps.planning.compose import compose, signature
 from sweeps.planning.space import Space
 from sweeps.search_file import SearchFile
 from sweeps.study import Proposal, SweepStudy
+from sweeps.study.record import StudyRecord
 
-SEED = 0  # of learning curves and durations; the sampler's is in the search file
+SEED = 0
+"""Seed of learning curves and durations; the sampler's seed is in the search file."""
 
 
 class Stopwatch:
-    """Milliseconds in the calls that it watches, by part; a call within its like counts once."""
+    """Milliseconds spent in watched functions, by part; nested calls of one part count once."""
 
     def __init__(self) -> None:
         self._spent: Counter[str] = Counter()
-        self._within: list[str] = []
+        self._active: list[str] = []
 
     @classmethod
     def on_studies(cls) -> "Stopwatch":
-        """Watches all that a sweep asks of a study, and the disk and the sampler in that."""
+        """Return a stopwatch on a study's functions, and on disk writes and sampling in them."""
         watch = cls()
-        for name in ("ask", "report", "tell", "failures", "ended"):
-            watch.watch(SweepStudy, name, "study")
+        watch.watch(SweepStudy, "ask", "study")
+        for name in ("report", "tell", "failures", "ended"):
+            watch.watch(StudyRecord, name, "study")
         watch.watch(os, "fsync", "disk")
         watch.watch(Space, "sample", "sampling")
         return watch
 
     def watch(self, owner: Any, name: str, part: str) -> None:
-        """Watch a function of a class or module; outside of a study's calls it counts nothing."""
+        """Replace a function by a timed version.
+
+        Args:
+            owner: Class or module that holds the function.
+            name: Name of the function.
+            part: Part under which the time is counted. Parts other than "study" are counted only
+                during a call of the part "study".
+        """
         call = getattr(owner, name)
 
         @functools.wraps(call)
         def timed(*arguments: Any, **named: Any) -> Any:
-            if part in self._within or not (part == "study" or self._within):
+            if part in self._active or not (part == "study" or self._active):
                 return call(*arguments, **named)
-            self._within.append(part)
+            self._active.append(part)
             wall, cpu = time.perf_counter(), time.thread_time()
             try:
                 return call(*arguments, **named)
             finally:
                 self._spent[part] += 1e3 * (time.perf_counter() - wall)
                 self._spent[f"{part} cpu"] += 1e3 * (time.thread_time() - cpu)
-                self._within.remove(part)
+                self._active.remove(part)
 
         setattr(owner, name, timed)
 
     def lap(self) -> Counter[str]:
-        """What was spent since the last lap."""
+        """Return the milliseconds since the last lap, by part; "<part> cpu" is CPU time."""
         spent, self._spent = self._spent, Counter()
         return spent
 
 
 def open_study(folder: Path, file: SearchFile, trials: int, sampler: str) -> SweepStudy:
-    """A search file's study, as `sweeps/run.py` opens it."""
+    """Open the study of a search file with the settings that `sweeps/run.py` uses."""
     space = Space(file)
     combinations = space.comparisons()
     return SweepStudy(
@@ -81,12 +91,14 @@ def open_study(folder: Path, file: SearchFile, trials: int, sampler: str) -> Swe
 
 
 class FakeSlots:
-    """Slots that train on a virtual clock; an iterator over the driver's time for each trial."""
+    """Simulated slots on a virtual clock; iterates over the driver's time for each ended trial."""
 
     def __init__(self, study: SweepStudy, slots: int, epochs: int, watch: Stopwatch) -> None:
         self._study, self._epochs, self._watch = study, epochs, watch
-        self._training: list[tuple[float, int, int, Proposal]] = []  # when epoch of number ends
-        self._free = [0.0] * slots  # since when
+        # A heap of running epochs: end time, trial number, epoch, proposal.
+        self._training: list[tuple[float, int, int, Proposal]] = []
+        # Times since which slots are free.
+        self._free = [0.0] * slots
 
     def __iter__(self) -> Iterator[Counter[str]]:
         return self
@@ -119,6 +131,6 @@ class FakeSlots:
 
 
 def value(number: int, epoch: int) -> float:
-    """A trial's learning curve: of its own shape, and different for any two."""
+    """Return the score of a trial at an epoch, from a random learning curve of this trial."""
     level, speed = np.random.default_rng([SEED, number]).random(2)
     return float(level * (1 - np.exp(-epoch * (0.2 + speed))))

@@ -1,18 +1,18 @@
-"""What the driver spends on a trial, and whether that stays so: 100, 1,000 and 5,000 trials.
+"""Driver time per trial in studies of 100, 1,000 and 5,000 trials.
 
 python benchmarks/scale.py [--sizes 100 1000 5000] [--late 100] [--real-trials 200]
 
-Fake slots: the study of `search.yaml` is asked, reported to and told as in a sweep, for eight slots
-that train on a virtual clock: durations and learning curves are drawn, the driver's time is real.
-After a run of each size with the random sampler, `--late` more trials are run in all sizes in turn,
-so that whatever else the machine does falls on each alike, and as many again with TPE, for the cost
-of its draws. The ratios are of the driver's CPU time in these late trials to that at the smallest
-size: waiting for the disk, where a record is before anyone acts on it, is the same at all sizes and
-would hide what grows. Then the largest journal is reopened.
+Fake slots: the study of `search.yaml` gets the calls of a sweep (ask, report, tell) for eight slots
+that train on a virtual clock. Durations and learning curves are random; the driver's time is real.
+After a run of each size with the random sampler, `--late` more trials run in all studies, one trial
+of each study in turn, so that other load on the machine affects all sizes. The same number follows
+with TPE, to measure the cost of its draws. The ratios compare the driver's CPU time per late trial
+with that of the smallest size. They exclude waiting for the disk, which is the same at all sizes
+and would hide an increase. Finally the largest journal is reopened.
 
-Real slots: `sweeps/run.py` runs `--real-trials` trials of two epochs over a small demo in two
-slots, with the same stopwatch around the same calls; beside it fake slots over the same search
-file. The rest of a real trial's time is split at what the journal and `progress.csv` tell apart.
+Real slots: `sweeps/run.py` runs `--real-trials` trials of two epochs on a small demo in two slots,
+with a stopwatch around the same calls. Fake slots over the same search file are measured for
+comparison. The times in the journal and in `progress.csv` divide the rest of a real trial's time.
 """
 
 import argparse
@@ -36,15 +36,20 @@ from optuna.storages.journal import JournalFileBackend
 
 from mtl.synthetic import Demo, make_demo
 from sweeps import run
+from sweeps.planning.compose import compose
 from sweeps.planning.space import Space
 from sweeps.search_file import SearchFile, load
 from sweeps.study.journal import JOURNAL
 
 ROOT = Path(__file__).parents[1]
-SEED = 0  # of the real sweep; that of the fake ones is in search.yaml
+SEED = 0
+"""Seed of the real sweep; the seed of the fake slots' study is in search.yaml."""
+
 SLOTS = 8
 REAL_SLOTS = 2
 DRIVE = "--drive"
+"""First argument that makes this program run the real sweep with a stopwatch."""
+
 SMALL_DEMO = Demo(videos=16, split_shares=(0.5, 0.3, 0.2), mean_frames=60, run_frames=15.0)
 REAL = {
     "name": "scale",
@@ -60,7 +65,7 @@ REAL = {
 
 
 def mean(laps: Sequence[Counter[str]]) -> dict[str, float]:
-    """Milliseconds per trial by part."""
+    """Return the mean milliseconds per trial, by part of the driver's work."""
     parts = ("study", "study cpu", "disk", "sampling", "sampling cpu")
     return {part: round(sum(lap[part] for lap in laps) / len(laps), 2) for part in parts}
 
@@ -68,17 +73,26 @@ def mean(laps: Sequence[Counter[str]]) -> dict[str, float]:
 def measure_fake(
     watch: Stopwatch, file: SearchFile, sizes: Sequence[int], late: int, folder: Path
 ) -> dict[str, Any]:
-    """A row for each size, and how long the largest journal takes to open."""
+    """Measure fake slots: a row for each size, and the time to reopen the largest journal.
+
+    Args:
+        watch: Stopwatch on the study's functions.
+        file: The search file.
+        sizes: Numbers of trials.
+        late: Number of additional trials that are compared between sizes.
+        folder: Folder for the journals.
+    """
     in_turn(watch, file, {folder / "warm-up": 2 * SLOTS}, "tpe")
     folders = [folder / str(size) for size in sizes]
     alone = [
-        in_turn(watch, file, {own: size}, "random")[0]
-        for own, size in zip(folders, sizes, strict=True)
+        in_turn(watch, file, {study_folder: size}, "random")[0]
+        for study_folder, size in zip(folders, sizes, strict=True)
     ]
     rows = [{"trials": size, "run": mean(laps)} for size, laps in zip(sizes, alone, strict=True)]
     more = late + 1 + SLOTS
     for number, sampler in enumerate(("random", "tpe"), start=1):
-        trials = {own: size + number * more for own, size in zip(folders, sizes, strict=True)}
+        totals = [size + number * more for size in sizes]
+        trials = dict(zip(folders, totals, strict=True))
         costs = [mean(steady(laps)) for laps in in_turn(watch, file, trials, sampler)]
         for row, cost in zip(rows, costs, strict=True):
             row[sampler] = {**cost, "ratio": round(cost["study cpu"] / costs[0]["study cpu"], 3)}
@@ -96,8 +110,16 @@ def measure_fake(
 def in_turn(
     watch: Stopwatch, file: SearchFile, trials: Mapping[Path, int], sampler: str
 ) -> list[list[Counter[str]]]:
-    """Run the study of each folder up to so many trials, one trial of each in turn; the laps of
-    each.
+    """Run the studies of several folders, one trial of each in turn.
+
+    Args:
+        watch: Stopwatch on the study's functions.
+        file: The search file.
+        trials: Number of trials at which a study ends, by folder.
+        sampler: Name of the sampler.
+
+    Returns:
+        For each study, the driver's time of each trial by part.
     """
     epochs = int(file.fixed["training.epochs"])
     with ExitStack() as stack:
@@ -109,57 +131,76 @@ def in_turn(
 
 
 def steady(laps: Sequence[Counter[str]]) -> Sequence[Counter[str]]:
-    """Without the first, in which all slots ask, and the last ones, in which none does."""
+    """Return the laps without the first, in which all slots ask, and the last, in which none asks.
+
+    The last ``SLOTS`` laps are left out.
+    """
     return laps[1:-SLOTS]
 
 
 def print_fake(result: Mapping[str, Any]) -> None:
-    """The table of fake slots, in milliseconds per trial."""
-    print("| trials | driver ms | of it disk | CPU ms | late trials: CPU ms | ratio |", end="")
-    print(" with TPE: CPU ms | of it a draw | share |")
+    """Print the table of fake slots, in milliseconds per trial."""
+    print("| trials | driver ms | of this disk | CPU ms | late trials: CPU ms | ratio |", end="")
+    print(" with TPE: CPU ms | of this sampling | share |")
     print("|---|---|---|---|---|---|---|---|---|")
     for row in result["sizes"]:
-        whole, late, tpe = row["run"], row["random"], row["tpe"]
+        all_trials, late, tpe = row["run"], row["random"], row["tpe"]
         print(
-            f"| {row['trials']:,} | {whole['study']:.1f} | {whole['disk']:.1f} | "
-            f"{whole['study cpu']:.1f} | {late['study cpu']:.1f} | {late['ratio']:.2f} | "
+            f"| {row['trials']:,} | {all_trials['study']:.1f} | {all_trials['disk']:.1f} | "
+            f"{all_trials['study cpu']:.1f} | {late['study cpu']:.1f} | {late['ratio']:.2f} | "
             f"{tpe['study cpu']:.1f} | {tpe['sampling cpu']:.1f} | "
             f"{tpe['sampling cpu'] / tpe['study cpu']:.0%} |"
         )
     last = result["sizes"][-1]["trials"]
     print(
-        f"\nof {last:,} trials the last tenth took {result['late_to_early']} of the first one's CPU"
+        f"\nCPU time of the last tenth of {last:,} trials relative to the first tenth: "
+        f"{result['late_to_early']}"
     )
-    print(f"the journal of the largest reopens in {result['reopen_s']:.2f} s\n")
+    print(f"time to reopen the largest journal: {result['reopen_s']:.2f} s\n")
 
 
 def measure_real(watch: Stopwatch, trials: int, address: str, folder: Path) -> dict[str, Any]:
-    """Milliseconds of a trial in a sweep of two slots, and in fake slots over the same file."""
+    """Measure a real sweep in two slots, and fake slots over the same search file.
+
+    Args:
+        watch: Stopwatch on the study's functions, for the fake slots.
+        trials: Number of trials.
+        address: Address of the Ray cluster.
+        folder: Folder for the demo, the search file and both studies.
+
+    Returns:
+        Milliseconds per trial.
+    """
     make_demo(folder / "data", demo=SMALL_DEMO)
     search = {"trials": trials, "sampler": "random", "seed": SEED}
     space = folder / "space.yaml"
     space.write_text(yaml.safe_dump({**REAL, "data": str(folder / "data"), "search": search}))
     out = folder / "driver.json"
-    words = [__file__, DRIVE, out, "--space", space, "--address", address]
-    subprocess.run([sys.executable, *words], cwd=folder, check=True, stdout=sys.stderr)
+    arguments = [__file__, DRIVE, out, "--space", space, "--address", address]
+    subprocess.run([sys.executable, *arguments], cwd=folder, check=True, stdout=sys.stderr)
     file = load(space, [])
-    Space(file).check()  # as `sweeps/run.py` does; what it composes stays composed
+    Space(file).check(compose)  # as in `sweeps/run.py`; it fills the cache of composed configs
     with closing(open_study(folder / "fake", file, trials, "random")) as study:
         fake = mean(list(FakeSlots(study, REAL_SLOTS, REAL["fixed"]["training.epochs"], watch)))
     driver = {part: round(spent / trials, 2) for part, spent in json.loads(out.read_text()).items()}
     return {"trials": trials, "fake": fake, "real": driver, **wall_times(folder / "runs" / "scale")}
 
 
-def drive(out: Path, words: Sequence[str]) -> int:
-    """`sweeps/run.py` with a stopwatch on its study."""
+def drive(out: Path, arguments: Sequence[str]) -> int:
+    """Run `sweeps/run.py` with a stopwatch on its study; write the times to ``out``."""
     watch = Stopwatch.on_studies()
-    code = run.main(words)
+    code = run.main(arguments)
     out.write_text(json.dumps(watch.lap()))
     return code
 
 
 def wall_times(sweep: Path) -> dict[str, float]:
-    """Milliseconds per trial of a sweep in two slots: as its files tell them."""
+    """Return milliseconds per trial of a real sweep, from its journal and progress files.
+
+    Returns:
+        "slot": time of the slots divided by the number of trials; "on_record": time from a trial's
+        start to its end in the journal; "training": time of training steps.
+    """
     storage = JournalStorage(JournalFileBackend(str(sweep / JOURNAL)))
     trials = optuna.load_study(study_name="scale", storage=storage).trials
     spans = [(t.datetime_start.timestamp(), t.datetime_complete.timestamp()) for t in trials]
@@ -174,17 +215,17 @@ def wall_times(sweep: Path) -> dict[str, float]:
 
 
 def print_real(result: Mapping[str, Any]) -> None:
-    """The table of real slots, in milliseconds per trial."""
+    """Print the table of real slots, in milliseconds per trial."""
     fake, real = result["fake"], result["real"]
     between = result["slot"] - result["on_record"]
     rest = result["on_record"] - result["training"] - real["study"]
     rows = [
         ("driver in the study", fake["study"], real["study"]),
-        ("of it CPU", fake["study cpu"], real["study cpu"]),
-        ("of it disk", fake["disk"], real["disk"]),
+        ("of this CPU", fake["study cpu"], real["study cpu"]),
+        ("of this disk", fake["disk"], real["disk"]),
         ("training steps", 0, result["training"]),
         ("rest of a trial: model, scores, predictions, files, Ray", 0, rest),
-        ("from a trial's end to the next in its slot", 0, between),
+        ("from a trial's end to the next start in its slot", 0, between),
         ("a slot in all", fake["study"], result["slot"]),
     ]
     print(f"| ms per trial, {result['trials']} trials in {REAL_SLOTS} slots | fake | real |")
@@ -195,7 +236,7 @@ def print_real(result: Mapping[str, Any]) -> None:
 
 
 def main() -> int:
-    """The program."""
+    """Run the benchmark from the command line."""
     if sys.argv[1:2] == [DRIVE]:
         return drive(Path(sys.argv[2]), sys.argv[3:])
     parser = argparse.ArgumentParser(
@@ -203,16 +244,16 @@ def main() -> int:
     )
     parser.add_argument("--sizes", type=int, nargs="+", default=[100, 1000, 5000])
     parser.add_argument("--late", type=int, default=100)
-    parser.add_argument("--real-trials", type=int, default=200, help="0: fake slots alone")
-    parser.add_argument("--address", default="local", help="of the Ray cluster for real slots")
-    words = parser.parse_args()
+    parser.add_argument("--real-trials", type=int, default=200, help="0: only fake slots")
+    parser.add_argument("--address", default="local", help="Ray cluster of the real slots")
+    args = parser.parse_args()
     watch = Stopwatch.on_studies()
     with tempfile.TemporaryDirectory() as folder:
         file = load(ROOT / "search.yaml", [])
-        result = measure_fake(watch, file, sorted(words.sizes), words.late, Path(folder))
+        result = measure_fake(watch, file, sorted(args.sizes), args.late, Path(folder))
         print_fake(result)
-        if words.real_trials:
-            result["real"] = measure_real(watch, words.real_trials, words.address, Path(folder))
+        if args.real_trials:
+            result["real"] = measure_real(watch, args.real_trials, args.address, Path(folder))
             print_real(result["real"])
     print(json.dumps({"benchmark": "scale", **result}))
     return 0

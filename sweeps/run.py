@@ -1,23 +1,21 @@
-"""A sweep, from a search file to a submission.
+"""Run a sweep: from a search file to a fused model, its scores and a submission.
 
 python sweeps/run.py --space search.yaml [--dry-run] [--fresh] [--retry-failed] [--address ADDRESS]
                      [--from RUN] [path=value ...]
 
-Trailing words are overrides: a path whose first word is a key of the search file addresses the file
-(``data=DIR search.trials=4``), any other the trial config (``encoder=gru``), and leaves the space.
-The same command goes on with a sweep that was stopped, and extends one by more trials.
+Trailing words are overrides. A path whose first word is a key of the search file addresses the file
+(``data=DIR search.trials=4``). Any other path is a config key of all trials (``encoder=gru``) and
+is no longer varied. The same command continues a sweep that was stopped, and extends a finished one
+if ``search.trials`` is larger than before.
 """
 
 import argparse
 import functools
-import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-import yaml
-
-from mtl.config import TrialConfig
 from mtl.errors import InputError
+from sweeps.cli.arguments import add_address_argument, add_overrides_argument, make_parser
 from sweeps.cli.run_program import run_program
 from sweeps.cluster.capacity import concurrent_trials, this_machine
 from sweeps.cluster.connection import LOCAL, Cluster, choose_address, connect
@@ -29,21 +27,25 @@ from sweeps.planning.describe import describe
 from sweeps.planning.plan import Plan, make_plan
 from sweeps.results.finish import finish
 from sweeps.search.budget import Limits, too_late
-from sweeps.search.live_table import Progress
+from sweeps.search.live_table import LiveTable
 from sweeps.search.training_clock import TrainingClock
 from sweeps.search.warm_start import read_earlier, take_over
 from sweeps.search_file import SearchFile, load
 from sweeps.storage.driver_lock import DriverLock
-from sweeps.storage.kept_weights import BEST_TRIALS_PER_TASK, KeptWeights
-from sweeps.storage.run_folder import check_run_folder, fresh_name, open_run_folder
-from sweeps.study import Proposal, Refit, SweepStudy
+from sweeps.storage.kept_weights import KeptWeights
+from sweeps.storage.run_folder import (
+    TRAINING_SECONDS,
+    fresh_name,
+    holds_sweep,
+    open_run_folder,
+)
+from sweeps.study import Refit, SweepStudy
 
 RUNS = Path("runs")
-CLOCK = "training_seconds.json"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The program."""
+    """Run a sweep, or go on with it; return the program's exit code."""
     words = _arguments(argv)
     file = _load(words)
     dataset = open_data(file.data)
@@ -53,38 +55,36 @@ def main(argv: Sequence[str] | None = None) -> int:
     if address == LOCAL:
         slots = concurrent_trials(file.resources, file.search.trials, [this_machine()])
     folder = RUNS / file.name
-    if not words.dry_run:
-        resumed = check_run_folder(folder, file, dataset)
-        _check_time(file, resumed)
-    earlier = read_earlier(words.earlier, file, dataset, folder) if words.earlier else None
-    if address == LOCAL or words.dry_run:
-        print(describe(plan, slots))
-        _say_what_is_idle(file)
     if words.dry_run:
+        _print_plan(plan, slots)
         return 0
+    _check_time(file, folder)
+    earlier = read_earlier(words.earlier, file, dataset, folder) if words.earlier else None
     if address != LOCAL and not folder.exists():
         _check_fits(file, address)
     lock = DriverLock(folder)
     resumed = open_run_folder(folder, file, dataset)
-    fusion = SweepFusion(
-        folder,
-        dataset,
-        plan.listing,
-        plan.parts,
-        file.fusion,
-        file.search.metric,
-        known=lambda signature: study.knows(signature),
-    )
-    folds = file.refit.folds
-    refits = functools.partial(_refits, fusion, folds) if folds else None
-    study = open_study(folder, plan, lock, refits)
+    if address == LOCAL:
+        _print_plan(plan, slots)
+    study = open_study(folder, plan, lock)
     try:
+        fusion = SweepFusion(
+            folder,
+            dataset,
+            plan.listing,
+            plan.parts,
+            file.fusion,
+            file.search.metric,
+            study.record.knows,
+        )
+        study.refit_members = functools.partial(_refit_members, fusion, file.refit.folds)
         if earlier:
             print(take_over(earlier, plan, study, folder))
-        kept_weights = KeptWeights(folder / "trials", _ended(study), BEST_TRIALS_PER_TASK)
+        kept_weights = KeptWeights(folder, study.record.outcomes())
         if words.retry_failed:
-            print(f"{study.retry_failed()} failed trials are trained again")
-        limits = Limits(file.budget, folder, study, kept_weights, TrainingClock(folder / CLOCK))
+            print(f"{study.record.retry_failed()} failed trials are trained again")
+        clock = TrainingClock(folder / TRAINING_SECONDS)
+        limits = Limits(file.budget, folder, study, kept_weights, clock)
         halted = limits.spent()
         if not (study.done or halted):
             halted = _search(plan, limits, fusion, address, resumed)
@@ -94,9 +94,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__)
     parser.add_argument("--space", required=True, metavar="FILE", help="the search file")
     parser.add_argument("--dry-run", action="store_true", help="print the plan and stop")
     parser.add_argument(
@@ -112,10 +110,12 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         metavar="RUN",
         help="start with the finished trials of another sweep's folder, as far as the space agrees",
     )
-    parser.add_argument(
-        "--address", help="a running Ray cluster; RAY_ADDRESS, else this machine by default"
+    add_address_argument(parser)
+    add_overrides_argument(
+        parser,
+        "override of the search file (search.trials=4) or, where the first word of the path is no "
+        "key of the file, of every trial's config (encoder=gru)",
     )
-    parser.add_argument("overrides", nargs="*", metavar="path=value")
     return parser.parse_intermixed_args(argv)
 
 
@@ -128,38 +128,40 @@ def _load(words: argparse.Namespace) -> SearchFile:
     return load(words.space, [*words.overrides, f"name={name}"])
 
 
-def _say_what_is_idle(file: SearchFile) -> None:
+def _print_plan(plan: Plan, slots: int | None) -> None:
+    print(describe(plan, slots))
     _, gpus = this_machine()
-    if gpus and not file.resources.gpus_per_worker:
+    if gpus and not plan.file.resources.gpus_per_worker:
         print(f"  note      resources.gpus_per_worker = 0 uses none of this machine's {gpus} GPUs")
 
 
-def _check_time(file: SearchFile, resumed: bool) -> None:
-    """Refuse to begin what cannot train; a sweep that was begun is fused at least."""
+def _check_time(file: SearchFile, folder: Path) -> None:
+    """Refuse a new sweep that has no time to train; an earlier one can still be fused."""
     late = too_late(file.budget)
-    if late and not resumed:
+    if late and not holds_sweep(folder):
         raise InputError(f"{file.source}: {late}")
 
 
 def _check_fits(file: SearchFile, address: str) -> None:
-    """Refuse what a cluster cannot hold before a folder is made for it."""
+    """Refuse a sweep that does not fit on a cluster, before a folder is made for it."""
     with connect(address) as cluster:
-        concurrent_trials(file.resources, file.search.trials, cluster.nodes, cluster.can_come)
+        concurrent_trials(file.resources, file.search.trials, cluster.nodes, cluster.autoscaler)
 
 
-def _refits(fusion: SweepFusion, folds: int) -> list[Refit]:
-    """What is fused, with each fold held out."""
-    members = fusion.used()
+def _refit_members(fusion: SweepFusion, folds: int) -> list[Refit]:
+    """Return a refit of each fused trial for each held-out fold."""
+    members = fusion.member_signatures()
     return [Refit(member, fold, folds) for fold in range(folds) for member in members]
 
 
-def open_study(
-    folder: Path,
-    plan: Plan,
-    lock: DriverLock,
-    refits: Callable[[], Sequence[Refit]] | None = None,
-) -> SweepStudy:
-    """The sweep's record, under this driver's lock."""
+def open_study(folder: Path, plan: Plan, lock: DriverLock) -> SweepStudy:
+    """Open the study of a sweep.
+
+    Args:
+        folder: The run folder.
+        plan: The sweep's plan.
+        lock: The lock of the run folder, which the study releases when it is closed.
+    """
     file = plan.file
     combinations = plan.space.comparisons()
     return SweepStudy(
@@ -175,7 +177,6 @@ def open_study(
         sign=lambda overrides: signature(compose(overrides), plan.dataset.hash),
         seeds=file.compare.seeds,
         folds=file.refit.folds,
-        refits=refits,
         lock=lock,
     )
 
@@ -183,84 +184,47 @@ def open_study(
 def _search(
     plan: Plan, limits: Limits, fusion: SweepFusion, address: str, resumed: bool
 ) -> str | None:
-    """Train until the study is done; why it ended before, or None."""
+    """Train until the study is done; return the reason of an earlier end, or None."""
     file, study = plan.file, limits.study
     with connect(address) as cluster:
         # Ray must be imported after its settings are made.
         import ray
 
-        from sweeps.data.ray_data import end_helpers
+        from sweeps.data.ray_data import kill_leftover_actors
         from sweeps.data.sharding import make_shards
-        from sweeps.search.searcher import Rules, StudySearcher
+        from sweeps.search.searcher import StudySearcher
         from sweeps.search.tune_loop import search
         from sweeps.slots.pool import SlotPool
         from sweeps.slots.setup import SlotSetup
         from sweeps.slots.start import slot_starter
 
         anytime = AnytimeFusion(fusion)
-
-        def ended(signature: str, failed: bool) -> None:
-            limits.kept_weights.add(signature, failed)
-            anytime.due()
-
         resources = file.resources
-        number = concurrent_trials(resources, file.search.trials, cluster.nodes, cluster.can_come)
-        if address != LOCAL:  # how many run at once is known only now
+        number = concurrent_trials(resources, file.search.trials, cluster.nodes, cluster.autoscaler)
+        if address != LOCAL:  # The number of slots is known only now.
             print(describe(plan, number))
-        _say_where(cluster, limits.folder, study, resumed)
-        rules = Rules(
-            sweep=file.name,
-            folder=limits.folder.resolve(),
-            metric=file.search.metric,
-            restarts=file.budget.restarts,
-            rungs=plan.rungs,
-            compose=compose,
-            describe=lambda proposal, config: _trial_yaml(plan, proposal, config),
-            halt=limits.halt,
-            spent=limits.spent,
-            late=limits.late,
-            ended=ended,
-        )
-        with Progress(lambda: study.planned, study.ended) as progress, anytime.saying(progress.say):
-            slots = SlotPool(slot_starter(file.name, resources), number, resources, progress.say)
+        _print_where(cluster, limits.folder, study, resumed)
+        with LiveTable(study) as table, anytime.running(table.say):
+            slots = SlotPool(slot_starter(file.name, resources), number, resources, table.say)
             listed = None if plan.all_frames else plan.listing
             shards = make_shards(plan.dataset, plan.feature_sets, listed)
             if address == LOCAL:
-                end_helpers()
+                kill_leftover_actors()
             setup = SlotSetup(
                 shards, plan.listing, plan.parts, resources.cpus_per_worker, plan.folds
             )
             slots.open(ray.put(setup))
-            searcher = StudySearcher(study, slots, rules, limits.clock, progress)
-            return search(searcher, plan.listing)
+            searcher = StudySearcher(plan, limits, slots, table, anytime.trial_ended)
+            return search(searcher)
 
 
-def _say_where(cluster: Cluster, folder: Path, study: SweepStudy, resumed: bool) -> None:
+def _print_where(cluster: Cluster, folder: Path, study: SweepStudy, resumed: bool) -> None:
     if resumed:
-        counts = ", ".join(f"{n} {state}" for state, n in study.counts().items()) or "no trial"
-        print(f"going on with {folder}: {counts}")
+        counts = study.record.counts().items()
+        states = ", ".join(f"{number} {state}" for state, number in counts) or "no trial"
+        print(f"going on with {folder}: {states}")
     print(f"Ray's dashboard: {cluster.dashboard}")
     print(f"trials:          optuna-dashboard {folder / 'study.journal'}")
-
-
-def _trial_yaml(plan: Plan, proposal: Proposal, config: TrialConfig) -> str:
-    search, cpus = plan.file.search, plan.file.resources.cpus_per_worker
-    alone = ["--data", plan.dataset.address, "--confirm", search.confirm, "--seed", search.seed]
-    held_out = [] if proposal.fold is None else ["--fold", f"{proposal.fold}of{len(plan.folds)}"]
-    words = shlex.join(map(str, [*alone, "--cpus", cpus, *held_out, *proposal.overrides]))
-    head = f"# {proposal.study} {proposal.number}, alone: python sweeps/train.py {words}\n"
-    return head + yaml.safe_dump(config.plain(), sort_keys=False)
-
-
-def _ended(study: SweepStudy) -> dict[str, bool]:
-    """The trials that have ended, by signature, and whether they failed; one that failed and is
-    being trained again has not.
-    """
-    trials = [trial for found in study.trials().values() for trial in found]
-    running = {t.user_attrs["signature"] for t in trials if not t.state.is_finished()}
-    failed = {t.user_attrs["signature"] for t in study.failures()}
-    signatures = [t.user_attrs["signature"] for t in trials]
-    return {signature: signature in failed for signature in signatures if signature not in running}
 
 
 if __name__ == "__main__":

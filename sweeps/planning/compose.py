@@ -1,4 +1,4 @@
-"""Hydra groups and overrides -> one trial's typed config, and its signature."""
+"""Composition of Hydra groups and overrides into a trial's typed config, and its signature."""
 
 import functools
 import hashlib
@@ -27,7 +27,7 @@ CONFIGS = Path(sweeps.__file__).parent / "configs"
 
 @functools.cache
 def group_options(group: str) -> tuple[str, ...] | None:
-    """The options of a config group (``encoder`` -> gru, lstm, ...), None if it is none."""
+    """Return the options of a config group, as gru of ``encoder``; None if there is no such group."""
     folder = CONFIGS / group
     if group == "spaces" or not folder.is_dir():
         return None
@@ -70,7 +70,7 @@ def compose_plain(name: str, overrides: Sequence[str]) -> dict[str, Any]:
 
 @functools.cache
 def _groups(name: str) -> frozenset[str]:
-    """The groups that a config is composed of."""
+    """Return the names of the groups that a config is composed of."""
     entries = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text()).get("defaults", [])
     return frozenset(group for entry in entries if isinstance(entry, dict) for group in entry)
 
@@ -122,7 +122,7 @@ def _set(plain: dict[str, Any], path: str, value: Any) -> None:
 
 
 def signature(config: TrialConfig, dataset_hash: str) -> str:
-    """16 hex digits that two trials share if and only if they are the same training.
+    """Return 16 hex digits that two trials share exactly if they are the same training.
 
     The hash covers the resolved config without its operational keys (``mtl.config_keys``), and the
     dataset's content.

@@ -1,15 +1,23 @@
-"""A sweep's plan in words, as it is printed before anything starts."""
+"""Texts of a plan: the plan itself, and the config file of one trial."""
 
+import shlex
 from collections import Counter
 
-from mtl.dataset import Listing
-from mtl.sequences.join import trained_tasks
+import yaml
+
+from mtl.config import TrialConfig
 from mtl.tasks import TASKS
 from sweeps.planning.plan import SAMPLED_CONFIGS, Plan
+from sweeps.study import Proposal
 
 
 def describe(plan: Plan, concurrent: int | None) -> str:
-    """The plan as text; ``concurrent`` is known once there is a cluster."""
+    """Return a plan as the text that is printed before anything starts.
+
+    Args:
+        plan: The sweep's plan.
+        concurrent: Number of trials that run at the same time; None while there is no cluster.
+    """
     file = plan.file
     studies = len(plan.space.comparisons())
     videos = Counter(plan.parts.values())
@@ -25,11 +33,11 @@ def describe(plan: Plan, concurrent: int | None) -> str:
         f"  data      {plan.dataset.address}: {len(plan.listing.frame)} listed frames; videos: "
         + ", ".join(f"{videos[p]} {p}" for p in ("train", "select", "confirm", "test")),
         f"  features  {', '.join(f'{n} ({plan.dataset.width(n)})' for n in plan.feature_sets)}",
-        f"  tasks     {', '.join(plan.tasks)}" + _unlabelled(plan.listing),
+        f"  tasks     {', '.join(plan.tasks)}" + _unlabelled(plan),
         f"  pruning   {_pruning(plan)}",
         *_refit(plan),
         f"  models    {low:,} to {high:,} parameters ({SAMPLED_CONFIGS} sampled configs built)",
-        *(f"  lost      {sentence}" for sentence in plan.lost),
+        *(f"  missing   {sentence}" for sentence in plan.missing_features),
         "  varied    " + "\n            ".join(plan.space.describe()),
     ]
     if not file.search.confirm:
@@ -49,14 +57,24 @@ def _refit(plan: Plan) -> list[str]:
     ]
 
 
-def _unlabelled(listing: Listing) -> str:
-    absent = [task for task in TASKS if task not in trained_tasks(TASKS, listing)]
+def _unlabelled(plan: Plan) -> str:
+    absent = [task for task in TASKS if task not in plan.labelled_tasks]
     return f" (no training label of {', '.join(absent)})" if absent else ""
 
 
 def _pruning(plan: Plan) -> str:
-    at = sorted(plan.rungs(plan.epochs))
-    if not at:
+    rungs = sorted(plan.rungs(plan.epochs))
+    if not rungs:
         return "none"
     keep = plan.file.pruner.reduction_factor
-    return f"at epochs {', '.join(map(str, at))} the best 1/{keep} go on"
+    return f"at epochs {', '.join(map(str, rungs))} the best 1/{keep} go on"
+
+
+def trial_yaml(plan: Plan, proposal: Proposal, config: TrialConfig) -> str:
+    """Return the ``config.yaml`` of a trial: the command that trains it alone, and its config."""
+    search, cpus = plan.file.search, plan.file.resources.cpus_per_worker
+    data = ["--data", plan.dataset.address, "--confirm", search.confirm, "--seed", search.seed]
+    fold = [] if proposal.fold is None else ["--fold", f"{proposal.fold}of{len(plan.folds)}"]
+    words = shlex.join(map(str, [*data, "--cpus", cpus, *fold, *proposal.overrides]))
+    head = f"# {proposal.study} {proposal.number}, alone: python sweeps/train.py {words}\n"
+    return head + yaml.safe_dump(config.plain(), sort_keys=False)

@@ -1,4 +1,4 @@
-"""What a sweep will do, checked and said before anything expensive starts."""
+"""Plan of a sweep: the search file checked against its dataset, before anything is trained."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -25,19 +25,28 @@ from sweeps.search_file import SearchFile
 from sweeps.study.pruner import rungs
 
 SAMPLED_CONFIGS = 50
+"""Number of random points of the space whose models are built to check them."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What will be done.
+    """A search file that was checked against its dataset, and facts that follow from both.
 
     Attributes:
+        file: The search file.
+        space: The search file's space.
+        dataset: The dataset.
+        listing: The dataset's listed frames.
         parts: The part of each video: ``train``, ``select``, ``confirm`` or ``test``.
-        feature_sets: All that some config of the space uses.
-        all_frames: Whether some config walks over unlisted frames.
-        parameters: Smallest and largest model among the sampled configs.
-        lost: What joining the feature sets loses, a sentence each.
-        folds: The part of each video where each fold of the refit is held out.
+        feature_sets: Names of the feature sets that some config of the space uses.
+        all_frames: True if some config trains on unlisted frames too.
+        labelled_tasks: The tasks with a training label, varied or not.
+        tasks: The tasks that some config of the space trains.
+        parameters: Number of parameters of the smallest and the largest sampled model.
+        epochs: Largest number of epochs of a config.
+        missing_features: One sentence for each combination of feature sets without which listed
+            frames are left, saying how such frames are treated.
+        folds: The part of each video for each held-out fold of the refit; empty without a refit.
     """
 
     file: SearchFile
@@ -47,14 +56,15 @@ class Plan:
     parts: dict[str, str]
     feature_sets: tuple[str, ...]
     all_frames: bool
+    labelled_tasks: tuple[str, ...]
     tasks: tuple[str, ...]
     parameters: tuple[int, int]
     epochs: int
-    lost: tuple[str, ...]
+    missing_features: tuple[str, ...]
     folds: tuple[dict[str, str], ...]
 
     def rungs(self, epochs: int) -> frozenset[int]:
-        """The epochs of a trial at which it may be pruned."""
+        """Return the epochs at which a trial of this many epochs may be pruned."""
         pruner = self.file.pruner
         if pruner.kind == "none":
             return frozenset()
@@ -62,21 +72,15 @@ class Plan:
 
 
 def make_plan(file: SearchFile, dataset: Dataset) -> Plan:
-    """Check a search file against a dataset.
+    """Check a search file against a dataset and return the plan of the sweep.
 
     Raises:
-        InputError: Whatever would make a trial fail for certain: a value that does not compose, a
-            model that cannot be built, a feature set or labels that are not there.
+        InputError: If a trial would certainly fail: a value that does not compose, a model that
+            cannot be built, a missing feature set or missing labels.
     """
     listing = dataset.listing()
-    seen: list[TrialConfig] = []
-
-    def recorded(overrides: Sequence[str]) -> TrialConfig:
-        seen.append(compose(overrides))
-        return seen[-1]
-
-    space = Space(file, compose=recorded)
-    space.check()
+    space = Space(file)
+    checked = space.check(compose)
     studies = len(space.comparisons())
     if file.search.trials < studies:
         raise InputError(
@@ -84,7 +88,7 @@ def make_plan(file: SearchFile, dataset: Dataset) -> Plan:
             "compared values: give each at least one"
         )
     sampled = _sample(space, file.search.seed)
-    configs = [*seen, *sampled]
+    configs = [*checked, *sampled]
     feature_sets = tuple(dict.fromkeys(name for config in configs for name in config.features))
     for name in feature_sets:
         if name not in dataset.feature_sets():
@@ -94,27 +98,38 @@ def make_plan(file: SearchFile, dataset: Dataset) -> Plan:
                 f"{did_you_mean(name, known)}"
             )
     parts = divide(listing, file.search.confirm, file.search.seed)
-    tasks = _check_labels(configs, listing, parts, file)
+    labelled = trained_tasks(TASKS, listing)
+    tasks = _check_labels(configs, listing, labelled, parts, file)
     counts = [_parameters(config, dataset, tasks) for config in sampled]
     folds = _cut_folds(listing, file, tasks)
     return Plan(
         file=file,
-        space=Space(file),
+        space=space,
         dataset=dataset,
         listing=listing,
         parts=parts,
         feature_sets=feature_sets,
         all_frames=any(config.sequence.frames == "all" for config in configs),
+        labelled_tasks=labelled,
         tasks=tasks,
         parameters=(min(counts), max(counts)),
         epochs=max(config.training.epochs for config in configs),
-        lost=_check_joins(configs, dataset, listing, parts, folds),
+        missing_features=_check_joins(configs, dataset, listing, parts, folds),
         folds=folds,
     )
 
 
 def divide(listing: Listing, confirm: float, seed: int) -> dict[str, str]:
-    """The part of each video; validation videos are divided by subject and seed."""
+    """Return the part of each video; validation videos are divided by subject.
+
+    Args:
+        listing: The listed frames.
+        confirm: Share of the validation videos that become ``confirm``.
+        seed: Seed of the division.
+
+    Raises:
+        InputError: If there are no validation videos, or too few subjects to divide.
+    """
     videos = list(zip(listing.names, listing.splits, listing.subjects, strict=True))
     validation = [(name, subject) for name, split, subject in videos if split == "validation"]
     if not validation:
@@ -130,7 +145,7 @@ def divide(listing: Listing, confirm: float, seed: int) -> dict[str, str]:
 def _cut_folds(
     listing: Listing, file: SearchFile, tasks: Sequence[str]
 ) -> tuple[dict[str, str], ...]:
-    """The parts of each fold of the refit; each must be able to train what the sweep trains."""
+    """Return the part of each video for each fold; each fold needs labels of all trained tasks."""
     folds = file.refit.folds
     if not folds:
         return ()
@@ -163,10 +178,13 @@ def _sample(space: Space, seed: int) -> list[TrialConfig]:
 
 
 def _check_labels(
-    configs: Sequence[TrialConfig], listing: Listing, parts: dict[str, str], file: SearchFile
+    configs: Sequence[TrialConfig],
+    listing: Listing,
+    trained: Sequence[str],
+    parts: dict[str, str],
+    file: SearchFile,
 ) -> tuple[str, ...]:
-    """The tasks that are trained, each with labels to train on and to select by."""
-    trained = trained_tasks(TASKS, listing)
+    """Return the tasks that are trained; each needs labels to train on and to select by."""
     select = np.array([parts[name] == "select" for name in listing.names])[listing.video]
     known = listing.mask[select].any(axis=0)
     for tasks in sorted({config.tasks for config in configs}):
@@ -195,7 +213,7 @@ def _check_labels(
 def _check_wirings(
     configs: Sequence[TrialConfig], trained: Sequence[str], file: SearchFile
 ) -> None:
-    """What a framework or a balancing needs of the tasks that are trained, and of the workers."""
+    """Check the needs of frameworks and balancings: their tasks, and the number of workers."""
     workers = file.resources.workers_per_trial
     for config in configs:
         try:
@@ -227,10 +245,10 @@ def _check_joins(
     parts: Mapping[str, str],
     folds: Sequence[Mapping[str, str]],
 ) -> tuple[str, ...]:
-    """Join the indices of each combination of feature sets, without reading a feature."""
+    """Join the indices of each combination of feature sets; describe frames without features."""
     combinations = dict.fromkeys(config.features for config in configs)
     tables = {n: index_table(n, dataset.index(n)) for features in combinations for n in features}
-    lost = []
+    sentences = []
     for features in combinations:
         joined = join(listing, [tables[name] for name in features])
         for part in ("train", "select"):
@@ -246,16 +264,15 @@ def _check_joins(
                         f"holds fold {fold} out, no {part} video has a listed frame with all of "
                         "them: extract them, or set fewer folds"
                     )
-        lost += _lost(
-            listing, parts, {name: len(video) for name, video in joined.items()}, features
-        )
-    return tuple(lost)
+        counts = {name: len(video) for name, video in joined.items()}
+        sentences += _missing_features(listing, parts, counts, features)
+    return tuple(sentences)
 
 
-def _lost(
+def _missing_features(
     listing: Listing, parts: Mapping[str, str], joined: Mapping[str, int], features: Sequence[str]
 ) -> list[str]:
-    """What becomes of the listed frames without features, a sentence if there are any."""
+    """Return a sentence on listed frames without features; no sentence if there are none."""
     untrained = nearest = prior = 0
     for number, listed in Counter(listing.video.tolist()).items():
         name = listing.names[number]

@@ -1,23 +1,30 @@
-"""The search file's space as conditional Optuna parameters; a sampled point is Hydra overrides."""
+"""Space of a search file as conditional Optuna parameters; a point is a list of overrides."""
 
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import optuna
 
 from mtl.config_keys import first_path
 from mtl.errors import InputError
-from sweeps.planning.compose import compose as compose_config
 from sweeps.search_file import SearchFile
-from sweeps.search_file.overrides import override
-from sweeps.search_file.ranges import Choice, shown
+from sweeps.search_file.overrides import format_override
+from sweeps.search_file.ranges import Choice, display_value
 
 Pick = Callable[[str, Any], Any]
+"""Function that picks a value: a parameter's name and node -> value."""
+Config = TypeVar("Config")
 
 
 class Setting(NamedTuple):
-    """One path set to one value, and where the search file says so."""
+    """A config path set to one value.
+
+    Attributes:
+        where: Dotted path of the setting in the search file, for messages.
+        path: The config path.
+        value: Its value.
+    """
 
     where: str
     path: str
@@ -25,7 +32,14 @@ class Setting(NamedTuple):
 
 
 class Leaf(NamedTuple):
-    """One varied parameter: where it stands, its name in Optuna, and the choices above it."""
+    """A varied parameter.
+
+    Attributes:
+        where: Dotted path of the parameter in the search file, for messages.
+        name: Name with the choices above it, as ``encoder=gru/encoder.layers``.
+        node: Range, values, subsets or choice of the parameter.
+        choices: Name -> option of the choices above it.
+    """
 
     where: str
     name: str
@@ -34,83 +48,92 @@ class Leaf(NamedTuple):
 
 
 class Space:
-    """The space of one search file.
+    """Space of one search file.
 
-    A parameter's name in Optuna carries the choices above it, ``encoder=gru/encoder.layers``: the
-    same path may so have other bounds under another option.
+    The name of a parameter in Optuna carries the choices above it, as
+    ``encoder=gru/encoder.layers``, so the same path may have other bounds under another option.
 
     Args:
         file: The loaded search file.
-        compose: Turns overrides into a trial config, or raises ``InputError``.
     """
 
-    def __init__(
-        self, file: SearchFile, compose: Callable[[Sequence[str]], object] = compose_config
-    ) -> None:
+    def __init__(self, file: SearchFile) -> None:
         self.file = file
-        self._compose = compose
 
     def sample(
         self, trial: optuna.trial.BaseTrial, chosen: Mapping[str, Any] | None = None
     ) -> list[str]:
-        """Ask the trial for a point; return Hydra overrides, the fixed ones first.
+        """Draw a point on a trial and return it as overrides, the fixed ones first.
 
         Args:
             trial: The Optuna trial.
-            chosen: Values of compared parameters (``comparisons``); the trial is not asked.
+            chosen: Values of compared parameters (``comparisons``), which are not drawn.
         """
         settings = self._settings(
             lambda name, node: node.suggest(trial, journal_name(name)), chosen or {}
         )
-        return [override(setting.path, setting.value) for setting in settings]
+        return [format_override(setting.path, setting.value) for setting in settings]
 
     def comparisons(self) -> list[dict[str, Any]]:
-        """Every combination of the compared values, in the file's order; ``[{}]`` without any."""
+        """Return all combinations of the compared values, in the file's order; [{}] without any."""
         by = self.file.compare.by
-        values = [self.file.space[path].listed() for path in by]
+        values = [self.file.space[path].representative_values() for path in by]
         return [
             dict(zip(by, combination, strict=True)) for combination in itertools.product(*values)
         ]
 
     @staticmethod
     def label(combination: Mapping[str, Any]) -> str:
-        """A combination's suffix in its study's name, as ``gru`` or ``gru,linear``."""
-        return ",".join(shown(value) for value in combination.values())
+        """Return the label of a combination, as ``gru,linear``; it ends the name of its study."""
+        return ",".join(display_value(value) for value in combination.values())
 
     def describe(self) -> list[str]:
-        """One line for each varied parameter: its name and what it may be."""
-        leaves = [x for x in self._leaves(self.file.space) if len(x.node.listed()) > 1]
+        """Return one line for each varied parameter: its name and its values or bounds."""
+        leaves = [
+            x for x in self._leaves(self.file.space) if len(x.node.representative_values()) > 1
+        ]
         width = max((len(leaf.name) for leaf in leaves), default=0)
         return [f"{leaf.name:{width}}  {leaf.node.describe()}" for leaf in leaves]
 
-    def check(self) -> None:
-        """Compose every listed value and both ends of every range, each in one whole point.
+    def check(self, compose: Callable[[Sequence[str]], Config]) -> list[Config]:
+        """Compose every listed value and both ends of every range; return the configs.
 
-        Other parameters stand at their first value, so a point that fails is one that the sweep
-        could have drawn.
+        Each is composed in a whole point, whose other parameters have their first value, so a point
+        that fails is one that the sweep could have drawn.
+
+        Args:
+            compose: Function that turns overrides into a trial config, or raises ``InputError``.
 
         Raises:
-            InputError: The first point that does not compose: the path in the search file and
-                what is wrong with it.
+            InputError: If a point does not compose; the message names the path in the search file
+                and the fault.
         """
         first = self._point({})
-        self._try(first, None)
+        configs = [self._try(compose, first, None)]
         done = {_key(first)}
         for leaf in self._leaves(self.file.space):
-            for value in leaf.node.listed():
+            for value in leaf.node.representative_values():
                 point = self._point({**leaf.choices, leaf.name: value})
                 if _key(point) not in done:
-                    self._try(point, leaf.where)
+                    configs.append(self._try(compose, point, leaf.where))
                     done.add(_key(point))
+        return configs
 
     def _point(self, picked: Mapping[str, Any]) -> list[Setting]:
         return list(
-            self._settings(lambda name, node: picked.get(name, node.listed()[0]), chosen={})
+            self._settings(
+                lambda name, node: picked.get(name, node.representative_values()[0]), chosen={}
+            )
         )
 
-    def _try(self, point: Sequence[Setting], where: str | None) -> None:
+    def _try(
+        self,
+        compose: Callable[[Sequence[str]], Config],
+        point: Sequence[Setting],
+        where: str | None,
+    ) -> Config:
         try:
-            self._compose([override(setting.path, setting.value) for setting in point])
+            return compose([format_override(setting.path, setting.value) for setting in point])
         except InputError as error:
             where = where or _blamed(point, str(error))
             raise InputError(f"{self.file.source}: {where}: {error}") from None
@@ -165,10 +188,10 @@ def journal_name(name: str) -> str:
 
 
 def _key(point: Sequence[Setting]) -> tuple[str, ...]:
-    return tuple(override(setting.path, setting.value) for setting in point)
+    return tuple(format_override(setting.path, setting.value) for setting in point)
 
 
 def _blamed(point: Sequence[Setting], message: str) -> str:
-    """The setting that a message of ``compose`` is about: the longest path that stands in it."""
+    """Return the place of the setting that a message is about: the longest path in its text."""
     named = [setting for setting in point if setting.path in message]
     return max(named, key=lambda setting: len(setting.path)).where if named else "space"

@@ -1,0 +1,1 @@
+"""Messages between the driver, the trials and their slots."""

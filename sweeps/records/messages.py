@@ -1,4 +1,4 @@
-"""What goes between a trial and its slot: a job there, events back (plain data, no torch)."""
+"""Messages between a trial and its slot: a job one way, events the other (plain data, no torch)."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -8,25 +8,26 @@ import numpy as np
 from jaxtyping import Float, Int
 
 INTERRUPTED = "interrupted: the same command goes on"
-"""Why a sweep ended that somebody stopped."""
+"""Reason of a sweep's end after Ctrl-C."""
 
 EndState = Literal["complete", "pruned", "interrupted"]
 
 
 @dataclass(frozen=True)
 class Job:
-    """One trial for a slot.
+    """One trial, to be trained in a slot.
 
     Attributes:
-        name: ``<sweep>/<number> <encoder> <head> <framework>``, as the dashboard lists it.
+        name: ``<sweep>/<number> <encoder> <head> <framework>``, as Ray's dashboard lists it.
         config: The trial's config as plain data.
         rungs: Epochs after which the slot waits for the study's decision.
-        reported: The last epoch that the study knows; a resumed job yields what comes after it.
-        stopped: It was pruned at that epoch, and only its end is missing.
-        undecided: Whether it was is still to be heard.
-        restarts: How often it may be taken up again after its workers died.
-        fold: Of the refit: the one held out.
-        checkpoint: Where an earlier process left off; ``weights`` are those of its best epochs.
+        reported: Last epoch that the study has recorded; the slot yields the epochs after it.
+        stopped: True if the trial was pruned at that epoch and only its end is missing.
+        undecided: True if the study's decision after that epoch is still to come.
+        restarts: Number of times that the trial may go on after its workers died.
+        fold: Index of the held-out fold of a refit; None for other trials.
+        checkpoint: Checkpoint to continue from; None for a new trial.
+        weights: Epoch -> safetensors of the best epochs up to the checkpoint.
     """
 
     name: str
@@ -43,11 +44,11 @@ class Job:
 
 @dataclass(frozen=True)
 class Begin:
-    """A group of workers has taken a job up.
+    """Event: a group of workers has started or continued a job.
 
     Attributes:
-        restarts: How often before, with workers that died since.
-        placement_group: Where they are placed: the id that Ray knows it by.
+        restarts: Number of times that workers died on this job before.
+        placement_group: Ray's id of the workers' placement group, in hexadecimal digits.
     """
 
     restarts: int
@@ -56,12 +57,12 @@ class Begin:
 
 @dataclass(frozen=True)
 class Epoch:
-    """An epoch has ended.
+    """Event: an epoch has ended.
 
     Attributes:
         result: ``mtl.training.trainer.EpochResult`` as plain data.
-        checkpoint: What a later process needs to go on; None if it was written before.
-        weights: Safetensors, if this epoch is some task's best so far.
+        checkpoint: Checkpoint after this epoch; None if it was sent before.
+        weights: Safetensors if this epoch is the best so far of some task, else None.
     """
 
     result: dict[str, Any]
@@ -71,13 +72,14 @@ class Epoch:
 
 @dataclass(frozen=True)
 class End:
-    """A trial has ended; an interrupted one has no outputs.
+    """Event: a trial has ended.
 
     Attributes:
-        state: How.
-        rows: Listed frames of ``select``, ``confirm`` and ``test``: their place in the listing.
-        outputs: Of those frames, each task's from its best epoch.
-        seconds: What predicting them took, with so many ``models``: the weights of each best epoch.
+        state: Kind of the end; an interrupted trial has no outputs.
+        rows: Rows of the listed frames of ``select``, ``confirm`` and ``test`` in the listing.
+        outputs: Outputs of those frames, each task's by the weights of its best epoch.
+        seconds: Duration of predicting those frames.
+        models: Number of models that predicted them: one for each best epoch.
     """
 
     state: EndState
@@ -91,11 +93,11 @@ Event = Begin | Epoch | End
 
 
 class TrialFailed(Exception):
-    """A trial broke in a worker of its slot, which is free for the next.
+    """Exception of a trial that failed in a worker of its slot; the slot can train other trials.
 
     Args:
-        reason: One line.
-        trace: The worker's own, or what else is known.
+        reason: Reason in one line.
+        trace: Traceback of the worker, or the reason where there is none.
     """
 
     def __init__(self, reason: str, trace: str) -> None:
@@ -104,4 +106,4 @@ class TrialFailed(Exception):
 
 
 class SlotLost(Exception):
-    """A slot that can train nothing more; its trial goes on in another."""
+    """Exception of a slot that can train no more; its trial continues in another slot."""

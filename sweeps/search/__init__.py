@@ -1,0 +1,1 @@
+"""Tune's side of a sweep: the search loop, its budget and its live table."""

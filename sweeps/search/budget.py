@@ -1,4 +1,4 @@
-"""When a sweep ends before its last trial: failures, the disk, the budget of minutes."""
+"""Limits that end a sweep before its last trial: time, failures, disk space."""
 
 import shutil
 from dataclasses import dataclass
@@ -11,13 +11,22 @@ from sweeps.storage.kept_weights import KeptWeights
 from sweeps.study import SweepStudy
 
 FREE_BYTES = 5 * 10**8
+"""Free space of the disk below which no more trials are taken up."""
 RESERVE_SECONDS = 60
-"""So long before ``budget.until`` training stops: the end of a sweep takes time too."""
+"""Time between the end of training and ``budget.until``, for fusion and reports."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """A sweep's budget, and what has been used of it."""
+    """Budget of a sweep, and the objects that measure its use.
+
+    Attributes:
+        budget: The search file's budget.
+        folder: The run folder.
+        study: The sweep's study.
+        kept_weights: The kept weights, which measure the size of the trials.
+        clock: The clock of training time.
+    """
 
     budget: BudgetSection
     folder: Path
@@ -26,16 +35,16 @@ class Limits:
     clock: TrainingClock
 
     def halt(self) -> str | None:
-        """Why no more trials should be taken up, or None."""
+        """Return the reason why no more trials are taken up; None while there is none."""
         return self.spent() or self._too_many_failures() or self._disk_full()
 
     def spent(self) -> str | None:
-        """Why no more epochs should be trained, or None."""
+        """Return the reason why trials stop after their next epoch; None while there is none."""
         return self.late() or self._minutes_spent()
 
-    def planned(self, why: str) -> bool:
-        """Whether a sweep that ended for this reason ended as its budget says."""
-        return why in (self.late(), self._minutes_spent())
+    def planned(self, reason: str) -> bool:
+        """Return True if a sweep that ended for this reason ended by its budget of time."""
+        return reason in (self.late(), self._minutes_spent())
 
     def _minutes_spent(self) -> str | None:
         minutes = self.budget.minutes
@@ -44,11 +53,11 @@ class Limits:
         return f"budget.minutes = {minutes:g} of training are spent: raise it to go on"
 
     def late(self) -> str | None:
-        """Why what trains should stop at once, or None."""
+        """Return the reason why running trials stop at once; None while there is none."""
         return too_late(self.budget)
 
     def _too_many_failures(self) -> str | None:
-        failures = self.study.failures()
+        failures = self.study.record.failures()
         if len(failures) <= self.budget.failures:
             return None
         last = failures[-1].user_attrs.get("reason")
@@ -72,7 +81,7 @@ class Limits:
 
 
 def too_late(budget: BudgetSection) -> str | None:
-    """Why there is no time left to train, or None."""
+    """Return the reason why there is no time left to train; None while there is time."""
     if budget.until is None:
         return None
     left = (budget.until - datetime.now(UTC)).total_seconds()

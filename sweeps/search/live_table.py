@@ -1,7 +1,7 @@
-"""How a sweep goes: one live table on a terminal, one line per event elsewhere."""
+"""Progress of a sweep: a live table on a terminal, one line per event elsewhere."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,10 +11,11 @@ from rich.table import Table
 from rich.text import Text
 
 from sweeps.records.messages import Job
-from sweeps.search_file.overrides import by_path, varied_paths
-from sweeps.study import Proposal
+from sweeps.search_file.overrides import values_by_path, varied_paths
+from sweeps.study import Proposal, SweepStudy
 
 ROWS = 20
+"""Number of trials that the live table shows."""
 
 
 @dataclass
@@ -28,25 +29,22 @@ class _TrialRow:
     started: float = field(default_factory=time.monotonic)
 
 
-class Progress:
-    """Watches a search. ``with`` it: the live table needs an end.
+class LiveTable:
+    """Live table of the trials of a search; a context manager, which ends the table.
 
     Args:
-        trials: How many there will be; more may become known.
-        done: How many have ended, those of earlier starts and repeats included.
-        console: Where to print.
+        study: The sweep's study, which counts planned and ended trials.
+        console: Console to print to; standard output if None.
     """
 
-    def __init__(
-        self, trials: Callable[[], int], done: Callable[[], int], console: Console | None = None
-    ) -> None:
+    def __init__(self, study: SweepStudy, console: Console | None = None) -> None:
         self.console = console or Console(highlight=False)
-        self.trials, self.done, self._before = trials, done, done()
+        self._study, self._ended_before = study, study.record.ended()
         self._rows: dict[tuple[str, int], _TrialRow] = {}
         self._started = time.monotonic()
         self._live = Live(console=self.console, refresh_per_second=2, get_renderable=self._render)
 
-    def __enter__(self) -> "Progress":
+    def __enter__(self) -> "LiveTable":
         if self.console.is_terminal:
             self._live.__enter__()
         return self
@@ -56,16 +54,19 @@ class Progress:
             self._live.__exit__(*error)
 
     def started(self, proposal: Proposal, job: Job) -> None:
-        """A trial was handed to a slot."""
+        """Show that a trial was handed to a slot."""
         row = _TrialRow(
-            job.name, by_path(proposal.overrides), job.config["training"]["epochs"], job.reported
+            job.name,
+            values_by_path(proposal.overrides),
+            job.config["training"]["epochs"],
+            job.reported,
         )
         self._rows[proposal.study, proposal.number] = row
         again = f", goes on after epoch {job.reported}" if job.reported else ""
         self._line(f"{job.name}: started{again} ({' '.join(proposal.overrides)})")
 
     def epoch(self, proposal: Proposal, result: Mapping[str, Any]) -> None:
-        """An epoch has ended."""
+        """Show an epoch of a trial."""
         row = self._rows[proposal.study, proposal.number]
         row.epoch, row.score = result["epoch"], result["objective"]
         rate = result["frames"] / result["seconds"]
@@ -75,23 +76,23 @@ class Progress:
         )
 
     def again(self, proposal: Proposal, reason: str) -> None:
-        """A trial goes on after its last epoch."""
+        """Show that a trial lost its slot or workers and continues after its last epoch."""
         row = self._rows[proposal.study, proposal.number]
         self.say(f"{row.name}: {reason}; it goes on after epoch {row.epoch}")
 
     def say(self, text: str) -> None:
-        """A sentence for the user, above the table."""
+        """Print a sentence above the table."""
         self.console.print(text, soft_wrap=True, markup=False)
 
     def ended(self, proposal: Proposal, state: str, reason: str | None) -> None:
-        """A trial has ended."""
+        """Show the end of a trial."""
         row = self._rows[proposal.study, proposal.number]
         row.state = state
         score = "" if row.score is None else f", score {row.score:.4f}"
         why = f": {reason}" if reason else ""
         self._line(
             f"{row.name}: {state} at epoch {row.epoch}{score}{why} "
-            f"[{self.done()}/{self.trials()}, {self._left()}]"
+            f"[{self._study.record.ended()}/{self._study.planned}, {self._left()}]"
         )
 
     def _line(self, text: str) -> None:
@@ -99,17 +100,19 @@ class Progress:
             self.console.print(text, soft_wrap=True, markup=False)
 
     def _left(self) -> str:
-        """Time left, from the mean time of the trials that have ended since the start."""
-        ended = self.done() - self._before
+        """Return the time left, by the mean time of the trials that ended since the start."""
+        all_ended = self._study.record.ended()
+        ended = all_ended - self._ended_before
         if not ended:
             return "time left unknown"
-        seconds = (time.monotonic() - self._started) / ended * (self.trials() - self.done())
+        seconds = (time.monotonic() - self._started) / ended * (self._study.planned - all_ended)
         return f"{_duration(seconds)} left"
 
     def _render(self) -> Group:
         rows = sorted(self._rows.values(), key=_rank)[:ROWS]
         so_far = _duration(time.monotonic() - self._started)
-        head = f"{self.done()} of {self.trials()} trials, {so_far} so far, {self._left()}"
+        counts = f"{self._study.record.ended()} of {self._study.planned} trials"
+        head = f"{counts}, {so_far} so far, {self._left()}"
         return Group(Text(head), _table(rows))
 
 
@@ -118,7 +121,7 @@ def _rank(row: _TrialRow) -> tuple[bool, float]:
 
 
 def _table(rows: list[_TrialRow]) -> Table:
-    """The rows, best first, with the settings that differ among them."""
+    """Return a table of the rows with a column for each setting that differs among them."""
     varied = varied_paths([row.settings for row in rows])
     table = Table(box=None, pad_edge=False)
     for column in ("trial", "state", "epoch", "score", *(path.split(".")[-1] for path in varied)):

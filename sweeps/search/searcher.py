@@ -1,84 +1,56 @@
-"""Tune's view of the study: who trains next, in which slot, who is stopped, who goes on.
+"""Tune's view of the study: the next trial, its slot, its pruning and its end.
 
-The study (``sweeps.study``) decides everything and remembers everything; this Searcher stands
-between it, the slots and Tune.
+The study (``sweeps.study``) decides and records everything; this Searcher stands between the study,
+the slots and Tune.
 """
 
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, Protocol
 
 from optuna.trial import TrialState
 from ray.tune.search import Searcher
 
 from mtl.config import TrialConfig
+from sweeps.planning.compose import compose
+from sweeps.planning.describe import trial_yaml
+from sweeps.planning.plan import Plan
 from sweeps.records.messages import INTERRUPTED, Job
-from sweeps.search.training_clock import TrainingClock
+from sweeps.search.budget import Limits
 from sweeps.search.tune_trial import BEGUN, FAILED, LOST, RUNNING
 from sweeps.slots.control import Stop
 from sweeps.slots.pool import SlotPool
 from sweeps.storage.trial_folder import TrialFolder
-from sweeps.study import Proposal, SweepStudy
+from sweeps.study import Proposal
 
-ENDS = {
+END_STATES = {
     "complete": TrialState.COMPLETE,
     "pruned": TrialState.PRUNED,
     FAILED: TrialState.FAIL,
 }
+"""State of a trial in the study by the state that its slot reports."""
 
 
 class Watcher(Protocol):
-    """What wants to know how the sweep goes."""
+    """Observer of a search, such as the live table."""
 
     def started(self, proposal: Proposal, job: Job) -> None:
-        """A trial was handed to a slot."""
+        """Note that a trial was handed to a slot."""
 
     def epoch(self, proposal: Proposal, result: Mapping[str, Any]) -> None:
-        """An epoch of it has ended."""
+        """Note an epoch of a trial."""
 
     def again(self, proposal: Proposal, reason: str) -> None:
-        """It goes on after its last epoch, since what trained it is gone."""
+        """Note that a trial lost its slot or workers and continues after its last epoch."""
 
     def ended(self, proposal: Proposal, state: str, reason: str | None) -> None:
-        """It has ended: complete, pruned, failed or interrupted."""
-
-
-@dataclass(frozen=True)
-class Rules:
-    """What the search needs to know of the sweep's settings.
-
-    Attributes:
-        sweep: Its name.
-        folder: ``runs/<name>``.
-        metric: ``score``, or the task whose score counts.
-        restarts: How often a trial goes on whose workers or slot died.
-        rungs: Epochs at which a trial may be pruned.
-        compose: Overrides -> config.
-        describe: The YAML that goes into a trial's folder.
-        halt: Why the sweep should take up no more trials, or None; asked before each.
-        spent: Why those in training should stop at their next epoch, or None; asked after each.
-        late: Why they should stop at once, or None.
-        ended: Told the signature of each trial that has ended, and whether it failed.
-    """
-
-    sweep: str
-    folder: Path
-    metric: str
-    restarts: int
-    rungs: Callable[[int], frozenset[int]]
-    compose: Callable[[Sequence[str]], TrialConfig]
-    describe: Callable[[Proposal, TrialConfig], str]
-    halt: Callable[[], str | None]
-    spent: Callable[[], str | None]
-    late: Callable[[], str | None]
-    ended: Callable[[str, bool], None]
+        """Note that a trial ended as complete, pruned, failed or interrupted."""
 
 
 class NotSaved:
-    """Tune pickles what it is given, to restore it one day: the journal does that here."""
+    """Base of objects that Tune pickles for a restore: nothing is saved, the journal is enough."""
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
@@ -92,58 +64,72 @@ class _Running:
 
 
 class StudySearcher(NotSaved, Searcher):
-    """Tune's view of the study."""
+    """Tune searcher that hands out the study's trials and records what becomes of them.
+
+    Args:
+        plan: The sweep's plan.
+        limits: The sweep's budget, with its study, kept weights and training clock.
+        slots: The slots that train trials.
+        watcher: Observer of the search.
+        trial_ended: Function that is called after each end of a trial, as by the anytime fusion.
+
+    Attributes:
+        halted: The reason why no more trials are taken up; None while the search goes on.
+        interrupted: True once Ctrl-C was pressed.
+    """
 
     def __init__(
         self,
-        study: SweepStudy,
+        plan: Plan,
+        limits: Limits,
         slots: SlotPool,
-        rules: Rules,
-        clock: TrainingClock,
         watcher: Watcher,
+        trial_ended: Callable[[], None],
     ) -> None:
         super().__init__()
-        self.study, self.slots, self.rules = study, slots, rules
-        self.clock, self.watcher = clock, watcher
+        self.plan, self.limits, self.slots = plan, limits, slots
+        self.watcher, self.trial_ended = watcher, trial_ended
         self.halted: str | None = None
-        self.pressed = False
+        self.interrupted = False
+        self._study, self._record = limits.study, limits.study.record
+        self._restarts = plan.file.budget.restarts
         self._running: dict[str, _Running] = {}
         self._deaths: Counter[tuple[str, int]] = Counter()
         self._stopping = Stop.NOT
 
     def suggest(self, trial_id: str) -> Any:
-        """The next trial for a free slot; None while there is none, FINISHED when all are out."""
+        """Return the next trial for a free slot; None while there is none, FINISHED at the end."""
         self._tick()
         self.stop_if_requested()
         slot = None if self.halted else self.slots.take()
         if slot is None and self.slots.gone:
             self.halted = self.halted or f"{self.slots.why_gone}: no slot is left"
         if slot is not None:
-            self.halted = self.rules.halt()
+            self.halted = self.limits.halt()
         if self.halted:
             return str(Searcher.FINISHED)
         if slot is None:
             return None
-        proposal = self.study.ask()
+        proposal = self._study.ask()
         if proposal is None:
             self.slots.release(slot)
-            # A trial that runs may lose its slot and be handed out again.
+            # A running trial may lose its slot and be handed out again.
             return None if self._running else str(Searcher.FINISHED)
         return self._start(trial_id, proposal, slot)
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        """Record an epoch, and answer a slot that waits for a decision."""
+        """Record an epoch, and send the study's decision to a slot that waits for it."""
         self._tick()
         running = self._running[trial_id]
         proposal, slot = running.proposal, running.slot
         if result["state"] == BEGUN:
-            self._begun(running, result)
+            self._note_workers(running, result)
         if result["state"] != RUNNING:
             return
         epoch: dict[str, Any] = json.loads(result["result"])
-        metric = self.rules.metric
+        metric = self.plan.file.search.metric
         value = epoch["objective"] if metric == "score" else epoch["best_scores"][metric]
-        prune = self.study.report(proposal.study, proposal.number, epoch["epoch"], value)
+        prune = self._record.report(proposal.study, proposal.number, epoch["epoch"], value)
         if epoch["epoch"] in running.job.rungs:
             self.slots.actor(slot).decide.remote(running.job.name, epoch["epoch"], prune)
         self.watcher.epoch(proposal, epoch)
@@ -151,89 +137,91 @@ class StudySearcher(NotSaved, Searcher):
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
-        """Record a trial's end; an interrupted one stays as it is, to be taken up again."""
+        """Record a trial's end; an interrupted trial stays RUNNING and is continued later."""
         self._tick()
         running = self._running.pop(trial_id)
         proposal, slot = running.proposal, running.slot
         if result is None or error:
-            result = {"state": LOST, "reason": "Tune's side of it died"}
+            result = {"state": LOST, "reason": "Tune's side of the trial died"}
         state: str = result["state"]
         reason: Any = result.get("reason")
-        lost = state == LOST
-        if lost:
-            state = self._lost(proposal)
-        if state in ENDS:
+        slot_is_lost = state == LOST
+        if slot_is_lost:
+            state = self._state_without_slot(proposal)
+        if state in END_STATES:
             if state == FAILED:
-                self._folder(proposal).failed(str(reason))
-            self.study.tell(proposal.study, proposal.number, ENDS[state], reason)
-            self.rules.ended(proposal.signature, state == FAILED)
+                self._folder(proposal).mark_failed(str(reason))
+            self._record.tell(proposal.study, proposal.number, END_STATES[state], reason)
+            self.limits.kept_weights.add(proposal.signature, state == FAILED)
+            self.trial_ended()
         if state == LOST:
             self.watcher.again(proposal, reason)
         else:
             self.watcher.ended(proposal, state, reason)
-        if lost:
+        if slot_is_lost:
             self.slots.lose(slot, replace=not self.halted)
         else:
             self.slots.release(slot)
 
-    def stop(self, why: str, when: Stop) -> None:
-        """Take up nothing more and end what runs, resumably."""
-        self.halted, self._stopping = why, when
+    def stop(self, reason: str, when: Stop) -> None:
+        """Take up no more trials and end the running ones, resumably."""
+        self.halted, self._stopping = reason, when
         self.slots.stop(when)
 
     def stop_if_requested(self) -> None:
-        """Stop at once, if Ctrl-C was pressed or the time is up."""
-        if self.pressed and self.halted != INTERRUPTED:
+        """Stop at once if Ctrl-C was pressed or the time of ``budget.until`` is reached."""
+        if self.interrupted and self.halted != INTERRUPTED:
             self.stop(INTERRUPTED, Stop.NOW)
-        late = self.rules.late()
+        late = self.limits.late()
         if late and self._stopping != Stop.NOW:
             self.stop(self.halted or late, Stop.NOW)
 
     def save(self, checkpoint_path: str) -> None:
-        """Nothing: the journal is the record."""
+        """Save nothing: the journal is the record."""
 
     def restore(self, checkpoint_path: str) -> None:
-        """Nothing: the journal is the record."""
+        """Restore nothing: the journal is the record."""
 
     def _tick(self) -> None:
-        """Time goes by, whatever else happens: the budget of minutes may be spent."""
-        self.clock.tick(bool(self._running))
-        spent = self.rules.spent()
+        """Count training time; stop after the next epochs if ``budget.minutes`` are spent."""
+        self.limits.clock.tick(bool(self._running))
+        spent = self.limits.spent()
         if spent and self._stopping == Stop.NOT:
             self.stop(self.halted or spent, Stop.AFTER_EPOCH)
 
-    def _begun(self, running: _Running, result: Mapping[str, Any]) -> None:
-        """The workers of a group have come; the first time, or since the last ones died."""
+    def _note_workers(self, running: _Running, result: Mapping[str, Any]) -> None:
+        """Note that a group's workers are up, for the first time or after others died."""
         self.slots.placed(running.slot, result["placement_group"])
         if result["restarts"]:
             key = (running.proposal.study, running.proposal.number)
-            self._deaths[key] = self.rules.restarts - running.job.restarts + result["restarts"]
+            self._deaths[key] = self._restarts - running.job.restarts + result["restarts"]
             self.watcher.again(running.proposal, "its workers died")
 
-    def _lost(self, proposal: Proposal) -> str:
-        """What becomes of a trial whose slot died: it is put back, or has failed."""
+    def _state_without_slot(self, proposal: Proposal) -> str:
+        """Queue a trial whose slot died again, or fail it once too many slots died."""
         key = (proposal.study, proposal.number)
         self._deaths[key] += 1
-        if self._deaths[key] > self.rules.restarts:
+        if self._deaths[key] > self._restarts:
             return FAILED
-        self.study.put_back(*key)
+        self._record.put_back(*key)
         return LOST
 
     def _folder(self, proposal: Proposal) -> TrialFolder:
-        return TrialFolder(self.rules.folder / "trials" / proposal.signature)
+        return TrialFolder.in_run(self.limits.folder.resolve(), proposal.signature)
 
     def _start(self, trial_id: str, proposal: Proposal, slot: int) -> dict[str, Any]:
-        config = self.rules.compose(proposal.overrides)
+        config = compose(proposal.overrides)
         folder = self._folder(proposal)
-        folder.begin(self.rules.describe(proposal, config))
+        folder.begin(trial_yaml(self.plan, proposal, config))
+        rungs = self.plan.rungs(config.training.epochs)
         job = Job(
             name=trial_name(proposal, config),
             config=config.plain(),
-            rungs=frozenset() if proposal.unpruned else self.rules.rungs(config.training.epochs),
+            rungs=frozenset() if proposal.unpruned else rungs,
             reported=max(proposal.reported, default=0),
             stopped=proposal.stopped,
             fold=proposal.fold,
-            restarts=self.rules.restarts - self._deaths[proposal.study, proposal.number],
+            restarts=self._restarts - self._deaths[proposal.study, proposal.number],
         )
         self._running[trial_id] = _Running(proposal, job, slot)
         self.watcher.started(proposal, job)
@@ -242,6 +230,6 @@ class StudySearcher(NotSaved, Searcher):
 
 
 def trial_name(proposal: Proposal, config: TrialConfig) -> str:
-    """``demo/0003 gru mlp share_encoder``, as Ray's dashboard lists it."""
+    """Return a trial's name in Ray's dashboard, as ``demo/0003 gru mlp share_encoder``."""
     parts = (config.encoder.name, config.head.name, config.framework.name)
     return f"{proposal.study}/{proposal.number:04d} {' '.join(parts)}"

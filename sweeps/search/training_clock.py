@@ -1,4 +1,4 @@
-"""How long a sweep has trained, over all its starts: what ``budget.minutes`` counts."""
+"""Clock of a sweep's training time over all its starts, which ``budget.minutes`` limits."""
 
 import json
 import math
@@ -9,15 +9,19 @@ from pathlib import Path
 from mtl.whole_files import write_json
 
 WRITE_EVERY_SECONDS = 5.0
+"""Training time after which the file is written again."""
 
 
 class TrainingClock:
-    """Seconds in which at least one trial was in training; a file keeps them from start to start.
+    """Clock of the seconds in which at least one trial was in training, kept in a file.
 
     Args:
-        path: The file. One that is missing counts as 0, and so does a damaged one: its budget
-            begins anew, which is better than a sweep that cannot go on.
-        now: A clock in seconds that never goes back.
+        path: The file. If it is missing or damaged, the clock starts at 0: a budget that starts
+            again is better than a sweep that cannot go on.
+        now: Function that returns the seconds of a clock that never goes back.
+
+    Attributes:
+        seconds: Training time of all starts.
     """
 
     def __init__(self, path: Path, now: Callable[[], float] = time.monotonic) -> None:
@@ -27,10 +31,10 @@ class TrainingClock:
         self._last: float | None = None
 
     def tick(self, training: bool) -> None:
-        """Add the time since the last tick; the first one of a start only starts the clock.
+        """Add the time since the last tick; the first tick of a start adds nothing.
 
         Args:
-            training: Whether a trial was in training since then; if not, nothing is added.
+            training: True if a trial was in training since the last tick; else nothing is added.
         """
         now = self._now()
         if training and self._last is not None:
@@ -40,7 +44,7 @@ class TrainingClock:
             self.close()
 
     def close(self) -> None:
-        """Write what the ticks added up to."""
+        """Write the training time to the file."""
         write_json(self.path, {"training_seconds": round(self.seconds, 3)})
         self._written = self.seconds
 

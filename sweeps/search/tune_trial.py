@@ -1,7 +1,7 @@
-"""One sampled config, trained in a slot: Tune's side of it.
+"""Tune's side of a trial that is trained in a slot.
 
-Tune's trial is a thin reused actor on the driver's node without torch: it makes one named streaming
-call on a slot, writes each event to the trial's folder and then reports it.
+It is a small, reused actor on the driver's node, without torch. It makes one named streaming call
+on a slot, writes each event to the trial's folder and then reports it to Tune.
 """
 
 import json
@@ -22,35 +22,45 @@ from sweeps.records.messages import Begin, End, Epoch, Event, Job, SlotLost, Tri
 from sweeps.storage.trial_folder import TrialFolder
 
 RUNNING, BEGUN, FAILED, LOST = "running", "begun", "failed", "lost"
+"""States of a report: an epoch, workers that are up, a failed trial, a lost slot."""
 
 
 class SlotTrial(tune.Trainable):
-    """Tune's trainable: trains ``config["job"]`` in slot ``config["slot"]``, an event a step."""
+    """Tune trainable that trains ``config["job"]`` in slot ``config["slot"]``, one event a step."""
 
-    # Tune's ``with_parameters`` gives a class its parameters here.
+    # ``tune.with_parameters`` passes its parameters to ``setup``.
     def setup(self, config: Mapping[str, Any], listing: Listing) -> None:  # type: ignore[override]
-        """Begin the actor's first trial."""
+        """Start the actor's first trial.
+
+        Args:
+            config: The job, the slot and the trial's folder.
+            listing: The dataset's listed frames.
+        """
         self._listing = listing
         self.reset_config(config)
 
     def reset_config(self, new_config: Mapping[str, Any]) -> bool:
-        """Begin the next one."""
+        """Start the actor's next trial."""
         self._reports = reports(new_config, self._listing)
         return True
 
     def step(self) -> dict[str, Any]:
-        """Wait for the next event."""
+        """Wait for the next event of the slot and return its report."""
         return next(self._reports)
 
 
 def reports(config: Mapping[str, Any], listing: Listing) -> Iterator[dict[str, Any]]:
-    """What happens in the slot, one report each; its files are written before.
+    """Yield one report for each event of the slot, after the event's files are written.
 
-    Nested values travel as JSON, which Tune leaves alone.
+    Nested values are passed as JSON, since Tune would flatten them.
+
+    Args:
+        config: The job, the slot and the trial's folder.
+        listing: The dataset's listed frames.
     """
     folder = TrialFolder(Path(config["folder"]))
     try:
-        checkpoint, weights = folder.saved()
+        checkpoint, weights = folder.load_checkpoint()
         job = Job(**config["job"], checkpoint=checkpoint, weights=weights)
         for event in _events(config["slot"], job):
             if isinstance(event, Begin):
@@ -63,8 +73,8 @@ def reports(config: Mapping[str, Any], listing: Listing) -> Iterator[dict[str, A
                     folder.write_end(event, listing)
                 yield {"state": event.state, "done": True}
     except Exception as error:
-        # One trial's failure is a result like another: the sweep goes on.
-        state, reason, trace = _what_broke(error)
+        # A failed trial is reported like any other result: the sweep goes on.
+        state, reason, trace = _failure(error)
         folder.write_error(trace)
         yield {"state": state, "reason": reason, "done": True}
 
@@ -75,17 +85,17 @@ def _events(slot: ActorHandle[Any], job: Job) -> Iterator[Event]:
     for ref in call:
         event: Event = ray.get(ref)
         if isinstance(event, End):
-            # Ray's dashboard shows a call as failed whose caller went before it was over.
+            # Ray's dashboard shows a call as failed if its caller ends before it.
             ray.wait([call.completed()])
         yield event
 
 
-def _what_broke(error: Exception) -> tuple[str, str, str]:
-    """The trial, or only its slot; why in one line; the trace."""
+def _failure(error: Exception) -> tuple[str, str, str]:
+    """Return the state of a report (FAILED or LOST), the reason in one line, and the trace."""
     if isinstance(error, RayActorError):
         return LOST, "the slot's process died", str(error)
     if not isinstance(error, RayTaskError):
-        # Not the slot's call: the slot trains on, and nobody listens.
+        # The slot's call did not fail: the slot trains on without a reader of its events.
         return LOST, in_one_line(error), "".join(traceback.format_exception(error))
     if isinstance(error.cause, TrialFailed):
         return FAILED, error.cause.reason, error.cause.trace

@@ -1,13 +1,11 @@
-"""A sweep that starts with another one's finished trials: ``--from RUN``.
+"""Warm start: a sweep takes over the finished trials of an earlier sweep (``--from RUN``).
 
-A trial is taken over where this sweep would train the very same config on the same data, with the
-validation videos divided alike: where the signatures agree. Its folder is copied, if its weights
-are still kept, so that it joins the fusion, and then its record written, so that the sampler learns
-from it.
+A trial is taken over if this sweep would train the same config on the same data and parts, that is,
+if its signature is the same. If the trial's weights are still kept, its folder is copied, so that
+it can be fused. The trial is then recorded in this sweep's study, so that the sampler learns from
+it.
 """
 
-import json
-import shutil
 import tempfile
 import warnings
 from collections.abc import Mapping
@@ -26,29 +24,29 @@ from sweeps.planning.compose import compose, signature
 from sweeps.planning.plan import Plan
 from sweeps.planning.space import Space
 from sweeps.search_file import SearchFile, load
-from sweeps.search_file.ranges import stored
-from sweeps.storage.run_folder import dataset_of
+from sweeps.search_file.ranges import optuna_value
+from sweeps.storage.run_folder import SPACE, dataset_hash
 from sweeps.storage.trial_folder import TrialFolder
 from sweeps.study import SweepStudy
 from sweeps.study.journal import JOURNAL
 
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
-AGREE = {
-    "confirm": "its trials have seen what is confirm here",
-    "seed": "its trials have seen what is confirm here",
-    "metric": "its values say nothing of this one",
+MUST_AGREE = {
+    "confirm": "its trials were selected on videos that are in confirm here",
+    "seed": "its trials were selected on videos that are in confirm here",
+    "metric": "its objective cannot be compared with this one",
 }
-"""What must be the same under ``search``, and why."""
+"""Keys under ``search`` that must have the same value in both sweeps, with the reason."""
 
 
 @dataclass(frozen=True)
 class Earlier:
-    """Another sweep's finished trials with predictions.
+    """Finished trials of an earlier sweep.
 
     Attributes:
-        folder: Its ``runs/<name>``.
-        trials: Each with the name of its study.
-        compared: The compared values of each study.
+        folder: The earlier sweep's run folder.
+        trials: Finished trials that have predictions, each with the name of its study.
+        compared: The compared values of each study, by override path.
     """
 
     folder: Path
@@ -56,29 +54,36 @@ class Earlier:
     compared: Mapping[str, Mapping[str, Any]]
 
 
-def read_earlier(folder: Path, file: SearchFile, dataset: Dataset, own: Path) -> Earlier:
-    """Read another sweep's record, which may be growing, and leave it as it is.
+def read_earlier(folder: Path, file: SearchFile, dataset: Dataset, this_folder: Path) -> Earlier:
+    """Read the finished trials of an earlier sweep, which may still run, without changing it.
+
+    Args:
+        folder: The earlier sweep's run folder.
+        file: This sweep's search file.
+        dataset: This sweep's dataset.
+        this_folder: This sweep's run folder.
 
     Raises:
-        InputError: If it is no sweep, this very one, or one whose scores say nothing here.
+        InputError: If the folder holds no sweep, is this sweep's own, or holds a sweep on other
+            data or with another objective or division of the validation videos.
     """
-    if not (folder / "space.yaml").is_file() or not (folder / JOURNAL).is_file():
+    if not (folder / SPACE).is_file() or not (folder / JOURNAL).is_file():
         raise InputError(f"--from {folder}: it is no sweep's folder: name one under runs/")
-    if folder.resolve() == own.resolve():
+    if folder.resolve() == this_folder.resolve():
         raise InputError(f"--from {folder}: it is this sweep's own folder: leave --from out")
-    other = load(folder / "space.yaml")
-    trained_on = dataset_of(folder)
+    other = load(folder / SPACE)
+    trained_on = dataset_hash(folder)
     if trained_on != dataset.hash:
         raise InputError(
             f"--from {folder}: it was trained on other data (content {trained_on[:12]}, "
             f"{dataset.address} has {dataset.hash[:12]})"
         )
-    for key, why in AGREE.items():
-        theirs, ours = getattr(other.search, key), getattr(file.search, key)
-        if theirs != ours:
+    for key, reason in MUST_AGREE.items():
+        earlier, this = getattr(other.search, key), getattr(file.search, key)
+        if earlier != this:
             raise InputError(
-                f"--from {folder}: search.{key} is {theirs} there and {ours} here: {why}; set "
-                f"search.{key}={theirs}"
+                f"--from {folder}: search.{key} is {earlier} there and {this} here: {reason}; set "
+                f"search.{key}={earlier}"
             )
     space = Space(other)
     combinations = space.comparisons()
@@ -88,38 +93,50 @@ def read_earlier(folder: Path, file: SearchFile, dataset: Dataset, own: Path) ->
 
 
 def take_over(earlier: Earlier, plan: Plan, study: SweepStudy, folder: Path) -> str:
-    """Take over what this sweep does not have yet; what was done, in a sentence."""
+    """Take over the earlier trials that this sweep does not have yet.
+
+    Args:
+        earlier: Finished trials of the earlier sweep.
+        plan: This sweep's plan.
+        study: This sweep's study.
+        folder: This sweep's run folder.
+
+    Returns:
+        A sentence for the user with the number of trials taken over.
+    """
     taken = known = 0
     combinations = dict(zip(study.names(), plan.space.comparisons(), strict=True))
     for name, trial in earlier.trials:
         sign = trial.user_attrs["signature"]
-        if study.knows(sign):
+        if study.record.knows(sign):
             known += 1
             continue
-        for own, combination in combinations.items():
-            params = {**trial.params, **_as_stored(earlier.compared[name])}
+        for study_name, combination in combinations.items():
+            params = {**trial.params, **_optuna_values(earlier.compared[name])}
             replayed = _replayed(plan, combination, params)
             if replayed and signature(compose(replayed[0]), plan.dataset.hash) == sign:
-                source = earlier.folder / "trials" / sign
-                if _has_weights(source):  # else it could be fused here, and not exported
-                    _copy(source, folder / "trials" / sign)
+                source = TrialFolder.in_run(earlier.folder, sign)
+                if source.has_best_weights:  # without them it could be fused, but not exported
+                    source.copy_to(folder)
                 origin = f"{earlier.folder.name}: {name} {trial.number}"
-                study.adopt(own, trial, replayed[1], replayed[0], origin)
+                study.record.adopt(study_name, trial, replayed[1], replayed[0], origin)
                 taken += 1
                 break
     outside = len(earlier.trials) - taken - known
     return (
         f"{taken} of {len(earlier.trials)} finished trials of {earlier.folder} taken over"
-        + (f", {known} are known here already" if known else "")
-        + (f", {outside} lie outside this space" if outside else "")
+        + (f", {known} are in this sweep already" if known else "")
+        + (f", {outside} are outside this space" if outside else "")
     )
 
 
 def _finished(folder: Path, compared: Mapping[str, Any]) -> list[tuple[str, FrozenTrial]]:
+    """Return the compared studies' finished trials with predictions, each with its study."""
     with tempfile.TemporaryDirectory() as temporary:
         copy = Path(temporary) / JOURNAL
         journal = (folder / JOURNAL).read_bytes()
-        copy.write_bytes(journal[: journal.rfind(b"\n") + 1])  # another driver may be writing
+        # Without a last line that another driver has not finished.
+        copy.write_bytes(journal[: journal.rfind(b"\n") + 1])
         storage = JournalStorage(JournalFileBackend(str(copy)))
         return [
             (name, trial)
@@ -128,46 +145,27 @@ def _finished(folder: Path, compared: Mapping[str, Any]) -> list[tuple[str, Froz
             for trial in optuna.load_study(study_name=name, storage=storage).get_trials()
             if trial.state in FINISHED
             and "twin_of" not in trial.user_attrs
-            and _predictions(folder, trial).exists()
+            and TrialFolder.in_run(folder, trial.user_attrs["signature"]).has_predictions
         ]
 
 
-def _predictions(folder: Path, trial: FrozenTrial) -> Path:
-    return folder / "trials" / str(trial.user_attrs["signature"]) / "predictions.parquet"
-
-
-def _as_stored(combination: Mapping[str, Any]) -> dict[str, Any]:
-    return {path: stored(value) for path, value in combination.items()}
+def _optuna_values(combination: Mapping[str, Any]) -> dict[str, Any]:
+    return {path: optuna_value(value) for path, value in combination.items()}
 
 
 def _replayed(
     plan: Plan, combination: Mapping[str, Any], params: Mapping[str, Any]
 ) -> tuple[list[str], FixedTrial] | None:
-    """The point of this sweep's space with these parameters: overrides, and the trial that gave
-    them; None if it has none.
+    """Return the point of this sweep's space that has the given parameters.
+
+    Returns:
+        The overrides and the trial that holds the parameters; None if no point has them.
     """
     trial = FixedTrial(dict(params))
     with warnings.catch_warnings():
-        # Of a value outside a range Optuna only warns.
+        # Optuna only warns about a value outside a range.
         warnings.simplefilter("error", UserWarning)
         try:
             return plan.space.sample(trial, combination), trial
         except (ValueError, UserWarning):
             return None
-
-
-def _has_weights(trial: Path) -> bool:
-    file = trial / "scores.json"
-    epochs = json.loads(file.read_text())["epochs"].values() if file.is_file() else [0]
-    return all(TrialFolder(trial).weights_file(epoch).is_file() for epoch in epochs)
-
-
-def _copy(source: Path, target: Path) -> None:
-    """Whole, or not there."""
-    if target.exists():
-        return
-    draft = target.parent.parent / "taken_over.unfinished"
-    shutil.rmtree(draft, ignore_errors=True)
-    shutil.copytree(source, draft, ignore=shutil.ignore_patterns("checkpoint.safetensors"))
-    target.parent.mkdir(exist_ok=True)
-    draft.rename(target)

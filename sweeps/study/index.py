@@ -41,7 +41,7 @@ class Index:
         self.learned: defaultdict[str, list[FrozenTrial]] = defaultdict(list)
 
     def add(self, key: Key, trial: FrozenTrial) -> None:
-        """Add a trial of the journal; trials must be added in the order in which they were written."""
+        """Add a trial of the journal; trials must be added in the order of their writing."""
         signature = trial.user_attrs["signature"]
         if "retry_of" in trial.user_attrs:
             del self.failed[signature]

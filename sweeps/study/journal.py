@@ -23,7 +23,7 @@ DRAFT = -1
 
 
 def cut_torn_line(path: Path) -> int:
-    """Cut off an unfinished last line, as a kill or a full disk leaves it; return its size in bytes.
+    """Cut off an unfinished last line, as left by a kill or a full disk; return its size in bytes.
 
     Optuna opens a journal with such a line without an error, and its next append then damages the
     file for good. Nothing is lost, because results are used only after their line is complete.
@@ -105,7 +105,7 @@ class Journal(JournalStorage):
         super().__init__(JournalFile(str(path)))
 
     def draft(self, study: optuna.Study) -> optuna.Trial:
-        """Return a trial in memory on which the study's sampler draws; it replaces the last draft."""
+        """Return a trial in memory on which the study's sampler draws; it replaces any draft."""
         self._draft = create_trial(state=TrialState.RUNNING)
         return optuna.Trial(study, DRAFT)
 

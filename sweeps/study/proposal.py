@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from optuna.trial import FrozenTrial
 
-from sweeps.storage.trial_folder import FOLD
+from sweeps.storage.trial_folder import FOLD_MARK
 from sweeps.study.index import Key
 
 PRUNE, KEEP = "prune", "keep"
@@ -68,7 +68,7 @@ class Refit:
     @property
     def signature(self) -> str:
         """Signature of the refit."""
-        return f"{self.member}{FOLD}{self.fold}of{self.folds}"
+        return f"{self.member}{FOLD_MARK}{self.fold}of{self.folds}"
 
 
 def is_stopped(trial: FrozenTrial) -> bool:

@@ -67,12 +67,12 @@ class AsynchronousHalving:
         return epoch in rungs(self._min_epochs, self._reduction_factor, epoch)
 
     def add(self, study: str, epoch: int, value: float) -> None:
-        """Add a trial's value after an epoch; NaN is ignored, so other trials are not compared to it."""
+        """Add a trial's value after an epoch; NaN is ignored."""
         if self.is_rung(epoch) and not math.isnan(value):
             insort(self._reached[study, epoch], value)
 
     def stops(self, study: str, epoch: int, value: float) -> bool:
-        """Return True if a trial with this value, which was already added, is pruned; NaN always is."""
+        """Return True if the trial whose added value this is is pruned; a NaN always is."""
         if not self.is_rung(epoch):
             return False
         reached = self._reached[study, epoch]

@@ -207,6 +207,17 @@ class StudyRecord:
         """
         return [self.trial(key) for key in self.index.failed.values()]
 
+    def outcomes(self) -> dict[str, bool]:
+        """Return, for the signature of each ended trial, True if the trial failed.
+
+        A failed trial that is in its retry has not ended.
+        """
+        return {
+            signature: signature in self.index.failed
+            for signature, key in self.index.latest.items()
+            if key not in self.index.running
+        }
+
     def ended(self) -> int:
         """Return the number of ended trials of all studies; a trial in its retry has not ended."""
         return self.index.ended()

@@ -132,7 +132,7 @@ class SweepStudy:
         return sum(self._shares.values()) + adopted + self._seeds * len(self._repeats) + due
 
     def repeats(self) -> dict[str, list[FrozenTrial]]:
-        """Return, for each combination's study, the finished trials of its best config with new seeds."""
+        """Return the finished trials with new seeds of each study's best config."""
         found: dict[str, list[FrozenTrial]] = {}
         for study, repeats in self._repeats.items():
             best = self._best(study)
@@ -168,7 +168,7 @@ class SweepStudy:
     def _next_refit(self) -> Refit | None:
         """Return the next refit to train; None before all other trials have ended."""
         busy = {study for study, _ in self._index.running} - {*self._folds}
-        if self.refit_members is None or busy:
+        if not self._folds or self.refit_members is None or busy:
             return None
         if self._due is None:
             self._due = deque(r for r in self.refit_members() if not self.record.knows(r.signature))
@@ -216,6 +216,6 @@ class SweepStudy:
         self._due.popleft()
 
     def _shown(self, study: str) -> list[FrozenTrial]:
-        """Return the trials that the study's sampler sees: recent finished ones and running ones."""
+        """Return the trials that the study's sampler sees: recent finished ones, running ones."""
         running = [self.record.trial(key) for key in self._index.running if key[0] == study]
         return sorted([*self._index.learned[study], *running], key=lambda trial: trial.number)

@@ -41,9 +41,9 @@ def sweep(fake_slots: ModuleType, folder: Path) -> list[tuple[Any, ...]]:
     file = load(ROOT / "search.yaml", [])
     with closing(fake_slots.open_study(folder, file, 12, "tpe")) as study:
         for _ in fake_slots.FakeSlots(study, 3, 20, fake_slots.Stopwatch()):
-            assert study.counts()["RUNNING"] <= 3
+            assert study.record.counts()["RUNNING"] <= 3
         assert study.done
-        return [(t.params, t.intermediate_values, t.state) for t in study.trials()["demo"]]
+        return [(t.params, t.intermediate_values, t.state) for t in study.record.trials()["demo"]]
 
 
 def test_the_virtual_clock_repeats(fake_slots: ModuleType, tmp_path: Path) -> None:

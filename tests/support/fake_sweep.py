@@ -80,7 +80,10 @@ def opened(folder: Path, **changed: Any) -> SweepStudy:
         "sample": sample,
         "sign": sign,
     }
-    return SweepStudy(folder, **{**arguments, **changed})
+    refit_members = changed.pop("refits", None)
+    study = SweepStudy(folder, **{**arguments, **changed})
+    study.refit_members = refit_members
+    return study
 
 
 def train(study: SweepStudy, proposal: Proposal, mishaps: bool = False) -> None:
@@ -91,25 +94,25 @@ def train(study: SweepStudy, proposal: Proposal, mishaps: bool = False) -> None:
     """
     key = (proposal.study, proposal.number)
     if proposal.stopped:
-        study.tell(*key, TrialState.PRUNED)
+        study.record.tell(*key, TrialState.PRUNED)
         return
     trained = max(0, len(proposal.reported) - proposal.number % 2)
     for epoch in range(trained + 1, EPOCHS + 1):
         if mishaps and epoch == 3:
             if proposal.number % 2 and len(proposal.reported) < 2:
-                study.put_back(*key)
+                study.record.put_back(*key)
                 return
             if int(proposal.signature, 16) % 2 and not is_retry(study, proposal):
-                study.tell(*key, TrialState.FAIL, "out of memory", {"seconds": 2})
+                study.record.tell(*key, TrialState.FAIL, "out of memory", {"seconds": 2})
                 return
-        if study.report(*key, epoch, objective(proposal.overrides, epoch)):
-            study.tell(*key, TrialState.PRUNED)
+        if study.record.report(*key, epoch, objective(proposal.overrides, epoch)):
+            study.record.tell(*key, TrialState.PRUNED)
             return
-    study.tell(*key, TrialState.COMPLETE, attributes={"scores": {"p": 1.0}, "seconds": 3})
+    study.record.tell(*key, TrialState.COMPLETE, attributes={"scores": {"p": 1.0}, "seconds": 3})
 
 
 def is_retry(study: SweepStudy, proposal: Proposal) -> bool:
-    return "retry_of" in study.trials()[proposal.study][proposal.number].user_attrs
+    return "retry_of" in study.record.trials()[proposal.study][proposal.number].user_attrs
 
 
 def finish(study: SweepStudy, mishaps: bool = False) -> list[Proposal]:
@@ -137,7 +140,7 @@ def run(
     """A sweep from wherever it is to its end; returns its `records`."""
     with closing(opened(folder, **changed)) as study:
         if retry:
-            study.retry_failed()
+            study.record.retry_failed()
         finish(study, mishaps)
         assert study.done
     return records(folder)

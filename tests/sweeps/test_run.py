@@ -167,7 +167,7 @@ def test_a_folder_of_something_else_is_one_sentence(tmp_path, capsys):
     with pytest.raises(SystemExit) as ended:
         run_program(lambda: main(["--space", "space.yaml"]))
     assert ended.value.code == 2
-    assert "is not empty and no sweep" in capsys.readouterr().err
+    assert "is not empty and holds no sweep" in capsys.readouterr().err
     assert [f.name for f in (tmp_path / "runs" / "small").iterdir()] == ["notes.txt"]
 
 
@@ -202,14 +202,14 @@ def test_a_failed_trial_in_training_again_has_not_ended(tmp_path):
     with closing(opened(tmp_path, trials=2)) as study:
         for state in (TrialState.FAIL, TrialState.COMPLETE):
             proposal = study.ask()
-            study.report(proposal.study, proposal.number, 1, 0.5)
-            study.tell(proposal.study, proposal.number, state, "out of memory")
-        failed, complete = (trial.user_attrs["signature"] for trial in study.trials()["demo"])
+            study.record.report(proposal.study, proposal.number, 1, 0.5)
+            study.record.tell(proposal.study, proposal.number, state, "out of memory")
+        failed, complete = (trial.user_attrs["signature"] for trial in study.record.trials()["demo"])
         assert run._ended(study) == {failed: True, complete: False}
-        study.retry_failed()
+        study.record.retry_failed()
         again = study.ask()
         assert again.signature == failed
         assert run._ended(study) == {complete: False}
-        study.report(again.study, again.number, 1, 0.5)
-        study.tell(again.study, again.number, TrialState.COMPLETE)
+        study.record.report(again.study, again.number, 1, 0.5)
+        study.record.tell(again.study, again.number, TrialState.COMPLETE)
         assert run._ended(study) == {failed: False, complete: False}

@@ -138,11 +138,11 @@ def test_frames_without_features_are_counted_by_what_becomes_of_them(tmp_path):
     plan = make_plan(
         search_file(tmp_path), make_dataset(tmp_path / "d", frames={"appearance": frames})
     )
-    (lost,) = plan.lost
-    assert lost.startswith("appearance: ")
-    assert "5 are not trained on, 2 are predicted from" in lost
-    assert "20 from the training labels' mean" in lost
-    assert lost in describe(plan, None)
+    (sentence,) = plan.missing_features
+    assert sentence.startswith("appearance: ")
+    assert "5 are not trained on, 2 are predicted from" in sentence
+    assert "20 from the training labels' mean" in sentence
+    assert sentence in describe(plan, None)
 
 
 def test_validation_videos_are_divided_by_subject_and_the_others_keep_their_split():

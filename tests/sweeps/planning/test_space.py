@@ -12,7 +12,7 @@ from mtl.errors import InputError
 from sweeps.planning.compose import compose
 from sweeps.planning.space import Space
 from sweeps.search_file import load
-from sweeps.search_file.overrides import hydra_value, override
+from sweeps.search_file.overrides import format_override, hydra_value
 from tests.support.paths import ROOT
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -36,10 +36,10 @@ compare: {by: [tasks]}
 
 @pytest.fixture
 def space(tmp_path):
-    def space(text, words=(), **kwargs):
+    def space(text, words=()):
         path = tmp_path / "space.yaml"
         path.write_text(HEAD + text)
-        return Space(load(path, words), **kwargs)
+        return Space(load(path, words))
 
     return space
 
@@ -119,7 +119,7 @@ def test_subsets_are_non_empty_and_in_order(space):
     points = {drawn.sample(trial)[0] for trial in random_trials(3, 200)}
     subsets = ["[c]", "[a]", "[b]", "[c,a]", "[c,b]", "[a,b]", "[c,a,b]"]
     assert points == {f"features={subset}" for subset in subsets}
-    assert drawn.file.space["features"].listed()[3] == ["c", "a"]
+    assert drawn.file.space["features"].representative_values()[3] == ["c", "a"]
 
 
 def test_lists_and_mappings_reach_optuna_as_text(space):
@@ -163,7 +163,7 @@ def test_one_path_may_have_other_bounds_in_another_branch(space):
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.name)
 def test_every_point_of_a_shipped_file_composes(path):
     drawn = Space(load(path, ["data=DIR"]))
-    drawn.check()
+    drawn.check(compose)
     for trial in random_trials(5, 20):
         config = compose(drawn.sample(trial))
         lr = trial.params["optim.lr"]
@@ -213,7 +213,7 @@ def test_hydra_reads_values_back(value):
     assert found == value
     assert type(found) is type(value)
     assert not read.is_sweep_override()
-    assert override("a.b", value) == f"a.b={hydra_value(value)}"
+    assert format_override("a.b", value) == f"a.b={hydra_value(value)}"
 
 
 def plain(value):
@@ -264,7 +264,7 @@ def test_what_has_one_value_is_not_in_the_plan(space):
 
 def test_the_check_composes_each_value_once_in_a_whole_point(space):
     points = []
-    space(NESTED, compose=points.append).check()
+    space(NESTED).check(points.append)
     assert len({tuple(point) for point in points}) == len(points)
     # 1 first point; lr's other end; transformer; layers' other end twice; heads; head; tasks.
     assert len(points) == 8
@@ -293,9 +293,9 @@ def refuses(bad, points):
     ],
 )
 def test_the_check_names_the_path_in_the_search_file(space, bad, where):
-    drawn = space(NESTED, compose=functools.partial(refuses, bad))
+    drawn = space(NESTED)
     with pytest.raises(InputError) as caught:
-        drawn.check()
+        drawn.check(functools.partial(refuses, bad))
     assert str(caught.value) == f"{drawn.file.source}: {where}: {bad} is refused"
 
 
@@ -326,6 +326,6 @@ def test_the_check_names_the_path_in_the_search_file(space, bad, where):
 )
 def test_the_check_refuses_what_does_not_compose(space, text, words, sentence):
     with pytest.raises(InputError) as caught:
-        space(text, words).check()
+        space(text, words).check(compose)
     assert sentence in str(caught.value)
     assert "\n" not in str(caught.value)

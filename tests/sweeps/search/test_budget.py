@@ -18,7 +18,7 @@ Usage = namedtuple("Usage", "free")
 
 def failed(*reasons: str) -> Any:
     failures = [SimpleNamespace(user_attrs={"reason": reason}) for reason in reasons]
-    return SimpleNamespace(failures=lambda: failures)
+    return SimpleNamespace(record=SimpleNamespace(failures=lambda: failures))
 
 
 def limits(

@@ -3,13 +3,13 @@
 import io
 import re
 import time
-from dataclasses import dataclass
+from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
 
 from sweeps.records.messages import Job
-from sweeps.search.live_table import ROWS, Progress
+from sweeps.search.live_table import ROWS, LiveTable
 from sweeps.study import Proposal
 
 
@@ -23,30 +23,28 @@ def result(epoch: int, objective: float) -> dict[str, float]:
     return {"epoch": epoch, "objective": objective, "frames": 3000, "seconds": 1.5}
 
 
-@dataclass
-class Count:
-    """How many trials of the study have ended."""
+class Study:
+    """Counts of planned and ended trials, as the study of a sweep has them."""
 
-    ended: int = 2
-
-    def __call__(self) -> int:
-        return self.ended
+    def __init__(self, planned: int, ended: int = 2) -> None:
+        self.planned, self.count = planned, ended
+        self.record = SimpleNamespace(ended=lambda: self.count)
 
 
 @pytest.fixture
-def log() -> tuple[Progress, Count, io.StringIO]:
+def log() -> tuple[LiveTable, Study, io.StringIO]:
     """Of a sweep of 5 trials, 2 of which had ended before."""
-    text, count = io.StringIO(), Count()
-    return Progress(lambda: 5, count, Console(file=text, width=40)), count, text
+    text, study = io.StringIO(), Study(5)
+    return LiveTable(study, Console(file=text, width=40)), study, text
 
 
 def test_a_log_has_one_line_for_each_event(log):
-    progress, count, text = log
+    progress, study, text = log
     proposal, job = a_trial(2, encoder="gru", features="[appearance,geometry]")
     with progress:
         progress.started(proposal, job)
         progress.epoch(proposal, result(1, 0.51239))
-        count.ended += 1
+        study.count += 1
         progress.ended(proposal, "pruned", None)
     started, epoch, ended = text.getvalue().splitlines()
     # Longer than the console is wide, and with brackets: neither wrapped nor taken for markup.
@@ -60,10 +58,10 @@ def test_a_log_has_one_line_for_each_event(log):
 
 
 def test_a_failure_says_why_and_a_resumed_trial_where_it_goes_on(log):
-    progress, count, text = log
+    progress, study, text = log
     proposal, job = a_trial(3)
     progress.started(proposal, Job(job.name, job.config, reported=7))
-    count.ended += 1
+    study.count += 1
     progress.ended(proposal, "failed", "TrainingError: the loss is not finite")
     started, ended = text.getvalue().splitlines()
     assert ": started, goes on after epoch 7 ()" in started
@@ -83,7 +81,7 @@ def test_a_trial_that_goes_on_says_why_and_from_where(log):
 
 
 def test_the_time_left_follows_what_has_ended_since_the_start(log, monkeypatch):
-    progress, count, text = log
+    progress, study, text = log
     now = time.monotonic()
     monkeypatch.setattr("sweeps.search.live_table.time.monotonic", lambda: now + 100)
     for number in (2, 3):
@@ -91,21 +89,21 @@ def test_the_time_left_follows_what_has_ended_since_the_start(log, monkeypatch):
     progress.ended(a_trial(2)[0], "interrupted", None)
     assert "[2/5, time left unknown]" in text.getvalue().splitlines()[-1]
     # A repeat of another trial ends with it: two are done in 100 seconds, one is left.
-    count.ended += 2
+    study.count += 2
     progress.ended(a_trial(3)[0], "complete", None)
     assert "[4/5, 0 min 50 s left]" in text.getvalue().splitlines()[-1]
 
 
 def test_a_terminal_shows_one_table_of_the_best():
     text = io.StringIO()
-    count = Count(0)
-    progress = Progress(lambda: 40, count, Console(file=text, width=120, force_terminal=True))
+    study = Study(40, 0)
+    progress = LiveTable(study, Console(file=text, width=120, force_terminal=True))
     for number in range(30):
         proposal, job = a_trial(number, encoder=("gru", "lstm")[number % 2], head="mlp")
         progress.started(proposal, job)
         progress.epoch(proposal, result(3, number / 100))
         if number < 28:
-            count.ended += 1
+            study.count += 1
             progress.ended(proposal, "complete", None)
     assert text.getvalue() == ""  # no line beside the live table
     shown = Console(width=120, file=io.StringIO())
@@ -123,7 +121,7 @@ def test_a_terminal_shows_one_table_of_the_best():
 def test_the_live_table_is_drawn_and_ends():
     text = io.StringIO()
     console = Console(file=text, width=80, force_terminal=True, highlight=False)
-    with Progress(lambda: 1, Count(0), console) as progress:
+    with LiveTable(Study(1, 0), console) as progress:
         progress.started(*a_trial(0))
         progress.again(a_trial(0)[0], "its workers died")
     assert "0 of 1 trials" in text.getvalue()

@@ -1,27 +1,28 @@
 """Tune's view of the study: who is handed out where, and what becomes of a trial that is lost."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import optuna
 import pytest
 from optuna.trial import TrialState
 from ray.tune.search import Searcher
 
-from sweeps.planning.compose import compose
 from sweeps.records.messages import INTERRUPTED, Job
-from sweeps.search.searcher import Rules, StudySearcher
+from sweeps.search.searcher import StudySearcher
 from sweeps.search.tune_loop import _Interrupts
 from sweeps.search.tune_trial import BEGUN, LOST, RUNNING
-from sweeps.search_file.file import Pruner
+from sweeps.search_file import load
+from sweeps.search_file.sections import PrunerSection
 from sweeps.slots.control import Stop
 from sweeps.storage.trial_folder import TrialFolder
 from sweeps.study import Proposal, SweepStudy
+from tests.support.search_files import SMALL
 
 EPOCHS = 4
 RUNG = 2
@@ -82,7 +83,7 @@ class Log:
 
 
 class Clock:
-    """Notes whether a trial was in training."""
+    """Records of each tick whether a trial was in training."""
 
     def __init__(self) -> None:
         self.ticks: list[bool] = []
@@ -91,10 +92,30 @@ class Clock:
         self.ticks.append(training)
 
 
+class Limits:
+    """Limits that end nothing unless a test says so; the study and its folder are real."""
+
+    def __init__(
+        self, folder: Path, study: SweepStudy, **reasons: Callable[[], str | None]
+    ) -> None:
+        self.folder, self.study, self.clock = folder, study, Clock()
+        self.ended: list[tuple[str, bool]] = []
+        self.kept_weights = SimpleNamespace(add=lambda *ended: self.ended.append(ended))
+        for name in ("halt", "spent", "late"):
+            setattr(self, name, reasons.get(name, lambda: None))
+
+
 class Search:
     """A searcher over a study of its own folder, with the slots faked."""
 
-    def __init__(self, folder: Path, trials: int = 3, **rules: Any) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        trials: int = 3,
+        metric: str = "score",
+        restarts: int = 1,
+        **reasons: Callable[[], str | None],
+    ) -> None:
         self.folder = folder
         self.study = SweepStudy(
             folder,
@@ -104,28 +125,29 @@ class Search:
             trials=trials,
             sampler="random",
             seed=1,
-            pruner=Pruner(kind="asha", min_epochs=RUNG, reduction_factor=2),
-            sample=lambda trial, chosen: [f"optim.lr={trial.suggest_float('lr', 1e-3, 1e-1)}"],
+            pruner=PrunerSection(kind="asha", min_epochs=RUNG, reduction_factor=2),
+            sample=_sample,
             sign=_signature,
         )
-        self.slots, self.log, self.clock = Slots(), Log(), Clock()
-        self.ended: list[tuple[str, bool]] = []
-        settings = Rules(
-            sweep="demo",
-            folder=folder,
-            metric="score",
-            restarts=1,
+        space = folder / "search.yaml"
+        space.write_text(SMALL)
+        words = [f"search.metric={metric}", f"budget.restarts={restarts}"]
+        plan = SimpleNamespace(
+            file=load(space, words),
+            dataset=SimpleNamespace(address="data"),
+            folds=(),
             rungs=lambda epochs: frozenset({RUNG}),
-            compose=lambda overrides: compose([*overrides, f"training.epochs={EPOCHS}"]),
-            describe=lambda proposal, config: "",
-            halt=lambda: None,
-            spent=lambda: None,
-            late=lambda: None,
-            ended=lambda signature, failed: self.ended.append((signature, failed)),
         )
+        self.slots, self.log = Slots(), Log()
+        self.limits = Limits(folder, self.study, **reasons)
+        self.clock, self.ended = self.limits.clock, self.limits.ended
+        self.fusions_due = 0
         self.searcher = StudySearcher(
-            self.study, self.slots, replace(settings, **rules), self.clock, self.log
+            cast(Any, plan), cast(Any, self.limits), cast(Any, self.slots), self.log, self._due
         )
+
+    def _due(self) -> None:
+        self.fusions_due += 1
 
     def hand_out(self, trial: str) -> dict[str, Any]:
         """The job of a suggestion that must come; ``slot`` is its slot's number."""
@@ -142,7 +164,11 @@ class Search:
         self.searcher.on_trial_complete(trial, {"state": state, **metrics})
 
     def trial(self, number: int) -> optuna.trial.FrozenTrial:
-        return self.study.trials()["demo"][number]
+        return self.study.record.trials()["demo"][number]
+
+
+def _sample(trial: optuna.Trial, chosen: Any) -> list[str]:
+    return [f"optim.lr={trial.suggest_float('lr', 1e-3, 1e-1)}", f"training.epochs={EPOCHS}"]
 
 
 def _signature(overrides: Sequence[str]) -> str:
@@ -176,6 +202,7 @@ def test_trials_are_handed_out_to_free_slots_and_told(search):
     search.end("b", "complete")
     assert (search.trial(1).state, search.trial(1).value) == (TrialState.COMPLETE, 0.25)
     assert search.ended == [(search.trial(1).user_attrs["signature"], False)]
+    assert search.fusions_due == 1
     assert search.hand_out("c")["slot"] == 1
 
 
@@ -258,7 +285,7 @@ def test_a_trial_whose_side_of_tune_died_is_lost_too(tmp_path, result, error):
         search.searcher.on_trial_complete("a", result, error)
         assert search.slots.lost == [0]  # it may still be training
         assert search.trial(0).state == TrialState.FAIL
-        assert search.trial(0).user_attrs["reason"] == "Tune's side of it died"
+        assert search.trial(0).user_attrs["reason"] == "Tune's side of the trial died"
 
 
 def test_workers_that_died_in_a_slot_count_with_slots_that_died(tmp_path):
@@ -414,7 +441,7 @@ def test_ctrl_c_while_the_slots_start_is_seen_at_the_next_suggestion(search):
     _Interrupts(search.searcher).press(2, None)
     assert search.searcher.suggest("a") == Searcher.FINISHED
     assert search.slots.stops == [Stop.NOW]
-    assert search.study.trials() == {"demo": []}
+    assert search.study.record.trials() == {"demo": []}
 
 
 def test_ctrl_c_after_the_minutes_are_spent_does_not_wait_for_the_epoch(tmp_path):
@@ -423,7 +450,7 @@ def test_ctrl_c_after_the_minutes_are_spent_does_not_wait_for_the_epoch(tmp_path
         search.hand_out("a")
         spent.append("spent")
         search.epoch("a", 1)
-        search.searcher.pressed = True
+        search.searcher.interrupted = True
         _Interrupts(search.searcher).on_step_begin(1, [])
         assert search.slots.stops == [Stop.AFTER_EPOCH, Stop.NOW]
         assert search.searcher.halted == INTERRUPTED

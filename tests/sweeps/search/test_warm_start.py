@@ -13,11 +13,11 @@ from mtl.dataset import Dataset
 from mtl.errors import InputError
 from sweeps.planning.plan import Plan, make_plan
 from sweeps.run import open_study
-from sweeps.search import warm_start as module
 from sweeps.search.warm_start import read_earlier, take_over
 from sweeps.search_file import load
 from sweeps.storage.driver_lock import DriverLock
 from sweeps.storage.run_folder import open_run_folder
+from sweeps.storage.trial_folder import TrialFolder
 from sweeps.study import SweepStudy
 from tests.support.small_data import make_dataset, make_listing, write_space
 
@@ -66,12 +66,14 @@ class Sweeps:
             if proposal.number != WITHOUT_WEIGHTS:
                 (trial / "weights" / "epoch_001.safetensors").write_bytes(b"")
             for epoch in (1, 2, 3):
-                if study.report(*key, epoch, 1 / (2 + proposal.number) + epoch / 100):
-                    study.tell(*key, TrialState.PRUNED)
+                if study.record.report(*key, epoch, 1 / (2 + proposal.number) + epoch / 100):
+                    study.record.tell(*key, TrialState.PRUNED)
                     break
             else:
                 failed = proposal.number == 0
-                study.tell(*key, TrialState.FAIL if failed else TrialState.COMPLETE, "it broke")
+                study.record.tell(
+                    *key, TrialState.FAIL if failed else TrialState.COMPLETE, "it broke"
+                )
         study.close()
         return folder, said, study
 
@@ -91,10 +93,10 @@ def test_the_same_space_takes_over_all_that_finished_and_draws_on(sweeps):
     folder, said, study = sweeps.run(sweeps.plan("second"), "first")
     with closing(study):
         assert said == f"5 of 5 finished trials of {first} taken over"
-        taken = study.trials()["second"]
+        taken = study.record.trials()["second"]
         origins = [trial.user_attrs["from"] for trial in taken]
         assert origins == [f"first: first {number}" for number in range(1, 6)]
-        assert study.ended() == 5
+        assert study.record.ended() == 5
         assert study.planned == 5 + 6
         signatures = [trial.user_attrs["signature"] for trial in taken]
         drawn = [study.ask() for _ in range(6)]
@@ -102,7 +104,7 @@ def test_the_same_space_takes_over_all_that_finished_and_draws_on(sweeps):
         assert {p.number for p in drawn} == set(range(5, 11))
         assert not {p.signature for p in drawn} & set(signatures)
     with closing(sweeps.run(sweeps.plan("first"))[2]) as source:
-        before = source.trials()["first"][1:]
+        before = source.record.trials()["first"][1:]
     assert [facts(trial) for trial in taken] == [facts(trial) for trial in before]
     for number, signature in enumerate(signatures, 1):
         copied = folder / "trials" / signature / "predictions.parquet"
@@ -118,32 +120,32 @@ def test_the_same_command_takes_over_nothing_twice_and_a_kill_costs_nothing(
 ):
     sweeps.finished(sweeps.plan("first"))
     plan = sweeps.plan("second")
-    copy, left = module._copy, iter(range(2))
+    copy, left = TrialFolder.copy_to, iter(range(2))
 
-    def killed(source: Path, target: Path) -> None:
-        copy(source, target)
+    def killed(source: TrialFolder, run_folder: Path) -> None:
+        copy(source, run_folder)
         if next(left, None) is None:
             raise KeyboardInterrupt  # copied, and not on record
 
     with monkeypatch.context() as patch:
-        patch.setattr(module, "_copy", killed)
+        patch.setattr(TrialFolder, "copy_to", killed)
         with pytest.raises(KeyboardInterrupt):
             sweeps.run(plan, "first")
     folder, said, study = sweeps.run(plan, "first")
     study.close()
     assert said.startswith("3 of 5 finished trials of ")
-    assert said.endswith(" taken over, 2 are known here already")
+    assert said.endswith(" taken over, 2 are in this sweep already")
     _, said, study = sweeps.run(plan, "first")
     study.close()
     assert said.endswith(
         "0 of 5 finished trials of "
         + str(folder.parent / "first")
-        + " taken over, 5 are known here already"
+        + " taken over, 5 are in this sweep already"
     )
     _, _, study = sweeps.run(plan)  # without --from
     with closing(study):
         assert study.planned == 11
-        assert len(study.trials()["second"]) == 5
+        assert len(study.record.trials()["second"]) == 5
 
 
 def test_what_lies_outside_the_space_is_left(sweeps):
@@ -151,18 +153,18 @@ def test_what_lies_outside_the_space_is_left(sweeps):
     named = {**SPACE, "encoder": {"values": ["gru"]}, "encoder.layers": {"values": [1, 2]}}
     _, said, study = sweeps.run(sweeps.plan("gru", space=named), "first")
     study.close()
-    assert "5 lie outside this space" in said  # the layers have another name there
+    assert "5 are outside this space" in said  # the layers have another name there
     ranged = {**SPACE, "optim.lr": {"min": 1e-2, "max": 1e-1, "log": True}}
     _, said, study = sweeps.run(sweeps.plan("lr", space=ranged), "first")
     with closing(study):
-        rates = [trial.params["optim.lr"] for trial in study.trials()["lr"]]
+        rates = [trial.params["optim.lr"] for trial in study.record.trials()["lr"]]
     assert rates
     assert all(rate >= 1e-2 for rate in rates)
-    assert f"{5 - len(rates)} lie outside this space" in said
+    assert f"{5 - len(rates)} are outside this space" in said
     fixed = {"encoder.hidden": 16, "training.epochs": 3}
     _, said, study = sweeps.run(sweeps.plan("wide", fixed=fixed), "first")
     study.close()
-    assert said == f"0 of 5 finished trials of {folder} taken over, 5 lie outside this space"
+    assert said == f"0 of 5 finished trials of {folder} taken over, 5 are outside this space"
 
 
 def test_a_comparison_gives_to_a_search_and_takes_from_one(sweeps):
@@ -170,16 +172,18 @@ def test_a_comparison_gives_to_a_search_and_takes_from_one(sweeps):
     sweeps.finished(compared)
     _, said, study = sweeps.finished(sweeps.plan("plain"), "compared")
     assert said.startswith("4 of 4")
-    assert {t.params["encoder"] for t in study.trials()["plain"][:5]} == {"gru", "lstm"}
+    assert {t.params["encoder"] for t in study.record.trials()["plain"][:5]} == {"gru", "lstm"}
     again = sweeps.plan("again", compare={"by": ["encoder"]})
     _, said, study = sweeps.run(again, "plain")
     with closing(study):
         for encoder in ("gru", "lstm"):
-            for trial in study.trials()[f"again/{encoder}"]:
+            for trial in study.record.trials()[f"again/{encoder}"]:
                 assert f"encoder={encoder}" in trial.user_attrs["overrides"]
                 assert "encoder" not in trial.params
-        assert study.ended() == len(study.trials()["again/gru"]) + len(study.trials()["again/lstm"])
-        assert study.ended() >= 8
+        assert study.record.ended() == len(study.record.trials()["again/gru"]) + len(
+            study.record.trials()["again/lstm"]
+        )
+        assert study.record.ended() >= 8
 
 
 def test_refusals_name_what_does_not_agree(sweeps):

@@ -62,8 +62,10 @@ def fast_disk(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_killed_after_any_record_it_ends_as_undisturbed(
     story: str, torn: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A kill leaves the journal up to some record, or torn in the middle of the next one; then the
-    command that it fell into is given again, and those that came after it.
+    """A sweep that is killed after any record ends with the trials of an undisturbed one.
+
+    The kill leaves the journal up to some record, or torn in the middle of the next one. Then the
+    interrupted command is given again, and the commands after it.
     """
     monkeypatch.setattr(sampler, "FIT_TRIALS", 5)
     ends = []
@@ -88,14 +90,14 @@ def test_the_mishaps_happen(tmp_path: Path) -> None:
     with closing(opened(tmp_path, trials=8, seed=2, **REPEATS)) as study:
         handed = [(proposal.study, proposal.number) for proposal in finish(study, mishaps=True)]
         assert len(handed) > len(set(handed))  # a slot was lost
-        assert study.counts() == {"COMPLETE": 1, "PRUNED": 3, "FAIL": 4}
-        assert len(study.failures()) == 2
+        assert study.record.counts() == {"COMPLETE": 1, "PRUNED": 3, "FAIL": 4}
+        assert len(study.record.failures()) == 2
     assert records(tmp_path) == run(tmp_path, **first)
     run(tmp_path, **again)
     run(tmp_path, **more)
     with closing(opened(tmp_path, trials=0, **COMPARED)) as study:
-        assert study.counts() == {"COMPLETE": 6, "PRUNED": 5}
-        trials = [trial for found in study.trials().values() for trial in found]
+        assert study.record.counts() == {"COMPLETE": 6, "PRUNED": 5}
+        trials = [trial for found in study.record.trials().values() for trial in found]
     retries = [trial for trial in trials if "retry_of" in trial.user_attrs]
     assert {trial.state.name for trial in retries} == {"COMPLETE", "PRUNED"}
     of_retries = {f"demo/transformer {trial.number}" for trial in retries}
@@ -149,10 +151,10 @@ def test_trials_equal_a_plain_optuna_loop_s(
         ]
 
     with closing(opened(tmp_path, trials=0)) as study:
-        ours = study.trials()["demo"]
+        ours = study.record.trials()["demo"]
         assert said(ours) == said(plain.trials)
         assert not any("twin_of" in trial.user_attrs for trial in ours)
-        assert 10 < study.counts()["PRUNED"] < 45 or not pruned
+        assert 10 < study.record.counts()["PRUNED"] < 45 or not pruned
 
 
 def test_tpe_learns_from_the_last_trials_alone(

@@ -28,7 +28,7 @@ class Fusion:
     def __call__(self) -> list[Refit]:
         self.asked += 1
         assert isinstance(self.study, SweepStudy)
-        first = next(iter(self.study.trials().values()))[0].user_attrs["signature"]
+        first = next(iter(self.study.record.trials().values()))[0].user_attrs["signature"]
         return [Refit(first, fold, FOLDS) for fold in range(FOLDS)]
 
 
@@ -44,8 +44,8 @@ def test_the_folds_come_last_each_once_and_unpruned(tmp_path: Path) -> None:
     with closing(study):
         handed = finish(study)
         assert study.done
-        assert study.ended() == study.planned == 4 + FOLDS
-        trials = study.trials()
+        assert study.record.ended() == study.planned == 4 + FOLDS
+        trials = study.record.trials()
     assert fusion.asked == 1
     member = trials["demo"][0]
     signature = member.user_attrs["signature"]
@@ -65,12 +65,12 @@ def test_they_wait_for_what_still_runs(tmp_path: Path) -> None:
     study, fusion = refitted(tmp_path, trials=2)
     with closing(study):
         first, second = study.ask(), study.ask()
-        study.tell(second.study, second.number, TrialState.FAIL, "it broke")
+        study.record.tell(second.study, second.number, TrialState.FAIL, "it broke")
         assert study.ask() is None
         assert not study.done
         assert fusion.asked == 0
-        study.report(first.study, first.number, 1, 0.5)
-        study.tell(first.study, first.number, TrialState.COMPLETE)
+        study.record.report(first.study, first.number, 1, 0.5)
+        study.record.tell(first.study, first.number, TrialState.COMPLETE)
         assert study.ask().study == "demo 3 folds"
 
 
@@ -98,7 +98,7 @@ def test_another_choice_of_members_adds_its_folds(tmp_path: Path) -> None:
     study, _ = refitted(tmp_path)
     with closing(study):
         finish(study)
-        signatures = [t.user_attrs["signature"] for t in study.trials()["demo"]]
+        signatures = [t.user_attrs["signature"] for t in study.record.trials()["demo"]]
     other = next(s for s in signatures if s != signatures[0])
     study = opened(tmp_path, trials=4, folds=FOLDS, refits=lambda: [Refit(other, 0, FOLDS)])
     with closing(study):
@@ -111,8 +111,8 @@ def test_what_was_cut_into_another_number_of_folds_is_left_as_it_is(tmp_path: Pa
     with closing(study):
         assert [study.ask().fold for _ in range(4)] == [None] * 4
         for number in range(4):
-            study.report("demo", number, 1, 0.5 + number)
-            study.tell("demo", number, TrialState.COMPLETE)
+            study.record.report("demo", number, 1, 0.5 + number)
+            study.record.tell("demo", number, TrialState.COMPLETE)
         member = study.ask().signature.partition(".")[0]  # of 3 folds, and left unfinished
     refits = [Refit(member, fold, 4) for fold in range(4)]
     study = opened(tmp_path, trials=4, folds=4, refits=lambda: refits)
@@ -120,7 +120,7 @@ def test_what_was_cut_into_another_number_of_folds_is_left_as_it_is(tmp_path: Pa
         handed = finish(study)
         assert [p.signature for p in handed] == [refit.signature for refit in refits]
         assert study.done
-        assert sum(study.counts().values()) == 4 + 4
+        assert sum(study.record.counts().values()) == 4 + 4
 
 
 @pytest.mark.parametrize("torn", [False, True])
@@ -147,5 +147,5 @@ def test_killed_at_any_record_it_ends_the_same(
         with closing(study):
             finish(study)
             assert study.done
-            assert study.ended() == study.planned == 4 + FOLDS
+            assert study.record.ended() == study.planned == 4 + FOLDS
         assert len(records(folder)) == len(whole)

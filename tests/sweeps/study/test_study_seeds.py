@@ -37,8 +37,8 @@ def test_each_best_one_is_trained_with_new_seeds_once_its_study_has_ended(tmp_pa
         assert study.planned == 6 + 2 * 2
         handed = finish(study)
         assert study.done
-        trials, repeats = study.trials(), study.repeats()
-        assert study.ended() == study.planned == sum(study.counts().values())
+        trials, repeats = study.record.trials(), study.repeats()
+        assert study.record.ended() == study.planned == sum(study.record.counts().values())
     assert [p.study for p in handed[6:]] == ["demo/gru seeds", "demo/transformer seeds"] * 2
     for name in ("demo/gru", "demo/transformer"):
         complete = [t for t in trials[name] if t.state == TrialState.COMPLETE]
@@ -53,7 +53,7 @@ def test_each_best_one_is_trained_with_new_seeds_once_its_study_has_ended(tmp_pa
 def test_they_are_not_pruned(tmp_path: Path) -> None:
     with closing(opened(tmp_path, **{**SEEDED, "seeds": 6})) as study:
         handed = finish(study)
-        assert any(t.state == TrialState.PRUNED for t in study.trials()["demo/gru"])
+        assert any(t.state == TrialState.PRUNED for t in study.record.trials()["demo/gru"])
         for trials in study.repeats().values():
             assert [t.state for t in trials] == [TrialState.COMPLETE] * 6
             assert not any(k.startswith("decision") for t in trials for k in t.user_attrs)
@@ -67,10 +67,10 @@ def test_none_begins_while_a_trial_of_its_study_runs(tmp_path: Path) -> None:
         assert not study.done
         for proposal in asked[:-1]:
             for epoch in range(1, 6):
-                study.report(
+                study.record.report(
                     proposal.study, proposal.number, epoch, objective(proposal.overrides, epoch)
                 )
-            study.tell(proposal.study, proposal.number, TrialState.COMPLETE)
+            study.record.tell(proposal.study, proposal.number, TrialState.COMPLETE)
         assert [study.ask().study for _ in range(2)] == ["demo/gru seeds"] * 2
         assert study.ask() is None
 
@@ -78,7 +78,7 @@ def test_none_begins_while_a_trial_of_its_study_runs(tmp_path: Path) -> None:
 def test_a_study_without_a_result_has_none(tmp_path: Path) -> None:
     with closing(opened(tmp_path, **SEEDED)) as study:
         while (proposal := study.ask()) is not None:
-            study.tell(proposal.study, proposal.number, TrialState.FAIL, "broken")
+            study.record.tell(proposal.study, proposal.number, TrialState.FAIL, "broken")
         assert study.done
         assert study.repeats() == {"demo/gru": [], "demo/transformer": []}
 
@@ -125,18 +125,18 @@ def test_a_failed_one_is_retried_as_a_repeat(tmp_path: Path) -> None:
     with closing(opened(tmp_path, **{**SEEDED, "seeds": 1})) as study:
         while (proposal := study.ask()) is not None:
             if proposal.unpruned:
-                study.tell(proposal.study, proposal.number, TrialState.FAIL, "broken")
+                study.record.tell(proposal.study, proposal.number, TrialState.FAIL, "broken")
                 continue
             for epoch in range(1, 6):
-                if study.report(
+                if study.record.report(
                     proposal.study, proposal.number, epoch, objective(proposal.overrides, epoch)
                 ):
-                    study.tell(proposal.study, proposal.number, TrialState.PRUNED)
+                    study.record.tell(proposal.study, proposal.number, TrialState.PRUNED)
                     break
             else:
-                study.tell(proposal.study, proposal.number, TrialState.COMPLETE)
+                study.record.tell(proposal.study, proposal.number, TrialState.COMPLETE)
         assert study.done
-        assert study.retry_failed() == 2
+        assert study.record.retry_failed() == 2
         again = finish(study)
         assert all(p.unpruned for p in again)
         assert study.done

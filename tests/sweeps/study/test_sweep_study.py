@@ -45,13 +45,13 @@ def test_studies_are_served_in_turn_with_equal_shares(tmp_path: Path) -> None:
             (f"demo/{label}", number) for number in range(4) for label in labels
         ][:7]
         assert all(p.overrides[0] == f"encoder={p.study[5:]}" for p in handed if p)
-        assert not any("encoder" in t.params for ts in study.trials().values() for t in ts)
+        assert not any("encoder" in t.params for ts in study.record.trials().values() for t in ts)
 
 
 def test_compared_studies_start_from_the_same_points(tmp_path: Path) -> None:
     with closing(opened(tmp_path, trials=4, **COMPARED)) as study:
         finish(study)
-        first, second = study.trials().values()
+        first, second = study.record.trials().values()
     assert [t.params["optim.lr"] for t in first] == [t.params["optim.lr"] for t in second]
 
 
@@ -103,9 +103,9 @@ def test_running_trials_are_handed_out_first_with_what_they_reported(tmp_path: P
     with closing(opened(tmp_path, trials=4, pruner=none)) as study:
         left = [study.ask(), study.ask()]
         assert left[0] is not None
-        study.report("demo", 0, 1, 0.25)
-        study.report("demo", 0, 2, 0.5)
-        assert study.counts() == {"RUNNING": 2}
+        study.record.report("demo", 0, 1, 0.25)
+        study.record.report("demo", 0, 2, 0.5)
+        assert study.record.counts() == {"RUNNING": 2}
     with closing(opened(tmp_path, trials=1, pruner=none)) as study:
         again = [study.ask(), study.ask(), study.ask()]
     assert again == [Proposal(**{**vars(left[0]), "reported": {1: 0.25, 2: 0.5}}), left[1], None]
@@ -118,20 +118,20 @@ def test_an_epoch_is_recorded_once_and_its_decision_stands(tmp_path: Path) -> No
     with closing(opened(tmp_path, pruner=Pruner(min_epochs=2))) as study:
         for value in (0.5, 0.1):
             assert study.ask()
-            number = study.counts()["RUNNING"] - 1
-            assert not study.report("demo", number, 1, 0.0)
-            stops = study.report("demo", number, 2, value)
+            number = study.record.counts()["RUNNING"] - 1
+            assert not study.record.report("demo", number, 1, 0.0)
+            stops = study.record.report("demo", number, 2, value)
             assert stops == (value == 0.1)
             size = (tmp_path / JOURNAL).stat().st_size
-            assert study.report("demo", number, 2, 9.0) == stops
+            assert study.record.report("demo", number, 2, 9.0) == stops
             assert (tmp_path / JOURNAL).stat().st_size == size
-        kept, stopped = study.trials()["demo"]
+        kept, stopped = study.record.trials()["demo"]
         assert [t.user_attrs["decision:2"] for t in (kept, stopped)] == ["keep", "prune"]
-        assert study.report("demo", 1, 3, 9.0)  # too late: it was stopped
-        study.tell("demo", 1, TrialState.PRUNED)
-        assert study.report("demo", 1, 4, 9.0)
-        study.tell("demo", 1, TrialState.FAIL, "too late")
-        told = study.trials()["demo"][1]
+        assert study.record.report("demo", 1, 3, 9.0)  # too late: it was stopped
+        study.record.tell("demo", 1, TrialState.PRUNED)
+        assert study.record.report("demo", 1, 4, 9.0)
+        study.record.tell("demo", 1, TrialState.FAIL, "too late")
+        told = study.record.trials()["demo"][1]
         assert (told.state, told.value) == (TrialState.PRUNED, 0.1)
         assert told.intermediate_values == {1: 0.0, 2: 0.1}
         assert "reason" not in told.user_attrs
@@ -142,10 +142,10 @@ def test_a_trial_that_ends_before_it_hears_of_its_pruning_is_pruned(tmp_path: Pa
     with closing(opened(tmp_path, trials=2)) as study:
         for number, value in ((0, 0.5), (1, 0.1)):
             assert study.ask()
-            stopped = study.report("demo", number, 1, value)
-            study.tell("demo", number, TrialState.COMPLETE)
+            stopped = study.record.report("demo", number, 1, value)
+            study.record.tell("demo", number, TrialState.COMPLETE)
             assert stopped == (number == 1)
-        states = [trial.state for trial in study.trials()["demo"]]
+        states = [trial.state for trial in study.record.trials()["demo"]]
         assert states == [TrialState.COMPLETE, TrialState.PRUNED]
 
 
@@ -153,12 +153,12 @@ def test_a_stopped_trial_that_was_not_told_is_handed_out_to_end(tmp_path: Path) 
     with closing(opened(tmp_path, trials=2)) as study:
         for number, value in ((0, 0.5), (1, 0.1)):
             assert study.ask()
-            assert study.report("demo", number, 1, value) == (number == 1)
+            assert study.record.report("demo", number, 1, value) == (number == 1)
     with closing(opened(tmp_path, trials=2)) as study:
         handed = finish(study)
         assert [(p.number, p.stopped) for p in handed] == [(0, False), (1, True)]
-        assert study.trials()["demo"][1].intermediate_values == {1: 0.1}
-        assert study.trials()["demo"][1].state == TrialState.PRUNED
+        assert study.record.trials()["demo"][1].intermediate_values == {1: 0.1}
+        assert study.record.trials()["demo"][1].state == TrialState.PRUNED
         assert study.done
 
 
@@ -168,10 +168,10 @@ def test_nobody_hears_of_a_decision_that_is_not_on_record(
 ) -> None:
     with closing(opened(tmp_path, trials=2)) as study:
         assert study.ask()
-        assert not study.report("demo", 0, 1, 0.5)
+        assert not study.record.report("demo", 0, 1, 0.5)
         assert study.ask()
         with pytest.raises(Killed), killed_after(monkeypatch, 1, torn):  # the value is written
-            study.report("demo", 1, 1, 0.1)
+            study.record.report("demo", 1, 1, 0.1)
         assert "prune" not in (tmp_path / JOURNAL).read_text()
     with closing(opened(tmp_path, trials=2)) as study:
         assert records(tmp_path)[-1]["user_attr"] == {"decision:1": "prune"}
@@ -183,19 +183,19 @@ def test_a_trial_does_not_complete_without_a_value(values: list[float], tmp_path
     with closing(opened(tmp_path, pruner=Pruner(kind="none"))) as study:
         assert study.ask()
         for epoch, value in enumerate(values, start=1):
-            assert not study.report("demo", 0, epoch, value)
-        study.tell("demo", 0, TrialState.COMPLETE)
-        [failed] = study.failures()
+            assert not study.record.report("demo", 0, epoch, value)
+        study.record.tell("demo", 0, TrialState.COMPLETE)
+        [failed] = study.record.failures()
         assert failed.user_attrs["reason"] == f"it ended with the value {'nan' if values else None}"
 
 
 def test_nan_is_pruned_at_a_rung_and_survives_the_journal(tmp_path: Path) -> None:
     with closing(opened(tmp_path)) as study:
         assert study.ask()
-        assert study.report("demo", 0, 1, math.nan)
+        assert study.record.report("demo", 0, 1, math.nan)
     with closing(opened(tmp_path)) as study:
         assert len(finish(study)) == 12
-        trial = study.trials()["demo"][0]
+        trial = study.record.trials()["demo"][0]
         assert trial.state == TrialState.PRUNED
         assert trial.value is None
         assert math.isnan(trial.intermediate_values[1])
@@ -206,10 +206,11 @@ def test_attributes_and_reasons_are_read_back(tmp_path: Path) -> None:
     with closing(opened(tmp_path)) as study:
         proposal = study.ask()
         assert proposal is not None
-        study.report("demo", 0, 1, 0.5)
-        study.tell("demo", 0, TrialState.FAIL, "loss is nan", {"seconds": 1.5, "scores": {"p": 1}})
+        study.record.report("demo", 0, 1, 0.5)
+        attributes = {"seconds": 1.5, "scores": {"p": 1}}
+        study.record.tell("demo", 0, TrialState.FAIL, "loss is nan", attributes)
     with closing(opened(tmp_path)) as study:
-        [failed] = study.failures()
+        [failed] = study.record.failures()
         assert failed.user_attrs == {
             "overrides": list(proposal.overrides),
             "signature": proposal.signature,
@@ -227,7 +228,7 @@ def test_attributes_and_reasons_are_read_back(tmp_path: Path) -> None:
 def test_a_repeated_signature_is_told_and_never_trained(tmp_path: Path) -> None:
     with closing(opened(tmp_path, sample=sample_one_of_three)) as study:
         handed = finish(study)
-        trials = study.trials()["demo"]
+        trials = study.record.trials()["demo"]
         assert study.done
     assert len(trials) == 12
     assert len(handed) == len({p.signature for p in handed}) == 3
@@ -243,13 +244,13 @@ def test_a_repeated_signature_is_told_and_never_trained(tmp_path: Path) -> None:
 
 
 def end_complete(study: SweepStudy) -> None:
-    study.report("demo", 0, 1, 0.5)
-    study.tell("demo", 0, TrialState.COMPLETE)
+    study.record.report("demo", 0, 1, 0.5)
+    study.record.tell("demo", 0, TrialState.COMPLETE)
 
 
 def end_failed(study: SweepStudy) -> None:
-    study.report("demo", 0, 1, 0.5)
-    study.tell("demo", 0, TrialState.FAIL, "out of memory")
+    study.record.report("demo", 0, 1, 0.5)
+    study.record.tell("demo", 0, TrialState.FAIL, "out of memory")
 
 
 @pytest.mark.parametrize("end", [end_complete, end_failed])
@@ -263,7 +264,7 @@ def test_a_twin_waits_for_a_running_first(
     study = opened(tmp_path, sample=always_the_same, trials=3)
     assert study.ask()
     assert study.ask() is None
-    assert study.counts() == {"RUNNING": 3}
+    assert study.record.counts() == {"RUNNING": 3}
     assert not study.done
     if restarted:
         study.close()
@@ -272,14 +273,14 @@ def test_a_twin_waits_for_a_running_first(
         assert study.ask() is None
     end(study)
     assert study.done
-    first, *twins = study.trials()["demo"]
+    first, *twins = study.record.trials()["demo"]
     assert len(twins) == 2
     for twin in twins:
         assert twin.state == first.state
         assert twin.values == first.values
         assert twin.intermediate_values == {1: 0.5}
         assert twin.user_attrs.get("reason") == first.user_attrs.get("reason")
-    assert len(study.failures()) == (end is end_failed)
+    assert len(study.record.failures()) == (end is end_failed)
     study.close()
 
 
@@ -299,8 +300,8 @@ def test_twins_are_told_to_the_end_whenever_the_driver_dies(
         if study.ask():
             end_complete(study)
         assert study.done
-        assert [t.value for t in study.trials()["demo"]] == [0.5] * 3
-        assert [t.intermediate_values for t in study.trials()["demo"]] == [{1: 0.5}] * 3
+        assert [t.value for t in study.record.trials()["demo"]] == [0.5] * 3
+        assert [t.intermediate_values for t in study.record.trials()["demo"]] == [{1: 0.5}] * 3
     assert (tmp_path / JOURNAL).read_text().count('"intermediate_value":') == 3
 
 
@@ -352,8 +353,8 @@ def test_no_step_goes_through_all_trials(
         monkeypatch.setattr(Journal, "get_all_trials", search)
         while (proposal := study.ask()) is not None:
             train(study, proposal)
-            assert study.failures() == []
-            assert study.ended() == proposal.number + 1
+            assert study.record.failures() == []
+            assert study.record.ended() == proposal.number + 1
         assert study.done
 
 
