@@ -1,1 +1,1 @@
-"""The science of multi-task emotion recognition: no Ray, Optuna, Hydra or command line in here."""
+"""Multi-task emotion recognition: data, models, training and evaluation, free of Ray and Hydra."""

@@ -1,7 +1,7 @@
-"""One trial's config: frozen, typed, strict.
+"""Config of one trial: frozen, typed and strictly checked.
 
-It says all that a trained model depends on beside its data; it is composed from the YAML groups in
-``sweeps/configs``.
+The config holds every setting that a trained model depends on, apart from its data. Programs
+compose it from the YAML groups in ``sweeps/configs``.
 """
 
 from collections.abc import Mapping
@@ -29,16 +29,17 @@ from mtl.strict import (
 from mtl.tasks import TASKS
 
 FrameChoice = Literal["listed", "all"]
-"""Frames of a video that a model sees: those that the annotation files list, or all."""
+"""Frames of a video that a model sees: those in the annotation files, or all with features."""
 
 
 class SequenceConfig(Strict):
-    """Which frames of a video a model walks over, and in what windows.
+    """Choice of a video's frames and their division into windows.
 
     Attributes:
-        frames: ``listed`` (those in the annotation and release files) or ``all`` with features.
-        frame_stride: Every n-th of them.
-        window_frames: Most frames of a window; the batch is ``optim.batch_videos`` of them.
+        frames: ``listed`` (frames in the annotation and release files) or ``all`` (every frame
+            with features).
+        frame_stride: The model sees every n-th of these frames.
+        window_frames: Maximum number of frames in a window.
     """
 
     frames: FrameChoice
@@ -47,14 +48,16 @@ class SequenceConfig(Strict):
 
 
 class OptimConfig(Strict):
-    """Optimizer and schedule; the schedule is taken per step.
+    """Optimizer and learning-rate schedule; the learning rate is set anew at each step.
 
     Attributes:
-        batch_videos: Windows, of as many videos, in a step over all workers together; for an
-            encoder that carries no state, as many more as shorter ones have room.
-        warmup_epochs: Epochs (may be broken) of linear warm-up from lr / steps to lr.
-        decay: ``cosine`` to 0, or ``constant``.
-        gradient_clip: Largest norm of the gradient; 0 for none.
+        lr: Peak learning rate.
+        batch_videos: Full windows in a step, counted over all workers. With a recurrent encoder
+            each window is of another video; with other encoders a step has more windows if they
+            are shorter than ``sequence.window_frames``.
+        warmup_epochs: Epochs of linear warm-up to ``lr``; may be a fraction.
+        decay: Schedule after the warm-up: ``cosine`` (to 0) or ``constant``.
+        gradient_clip: Maximum norm of the gradient; 0 turns clipping off.
     """
 
     name: Literal["adam", "adamw"]
@@ -67,12 +70,12 @@ class OptimConfig(Strict):
 
 
 class TrainingConfig(Strict):
-    """How long, from which seed, where.
+    """Length, seed, device and precision of a training.
 
     Attributes:
-        device: ``auto`` (CUDA where there is one), ``cpu`` or ``cuda``.
-        precision: ``auto`` is bfloat16 autocast on CUDA devices that have it, else float32; in
-            float64, for checks, are the model and its features.
+        device: ``auto`` (CUDA if available, else the CPU), ``cpu`` or ``cuda``.
+        precision: ``auto`` is bfloat16 autocast on CUDA devices that support it, else float32.
+            With float64, meant for checks, the model and its features are float64.
     """
 
     epochs: Positive
@@ -82,7 +85,20 @@ class TrainingConfig(Strict):
 
 
 class TrialConfig(Strict):
-    """Everything one trial is; see the classes of its parts."""
+    """Config of one trial.
+
+    Attributes:
+        features: Names of the feature sets; a model sees them joined.
+        tasks: Names of the tasks to train.
+        sequence: Frames and windows.
+        encoder: Encoder, by its name in ``ENCODERS``, and its parameters.
+        head: Head of each task, by its name in ``HEADS``, and its parameters.
+        framework: Multi-task framework, by its name in ``FRAMEWORKS``, and its parameters.
+        loss: Loss of each task.
+        balancing: Loss balancing, by its name in ``BALANCINGS``, and its parameters.
+        optim: Optimizer and learning-rate schedule.
+        training: Epochs, seed, device and precision.
+    """
 
     features: Annotated[tuple[str, ...], Field(min_length=1)]
     tasks: Annotated[tuple[str, ...], Field(min_length=1)]
@@ -97,7 +113,9 @@ class TrialConfig(Strict):
 
     @field_validator("features", "tasks")
     @classmethod
-    def _once(cls, values: tuple[str, ...], info: Any) -> tuple[str, ...]:
+    def _reject_duplicates_and_unknown_tasks(
+        cls, values: tuple[str, ...], info: Any
+    ) -> tuple[str, ...]:
         if len(set(values)) < len(values):
             raise InputError(f"{info.field_name} = {list(values)} names one twice: name each once")
         for value in values:
@@ -106,19 +124,23 @@ class TrialConfig(Strict):
         return values
 
     @model_validator(mode="after")
-    def _wired(self) -> "TrialConfig":
+    def _check_framework(self) -> "TrialConfig":
         FRAMEWORKS[self.framework.name].check(self.tasks, **self.framework.parameters)
         return self
 
     def plain(self) -> dict[str, Any]:
-        """As mappings, lists, numbers and strings; ``read_config`` takes it back."""
+        """Return the config as mappings, lists, numbers and strings; inverse of ``read_config``."""
         return self.model_dump(mode="json", serialize_as_any=True)
 
 
 def read_config(plain: Mapping[str, Any]) -> TrialConfig:
-    """Return the typed config of plain data, whose keys may have the names of earlier versions.
+    """Return the typed config of plain data.
+
+    Args:
+        plain: Nested mappings; keys may have their present names or those of earlier versions.
 
     Raises:
-        InputError: One sentence on the first unknown key or refused value, with its dotted path.
+        InputError: A key is unknown or a value is refused; the message names the first such key
+            by its dotted path.
     """
     return validate_as(TrialConfig, with_present_names(plain))

@@ -1,21 +1,21 @@
-"""Keys of a trial config that are special: operational, renamed or added since the first version.
+"""Keys of a trial config that a signature treats specially: operational, renamed or added keys.
 
-A signature outlives versions: it is the hash of the keys of the first version. A key that has
-another name today is hashed under its first name, and a key that was added is left out while it
-holds its default.
+A trial's signature must stay the same in every later version of the program. It is therefore a
+hash of the config as the first version wrote it: a renamed key is hashed under its first name, and
+an added key is left out while it has its default value.
 """
 
 from collections.abc import Callable, Mapping
 from typing import Any
 
 OPERATIONAL = ("training.device",)
-"""Paths that change where a trial runs, not its result: they have no part in its signature."""
+"""Paths of keys that choose where a trial runs and do not change its result; never hashed."""
 
 RENAMED = {"framework.truth_share": "framework.teacher_forcing_ratio"}
-"""First name -> present name. Files and journals with the first name are read as ever."""
+"""Present path of each renamed key by its first path; files and journals may use either one."""
 
 ADDED: dict[str, Any] = {}
-"""Path -> default of each key that the first version did not have."""
+"""Default value of each key that the first version did not have, by its path."""
 
 
 def present_path(path: str) -> str:
@@ -34,26 +34,31 @@ def with_present_names(plain: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def hashed_settings(plain: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the part of nested settings that a signature covers, under the first names."""
-    kept = _without_unhashed(plain)
-    return _renamed(kept, first_path)
+    """Return the settings that a signature is hashed from, under their first names.
+
+    Args:
+        plain: Nested settings under their present names.
+    """
+    return _renamed(_without_unhashed(plain), first_path)
 
 
 def _renamed(
-    plain: Mapping[str, Any], name_of: Callable[[str], str], above: str = ""
+    plain: Mapping[str, Any], name_of: Callable[[str], str], prefix: str = ""
 ) -> dict[str, Any]:
+    """Return nested settings with the path of each key replaced by ``name_of(path)``."""
     result: dict[str, Any] = {}
     for key, value in plain.items():
-        path = f"{above}{key}"
-        name = name_of(path).removeprefix(above)
+        path = f"{prefix}{key}"
+        name = name_of(path).removeprefix(prefix)
         result[name] = _renamed(value, name_of, f"{path}.") if isinstance(value, Mapping) else value
     return result
 
 
-def _without_unhashed(plain: Mapping[str, Any], above: str = "") -> dict[str, Any]:
+def _without_unhashed(plain: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested settings without operational keys and without added keys at their default."""
     result: dict[str, Any] = {}
     for key, value in plain.items():
-        path = f"{above}{key}"
+        path = f"{prefix}{key}"
         if path in OPERATIONAL or (path in ADDED and value == ADDED[path]):
             continue
         nested = isinstance(value, Mapping)

@@ -1,20 +1,20 @@
-"""What a user did wrong, said in one sentence."""
+"""Exceptions with messages for users, and short texts of exceptions."""
 
 
 class InputError(ValueError):
-    """Bad input: the message says what, where, which value and the fix, in one sentence."""
+    """Invalid input; the message names the place, the rule, the value found and the fix."""
 
 
 class TrainingError(RuntimeError):
-    """A trial that cannot go on, and where it broke."""
+    """Failure of a trial that cannot continue; the message names where the training failed."""
 
 
 def brief(error: BaseException) -> str:
-    """The first line of a library's error, without its full stop."""
+    """Return the first line of an exception's message without its final full stop."""
     return str(error).strip().splitlines()[0].rstrip(".") if str(error).strip() else repr(error)
 
 
 def in_one_line(error: BaseException) -> str:
-    """An exception's type and first line."""
+    """Return the type of an exception and the first line of its message."""
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0] if lines else ''}"

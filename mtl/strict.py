@@ -1,4 +1,4 @@
-"""Strict typed settings: unknown keys, wrong types and values out of range are refused by name."""
+"""Strictly checked settings: an unknown key, wrong type or value out of range is an error."""
 
 import difflib
 import inspect
@@ -17,7 +17,7 @@ AboveZero = Annotated[float, Field(gt=0)]
 
 
 class Strict(BaseModel):
-    """Frozen settings: no unknown key, no silent conversion, no NaN."""
+    """Base of frozen settings that refuse unknown keys, implicit conversions, NaN and infinity."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
@@ -26,21 +26,25 @@ Model = TypeVar("Model", bound=Strict)
 
 
 class Component(Strict):
-    """A name from a registry, beside the keyword parameters of the class that stands under it."""
+    """Name of a registered class and keyword parameters for its constructor."""
 
     name: str
 
     @property
     def parameters(self) -> dict[str, Any]:
-        """The constructor's keyword parameters."""
+        """Keyword parameters for the constructor, by name."""
         return {key: value for key, value in self if key != "name"}
 
 
 def component_of(group: str, registry: Mapping[str, type]) -> BeforeValidator:
-    """A validator that turns ``{name: ..., parameters ...}`` into a ``Component``; a name alone is
-    taken with its defaults.
+    """Return a pydantic validator that turns plain settings into a ``Component`` of a registry.
 
-    The parameters are the keyword-only parameters of the registered class, with their types.
+    The settings are a mapping with the key ``name`` and the keyword-only constructor parameters
+    of the registered class, or the name alone if all of these parameters have defaults.
+
+    Args:
+        group: Dotted path of the settings, for error messages.
+        registry: Registered classes by name.
     """
     models = {name: _model_of(cls) for name, cls in registry.items()}
 
@@ -70,13 +74,19 @@ def _model_of(cls: type) -> type[Component]:
 
 
 def validate_as(model: type[Model], value: Mapping[str, Any], where: str = "") -> Model:
-    """Check plain data (mappings, lists, numbers, strings) against a model.
+    """Return plain data as a typed model, after checking every key and value.
+
+    Args:
+        model: The class of the settings.
+        value: Nested mappings, lists, numbers and strings.
+        where: Dotted path of ``value`` in the user's settings; empty at the top.
 
     Raises:
-        InputError: One sentence on the first fault: dotted path, rule, value found.
+        InputError: A key is unknown or missing or a value is refused; the message names the
+            first such key by its dotted path, with the rule and the value found.
     """
     try:
-        # JSON mode lets a list be a tuple and stays strict in everything else.
+        # In strict mode pydantic accepts a list for a tuple only if the input is JSON.
         return model.model_validate_json(json.dumps(value))
     except ValidationError as error:
         raise InputError(_sentence(error, model, where)) from None
@@ -107,7 +117,11 @@ def _keys_at(model: type[BaseModel], path: Iterable[int | str]) -> list[str]:
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """``: did you mean 'gru'?`` where something is near, else the list of what is known."""
+    """Return the end of an error message about an unknown name.
+
+    The text is ``: did you mean 'gru'?`` if a known name is similar, else
+    ``; known are gru, lstm``, and empty if no names are known.
+    """
     known = list(known)
     near = difflib.get_close_matches(name, known, n=1)
     if near:

@@ -1,8 +1,9 @@
-"""The four tasks of the challenge, and where each lives in a label row and in an output row.
+"""The four tasks of the challenge, and the columns of a label row and of an output row.
 
-A frame's labels are one row of ``LABEL_COLUMNS`` (15 numbers) beside a boolean mask of what is
-known; a model's outputs are one row of ``OUTPUT_COLUMNS`` (22 numbers). -5 and -1, the challenge's
-missing values, are known here alone: everywhere else a missing label is a False in the mask.
+The labels of a frame are one row of ``LABEL_COLUMNS`` (15 numbers) and a boolean mask of the
+labels that are known. The outputs of a model for a frame are one row of ``OUTPUT_COLUMNS``
+(22 numbers). Only this module names the values -5 and -1 by which the challenge's files mark a
+missing label; everywhere else a missing label is a False in the mask.
 """
 
 from dataclasses import dataclass
@@ -22,6 +23,14 @@ EXPRESSIONS = (
 )
 ACTION_UNITS = tuple(f"AU{n}" for n in (1, 2, 4, 6, 7, 10, 12, 15, 23, 24, 25, 26))
 
+LABEL_COLUMNS = ("valence", "arousal", "expression", *ACTION_UNITS)
+OUTPUT_COLUMNS = ("valence", "arousal", *EXPRESSIONS, *ACTION_UNITS)
+
+MISSING_AFFECT = -5
+"""Value of a missing valence or arousal label in the challenge's files."""
+MISSING_CLASS = -1
+"""Value of a missing expression or action unit label in the challenge's files."""
+
 Kind = Literal["regression", "multiclass", "multilabel"]
 
 
@@ -30,39 +39,78 @@ class Task:
     """One task.
 
     Attributes:
-        name: The field's term for it.
-        kind: ``regression`` (a value in [-1, 1]), ``multiclass`` (one index) or ``multilabel``
-            (independent 0/1 values).
-        columns: Its label columns in ``labels.parquet``.
-        labels: Where those columns stand in a label row.
-        outputs: Where its outputs stand in an output row: the value, the class probabilities or
-            the probability of each unit.
-        missing: What the challenge's files write where there is no label.
-        score: Its measure: concordance correlation or F1.
+        name: ``valence``, ``arousal``, ``expression`` or ``action_units``.
+        kind: ``regression`` (a value in [-1, 1]), ``multiclass`` (one class index) or
+            ``multilabel`` (independent 0/1 values).
+        columns: The task's columns in a label row and in ``labels.parquet``.
+        output_columns: The task's columns in an output row: the value (regression), the
+            probability of each class (multiclass) or of each unit (multilabel).
+        missing: Value of a missing label in the challenge's files.
+        score: Metric of the task: ``ccc`` (concordance correlation coefficient) or ``f1``.
     """
 
     name: str
     kind: Kind
     columns: tuple[str, ...]
-    labels: slice
-    outputs: slice
+    output_columns: tuple[str, ...]
     missing: int
     score: Literal["ccc", "f1"]
 
     @property
+    def labels(self) -> slice:
+        """Slice of a label row that holds the labels of this task."""
+        return _slice_of(self.columns, LABEL_COLUMNS)
+
+    @property
+    def outputs(self) -> slice:
+        """Slice of an output row that holds the outputs of this task."""
+        return _slice_of(self.output_columns, OUTPUT_COLUMNS)
+
+    @property
     def width(self) -> int:
-        """Number of outputs."""
-        return int(self.outputs.stop - self.outputs.start)
+        """Number of outputs of this task."""
+        return len(self.output_columns)
 
 
-VALENCE = Task("valence", "regression", ("valence",), slice(0, 1), slice(0, 1), -5, "ccc")
-AROUSAL = Task("arousal", "regression", ("arousal",), slice(1, 2), slice(1, 2), -5, "ccc")
-EXPRESSION = Task("expression", "multiclass", ("expression",), slice(2, 3), slice(2, 10), -1, "f1")
-UNITS = Task("action_units", "multilabel", ACTION_UNITS, slice(3, 15), slice(10, 22), -1, "f1")
+def _slice_of(columns: tuple[str, ...], row: tuple[str, ...]) -> slice:
+    start = row.index(columns[0])
+    return slice(start, start + len(columns))
+
+
+VALENCE = Task(
+    name="valence",
+    kind="regression",
+    columns=("valence",),
+    output_columns=("valence",),
+    missing=MISSING_AFFECT,
+    score="ccc",
+)
+AROUSAL = Task(
+    name="arousal",
+    kind="regression",
+    columns=("arousal",),
+    output_columns=("arousal",),
+    missing=MISSING_AFFECT,
+    score="ccc",
+)
+EXPRESSION = Task(
+    name="expression",
+    kind="multiclass",
+    columns=("expression",),
+    output_columns=EXPRESSIONS,
+    missing=MISSING_CLASS,
+    score="f1",
+)
+UNITS = Task(
+    name="action_units",
+    kind="multilabel",
+    columns=ACTION_UNITS,
+    output_columns=ACTION_UNITS,
+    missing=MISSING_CLASS,
+    score="f1",
+)
 
 TASKS = {task.name: task for task in (VALENCE, AROUSAL, EXPRESSION, UNITS)}
-LABEL_COLUMNS = tuple(column for task in TASKS.values() for column in task.columns)
-OUTPUT_COLUMNS = ("valence", "arousal", *EXPRESSIONS, *ACTION_UNITS)
-
 
 MISSING = np.array([t.missing for t in TASKS.values() for _ in t.columns], np.float32)
+"""Value of a missing label in the challenge's files for each of ``LABEL_COLUMNS``, shape (15,)."""

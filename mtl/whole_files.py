@@ -1,4 +1,4 @@
-"""Files and folders that a reader finds whole, old or new, whenever it looks."""
+"""Atomic writing of files and folders: readers find the old or the new content, never a part."""
 
 import json
 import os
@@ -9,23 +9,23 @@ from typing import Any
 
 
 def write_atomically(file: Path, content: bytes) -> None:
-    """Write a file beside its place, then put it there."""
+    """Write a file under a temporary name in the same folder, then rename it to ``file``."""
     unfinished = file.with_name(f"{file.name}.unfinished")
     unfinished.write_bytes(content)
     unfinished.replace(file)
 
 
 def write_json(file: Path, content: Mapping[str, Any]) -> None:
-    """``content`` as indented JSON, whole."""
+    """Write a mapping as indented JSON, atomically."""
     write_atomically(file, (json.dumps(content, indent=2) + "\n").encode())
 
 
 def write_folder(folder: Path, files: Mapping[str, bytes]) -> None:
-    """Write a folder that does not exist, beside its place, then put it there.
+    """Write a new folder under a temporary name, then rename it to ``folder``.
 
     Args:
-        folder: It.
-        files: By their path in it.
+        folder: The new folder; it must not exist.
+        files: Content of each file, by its path relative to the folder.
     """
     draft = folder.with_name(f".{folder.name}.{os.getpid()}.draft")
     try:

@@ -1,12 +1,12 @@
-"""The fused model, apart from the sweep that found it.
+"""Ensembles: selection of their members, and the exported model that predicts any dataset.
 
     model = Ensemble.load("export")
     predictions = model.predict(open_dataset("datasets/new"))
     predictions.save("predictions.parquet")
 
-An export is a folder: ``model.json`` says what the ensemble is, ``statistics.safetensors`` holds
-mean and std of each feature set over the training frames, and
-``members/<name>/epoch_NNN.safetensors`` weights, those that are needed.
+An export is a folder. ``model.json`` describes the ensemble, ``statistics.safetensors`` holds mean
+and standard deviation of each feature set over the training frames, and
+``members/<name>/epoch_NNN.safetensors`` holds the weights of a member after an epoch.
 """
 
 from mtl.ensemble.folder import Export, parse_export, read_files

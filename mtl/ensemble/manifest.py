@@ -1,4 +1,4 @@
-"""``model.json`` of an export: what the ensemble is, typed and strict."""
+"""Typed and strictly checked content of ``model.json``, the description of an export."""
 
 import json
 from pathlib import Path
@@ -11,6 +11,7 @@ from mtl.predictions.postprocess import Kind
 from mtl.strict import AboveZero, Positive, Strict, validate_as
 
 FORMAT = 1
+"""Version of the export's format that this program writes and reads."""
 MODEL = "model.json"
 STATISTICS = "statistics.safetensors"
 
@@ -22,14 +23,14 @@ Threshold = Annotated[float, Field(gt=0, lt=1)]
 
 
 class SmoothingEntry(Strict):
-    """``mtl.predictions.postprocess.Smoothing``."""
+    """Entry of ``model.json`` for one ``mtl.predictions.postprocess.Smoothing``."""
 
     kind: Kind
     width_frames: Annotated[int, Field(ge=0)]
 
 
 class PostprocessingEntry(Strict):
-    """``mtl.predictions.postprocess.Postprocessing``."""
+    """Entry of ``model.json`` for the ``mtl.predictions.postprocess.Postprocessing``."""
 
     smoothing: dict[str, SmoothingEntry]
     bias: tuple[float, ...]
@@ -37,7 +38,14 @@ class PostprocessingEntry(Strict):
 
 
 class MemberEntry(Strict):
-    """A trial: its config, how much it counts in each task that it serves, from which epoch."""
+    """Entry of ``model.json`` for one member of the ensemble.
+
+    Attributes:
+        config: Config of the trial that trained the member, as plain data.
+        weights: Weight of the member's outputs in the ensemble's mean, by task; tasks that the
+            ensemble does not take from this member are absent.
+        epochs: Epoch whose weights predict each of these tasks.
+    """
 
     config: dict[str, Any]
     weights: Annotated[dict[str, AboveZero], Field(min_length=1)]
@@ -45,19 +53,20 @@ class MemberEntry(Strict):
 
 
 class Manifest(Strict):
-    """``model.json``.
+    """Content of ``model.json``.
 
     Attributes:
-        format: Of the folder.
-        versions: Of what exported it.
-        dataset: The content hash of the training data.
-        features: The width of each feature set.
-        image_name: How the training data's files name a frame.
-        prior: What is predicted without features, by task; tasks without training label are absent.
-        members: By name.
-        postprocessing: What is done to their mean.
-        scores: Of the fused model, by part, for reference.
-        files: SHA-256 of the other files.
+        format: Version of the export's format.
+        versions: Versions of the packages that wrote the export, by package.
+        dataset: Content hash of the dataset that the members were trained on.
+        features: Width of each feature set, by its name.
+        image_name: Pattern of image names in the annotation files, such as ``{frame:05d}.jpg``.
+        prior: Outputs for frames of videos without features, by task; tasks without any training
+            label are absent.
+        members: Members of the ensemble by name.
+        postprocessing: Post-processing of the members' mean outputs.
+        scores: Scores of the fused model by part (select, confirm, ...), for information.
+        files: SHA-256 of every other file of the export, by its path.
     """
 
     format: int
@@ -72,7 +81,7 @@ class Manifest(Strict):
     files: dict[str, str]
 
     def paths(self) -> set[str]:
-        """Of all files but ``model.json``."""
+        """Return the paths of all files of the export except ``model.json``."""
         weights = {
             weights_path(name, epoch)
             for name, member in self.members.items()
@@ -82,10 +91,14 @@ class Manifest(Strict):
 
 
 def read_manifest(content: bytes, where: str | Path) -> Manifest:
-    """The ``model.json`` of an export; ``where`` that is, is for messages.
+    """Return the checked content of a ``model.json``.
+
+    Args:
+        content: Bytes of the file.
+        where: Folder of the export, for messages.
 
     Raises:
-        InputError: If it is none, damaged or of another version.
+        InputError: The file describes no export, is damaged or has another format version.
     """
     file = Path(where) / MODEL
     try:
@@ -93,7 +106,7 @@ def read_manifest(content: bytes, where: str | Path) -> Manifest:
     except (ValueError, RecursionError) as error:
         raise damaged(where, f"{MODEL}: {error}") from None
     if not isinstance(plain, dict) or "format" not in plain:
-        raise InputError(f"{file} says nothing of an exported model: give a folder that is one")
+        raise InputError(f"{file} describes no exported model: give the folder of an export")
     if plain["format"] != FORMAT:
         raise InputError(
             f"{file} has format {plain['format']!r}, this program reads {FORMAT}: export the model "
@@ -109,10 +122,15 @@ def read_manifest(content: bytes, where: str | Path) -> Manifest:
 
 
 def weights_path(member: str, epoch: int) -> str:
-    """Where in the folder a member's weights are."""
+    """Return the path below an export's folder of a member's weights after an epoch."""
     return f"members/{member}/epoch_{epoch:03d}.safetensors"
 
 
 def damaged(where: str | Path, reason: str) -> InputError:
-    """What to say of an export with a fault that no export has."""
+    """Return the error for an export that is damaged.
+
+    Args:
+        where: Folder of the export.
+        reason: Description of the damage.
+    """
     return InputError(f"the exported model {where} is damaged ({reason}): copy or export it again")

@@ -1,4 +1,4 @@
-"""An ensemble at work: features in, the members' mean and what is done to it out.
+"""Prediction with an exported ensemble: the weighted mean of its members, post-processed.
 
 Shapes: N listed frames.
 """
@@ -27,15 +27,16 @@ Device = Literal["auto", "cpu", "cuda"]
 
 
 class Ensemble:
-    """The models of an export, built once.
+    """Models of an export, built and placed on a device once.
+
+    Each member runs in the precision of its config.
 
     Args:
-        export: What it is.
-        device: ``auto`` (CUDA where there is one), ``cpu`` or ``cuda``; the precision there is what
-            each member's config says.
+        export: Content of the export.
+        device: ``auto`` (CUDA if available, else the CPU), ``cpu`` or ``cuda``.
 
     Raises:
-        InputError: If there is no such device.
+        InputError: ``device`` is ``cuda`` and no GPU is visible.
     """
 
     def __init__(self, export: Export, device: Device = "auto") -> None:
@@ -48,28 +49,35 @@ class Ensemble:
 
     @classmethod
     def load(cls, folder: str | Path, device: Device = "auto") -> "Ensemble":
-        """An exported folder.
+        """Return the ensemble of an exported folder.
+
+        Args:
+            folder: Folder of the export.
+            device: ``auto`` (CUDA if available, else the CPU), ``cpu`` or ``cuda``.
 
         Raises:
-            InputError: If it is none, is damaged, or is of another version.
+            InputError: The folder is no export, is damaged or has another format version, or
+                ``device`` is ``cuda`` and no GPU is visible.
         """
         return cls(parse_export(read_files(folder), folder), device)
 
     def predict(
         self, dataset: Dataset, raw: bool = False, span_bytes: int = SPAN_BYTES
     ) -> Predictions:
-        """Outputs of every listed frame of a dataset, in the listing's order.
+        """Return outputs for every listed frame of a dataset, in the order of the listing.
 
-        A frame without features is predicted from the nearest one of its video, a video without any
-        from the mean of the training labels. Neither the dataset's labels nor its statistics count.
+        The outputs of a frame without features are those of the nearest frame of its video; the
+        outputs of a video without any features are the mean training labels. The labels and
+        statistics of the dataset are not used.
 
         Args:
-            dataset: With the feature sets that the members were trained on.
-            raw: The members' mean as it is, before post-processing.
-            span_bytes: How much of its features is held at once; it does not change the outputs.
+            dataset: Dataset with the feature sets that the members were trained on.
+            raw: True for the members' mean without post-processing.
+            span_bytes: Bytes of features that are held in memory at once; this number does not
+                change the outputs.
 
         Raises:
-            InputError: If a feature set is missing, has another width or none of the listed frames.
+            InputError: A feature set is missing, has another width, or has no listed frame.
         """
         source = Source.open(self.export, dataset)
         source.describe_missing_features(self.export)
@@ -81,29 +89,36 @@ class Ensemble:
     def outputs(
         self, listing: Listing, tables: Mapping[str, FeatureTable], raw: bool = False
     ) -> Float32[np.ndarray, "N 22"]:
-        """Outputs of listed frames of whole videos, as ``predict`` has them.
+        """Return outputs for the listed frames of whole videos, as ``predict`` does.
 
         Args:
-            listing: The frames.
-            tables: The members' feature sets by name; they may hold other videos too.
-            raw: The members' mean as it is, before post-processing.
+            listing: Listed frames, with all listed frames of each of their videos.
+            tables: Feature sets of the members by name; they may hold other videos too.
+            raw: True for the members' mean without post-processing.
         """
         totals = np.zeros((len(listing.frame), len(OUTPUT_COLUMNS)))
-        counts = np.zeros(len(OUTPUT_COLUMNS))
-        for name, own in self.member_outputs(listing, tables):
-            for task, count in self.export.members[name].counts.items():
-                where = TASKS[task].outputs
-                totals[:, where] += count * own[:, where].astype(np.float64)
-                counts[where] += count
-        # A task that no member serves is 0 / 0.
+        weight_sums = np.zeros(len(OUTPUT_COLUMNS))
+        for name, outputs in self.member_outputs(listing, tables):
+            for task, weight in self.export.members[name].fusion_weights.items():
+                columns = TASKS[task].outputs
+                totals[:, columns] += weight * outputs[:, columns].astype(np.float64)
+                weight_sums[columns] += weight
+        # A task that no member predicts is 0 / 0 = NaN.
         with np.errstate(invalid="ignore"):
-            fused = (totals / counts).astype(np.float32)
+            fused = (totals / weight_sums).astype(np.float32)
         return fused if raw else self.export.postprocessing(fused, listing.video, listing.frame)
 
     def member_outputs(
         self, listing: Listing, tables: Mapping[str, FeatureTable]
     ) -> Iterator[tuple[str, Float32[np.ndarray, "N 22"]]]:
-        """Each member's name and outputs, NaN for tasks that it does not serve in the ensemble."""
+        """Yield the name and outputs of each member.
+
+        The outputs are NaN for tasks that the ensemble does not take from the member.
+
+        Args:
+            listing: Listed frames, with all listed frames of each of their videos.
+            tables: Feature sets of the members by name; they may hold other videos too.
+        """
         parts: dict[tuple[object, ...], Part] = {}
         for name, member in self.export.members.items():
             config = member.config
@@ -122,13 +137,13 @@ class Ensemble:
             )
 
     def _data_of(self, member: Member) -> TrialData:
-        """What ``predict`` needs to know of a member's training."""
+        """Return the training data's tasks, statistics and prior, as inference needs them."""
         sets = [self.export.statistics[name] for name in member.config.features]
         mean, std = (np.concatenate(arrays) for arrays in zip(*sets, strict=True))
         return TrialData(member.tasks, (), {}, mean, std, self.export.prior)
 
     def _models_of(self, name: str) -> dict[int, Framework]:
-        """A member's model as it was after each epoch that is needed."""
+        """Return a member's model with the weights of each epoch that it predicts from."""
         member, width = self.export.members[name], len(self._data[name].mean)
         models = {}
         for epoch, weights in member.weights.items():

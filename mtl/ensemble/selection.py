@@ -1,10 +1,10 @@
-"""Selection: which trials to average for one task, and how much each counts.
+"""Ensemble selection: the fusion weight of each member in the mean of one task's outputs.
 
 ``greedy`` is ensemble selection with replacement (Caruana et al., ICML 2004, sections 2 and 2.1):
-start from the best member, then add again and again the member whose addition makes the mean's
-score highest. The other rules of ``RULES`` are what it must beat.
+it starts from the best member and at each step adds the member that gives the mean the highest
+score. The other rules in ``RULES`` are baselines for it.
 
-Shapes: ``M`` members, ``N`` frames, ``W`` outputs and ``L`` label columns of one task.
+Shapes: M members, N frames, W outputs and L label columns of one task, n labelled frames.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,33 +16,44 @@ from jaxtyping import Bool, Float, Shaped
 from mtl.evaluation.metrics import combine, label_indicators, task_scores
 from mtl.tasks import TASKS, Task
 
-TIE_TOLERANCE = 1e-12  # scores closer than this differ by rounding only
+TIE_TOLERANCE = 1e-12
+"""Maximum difference of two scores that counts as rounding."""
 
-RatingFunction = Callable[[np.ndarray, int], np.ndarray]  # (sum of chosen outputs, their number) -> (M,)
+RatingFunction = Callable[[np.ndarray, int], np.ndarray]
+"""Function that returns the score of the mean after adding each member, shape (M,).
+
+Its arguments are the sum of the outputs chosen so far, shape (W, n), and their number.
+"""
 
 
 @dataclass(frozen=True)
 class Selection:
-    """What was chosen.
+    """Members that were selected for one task.
 
     Attributes:
-        weights: How much each member counts, shape (M,); ``fuse`` makes the mean of it.
-        path: The score after each step up to the one that was kept: the last is the fused one's.
+        fusion_weights: Weight of each member in the mean, shape (M,), as ``fuse`` takes it; 0 for a
+            member that is not selected.
+        path: Score of the mean after each step that was kept; the last one is the ensemble's score.
     """
 
-    weights: Shaped[np.ndarray, " M"]
+    fusion_weights: Shaped[np.ndarray, " M"]
     path: tuple[float, ...]
 
 
 def fuse(
     members: Float[np.ndarray, "M N W"],
-    weights: Shaped[np.ndarray, " M"],
+    fusion_weights: Shaped[np.ndarray, " M"],
 ) -> Float[np.ndarray, "N W"]:
-    """Weighted mean of the members' outputs; those of weight 0 are not looked at."""
+    """Return the weighted mean of the members' outputs.
+
+    Args:
+        members: Outputs of each member; those of a member with weight 0 may be NaN.
+        fusion_weights: Weight of each member.
+    """
     total = np.zeros(members.shape[1:])
-    for member in np.flatnonzero(weights):
-        total += weights[member] * members[member].astype(np.float64)
-    return np.asarray(total / weights.sum(), members.dtype)
+    for member in np.flatnonzero(fusion_weights):
+        total += fusion_weights[member] * members[member].astype(np.float64)
+    return np.asarray(total / fusion_weights.sum(), members.dtype)
 
 
 def greedy(
@@ -52,25 +63,26 @@ def greedy(
     mask: Bool[np.ndarray, "N L"],
     steps: int = 25,
 ) -> Selection:
-    """Choose up to ``steps`` members, with replacement, for the best score on the labelled frames.
+    """Select up to ``steps`` members, with replacement, for the best score on labelled frames.
 
-    Equal scores go to a member already chosen, then to the lower index. The choice is cut where
-    the score was highest, the earliest of equals, so it is never worse than the best member.
-    What is chosen here has seen these labels: give it the `select` frames only.
+    Of members with equal scores one that is already chosen goes first, then the one with the lowest
+    index. The selection ends at the earliest step with the highest score, so it is never worse than
+    the best member. The selection is fitted to these labels, so pass frames of the part ``select``
+    only.
 
     Args:
-        task: Whose outputs these are.
-        members: Outputs of each member, in probabilities; all predict the task.
-        labels: The task's labels.
-        mask: Which of them are known; at least one is.
-        steps: The most members to take.
+        task: Task of the outputs and labels.
+        members: Outputs of each member (values or probabilities); all members predict the task.
+        labels: Labels of the task.
+        mask: True for known labels; at least one label is known.
+        steps: Maximum number of steps; each step adds one member.
     """
     columns, rate = _labelled_columns(task, members, labels, mask)
     assert steps > 0, "fusion needs a step"
     total = np.zeros(columns.shape[1:])
     chosen: list[int] = []
     path: list[float] = []
-    # float64 holds sums of float32 outputs exactly: the order of choice leaves no trace.
+    # float64 holds sums of float32 outputs exactly, so the order of the steps does not matter.
     for count in range(steps):
         ratings = rate(total, count)
         best = _pick(ratings, chosen)
@@ -88,7 +100,10 @@ def top_k(
     mask: Bool[np.ndarray, "N L"],
     steps: int = 25,
 ) -> Selection:
-    """The mean of the k best members, with the best k of at most ``steps``; see ``greedy``."""
+    """Select the k best members with equal weights, with k <= ``steps`` of the highest score.
+
+    The arguments are those of ``greedy``.
+    """
     columns, rate = _labelled_columns(task, members, labels, mask)
     order = np.argsort(-rate(np.zeros(columns.shape[1:]), 0), kind="stable")[:steps]
     total = np.zeros(columns.shape[1:])
@@ -97,9 +112,9 @@ def top_k(
         path.append(float(rate(total, count)[member]))
         total += columns[member]
     kept = _steps_to_keep(path)
-    weights = np.zeros(len(columns), int)
-    weights[order[:kept]] = 1
-    return Selection(weights, tuple(path[:kept]))
+    fusion_weights = np.zeros(len(columns), int)
+    fusion_weights[order[:kept]] = 1
+    return Selection(fusion_weights, tuple(path[:kept]))
 
 
 def best_single(
@@ -109,7 +124,7 @@ def best_single(
     mask: Bool[np.ndarray, "N L"],
     steps: int = 25,
 ) -> Selection:
-    """The task's best member alone; see ``greedy``."""
+    """Select the best member of the task alone; the arguments are those of ``greedy``."""
     return greedy(task, members, labels, mask, steps=1)
 
 
@@ -120,21 +135,24 @@ def score_weighted(
     mask: Bool[np.ndarray, "N L"],
     steps: int = 25,
 ) -> Selection:
-    """The mean of the ``steps`` best members weighted by their scores, as far as these are above 0;
-    the best one alone where none is. See ``greedy``.
+    """Select the ``steps`` best members, each weighted by its score if the score is above 0.
+
+    If no score is above 0, the best member is selected alone. The arguments are those of
+    ``greedy``.
     """
     columns, rate = _labelled_columns(task, members, labels, mask)
     ratings = rate(np.zeros(columns.shape[1:]), 0)
-    weights = ratings.clip(min=0)
-    weights[np.argsort(-ratings, kind="stable")[steps:]] = 0
-    if not weights.any():
-        weights[np.argmax(ratings)] = 1
-    fused = np.tensordot(weights / weights.sum(), columns, axes=1)
+    fusion_weights = ratings.clip(min=0)
+    fusion_weights[np.argsort(-ratings, kind="stable")[steps:]] = 0
+    if not fusion_weights.any():
+        fusion_weights[np.argmax(ratings)] = 1
+    fused = np.tensordot(fusion_weights / fusion_weights.sum(), columns, axes=1)
     _, rate_fused = _rating_function(task, fused[None], *_labelled_rows(labels, mask))
-    return Selection(weights, (float(rate_fused(np.zeros(fused.shape), 0)[0]),))
+    return Selection(fusion_weights, (float(rate_fused(np.zeros(fused.shape), 0)[0]),))
 
 
 Rule = Callable[..., Selection]
+"""Selection rule with the arguments of ``greedy``."""
 RULES: dict[str, Rule] = {
     "greedy": greedy,
     "top_k": top_k,
@@ -147,12 +165,18 @@ def forward_order(
     members: Float[np.ndarray, "M N 22"],
     labels: Float[np.ndarray, "N 15"],
     mask: Bool[np.ndarray, "N 15"],
-    most: int,
+    max_members: int,
 ) -> tuple[int, ...]:
-    """Up to ``most`` members in the order in which each next one adds most to the plain mean's
-    combined score: whoever can afford to run only k models takes the first k.
+    """Return members in the order of greedy selection without replacement, over all tasks at once.
 
-    All members predict the same tasks; one that is not labelled here is left out.
+    Each next member is the one that gives the plain mean the highest combined score, so the first k
+    members are an ensemble of k models. Tasks without a label or without outputs do not count.
+
+    Args:
+        members: Outputs of each member; all members predict the same tasks.
+        labels: Labels of all tasks.
+        mask: True for known labels.
+        max_members: Maximum number of members to return.
     """
     raters = {
         name: _labelled_columns(task, members[:, :, task.outputs], labels[:, task.labels], known)
@@ -161,7 +185,7 @@ def forward_order(
     }
     totals = {name: np.zeros(columns.shape[1:]) for name, (columns, _) in raters.items()}
     order: list[int] = []
-    for count in range(min(most, len(members))):
+    for count in range(min(max_members, len(members))):
         ratings = combine({n: rate(totals[n], count) for n, (_, rate) in raters.items()})
         assert ratings is not None, "forward_order needs labels"
         ratings[order] = -np.inf
@@ -177,10 +201,16 @@ def error_correlation(
     labels: Float[np.ndarray, "N L"],
     mask: Bool[np.ndarray, "N L"],
 ) -> Float[np.ndarray, "M M"]:
-    """How alike the members err: Pearson's correlation of (output - truth) over all known labels.
+    """Return Pearson's correlation between the errors (output - truth) of each pair of members.
 
-    A member helps the more the less its errors are those of the others. NaN for one whose error
-    never varies.
+    A member helps an ensemble more if its errors correlate less with those of the other members.
+    Entries of a member with a constant error are NaN.
+
+    Args:
+        task: Task of the outputs and labels.
+        members: Outputs of each member (values or probabilities).
+        labels: Labels of the task.
+        mask: True for known labels; only these count.
     """
     truth = labels if task.kind == "regression" else label_indicators(task, labels, mask)
     known = np.broadcast_to(mask, truth.shape)
@@ -192,12 +222,15 @@ def error_correlation(
 def _labelled_columns(
     task: Task, members: np.ndarray, labels: np.ndarray, mask: np.ndarray
 ) -> tuple[np.ndarray, RatingFunction]:
-    """The members' outputs of the labelled frames, (M, W, n), and what rates them."""
+    """Return the members' outputs on labelled frames, shape (M, W, n), and a function to rate them.
+
+    The frames are last so that a column of one output is contiguous in memory.
+    """
     rows = np.flatnonzero(mask.any(axis=1))
     assert len(members) > 0, "fusion needs a member"
     assert len(rows) > 0, f"fusion needs labels of {task.name}"
     columns = np.empty((len(members), members.shape[2], len(rows)), members.dtype)
-    for member, outputs in enumerate(members):  # one copy at a time: there may be hundreds
+    for member, outputs in enumerate(members):  # one by one, to save memory with many members
         columns[member] = outputs[rows].T
     assert np.isfinite(columns).all(), f"every member must predict {task.name}"
     return _rating_function(task, columns, labels[rows], mask[rows])
@@ -212,29 +245,35 @@ def _rating_function(
 
 
 def _labelled_rows(labels: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return labels and mask of the frames with a known label."""
     rows = mask.any(axis=1)
     return labels[rows], mask[rows]
 
 
 def _steps_to_keep(path: Sequence[float]) -> int:
-    """How many steps of a path to keep."""
+    """Return the number of steps up to the earliest one with the highest score."""
     return int(np.argmax(np.array(path) >= max(path) - TIE_TOLERANCE)) + 1
 
 
 def _pick(ratings: np.ndarray, chosen: list[int]) -> int:
+    """Return the member with the highest rating; ties go to a chosen one, then the lowest index."""
     equals = np.flatnonzero(ratings >= ratings.max() - TIE_TOLERANCE)
     already = np.intersect1d(equals, chosen)
     return int(already[0] if len(already) else equals[0])
 
 
 def _concordances(task: Task, x: np.ndarray, y: np.ndarray) -> RatingFunction:
-    """RatingFunction all members with one product: the sums of (total + member) follow from their parts."""
+    """Return a function that rates the members of a regression task by CCC.
+
+    The sums over (total + member) / count follow from sums over total and member, so one matrix
+    product rates all members.
+    """
     x, y = x.astype(np.float64), y.astype(np.float64)
     sum_x, sum_xx, sum_xy = x.sum(axis=1), np.einsum("mn,mn->m", x, x), x @ y
 
     def rate(total: np.ndarray, count: int) -> np.ndarray:
         chosen, taken = total[0], count + 1
-        sums = np.empty((len(x), 6))  # as mtl.evaluation.metrics has them, of the candidates' means
+        sums = np.empty((len(x), 6))  # the sums of mtl.evaluation.metrics, one row per member
         sums[:, 0], sums[:, 2], sums[:, 4] = len(y), y.sum(), y @ y
         sums[:, 1] = (chosen.sum() + sum_x) / taken
         sums[:, 3] = (chosen @ chosen + 2 * (x @ chosen) + sum_xx) / taken**2
@@ -244,8 +283,13 @@ def _concordances(task: Task, x: np.ndarray, y: np.ndarray) -> RatingFunction:
     return rate
 
 
-def _f1_scores(task: Task, columns: np.ndarray, labels: np.ndarray, mask: np.ndarray) -> RatingFunction:
-    """RatingFunction the members one by one: the means of all of them at once would not fit in memory."""
+def _f1_scores(
+    task: Task, columns: np.ndarray, labels: np.ndarray, mask: np.ndarray
+) -> RatingFunction:
+    """Return a function that rates the members of a classification task by F1.
+
+    Members are rated one by one because the means of all of them would not fit in memory.
+    """
     actual = np.ascontiguousarray(label_indicators(task, labels, mask).T)
     known = np.ascontiguousarray(np.broadcast_to(mask.T, actual.shape))
     fixed = [_count(actual), _count(known)]
@@ -263,12 +307,15 @@ def _f1_scores(task: Task, columns: np.ndarray, labels: np.ndarray, mask: np.nda
 
 
 def _decisions(task: Task, total: np.ndarray, count: int) -> np.ndarray:
-    """``mtl.evaluation.metrics.decisions`` of the mean, by column in a tenth of the time."""
+    """Return the 0/1 decisions of the mean total / count, shape (W, n).
+
+    The result equals ``mtl.evaluation.metrics.decisions`` and takes a tenth of its time.
+    """
     if task.kind == "multilabel":
         return np.asarray(total >= 0.5 * count)
     largest = np.asarray(total == total.max(axis=0))
     free = ~largest[0]
-    for column in largest[1:]:  # only the first of equals counts
+    for column in largest[1:]:  # of equal outputs only the first one is decided for
         column &= free
         free &= ~column
     return largest

@@ -1,6 +1,6 @@
-"""What an ensemble reads of a dataset: which frames, and the features of a span of them.
+"""Input of an ensemble from a dataset: its listed frames, and their features span by span.
 
-Shapes: N listed frames.
+Shapes: N listed frames, V videos.
 """
 
 from collections.abc import Mapping
@@ -19,20 +19,21 @@ from mtl.strict import did_you_mean
 from mtl.tasks import OUTPUT_COLUMNS
 
 SPAN_BYTES = 64 * 2**20
-"""What is read at once, unless a video is larger."""
+"""Maximum bytes of features and outputs in a span, unless one video has more."""
 
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """The listed frames of a dataset and where their features are; cheap to pickle.
+    """Listed frames of a dataset and the locations of their features; small when pickled.
 
     Attributes:
         dataset: The opened dataset.
-        indices: Of the feature sets that are needed.
-        all_frames: Whether some member walks over unlisted frames.
-        names: Video names; ``splits`` beside them.
-        video: Of each listed frame, in the listing's order.
-        frame: Its number.
+        indices: Index of each feature set that the ensemble needs, by its name.
+        all_frames: True if a member also processes frames that are not listed.
+        names: Names of the videos.
+        splits: Split of each video.
+        video: Index into ``names`` of each listed frame, in the order of the listing.
+        frame: Frame number of each listed frame.
     """
 
     dataset: Dataset
@@ -45,11 +46,16 @@ class Source:
 
     @classmethod
     def open(cls, export: Export, dataset: Dataset, split: str | None = None) -> "Source":
-        """Of all its listed frames, or of one split.
+        """Return the source of a dataset's listed frames.
+
+        Args:
+            export: Content of the ensemble's export.
+            dataset: Dataset to predict.
+            split: Split whose frames are predicted; None for all listed frames.
 
         Raises:
-            InputError: If the dataset lacks a feature set of the ensemble or has it in another
-                width, or has no such frames.
+            InputError: The dataset lacks a feature set of the ensemble, has another width of one,
+                or lists no frames of the split.
         """
         check_features(export, dataset)
         listing = dataset.listing(labels=False)
@@ -70,20 +76,21 @@ class Source:
 
     @property
     def listing(self) -> Listing:
-        """The frames, without a label."""
+        """Listing of the frames, without labels."""
         return Listing.unlabelled(self.names, self.splits, self.names, self.video, self.frame)
 
-    def spans(self, most_bytes: int = SPAN_BYTES, at_least: int = 1) -> list[slice]:
-        """The rows of ``listing`` span after span, each of whole videos that are read at once.
+    def spans(self, max_bytes: int = SPAN_BYTES, min_spans: int = 1) -> list[slice]:
+        """Return consecutive slices of ``listing``, each of whole videos to be read at once.
 
         Args:
-            most_bytes: Of features and outputs of a span, unless a video has more.
-            at_least: So many spans, unless there are fewer videos.
+            max_bytes: Maximum bytes of features and outputs in a span, unless one video has more.
+            min_spans: Approximate minimum number of spans, if there are that many videos.
         """
         sizes = self._video_bytes()
-        return video_spans(self.video, sizes, min(most_bytes, int(sizes.sum()) // at_least))
+        return video_spans(self.video, sizes, min(max_bytes, int(sizes.sum()) // min_spans))
 
     def _video_bytes(self) -> Int[np.ndarray, " V"]:
+        """Return the bytes of each video's features and outputs in float32."""
         place = {name: number for number, name in enumerate(self.names)}
         sizes = 4 * len(OUTPUT_COLUMNS) * np.bincount(self.video, minlength=len(place))
         for name, index in self.indices.items():
@@ -93,10 +100,14 @@ class Source:
         return sizes
 
     def read(self, span: slice) -> tuple[Listing, dict[str, FeatureTable]]:
-        """The frames of a span and the features of their videos.
+        """Return the listing of a span and its videos' features, by the name of the feature set.
+
+        Args:
+            span: Slice of ``listing`` of whole videos.
 
         Raises:
-            InputError: A row that breaks the contract (NaN ...), with its file and number.
+            InputError: A row of a feature set is invalid (such as NaN); the message names its file
+                and number.
         """
         listing = self.listing.take(span)
         listed = None if self.all_frames else listing
@@ -107,11 +118,16 @@ class Source:
         }
 
     def describe_missing_features(self, export: Export) -> list[str]:
-        """What becomes of listed frames without features: a sentence for each combination of sets
-        with any.
+        """Return sentences on the predictions for listed frames without features.
+
+        There is one sentence for each combination of feature sets that a member uses and that lacks
+        listed frames.
+
+        Args:
+            export: Content of the ensemble's export.
 
         Raises:
-            InputError: If none has features.
+            InputError: No listed frame has features.
         """
         tables = {name: index_table(name, index) for name, index in self.indices.items()}
         used = [(m.config.features, m.config.sequence.frames) for m in export.members.values()]
@@ -129,10 +145,14 @@ class Source:
 
 
 def check_features(export: Export, dataset: Dataset) -> None:
-    """Refuse a dataset without a feature set of the ensemble, or with another width of it.
+    """Check that a dataset has the ensemble's feature sets, each with the width of the training.
+
+    Args:
+        export: Content of the ensemble's export.
+        dataset: Dataset to predict.
 
     Raises:
-        InputError: Which one.
+        InputError: A feature set is missing or has another width; the message names it.
     """
     known = dataset.feature_sets()
     for name, width in export.manifest.features.items():

@@ -1,33 +1,34 @@
-"""The listed frames cut into spans of whole videos, each of which can be predicted by itself."""
+"""Division of the listed frames into spans of whole videos that are predicted one by one."""
 
 import numpy as np
 from jaxtyping import Int, Integer
 
 
 def video_spans(
-    video: Integer[np.ndarray, " N"], sizes: Int[np.ndarray, " V"], most: int
+    video: Integer[np.ndarray, " N"], sizes: Int[np.ndarray, " V"], max_size: int
 ) -> list[slice]:
-    """Rows [start, stop) after [start, stop), of videos that lie in one span with all their rows.
+    """Return consecutive slices of the listed frames that have all rows of their videos.
 
-    A span is of at most ``most``, unless one video is larger, or several are whose rows are mixed.
+    The videos of a span have a total size of at most ``max_size``, except for a span of one larger
+    video or of videos whose rows alternate.
 
     Args:
-        video: Of each listed frame.
-        sizes: What each video takes, in any unit.
-        most: What a span may take.
+        video: Index of the video of each listed frame.
+        sizes: Size of each video, in any unit.
+        max_size: Maximum size of a span, in the same unit.
     """
     rows = np.arange(len(video))
     last = np.zeros(len(sizes), np.int64)
     last[video] = rows
     ends = np.flatnonzero(np.maximum.accumulate(last[video]) == rows) + 1
-    known, first = np.unique(video, return_index=True)
-    weight = np.zeros(len(video) + 1, np.int64)
-    weight[first + 1] = sizes[known]
-    before = np.cumsum(weight)
+    listed, first = np.unique(video, return_index=True)
+    row_sizes = np.zeros(len(video) + 1, np.int64)
+    row_sizes[first + 1] = sizes[listed]
+    before = np.cumsum(row_sizes)
     spans: list[slice] = []
     start = done = 0
     for end in ends.tolist():
-        if done > start and before[end] - before[start] > most:
+        if done > start and before[end] - before[start] > max_size:
             spans.append(slice(start, done))
             start = done
         done = end

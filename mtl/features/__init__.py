@@ -1,1 +1,1 @@
-"""From face crops to features: images, backbones, and how they are pretrained."""
+"""Face crops to features: image folders, backbones, their weights, and extraction."""

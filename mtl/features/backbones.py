@@ -1,8 +1,8 @@
-"""Backbones: a name to the module that makes a face crop's features, its size and its width.
+"""Backbones: image models that compute one feature vector per face crop.
 
-A new backbone is one line in ``BACKBONES``: how it is made, normalised and read. ``timm:`` before
-a name is any model of timm's. This module imports timm, which takes seconds: what trains on
-features alone does not import it.
+A new backbone is one line in ``BACKBONES``. A name that starts with ``timm:`` is any model of the
+timm library. This module imports timm, which takes seconds, so modules that only train on stored
+features must not import it.
 
 Shapes: B images of S x S pixels, F features.
 """
@@ -33,9 +33,13 @@ from mtl.features.weights import load_weights, read_weights
 from mtl.strict import did_you_mean
 
 TIMM = "timm:"
+"""Prefix of a backbone name that is a model of timm."""
 HUB, RANDOM = "hub", "random"
+"""Values of a weights setting: timm's pretrained weights, or random weights."""
 Colour = tuple[float, float, float]
+"""Red, green and blue, each in the range 0 to 255."""
 State = dict[str, Tensor]
+"""Tensors by their names in a state dict."""
 
 
 def _unchanged(model: nn.Module, state: State, where: str) -> State:
@@ -44,16 +48,19 @@ def _unchanged(model: nn.Module, state: State, where: str) -> State:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a backbone is made.
+    """Specification of a backbone: its model, image size, normalisation and weights.
 
     Attributes:
-        build: The untrained model, from ``size`` in pixels and its own keyword parameters.
-        size: Side of an image in pixels, unless told otherwise.
-        mean, std: What a colour is normalised by, in 255ths (pixel values).
-        resampling: How images of another size are resized.
-        ignored_prefixes: How the names of weights begin that a file may have beside the features'.
-        adapt_state: What is done to a file's weights before they are loaded.
-        hub: Whether timm has weights of it.
+        build: Function that returns the untrained model, given ``size`` in pixels and keyword
+            parameters of the model.
+        size: Default side of an image in pixels.
+        mean, std: Mean and standard deviation that normalise each colour, in the range 0 to 255.
+        resampling: Filter that resizes images of another size.
+        ignored_prefixes: Name prefixes of weights that a file may hold and the backbone does not
+            use, such as those of a classifier.
+        adapt_state: Function (model, weights of a file, description for messages) that returns the
+            weights to load.
+        hub: True if timm has pretrained weights of the model.
     """
 
     build: Callable[..., nn.Module]
@@ -67,10 +74,10 @@ class Recipe:
 
 
 class ColourNormalisation(nn.Module):
-    """What a backbone sees of pixels: (x - mean) / std of each colour.
+    """Normalisation of pixels to a model's input: (x - mean) / std for each colour.
 
     Args:
-        mean, std: In 255ths, as ``Recipe``'s.
+        mean, std: Mean and standard deviation of each colour, in the range 0 to 255.
     """
 
     mean: Tensor
@@ -82,25 +89,25 @@ class ColourNormalisation(nn.Module):
             self.register_buffer(key, torch.tensor(colour).view(3, 1, 1), persistent=False)
 
     def normalise(self, pixels: UInt8[Tensor, "B S S 3"]) -> Float[Tensor, "B 3 S S"]:
-        """Pixels as images for a model."""
+        """Return the normalised images of pixels."""
         return (pixels.permute(0, 3, 1, 2).to(self.mean.dtype) - self.mean) / self.std
 
     def pixels(self, images: Float[Tensor, "B 3 S S"]) -> UInt8[Tensor, "B S S 3"]:
-        """Back: the nearest pixels of images."""
+        """Return the pixels of normalised images, rounded: the inverse of ``normalise``."""
         values = (images * self.std + self.mean).round().clamp(0, 255)
         return values.to(torch.uint8).permute(0, 2, 3, 1)
 
 
 class Backbone(nn.Module):
-    """Pixels to features.
+    """Module that maps the pixels of images to one feature vector per image.
 
     Args:
-        name: As in ``make_backbone``.
-        recipe: What it was made by.
-        model: Normalised float images (B, 3, S, S) to features (B, F); its state dict is what a
-            file of weights holds.
-        size: S, in pixels.
-        width: F.
+        name: Name of the backbone, as in ``make_backbone``.
+        recipe: Specification that the model was built from.
+        model: Module that maps normalised images (B, 3, S, S) to features (B, F). A file of
+            weights holds the state dict of this module.
+        size: Side S of an image in pixels.
+        width: Number F of features.
     """
 
     def __init__(self, name: str, recipe: Recipe, model: nn.Module, size: int, width: int) -> None:
@@ -111,22 +118,22 @@ class Backbone(nn.Module):
         self.model = model
 
     def forward(self, pixels: UInt8[Tensor, "B S S 3"]) -> Float[Tensor, "B F"]:
-        """Features of images as ``transform`` gives them."""
+        """Return the features of images whose pixels come from ``transform``."""
         features: Tensor = self.model(self.colours.normalise(pixels))
         return features
 
     def transform(self, image: Image.Image) -> UInt8[np.ndarray, "S S 3"]:
-        """A whole image, of any size and mode, in RGB at S x S pixels (antialiased)."""
+        """Return an image of any size and mode as RGB, resized to S x S pixels (antialiased)."""
         image, size = image.convert("RGB"), (self.size, self.size)
         return np.array(image if image.size == size else image.resize(size, self.resampling))
 
 
 def make_backbone(name: str, size: int | None = None, **overrides: Any) -> Backbone:
-    """An untrained backbone, in training mode, drawn from torch's generator.
+    """Return an untrained backbone in training mode, with weights from torch's global generator.
 
     Args:
-        name: Of ``BACKBONES``, or ``timm:`` and a model of timm's.
-        size: Side of an image in pixels; the model's own unless given.
+        name: Name in ``BACKBONES``, or ``timm:`` and the name of a model of timm.
+        size: Side of an image in pixels; None takes the default of the backbone.
         overrides: Keyword parameters of the model, such as ``dropout`` of an IResNet.
 
     Raises:
@@ -143,7 +150,7 @@ def make_backbone(name: str, size: int | None = None, **overrides: Any) -> Backb
         if size == recipe.size:
             raise
         raise InputError(
-            f"backbone {name}: size = {size} is refused ({brief(error)}): its own is "
+            f"backbone {name}: size = {size} is refused ({brief(error)}): its default size is "
             f"{recipe.size} pixels"
         ) from None
     return Backbone(name, recipe, model, size, width)
@@ -152,17 +159,20 @@ def make_backbone(name: str, size: int | None = None, **overrides: Any) -> Backb
 def load_backbone(
     name: str, weights: str | Path, size: int | None = None, seed: int = 0
 ) -> Backbone:
-    """A backbone with its weights, in evaluation mode. Torch's generators are left as they were.
+    """Return a backbone with its weights, in evaluation mode.
+
+    The states of torch's random generators are unchanged afterwards.
 
     Args:
-        name: As in ``make_backbone``.
-        weights: A file (``read_weights``), ``hub`` for timm's own, or ``random``.
-        size: Side of an image in pixels; the model's own unless given.
-        seed: Of random weights: the same bits in every process.
+        name: Name in ``BACKBONES``, or ``timm:`` and the name of a model of timm.
+        weights: Path of a file of weights, ``hub`` for timm's pretrained weights, or ``random``.
+        size: Side of an image in pixels; None takes the default of the backbone.
+        seed: Seed of random weights; the same seed gives the same bits in every process.
 
     Raises:
-        InputError: As ``make_backbone``; the weights cannot be read, are another architecture's,
-            or there are none on the hub or no way to it.
+        InputError: The name is unknown, the model does not work at that size, the weights cannot
+            be read or belong to another architecture, or timm's hub has no such weights or cannot
+            be reached.
     """
     with seeded_generator(seed):
         backbone = make_backbone(name, size)
@@ -187,20 +197,25 @@ def _find_recipe(name: str) -> Recipe:
 
 @contextmanager
 def seeded_generator(seed: int) -> Iterator[None]:
-    """What is made within has weights of this seed; torch's generators are left as they were."""
+    """Seed torch's CPU generator within this context and restore its state afterwards."""
     with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)  # torch.manual_seed is the GPUs' too
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed the GPUs too
         yield
 
 
 @torch.no_grad()
 def _width(model: nn.Module, size: int) -> int:
-    """F, of one black image; the model's own exceptions where it does not work at this size."""
+    """Return the number of features F, found by running the model on one black image.
+
+    Raises:
+        InputError: The model does not return one vector per image.
+        Exception: Any error of a model that does not work at this size.
+    """
     training = model.training
     features = model.eval()(torch.zeros(1, 3, size, size))
     model.train(training)
     if not isinstance(features, Tensor) or features.dim() != 2:
-        raise InputError("it does not make one vector of an image: choose another one")
+        raise InputError("it does not return one vector per image: choose another backbone")
     return features.shape[1]
 
 
@@ -211,7 +226,7 @@ def _iresnet(name: str) -> Recipe:
 
 
 def _mae(name: str) -> Recipe:
-    """The encoder of a masked autoencoder; a file may hold the decoder too."""
+    """Return the recipe of a masked autoencoder's encoder; a file may hold the decoder too."""
     return Recipe(
         partial(ViTEncoder, VITS[name]),
         VITS[name].size,
@@ -224,9 +239,9 @@ def _mae(name: str) -> Recipe:
 
 
 def _timm(name: str) -> Recipe:
-    """A model of timm's without its classifier, which a file may hold."""
+    """Return the recipe of a timm model without its classifier; a file may hold the classifier."""
     config = None
-    with suppress(RuntimeError):  # a tag it does not know
+    with suppress(RuntimeError):  # raised for an unknown tag of pretrained weights
         config = timm.get_pretrained_cfg(name)
     if config is None:
         known = [TIMM + each for each in timm.list_models() + timm.list_pretrained()]
@@ -240,18 +255,24 @@ def _timm(name: str) -> Recipe:
         _pixels(config.mean),
         _pixels(config.std),
         Image.Resampling[config.interpolation.upper()],
-        ignored_prefixes=tuple(map(_classifier_prefix, [heads] if isinstance(heads, str) else heads)),
+        ignored_prefixes=tuple(
+            map(_classifier_prefix, [heads] if isinstance(heads, str) else heads)
+        ),
         hub=True,
     )
 
 
 def _classifier_prefix(head: str) -> str:
-    """How the names of a classifier and its norm begin: ``head.`` of ``head.linear``."""
+    """Return the name prefix of a classifier and its norm: ``head.`` for ``head.linear``."""
     return f"{head.rpartition('.')[0] or head}."
 
 
 def _build_timm(name: str, default_size: int, *, size: int, **overrides: Any) -> nn.Module:
-    """timm's transformers are made for a size and say so; the others take any."""
+    """Return an untrained timm model for images of ``size`` pixels.
+
+    Models with fixed-size position embeddings take the size as ``img_size``; other models accept
+    images of any size.
+    """
     create = partial(timm.create_model, name, num_classes=0, **overrides)
     if size == default_size:
         return create()
@@ -262,7 +283,7 @@ def _build_timm(name: str, default_size: int, *, size: int, **overrides: Any) ->
             raise
         return create()
     patch = max(to_2tuple(getattr(getattr(model, "patch_embed", None), "patch_size", None) or 1))
-    if size % patch:  # timm would leave out the last pixels
+    if size % patch:  # timm would ignore the pixels of an incomplete patch
         raise InputError(
             f"size = {size} is refused: it must be a multiple of a patch's {patch} pixels"
         )
@@ -280,7 +301,7 @@ def _from_hub(name: str, size: int) -> nn.Module:
         raise InputError(f"backbone {name} has no weights on timm's hub: give a file of weights")
     try:
         return recipe.build(size=size, pretrained=True)
-    # Whatever the hub's client, its cache or the network raise, which is no fault of this program.
+    # The hub's client, its cache and the network raise exceptions of many types.
     except Exception as error:
         raise InputError(
             f"cannot get the weights of backbone {name} from timm's hub ({brief(error)}): give a "
@@ -289,10 +310,10 @@ def _from_hub(name: str, size: int) -> nn.Module:
 
 
 def _resample_positions(model: nn.Module, state: State, where: str) -> State:
-    """Positions of another image size's grid are resampled, as timm does it."""
+    """Return the state with position embeddings resampled to the model's grid, as timm does."""
     own, given = model.state_dict()["pos_embed"], state.get("pos_embed")
     if given is None or given.dim() != 3 or given.shape[::2] != own.shape[::2]:
-        return state  # which load_weights refuses
+        return state  # load_weights refuses it
     if math.isqrt(given.shape[1] - 1) ** 2 != given.shape[1] - 1:
         raise InputError(
             f"{where} do not fit: pos_embed has {given.shape[1] - 1} patches, which are no square"

@@ -1,4 +1,9 @@
-"""A chunk of frames becomes one part of a feature set: read ahead of the model, whole, checked."""
+"""Extraction of one part file of a feature set from a range of images.
+
+Threads read and transform the next images while the backbone runs.
+
+Shapes: n images of S x S pixels, F features.
+"""
 
 import json
 from collections import deque
@@ -17,19 +22,21 @@ from mtl.features.face_crops import BrokenImage, CropFrames, Images
 from mtl.optimisation.device import autocast
 
 MAX_BATCHES_AHEAD = 2
-"""So many batches at most wait for the model, read and transformed."""
+"""Maximum number of batches that are read and transformed before the model needs them."""
 FAILED_KEY = b"failed_images"
+"""Key of the failed images in the metadata of a part file."""
 
 Failure = tuple[str, str]
-"""An image and why it has no features."""
+"""Path of an image below its folder, and the reason for its missing features."""
 
 
 class FeaturePart(NamedTuple):
-    """What one chunk became.
+    """Part file of a feature set.
 
     Attributes:
-        content: A Parquet file of ``video, frame, feature``, float16; it says itself what failed.
-        failed: How many images did.
+        content: Bytes of a Parquet file with the columns ``video``, ``frame`` and ``feature``
+            (float16); the failed images are listed in its metadata.
+        failed: Number of images that failed.
     """
 
     content: bytes
@@ -37,13 +44,13 @@ class FeaturePart(NamedTuple):
 
 
 class Extractor:
-    """A backbone with threads that read images for it.
+    """Backbone with threads that read and transform its images.
 
     Args:
-        backbone: In eval mode, on its device; a ``mtl.features.backbones.Backbone``.
-        batch: Images that run through it at once.
-        threads: That read and transform.
-        precision: Of autocast; float32 is none.
+        backbone: A ``mtl.features.backbones.Backbone`` in evaluation mode, on its device.
+        batch: Number of images in a batch.
+        threads: Number of threads that read and transform images.
+        precision: Data type of autocast; float32 turns autocast off.
     """
 
     def __init__(
@@ -54,11 +61,17 @@ class Extractor:
         self.threads = ThreadPoolExecutor(threads)
 
     def part(self, frames: CropFrames, rows: range) -> FeaturePart:
-        """The features of some rows of ``frames``. An image that cannot be had, or whose features
-        are not finite in float16, is listed instead.
+        """Return the part file with the features of some frames.
+
+        An image that cannot be read, or whose features are not finite in float16, is listed as
+        failed and has no row.
+
+        Args:
+            frames: Frames with their images.
+            rows: Indices into ``frames``.
 
         Raises:
-            InputError: The images' folder is not there, or cannot be reached (network ...).
+            InputError: The folder of the images does not exist or cannot be reached.
         """
         kept: list[int] = []
         values = [np.empty((0, self.backbone.width), np.float16)]
@@ -67,18 +80,18 @@ class Extractor:
             failed += broken
             if not batch:
                 continue
-            found = self._features(pixels)
-            finite = np.isfinite(found).all(1)
-            kept += [row for row, fine in zip(batch, finite, strict=True) if fine]
-            values.append(found[finite])
+            features = self._features(pixels)
+            finite = np.isfinite(features).all(1)
+            kept += [row for row, is_finite in zip(batch, finite, strict=True) if is_finite]
+            values.append(features[finite])
             for i in np.flatnonzero(~finite):
-                failed.append((frames.images.file(batch[i]), _not_finite(found[i])))
+                failed.append((frames.images.file(batch[i]), _not_finite(features[i])))
         return FeaturePart(_parquet(frames, kept, np.concatenate(values), failed), len(failed))
 
     def _read(
         self, images: Images, rows: range
     ) -> Iterator[tuple[list[int], UInt8[np.ndarray, "n S S 3"], list[Failure]]]:
-        """The batches in order, and what is broken in each: threads are at the ones to come."""
+        """Yield the rows, pixels and failures of each batch in order, reading ahead in threads."""
         starts = deque(range(0, len(rows), self.batch))
         waiting: deque[list[Future[Any]]] = deque()
         try:
@@ -100,9 +113,11 @@ class Extractor:
 
     def _features(self, pixels: UInt8[np.ndarray, "n S S 3"]) -> Float16[np.ndarray, "n F"]:
         with torch.inference_mode(), autocast(self.device, self.precision):
-            found = self.backbone(torch.from_numpy(pixels).to(self.device))
-        with np.errstate(over="ignore"):  # beyond float16 turns inf, and is then listed
-            return np.asarray(found.float().cpu().numpy().astype(np.float16))
+            features = self.backbone(torch.from_numpy(pixels).to(self.device))
+        with np.errstate(
+            over="ignore"
+        ):  # values beyond float16 become inf and are listed as failed
+            return np.asarray(features.float().cpu().numpy().astype(np.float16))
 
 
 def _gather(
@@ -115,6 +130,7 @@ def _gather(
 
 
 def _not_finite(values: np.ndarray) -> str:
+    """Return the reason for a failure that names the first feature that is not finite."""
     bad = int(np.argmin(np.isfinite(values)))
     return f"feature {bad + 1} of {len(values)} is {values[bad]} in float16"
 
@@ -135,6 +151,10 @@ def _parquet(
 
 
 def read_failed(part: str | Path) -> list[Failure]:
-    """The images of a part that failed, and why. Raises what Arrow does where it is no part."""
+    """Return the failed images of a part file, with the reasons.
+
+    Raises:
+        Exception: Any error of Arrow if the file is no part file.
+    """
     metadata = pq.read_schema(part).metadata or {}
     return [(file, reason) for file, reason in json.loads(metadata[FAILED_KEY])]

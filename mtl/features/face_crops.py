@@ -1,6 +1,6 @@
-"""Face crops on disk or S3: found, read, and taken as the frames of videos.
+"""Face crops in a local or S3 folder: their paths, their pixels, and their videos and frames.
 
-Images lie as ``<folder>/<video>/<00001>.jpg``; a video's name may have slashes itself.
+The path of an image is ``<folder>/<video>/<00001>.jpg``; a video's name may contain slashes.
 """
 
 import errno
@@ -25,25 +25,27 @@ from mtl.errors import InputError, brief
 from mtl.features.image_folder import SUFFIXES, is_mounted, list_files, printable
 
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP")
-"""What is decoded, whatever a file's name says: no other decoder sees a stranger's bytes."""
+"""Formats that are decoded, independent of file names; other decoders get no untrusted bytes."""
 MAX_PIXELS = 64 * 2**20
+"""Maximum number of pixels of an image."""
 HIGH_BIT_DEPTH_MODES = ("I", "F")
-"""Modes that PIL would cut to 8 bits, not scale."""
+"""First letters of PIL modes with more than 8 bits per colour, which PIL clips to 8 bits."""
 JPEG_END = b"\xff\xd9"
+"""Marker at the end of every complete JPEG file."""
 TOO_MANY_OPEN_FILES = (errno.EMFILE, errno.ENFILE)
-"""What keeps a process from opening any file."""
+"""Error numbers of a process or machine with too many open files."""
 
 _resolve = lru_cache(maxsize=8)(storage.resolve)
-"""Once a process: to find the region of an S3 bucket takes a request."""
+"""Cached ``storage.resolve``, which needs a network request to find the region of an S3 bucket."""
 
 
 class BrokenImage(Exception):
-    """An image that cannot be had.
+    """Error for one image that cannot be read or decoded.
 
     Attributes:
-        file: Its path below the folder of its images.
-        reason: ``missing``, ``unreadable ...``, ``empty``, ``truncated``, ``not an image ...``: a
-            few words.
+        file: Path of the image below the folder of the images.
+        reason: Reason in a few words, such as ``missing``, ``unreadable (...)``, ``empty``,
+            ``truncated`` or ``not an image (...)``.
     """
 
     def __init__(self, file: str, reason: str) -> None:
@@ -56,12 +58,14 @@ class BrokenImage(Exception):
 
 @dataclass(frozen=True, eq=False)
 class Images:
-    """Images below one folder. Millions of them are a few dozen MB, and pickled without a copy.
+    """Images below one folder.
+
+    The paths of a million images take less than 40 MB, and pickling does not copy them.
 
     Attributes:
-        address: The folder, local or ``s3://``.
-        files: Their paths below it, an Arrow array of N strings.
-        left_out: What else was found there, as a program says it; empty for nothing.
+        address: Address of the folder, local or ``s3://``.
+        files: Paths of the N images below the folder, an Arrow array of strings.
+        left_out: Message about other files in the folder; empty if there are none.
     """
 
     address: str
@@ -72,19 +76,19 @@ class Images:
         return len(self.files)
 
     def file(self, i: int) -> str:
-        """The path of an image below the folder."""
+        """Return the path of image ``i`` below the folder."""
         return str(self.files[i])
 
     def take(self, rows: Int[np.ndarray, " n"] | list[int]) -> "Images":
-        """Some of them, in the order of ``rows``."""
+        """Return the images with the indices ``rows``, in this order."""
         return Images(self.address, self.files.take(pa.array(rows)))
 
     def read(self, i: int) -> Image.Image:
-        """An image in RGB.
+        """Return image ``i`` in RGB.
 
         Raises:
-            BrokenImage: It is missing, unreadable, empty, truncated, too large or no image.
-            InputError: The folder itself is not there, or not to be reached (credentials, network).
+            BrokenImage: The file is missing, unreadable, empty, truncated, too large or no image.
+            InputError: The folder of the images does not exist or cannot be reached.
         """
         return decode(self.file(i), self._bytes(self.file(i)))
 
@@ -107,16 +111,25 @@ class Images:
             ) from None
 
     def _check_mounted(self) -> None:
-        """Else a disk that went would be so many missing images."""
+        """Raise InputError if the folder is gone, so that its images do not count as missing."""
         if not is_mounted(*_resolve(self.address), self.address):
             raise InputError(
-                f"{self.address} is not there, or empty, on {socket.gethostname()}: mount it on "
-                "every node, and the same command goes on"
+                f"{self.address} does not exist or is empty on {socket.gethostname()}: mount it on "
+                "every node and run the same command again to continue"
             )
 
 
 def decode(file: str, content: bytes) -> Image.Image:
-    """The image that a file's bytes are, in RGB; BrokenImage names the file and says why not."""
+    """Return the decoded image in RGB, upright according to its EXIF data.
+
+    Args:
+        file: Path of the file, for messages.
+        content: Bytes of the file.
+
+    Raises:
+        BrokenImage: The bytes are no complete image of one of ``FORMATS`` with 8 bits per colour,
+            or the image is too large.
+    """
     if not content:
         raise BrokenImage(file, "empty")
     stream = io.BytesIO(content)
@@ -127,12 +140,12 @@ def decode(file: str, content: bytes) -> Image.Image:
                 raise BrokenImage(file, f"too large ({width} x {height} pixels)")
             if image.mode.startswith(HIGH_BIT_DEPTH_MODES):
                 raise BrokenImage(file, f"more than 8 bits a colour (PIL's mode {image.mode})")
-            # PIL has read up to the first scan. Without an end libjpeg would make up the rest.
+            # PIL has read up to the first scan. libjpeg would fill a missing end with grey.
             if image.format == "JPEG" and content.find(JPEG_END, stream.tell()) < 0:
                 raise BrokenImage(file, "truncated")
             image.load()
             _turn_upright(image)
-            # Else PIL warns, of some palettes, that RGB cannot say what is transparent.
+            # PIL warns about some transparent palettes when it converts them to RGB.
             image.info.pop("transparency", None)
             return image.convert("RGB")
     except (BrokenImage, MemoryError):
@@ -141,7 +154,7 @@ def decode(file: str, content: bytes) -> Image.Image:
         raise BrokenImage(file, f"not an image (none of {', '.join(FORMATS)})") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise BrokenImage(file, f"too large (more than {MAX_PIXELS:,} pixels)") from None
-    # The bytes are in memory: whatever a decoder raises is about them.
+    # The bytes are in memory, so every other error of a decoder is due to their content.
     except Exception as error:
         why = brief(error)
         reason = "truncated" if "truncated" in why.lower() else f"damaged ({why})"
@@ -149,23 +162,26 @@ def decode(file: str, content: bytes) -> Image.Image:
 
 
 def _turn_upright(image: Image.Image) -> None:
-    """As its EXIF says; one that cannot be understood says nothing."""
+    """Rotate or flip an image in place as its EXIF data demand; invalid EXIF data are ignored."""
     if "exif" in image.info:
         with suppress(Exception):
             ImageOps.exif_transpose(image, in_place=True)
 
 
 def images_address(address: str) -> str:
-    """A folder of images as processes that work elsewhere know it: no ``~``, no relative path."""
+    """Return the address of an image folder for other processes: without ``~``, and absolute."""
     return address if "://" in address else storage.resolve(address)[1]
 
 
 def find_images(address: str | Path) -> Images:
-    """All images below a folder, sorted by path; hidden files and folders are left out.
+    """Return all images below a folder, sorted by path, without hidden files and folders.
+
+    Args:
+        address: Address of the folder, local or ``s3://``.
 
     Raises:
-        InputError: The folder cannot be reached, does not exist or holds no images, or a file's
-            name is not UTF-8.
+        InputError: The folder cannot be reached, does not exist or holds no images, or the name of
+            an image is not UTF-8.
     """
     shown = str(address)
     filesystem, path = storage.resolve(shown)
@@ -176,7 +192,8 @@ def find_images(address: str | Path) -> Images:
         raise InputError(f"{shown} is a file: give the folder of the images")
     contents = list_files(filesystem, path, shown)
     if not contents.images:
-        raise InputError(f"{shown} holds no images ({' '.join(SUFFIXES)}){contents.describe_other_files()}")
+        suffixes = " ".join(SUFFIXES)
+        raise InputError(f"{shown} holds no images ({suffixes}){contents.describe_other_files()}")
     try:
         images = pa.array(sorted(contents.images), pa.string())
     except UnicodeEncodeError as error:
@@ -188,14 +205,14 @@ def find_images(address: str | Path) -> Images:
 
 @dataclass(frozen=True, eq=False)
 class CropFrames:
-    """Images as frames of videos, sorted by the video's name, then by frame.
+    """Images with their videos and frame numbers, sorted by the video's name, then by frame.
 
     Attributes:
-        images: They, N in this order.
-        names: The videos, in name order.
-        video: Index into ``names``, int32, shape (N,).
-        frame: Frame number, int32, shape (N,).
-        missing_images: What the annotation files list and no image is there for, as they name it.
+        images: The N images in this order.
+        names: Names of the videos, sorted.
+        video: Index into ``names`` of each image, int32, shape (N,).
+        frame: Frame number of each image, int32, shape (N,).
+        missing_images: Listed frames without an image, as the annotation files name them.
     """
 
     images: Images
@@ -209,15 +226,18 @@ class CropFrames:
 
 
 def frames_of(images: Images, challenge: Challenge | None = None) -> CropFrames:
-    """Images as frames: the video is the folder, the frame the digits at the end of the stem.
+    """Return images with the video and frame number that their paths name.
+
+    The video is the folder of the image, and the frame number is the digits at the end of the
+    file's name before its suffix.
 
     Args:
-        images: In any order.
-        challenge: Keep only the frames that its files list.
+        images: Images in any order.
+        challenge: Annotation files; if given, only the images of listed frames are kept.
 
     Raises:
-        InputError: An image without a video or a frame number, two images of one frame, a frame
-            beyond 2^31 - 1, or none of the listed frames.
+        InputError: The path of an image has no video or no frame number, two images are of one
+            frame, a frame number is beyond 2^31 - 1, or no listed frame has an image.
     """
     names, video, frame = _parse(images)
     packed = pack(video, frame)
@@ -236,8 +256,9 @@ def frames_of(images: Images, challenge: Challenge | None = None) -> CropFrames:
         missing_images = tuple(_listed_name(challenge, int(row)) for row in without)
         if not len(order):
             raise InputError(
-                f"{images.address} has no image of the {len(listed):,} listed frames (they list "
-                f"{missing_images[0]}, it has {images.file(0)}): give the images of these annotations"
+                f"{images.address} has no image of the {len(listed):,} listed frames (the "
+                f"annotation files list {missing_images[0]}, the folder has {images.file(0)}): "
+                "give the images of these annotations"
             )
     kept, video = np.unique(video[order], return_inverse=True)
     return CropFrames(
@@ -250,7 +271,7 @@ def frames_of(images: Images, challenge: Challenge | None = None) -> CropFrames:
 
 
 def _parse(images: Images) -> tuple[list[str], np.ndarray, np.ndarray]:
-    """The names of the videos, sorted; each image's video and frame."""
+    """Return the sorted names of the videos, and the video index and frame of each image."""
     code_of: dict[str, int] = {}
     video = np.empty(len(images), np.int32)
     frame = np.empty(len(images), np.int32)
@@ -273,14 +294,19 @@ def _parse(images: Images) -> tuple[list[str], np.ndarray, np.ndarray]:
 def _unnamed(address: str, file: str) -> str:
     if "/" not in file:
         return (
-            f"{address}: {file} lies in no video's folder: images must lie as video/00001.jpg "
-            "below the folder that is given"
+            f"{address}: {file} is in no video's folder: the path of an image below this folder "
+            "must be as video/00001.jpg"
         )
     return f"{address}: {file} has no frame number: its name must end in one, as video/00001.jpg"
 
 
 def _listed(names: list[str], challenge: Challenge) -> np.ndarray:
-    """The listed frames packed as the images' are; negative for a video without images."""
+    """Return the listed frames in packed form; negative for a video without images.
+
+    Args:
+        names: Sorted names of the videos with images; their indices are packed.
+        challenge: Annotation files.
+    """
     index = {name: i for i, name in enumerate(names)}
     listing = challenge.listing
     codes = np.array([index.get(name, -1) for name in listing.names], np.int32)
@@ -288,6 +314,7 @@ def _listed(names: list[str], challenge: Challenge) -> np.ndarray:
 
 
 def _listed_name(challenge: Challenge, row: int) -> str:
+    """Return the name of a listed frame's image as the annotation files write it."""
     listing = challenge.listing
     name = challenge.image_name.format(frame=int(listing.frame[row]))
     return f"{listing.names[listing.video[row]]}/{name}"

@@ -1,4 +1,4 @@
-"""What lies below a folder of images, on a local disk or a remote one."""
+"""Recursive listing of an image folder on a local or a remote file system."""
 
 import os
 import stat
@@ -16,13 +16,14 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 
 
 class FolderContents(NamedTuple):
-    """Paths below the folder, in any order; hidden files and folders are left out.
+    """Paths below a folder, in any order, without hidden files and folders.
 
     Attributes:
-        images: Files with a suffix of ``SUFFIXES``, and links to nothing with one: those are
-            missing, which reading them says.
-        others: Everything else that is no folder.
-        folders_without_images: Innermost folders that hold no image. A remote file system has none.
+        images: Files with a suffix in ``SUFFIXES``, also broken links; reading such a link fails
+            with the reason ``missing``.
+        others: All other files.
+        folders_without_images: Folders without subfolders that hold no image; always empty for a
+            remote file system.
     """
 
     images: list[str]
@@ -30,8 +31,11 @@ class FolderContents(NamedTuple):
     folders_without_images: list[str]
 
     def describe_left_out(self) -> str:
-        """``left out 3 files that are no images (such as a/notes.txt)``; empty for none."""
-        said = [
+        """Return a message about everything but the images; empty if there is nothing else.
+
+        Example: ``left out 3 files that are no images (such as a/notes.txt)``.
+        """
+        counts = [
             f"{len(paths):,} {kind} (such as {printable(min(paths))})"
             for paths, kind in (
                 (self.others, "files that are no images"),
@@ -39,10 +43,13 @@ class FolderContents(NamedTuple):
             )
             if paths
         ]
-        return f"left out {' and '.join(said)}" if said else ""
+        return f"left out {' and '.join(counts)}" if counts else ""
 
     def describe_other_files(self) -> str:
-        """What there is where there are no images: `` but 2 .npy files, such as a/1.npy: ...``."""
+        """Return the end of an error message about a folder without images.
+
+        Example: `` but 2 .npy files, such as a/1.npy: give the folder of the images``.
+        """
         if not self.others:
             return " and no other files: give the folder of the images"
         suffixes = Counter(PurePosixPath(file).suffix for file in self.others)
@@ -53,7 +60,16 @@ class FolderContents(NamedTuple):
 
 
 def list_files(filesystem: pafs.FileSystem, folder: str, shown: str) -> FolderContents:
-    """All files below a folder that is there; InputError where it cannot be listed."""
+    """Return all files below an existing folder.
+
+    Args:
+        filesystem: File system of the folder.
+        folder: Path of the folder in the file system.
+        shown: Address of the folder, for messages.
+
+    Raises:
+        InputError: The folder or a folder below it cannot be listed.
+    """
     if isinstance(filesystem, pafs.LocalFileSystem):
         return _list_local(folder)
     try:
@@ -70,7 +86,10 @@ def list_files(filesystem: pafs.FileSystem, folder: str, shown: str) -> FolderCo
 
 
 def _list_local(root: str) -> FolderContents:
-    """Links are followed, but for those to a folder that they lie in. A file costs no stat."""
+    """Return all files below a local folder, without a ``stat`` call for regular files.
+
+    Links are followed, except a link to a folder that contains the link.
+    """
     found = FolderContents([], [], [])
     waiting: list[tuple[str, tuple[str, ...]]] = [("", (os.path.realpath(root),))]
     while waiting:
@@ -102,7 +121,10 @@ def _entries(folder: str) -> "list[os.DirEntry[str]]":
 
 
 def _kind(entry: "os.DirEntry[str]") -> int:
-    """As stat tells kinds; a link is what it leads to, and a file where it leads nowhere."""
+    """Return ``S_IFDIR``, ``S_IFREG`` or another file type of ``stat`` for a folder's entry.
+
+    A link has the type of its target; a broken link counts as a regular file.
+    """
     try:
         if entry.is_file(follow_symlinks=False):
             return stat.S_IFREG
@@ -118,7 +140,15 @@ def _is_named_as_image(file: str) -> bool:
 
 
 def is_mounted(filesystem: pafs.FileSystem, folder: str, shown: str) -> bool:
-    """Whether a folder is there; a local one must hold something, as a disk's does."""
+    """Return True if a folder exists and, if it is local, holds at least one entry.
+
+    An empty local folder may be a mount point whose disk is not mounted.
+
+    Args:
+        filesystem: File system of the folder.
+        folder: Path of the folder in the file system.
+        shown: Address of the folder, for messages.
+    """
     if not isinstance(filesystem, pafs.LocalFileSystem):
         return bool(storage.info(filesystem, folder, shown).type != pafs.FileType.NotFound)
     try:
@@ -129,5 +159,5 @@ def is_mounted(filesystem: pafs.FileSystem, folder: str, shown: str) -> bool:
 
 
 def printable(path: str) -> str:
-    """A path with what is not UTF-8 in it escaped."""
+    """Return a path with escape sequences for bytes that are not UTF-8."""
     return path.encode("utf-8", "backslashreplace").decode()

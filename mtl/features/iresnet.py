@@ -1,6 +1,6 @@
-"""IResNet: ArcFace's improved ResNet for aligned faces (Deng et al. 2019; Duta et al. 2020).
+"""IResNet: the improved ResNet of ArcFace for aligned faces (Deng et al. 2019, Duta et al. 2020).
 
-Parameters have the reference's names, so that its weights load as they are.
+Parameters have the names of the reference implementation, so its weights load unchanged.
 
 Shapes: B images of S x S pixels, C and D channels, H x W positions.
 """
@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from mtl.errors import InputError
 
 WIDTHS = (64, 128, 256, 512)
-"""Channels of the four stages; the last one's are the features."""
+"""Channels of the four stages; the last number is also the number of features."""
 SHRINKS = 2 ** len(WIDTHS)
-"""Pixels to a side of the last feature map's positions: each stage halves it."""
+"""Side of an image divided by the side of the last feature map; each stage halves the side."""
 
 IRESNETS: dict[str, tuple[int, int, int, int]] = {
     "iresnet18": (2, 2, 2, 2),
@@ -24,17 +24,19 @@ IRESNETS: dict[str, tuple[int, int, int, int]] = {
     "iresnet50": (3, 4, 14, 3),
     "iresnet100": (3, 13, 30, 3),
 }
-"""Blocks of the four stages."""
+"""Number of blocks in each of the four stages, by the name of the IResNet."""
 
 
 class Block(nn.Module):
-    """bn3(conv2(prelu(bn2(conv1(bn1(x)))))) + shortcut; no activation after the sum.
+    """Residual block bn3(conv2(prelu(bn2(conv1(bn1(x)))))) + shortcut, with no final activation.
+
+    The shortcut is the identity if the stride is 1 and C = D, else a 1 x 1 convolution with the
+    stride and a batch norm.
 
     Args:
-        channels: C of the input.
-        width: D of the output.
-        stride: Of the second convolution; where it is not 1 or C is not D the shortcut is a 1 x 1
-            convolution of that stride, normalised.
+        channels: Channels C of the input.
+        width: Channels D of the output.
+        stride: Stride of the second convolution.
     """
 
     def __init__(self, channels: int, width: int, stride: int = 1) -> None:
@@ -52,25 +54,25 @@ class Block(nn.Module):
             )
 
     def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B D h w"]:
-        """The block's output."""
+        """Return the block's output."""
         inner = self.prelu(self.bn2(self.conv1(self.bn1(x))))
         out: Tensor = self.bn3(self.conv2(inner)) + self.downsample(x)
         return out
 
 
 class IResNet(nn.Module):
-    """Stem, four stages of blocks, and 512 features of all positions.
+    """IResNet with a stem, four stages of blocks and a linear layer to 512 features.
 
-    Weights begin as torch's own layers do: with the reference's (convolutions of deviation 0.1)
-    an untrained network overflows where its batch norms are not in training.
+    Weights are initialised by torch's defaults. The reference draws convolutions with standard
+    deviation 0.1, but then the outputs of an untrained network overflow in evaluation mode.
 
     Args:
-        layers: Blocks of the four stages.
+        layers: Number of blocks in each of the four stages.
         size: Side of an image in pixels, a multiple of 16.
-        dropout: Probability, before the last layer.
+        dropout: Dropout probability before the linear layer.
 
     Raises:
-        InputError: If ``size`` is no multiple of 16.
+        InputError: ``size`` is no multiple of 16.
     """
 
     def __init__(self, layers: Sequence[int], size: int = 112, dropout: float = 0.0) -> None:
@@ -90,10 +92,10 @@ class IResNet(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.fc = nn.Linear(WIDTHS[-1] * (size // SHRINKS) ** 2, WIDTHS[-1])
         self.features = nn.BatchNorm1d(WIDTHS[-1])
-        self.features.weight.requires_grad = False  # 1: the reference learns its bias alone
+        self.features.weight.requires_grad = False  # stays 1, as in the reference
 
     def forward(self, images: Float[Tensor, "B 3 S S"]) -> Float[Tensor, "B 512"]:
-        """Features of normalised images."""
+        """Return the features of normalised images."""
         x = self.prelu(self.bn1(self.conv1(images)))
         x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
         x = self.dropout(torch.flatten(self.bn2(x), 1))

@@ -1,10 +1,11 @@
-"""Masked autoencoder: a ViT that learns from faces without labels (He et al. 2022).
+"""Masked autoencoder (MAE): a ViT that is pretrained on images without labels (He et al. 2022).
 
-A quarter of a picture's patches are encoded; a small decoder tells the pixels of the others from
-them. The encoder's patch tokens, averaged, are a face's features. Parameters have the reference's
-names.
+The encoder encodes the visible patches of an image, a quarter by default, and a small decoder
+predicts the pixels of the masked patches from them. The features of a face are the mean of the
+encoder's patch tokens. Parameters have the names of the reference implementation.
 
-Shapes: B images of S x S pixels, L patches of P x P pixels, K of them visible, D encoder width.
+Shapes: B images of S x S pixels, L patches of P x P pixels, K visible patches, D encoder width,
+Q = P x P x 3 pixel values of a patch, N = 1 + L or 1 + K tokens.
 """
 
 from dataclasses import dataclass
@@ -20,18 +21,18 @@ from torch import Tensor, nn
 from mtl.errors import InputError
 
 EPSILON = 1e-6
-"""Beside a patch's variance, and (timm's own) of the layer norms."""
+"""Constant added to the variance of a patch's pixels before its square root is taken."""
 
 
 @dataclass(frozen=True)
 class ViTShape:
-    """An encoder and its decoder.
+    """Sizes of a masked autoencoder.
 
     Attributes:
-        patch: Side of a patch in pixels.
-        width, depth, heads: Of the encoder.
-        decoder_width, decoder_depth, decoder_heads: Of the decoder.
-        size: Side of an image in pixels, unless told otherwise.
+        patch: Side P of a patch in pixels.
+        width, depth, heads: Token width, blocks and attention heads of the encoder.
+        decoder_width, decoder_depth, decoder_heads: The same sizes of the decoder.
+        size: Default side S of an image in pixels.
     """
 
     patch: int
@@ -45,22 +46,32 @@ class ViTShape:
 
 
 VITS = {
-    "mae_vit_base": ViTShape(16, 768, 12, 12),
-    "mae_vit_large": ViTShape(16, 1024, 24, 16),
-    # For small pictures and two cores: planted faces.
-    "mae_vit_mini": ViTShape(16, 128, 4, 4, 64, 2, 4, size=64),
+    "mae_vit_base": ViTShape(patch=16, width=768, depth=12, heads=12),
+    "mae_vit_large": ViTShape(patch=16, width=1024, depth=24, heads=16),
+    # For small images and few cores.
+    "mae_vit_mini": ViTShape(
+        patch=16,
+        width=128,
+        depth=4,
+        heads=4,
+        decoder_width=64,
+        decoder_depth=2,
+        decoder_heads=4,
+        size=64,
+    ),
 }
+"""Sizes of the masked autoencoders, by the name of the backbone."""
 
 
 class ViTEncoder(nn.Module):
-    """The ViT, with fixed sine-cosine positions.
+    """ViT encoder with fixed sine-cosine position embeddings.
 
     Args:
-        shape: Its numbers.
-        size: Side of an image in pixels.
+        shape: Sizes of the encoder.
+        size: Side S of an image in pixels.
 
     Raises:
-        InputError: If no whole number of patches fits into a side.
+        InputError: ``size`` is no multiple of the side of a patch.
     """
 
     def __init__(self, shape: ViTShape, size: int) -> None:
@@ -83,7 +94,12 @@ class ViTEncoder(nn.Module):
     def tokens(
         self, images: Float[Tensor, "B 3 S S"], kept: Int[Tensor, "B K"] | None = None
     ) -> Float[Tensor, "B N D"]:
-        """The class token, then those of the patches kept (all), in the order given: N = 1 + K."""
+        """Return the class token followed by the tokens of the visible patches.
+
+        Args:
+            images: Normalised images.
+            kept: Indices of the visible patches, in the order of the tokens; None for all patches.
+        """
         patches = self.patch_embed(images) + self.pos_embed[:, 1:]
         if kept is not None:
             patches = _gather_tokens(patches, kept)
@@ -95,18 +111,23 @@ class ViTEncoder(nn.Module):
         return normed
 
     def forward(self, images: Float[Tensor, "B 3 S S"]) -> Float[Tensor, "B D"]:
-        """The mean of the patch tokens."""
+        """Return the mean of the patch tokens: the features of each image."""
         return self.tokens(images)[:, 1:].mean(dim=1)
 
 
 class MaskedAutoencoder(ViTEncoder):
-    """The encoder with the decoder that it is trained with.
+    """ViT encoder and the decoder that is used in its pretraining.
 
     Args:
-        shape: Its numbers.
-        size: Side of an image in pixels.
-        mask_ratio: Share of the patches that is removed.
-        normalise_pixels: Whether a patch's pixels are told less their mean, over their deviation.
+        shape: Sizes of encoder and decoder.
+        size: Side S of an image in pixels.
+        mask_ratio: Share of the patches that are masked.
+        normalise_pixels: True if the decoder predicts the pixels of each patch after subtraction of
+            their mean and division by their standard deviation.
+
+    Raises:
+        InputError: ``size`` is no multiple of the side of a patch, or ``mask_ratio`` leaves no
+            visible or no masked patch.
     """
 
     def __init__(
@@ -138,11 +159,11 @@ class MaskedAutoencoder(ViTEncoder):
     def losses(
         self, images: Float[Tensor, "B 3 S S"], noise: Float[Tensor, "B L"]
     ) -> Float[Tensor, " B"]:
-        """Each image's loss: the mean squared error of its removed patches.
+        """Return the loss of each image: the mean squared error over its masked patches.
 
         Args:
-            images: Normalised.
-            noise: The patches with the smallest are visible.
+            images: Normalised images.
+            noise: Random number of each patch; the patches with the smallest numbers are visible.
         """
         predicted, removed = self.predict(images, noise)
         target = patchify(images, self.shape.patch)
@@ -155,13 +176,19 @@ class MaskedAutoencoder(ViTEncoder):
     def predict(
         self, images: Float[Tensor, "B 3 S S"], noise: Float[Tensor, "B L"]
     ) -> tuple[Float[Tensor, "B L Q"], Bool[Tensor, "B L"]]:
-        """What the decoder tells of each patch's pixels, and which patches were removed."""
+        """Return the decoder's prediction of each patch's pixels, and True for masked patches.
+
+        Args:
+            images: Normalised images.
+            noise: Random number of each patch; the patches with the smallest numbers are visible.
+        """
         shuffled = noise.argsort(dim=1, stable=True)
         place = shuffled.argsort(dim=1)
-        seen = self.decoder_embed(self.tokens(images, shuffled[:, : self.visible]))
-        unseen = self.mask_token.expand(len(seen), self.patches - self.visible, -1)
-        patches = _gather_tokens(torch.cat([seen[:, 1:], unseen.to(seen.dtype)], dim=1), place)
-        x = torch.cat([seen[:, :1], patches], dim=1) + self.decoder_pos_embed
+        visible = self.decoder_embed(self.tokens(images, shuffled[:, : self.visible]))
+        masked = self.mask_token.expand(len(visible), self.patches - self.visible, -1)
+        tokens = torch.cat([visible[:, 1:], masked.to(visible.dtype)], dim=1)
+        patches = _gather_tokens(tokens, place)
+        x = torch.cat([visible[:, :1], patches], dim=1) + self.decoder_pos_embed
         for block in self.decoder_blocks:
             x = block(x)
         return self.decoder_pred(self.decoder_norm(x))[:, 1:], place >= self.visible
@@ -170,10 +197,14 @@ class MaskedAutoencoder(ViTEncoder):
     def reconstruct(
         self, images: Float[Tensor, "B 3 S S"], noise: Float[Tensor, "B L"]
     ) -> tuple[Float[Tensor, "B 3 S S"], Float[Tensor, "B 3 S S"]]:
-        """The images with removed patches grey (0), and with what is told in their place.
+        """Return the images with masked patches set to 0, and with masked patches predicted.
 
-        Where pixels are told less their mean, over their deviation, these are the removed patch's
-        own.
+        With ``normalise_pixels`` the predictions are scaled back by the true mean and standard
+        deviation of each masked patch.
+
+        Args:
+            images: Normalised images.
+            noise: Random number of each patch; the patches with the smallest numbers are visible.
         """
         predicted, removed = self.predict(images, noise)
         patches, predicted = patchify(images, self.shape.patch), predicted.float()
@@ -186,14 +217,18 @@ class MaskedAutoencoder(ViTEncoder):
 
 
 def patchify(images: Float[Tensor, "B 3 S S"], patch: int) -> Float[Tensor, "B L Q"]:
-    """Patches row by row, their Q = P x P x 3 pixels row by row, colours last."""
+    """Return the patches of images, row by row.
+
+    The Q = P x P x 3 values of a patch are its pixels row by row, with the three colours of a pixel
+    next to each other.
+    """
     side = images.shape[-1] // patch
     grid = images.reshape(len(images), 3, side, patch, side, patch)
     return grid.permute(0, 2, 4, 3, 5, 1).reshape(len(images), side**2, -1)
 
 
 def unpatchify(patches: Float[Tensor, "B L Q"], patch: int) -> Float[Tensor, "B 3 S S"]:
-    """The images of these patches."""
+    """Return the images that consist of the given patches: the inverse of ``patchify``."""
     side = int(patches.shape[1] ** 0.5)
     grid = patches.reshape(len(patches), side, side, patch, patch, 3)
     return grid.permute(0, 5, 1, 3, 2, 4).reshape(len(patches), 3, side * patch, side * patch)
@@ -202,16 +237,24 @@ def unpatchify(patches: Float[Tensor, "B L Q"], patch: int) -> Float[Tensor, "B 
 def patch_statistics(
     patches: Float[Tensor, "B L Q"],
 ) -> tuple[Float[Tensor, "B L 1"], Float[Tensor, "B L 1"]]:
-    """Mean and standard deviation of each patch: sqrt(unbiased variance + 1e-6)."""
+    """Return the mean and the standard deviation sqrt(unbiased variance + 1e-6) of each patch."""
     variance, mean = torch.var_mean(patches, dim=-1, keepdim=True)
     return mean, (variance + EPSILON).sqrt()
 
 
 def sincos_positions(width: int, side: int) -> Float[np.ndarray, "N D"]:
-    """Positions of a class token (0) and of side x side patches: N = 1 + L.
+    """Return the sine-cosine position embeddings of a class token and of side x side patches.
 
-    Half of the dimensions tell the column, half the row; a quarter each, for frequencies
-    1 / 10000^(i / (D / 4)), the sine and then the cosine (the reference's order).
+    The class token's embedding is 0. In a patch's embedding the first half encodes the column and
+    the second half the row. Each half is the sines and then the cosines of position times
+    1 / 10000^(i / (D / 4)) for i = 0 ... D / 4 - 1, in the order of the reference implementation.
+
+    Args:
+        width: Embedding width D, a multiple of 4.
+        side: Number of patches in a row of the image.
+
+    Raises:
+        ValueError: ``width`` is no multiple of 4.
     """
     if width % 4:
         raise ValueError(f"width = {width} must be a multiple of 4")
@@ -234,16 +277,18 @@ def _blocks(width: int, depth: int, heads: int) -> nn.ModuleList:
 
 
 def _init_linear(module: nn.Module) -> None:
-    """The reference's: Xavier's uniform weights, biases 0."""
+    """Initialise a linear layer as the reference does: Xavier uniform weights and zero biases."""
     if isinstance(module, nn.Linear):
         nn.init.xavier_uniform_(module.weight)
         nn.init.zeros_(module.bias)
 
 
 def _init_patch_embedding(embed: PatchEmbed) -> None:
-    """As if patches went through a linear layer."""
+    """Initialise the patch convolution as the equivalent linear layer over a patch's pixels."""
     nn.init.xavier_uniform_(embed.proj.weight.view(len(embed.proj.weight), -1))
 
 
-def _gather_tokens(tokens: Float[Tensor, "B L D"], places: Int[Tensor, "B K"]) -> Float[Tensor, "B K D"]:
+def _gather_tokens(
+    tokens: Float[Tensor, "B L D"], places: Int[Tensor, "B K"]
+) -> Float[Tensor, "B K D"]:
     return tokens.gather(1, places[..., None].expand(-1, -1, tokens.shape[-1]))

@@ -1,4 +1,4 @@
-"""Files of weights: safetensors, or torch's read without running code; all of them, or none."""
+"""Reading of weight files (safetensors or torch) without running code, and their loading."""
 
 import hashlib
 from argparse import Namespace  # noqa: TID251 (read, not used)
@@ -14,25 +14,28 @@ from torch import Tensor, nn
 from mtl.errors import InputError, brief
 
 WRAPPINGS = ("model", "state_dict", "model_state", "state_dict_backbone")
-"""Under which training programs keep the weights in a checkpoint."""
+"""Keys of a checkpoint under which training programs store the state dict of a model."""
 PREFIXES = ("module.", "backbone.", "encoder.")
-"""What all names begin with where the weights were saved of something around the module."""
+"""Prefixes of all tensor names in a file that was saved from a module around the model."""
 PICKLED = (b"PK\x03\x04", b"\x80\x02")
-"""How torch's files begin, since 1.6 and before."""
+"""First bytes of torch's files, written since torch 1.6 and before it."""
 MAX_NAMES_SHOWN = 3
+"""Maximum number of tensor names in an error message."""
 
 
-def read_weights(file: str | Path, own: Collection[str] = ()) -> dict[str, Tensor]:
-    """The tensors of a file by their names, on the CPU, floating ones in float32.
+def read_weights(file: str | Path, expected_names: Collection[str] = ()) -> dict[str, Tensor]:
+    """Return the tensors of a file by their names, on the CPU, with floats in float32.
+
+    A state dict under one of the keys ``WRAPPINGS`` is unwrapped, and a prefix of ``PREFIXES`` that
+    all tensor names have is removed.
 
     Args:
-        file: Safetensors or torch's format, told by its content. ``WRAPPINGS`` around the tensors
-            and ``PREFIXES`` before all names are taken off.
-        own: Names of what they are for: a prefix that one of them begins with stays.
+        file: File in safetensors or torch format; its content decides the format.
+        expected_names: Tensor names of the model; a prefix that one of them has is not removed.
 
     Raises:
-        InputError: The file is missing, unreadable, no file of weights, or holds no tensors or,
-            being torch's, what could run code.
+        InputError: The file is missing, unreadable, damaged, no file of weights, holds no tensors,
+            or could run code when it is unpickled.
     """
     content: Any = _read(Path(file).expanduser())
     for key in WRAPPINGS:
@@ -45,8 +48,8 @@ def read_weights(file: str | Path, own: Collection[str] = ()) -> dict[str, Tenso
     if not tensors:
         raise InputError(f"{file} holds no tensors: give a file of weights (a state dict)")
     for prefix in PREFIXES:
-        around = not any(name.startswith(prefix) for name in own)
-        if around and all(key.startswith(prefix) for key in tensors):
+        removable = not any(name.startswith(prefix) for name in expected_names)
+        if removable and all(key.startswith(prefix) for key in tensors):
             tensors = {key.removeprefix(prefix): value for key, value in tensors.items()}
     return {k: v.float() if v.is_floating_point() else v for k, v in tensors.items()}
 
@@ -55,10 +58,11 @@ def _read(file: Path) -> Any:
     try:
         with file.open("rb") as stream:
             head = stream.read(9)
-        if head[8:] == b"{":  # safetensors: eight bytes of length, then JSON
+        if head[8:] == b"{":  # safetensors starts with eight bytes of length and a JSON object
             return load_file(file)
         if head.startswith(PICKLED):
-            # Attributes alone: training programs keep their arguments beside the weights.
+            # Training programs often save their arguments with the weights. A Namespace has only
+            # attributes, so unpickling one is safe.
             with torch.serialization.safe_globals([Namespace]):
                 return torch.load(file, map_location="cpu", weights_only=True)
     except FileNotFoundError:
@@ -70,7 +74,7 @@ def _read(file: Path) -> Any:
             f"{file} holds more than tensors, and reading it could run code: save its state dict "
             "alone, as safetensors"
         ) from None
-    except Exception as error:  # whatever a reader meets in damaged bytes
+    except Exception as error:  # damaged bytes raise exceptions of many types
         raise InputError(
             f"{file} is damaged or no file of weights ({brief(error)}): give safetensors or "
             "what torch.save made of a state dict"
@@ -81,21 +85,22 @@ def _read(file: Path) -> Any:
 
 
 def load_weights(
-    module: nn.Module, state: Mapping[str, Tensor], where: str, ignored: Sequence[str] = ()
+    module: nn.Module, state: Mapping[str, Tensor], where: str, ignored_prefixes: Sequence[str] = ()
 ) -> None:
-    """Load weights into a module: all of its own, from no others.
+    """Load weights into a module, which is unchanged if they do not fit.
 
     Args:
-        module: What they are for; left as it is if they are refused.
+        module: The module to load the weights into.
         state: Tensors by name.
-        where: What they are, for the message.
-        ignored: How names begin that may be there beside the module's own.
+        where: Description of the weights, for messages.
+        ignored_prefixes: Prefixes of names that ``state`` may have in addition to the module's.
 
     Raises:
-        InputError: Names are missing, unknown, or tensors of another shape.
+        InputError: Tensors are missing, unknown or of another shape than the module's.
     """
     own = module.state_dict()
-    given = {k: v for k, v in state.items() if k in own or not k.startswith(tuple(ignored))}
+    prefixes = tuple(ignored_prefixes)
+    given = {k: v for k, v in state.items() if k in own or not k.startswith(prefixes)}
     faults = {
         "missing": [key for key in own if key not in given],
         "unknown": [key for key in given if key not in own],
@@ -105,17 +110,17 @@ def load_weights(
             if key in given and given[key].shape != own[key].shape
         ],
     }
-    found = [f"{_list_names(keys)} {fault}" for fault, keys in faults.items() if keys]
-    if found:
+    messages = [f"{_list_names(keys)} {fault}" for fault, keys in faults.items() if keys]
+    if messages:
         raise InputError(
-            f"{where} do not fit: {'; '.join(found)}; they are probably weights of another "
+            f"{where} do not fit: {'; '.join(messages)}; they are probably weights of another "
             "architecture or image size"
         )
     module.load_state_dict(given)
 
 
 def digest(state: Mapping[str, Tensor]) -> str:
-    """SHA-256 of tensors by name, the same for the same content wherever it lies."""
+    """Return the SHA-256 of named tensors, which does not depend on their order or device."""
     sha = hashlib.sha256()
     for key, tensor in sorted(state.items()):
         sha.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
@@ -124,6 +129,7 @@ def digest(state: Mapping[str, Tensor]) -> str:
 
 
 def _list_names(keys: Sequence[str]) -> str:
+    """Return the first names, the number of further names, and ``is`` or ``are``."""
     more = f" and {len(keys) - MAX_NAMES_SHOWN:,} more" if len(keys) > MAX_NAMES_SHOWN else ""
     return f"{', '.join(keys[:MAX_NAMES_SHOWN])}{more} {'are' if len(keys) > 1 else 'is'}"
 

@@ -1,0 +1,1 @@
+"""Losses of the tasks, and balancing of these losses."""

@@ -1,9 +1,9 @@
-"""Balancing: the tasks' losses in, the gradient that is followed out.
+"""Loss balancing: combination of the tasks' losses, or of their gradients, into one step.
 
-A new balancing is one class here, one line in ``BALANCINGS`` and one YAML in
-``sweeps/configs/balancing``: its keyword-only constructor parameters are its config keys.
+A new balancing is one class here, one line in ``BALANCINGS`` and one YAML file in
+``sweeps/configs/balancing``. The keyword-only parameters of its constructor are its config keys.
 
-Evidence: well-tuned fixed weights match or beat the rest (Kurin et al. 2022, Xin et al. 2022).
+Well-tuned fixed weights match or beat the other methods in Kurin et al. 2022 and Xin et al. 2022.
 """
 
 from abc import ABC, abstractmethod
@@ -18,28 +18,35 @@ from mtl.strict import AboveZero, NonNegative
 from mtl.tasks import TASKS
 
 Losses = Mapping[str, Float[Tensor, ""]]
+"""Loss of each task, by the task's name."""
 Labelled = Mapping[str, Bool[Tensor, ""]]
+"""True for each task with a label in the batch, by the task's name."""
 
 
 class Balancing(nn.Module, ABC):
-    """How the losses of several tasks become one step.
+    """Base of the methods that combine the losses of several tasks into one step.
 
     Attributes:
-        single_worker_only: Whether it needs each task's own gradient, which one worker has and several do not.
+        single_worker_only: True if the method needs the gradient of each task by itself. With
+            several workers only the gradient of the combined loss is all-reduced.
     """
 
     single_worker_only: ClassVar[bool] = False
 
     def begin_epoch(self, history: Sequence[Mapping[str, float]]) -> None:
-        """Told the mean losses of the epochs so far."""
+        """Update the method before an epoch.
+
+        Args:
+            history: Mean loss of each task in each earlier epoch, in order.
+        """
 
     @abstractmethod
     def forward(self, losses: Losses, labelled: Labelled) -> Float[Tensor, ""]:
-        """The one loss.
+        """Return the combined loss.
 
         Args:
-            losses: Of each task.
-            labelled: Whether the batch has a label of it at all; the loss is 0 if not.
+            losses: Loss of each task; 0 for a task without a label in the batch.
+            labelled: True for each task with a label in the batch.
         """
 
     def backward(
@@ -49,19 +56,22 @@ class Balancing(nn.Module, ABC):
         shared: Sequence[nn.Parameter],
         scale: Callable[[Tensor], Tensor],
     ) -> None:
-        """Fill all gradients.
+        """Compute the gradients of all parameters.
 
         Args:
-            losses: Of each task.
-            labelled: Whether the batch has a label of it.
-            shared: The parameters that all tasks share.
-            scale: The gradient scaler's.
+            losses: Loss of each task; 0 for a task without a label in the batch.
+            labelled: True for each task with a label in the batch.
+            shared: Parameters that all tasks share.
+            scale: Function of the gradient scaler that multiplies a loss by the current scale.
         """
         torch.autograd.backward(scale(self(losses, labelled)))
 
 
 class Fixed(Balancing):
-    """Σ weight x loss with a fixed weight for each task (theirs: 12, 12, 0.35, 1)."""
+    """Weighted sum Σ weight x loss with a fixed weight for each task.
+
+    Zhang et al. 2022 use 12 (valence), 12 (arousal), 0.35 (expression) and 1 (action units).
+    """
 
     def __init__(
         self,
@@ -80,23 +90,25 @@ class Fixed(Balancing):
         }
 
     def forward(self, losses: Losses, labelled: Labelled) -> Float[Tensor, ""]:
-        """The weighted sum."""
+        """Return the weighted sum of the losses."""
         return _sum([self.weights[task] * loss for task, loss in losses.items()])
 
 
 class Normalised(Fixed):
-    """Σ weight x loss / |loss|: each task pulls with its weight, whatever its loss's scale."""
+    """Weighted sum Σ weight x loss / |loss| of the losses divided by their detached magnitudes.
+
+    The gradient of each task then depends on its weight, and no longer on the scale of its loss.
+    """
 
     def forward(self, losses: Losses, labelled: Labelled) -> Float[Tensor, ""]:
-        """The weighted sum of losses over their own values."""
-        return super().forward(
-            {task: _normalised(loss) for task, loss in losses.items()}, labelled
-        )
+        """Return the weighted sum of the normalised losses."""
+        return super().forward({task: _normalised(loss) for task, loss in losses.items()}, labelled)
 
 
 class Uncertainty(Balancing):
-    """Σ exp(-s) loss + s with a learnt s for each task (Kendall et al. 2018, eq. 7): s is the log
-    of a variance, so that each weight is positive whatever is learnt.
+    """Σ exp(-s) loss + s with a learnt s for each task (Kendall et al. 2018, eq. 7).
+
+    The parameter s is the logarithm of a variance, so every weight exp(-s) is positive.
     """
 
     def __init__(self) -> None:
@@ -104,7 +116,7 @@ class Uncertainty(Balancing):
         self.log_variance = nn.ParameterDict({task: torch.zeros(()) for task in TASKS})
 
     def forward(self, losses: Losses, labelled: Labelled) -> Float[Tensor, ""]:
-        """Tasks without a label in the batch stand aside."""
+        """Return the sum over the tasks that have a label in the batch."""
         s = self.log_variance
         return _sum(
             [((-s[task]).exp() * loss + s[task]) * labelled[task] for task, loss in losses.items()]
@@ -112,8 +124,11 @@ class Uncertainty(Balancing):
 
 
 class DynamicWeightAverage(Balancing):
-    """Σ weight x loss, the weights K softmax(r / temperature) over K tasks, r the ratio of a task's
-    last two epochs' losses (Liu et al. 2019, eq. 7): what falls slowly weighs more.
+    """Dynamic weight average, with larger weights for losses that fall slowly.
+
+    The combined loss is Σ weight x loss (Liu et al. 2019, eq. 7). The weights of K tasks are
+    K softmax(r / temperature), where r is a task's mean loss of the last epoch divided by that of
+    the epoch before.
     """
 
     def __init__(self, *, temperature: AboveZero) -> None:
@@ -122,7 +137,7 @@ class DynamicWeightAverage(Balancing):
         self.weights: dict[str, float] = {}
 
     def begin_epoch(self, history: Sequence[Mapping[str, float]]) -> None:
-        """All weights are 1 until two epochs are known."""
+        """Compute the weights from the last two epochs; all are 1 before the third epoch."""
         if len(history) < 2:
             return
         before, last = history[-2:]
@@ -131,13 +146,18 @@ class DynamicWeightAverage(Balancing):
         self.weights = dict(zip(last, weights.tolist(), strict=True))
 
     def forward(self, losses: Losses, labelled: Labelled) -> Float[Tensor, ""]:
-        """The weighted sum."""
+        """Return the weighted sum of the losses."""
         return _sum([self.weights.get(task, 1.0) * loss for task, loss in losses.items()])
 
 
 class GradientBalancing(Balancing):
-    """Combines the tasks' gradients of the shared parameters by an aggregator of torchjd; what
-    belongs to one task follows its own loss.
+    """Base of the methods that combine the tasks' gradients with an aggregator of torchjd.
+
+    The gradient of the shared parameters is the aggregate of one gradient per task. Parameters of
+    a single task have the gradient of that task's loss.
+
+    Attributes:
+        aggregator: Name of the aggregator's class in ``torchjd.aggregation``.
     """
 
     single_worker_only = True
@@ -150,7 +170,7 @@ class GradientBalancing(Balancing):
         self._aggregate = getattr(aggregation, self.aggregator)()
 
     def forward(self, losses: Losses, labelled: Labelled) -> Float[Tensor, ""]:
-        """The sum, which task parameters follow."""
+        """Return the sum of the losses; the parameters of single tasks follow its gradient."""
         return _sum(list(losses.values()))
 
     def backward(
@@ -160,13 +180,14 @@ class GradientBalancing(Balancing):
         shared: Sequence[nn.Parameter],
         scale: Callable[[Tensor], Tensor],
     ) -> None:
-        """The aggregate of the gradients of all tasks that have a label."""
+        """Set the shared parameters' gradients to the aggregate over the tasks with labels."""
         known = [scale(loss) for task, loss in losses.items() if labelled[task]]
         rows = [torch.autograd.grad(loss, shared, retain_graph=True) for loss in known if shared]
         super().backward(losses, labelled, shared, scale)
         if rows:
             jacobian = torch.stack([torch.cat([g.flatten() for g in row]) for row in rows])
-            # An overflow stays one, for the gradient scaler to see: aggregators may fail on it.
+            # Aggregators may fail on non-finite values. The plain sum stays non-finite, so the
+            # gradient scaler detects the overflow and skips the step.
             finite = jacobian.isfinite().all()
             gradient = self._aggregate(jacobian) if finite else jacobian.sum(dim=0)
             parts = gradient.split([p.numel() for p in shared])
@@ -175,19 +196,23 @@ class GradientBalancing(Balancing):
 
 
 class UPGrad(GradientBalancing):
-    """The mean of each gradient projected so that it harms no task (Quinton and Rey 2024)."""
+    """Mean of the gradients, each projected to conflict with no task (Quinton and Rey 2024)."""
 
     aggregator = "UPGrad"
 
 
 class PCGrad(GradientBalancing):
-    """Each gradient without what conflicts with the others, in random order (Yu et al. 2020)."""
+    """Sum of the gradients after removing their conflicting components (Yu et al. 2020).
+
+    Each gradient is projected in random order onto the normal plane of every other gradient that
+    conflicts with it.
+    """
 
     aggregator = "PCGrad"
 
 
 class AlignedMTL(GradientBalancing):
-    """Gradients whose principal components are made equally long (Senushkin et al. 2023)."""
+    """Gradients rescaled so that their principal components are equal (Senushkin et al. 2023)."""
 
     aggregator = "AlignedMTL"
 
@@ -197,6 +222,7 @@ def _sum(parts: Sequence[Tensor]) -> Tensor:
 
 
 def _normalised(loss: Tensor) -> Tensor:
+    """Return a loss divided by its detached magnitude; 0 for a loss of 0."""
     size = loss.detach().abs()
     return torch.where(size > 0, loss / torch.where(size > 0, size, 1), 0)
 

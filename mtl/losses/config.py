@@ -1,15 +1,11 @@
-"""Config of the losses: one for each task."""
+"""Config of the losses of all tasks."""
 
 from typing import Annotated
 
 from pydantic import BeforeValidator
 
 from mtl.losses.functions import LOSSES
-from mtl.strict import (
-    Component,
-    Strict,
-    component_of,
-)
+from mtl.strict import Component, Strict, component_of
 from mtl.tasks import TASKS
 
 
@@ -18,7 +14,7 @@ def _loss_of(task: str) -> BeforeValidator:
 
 
 class LossConfig(Strict):
-    """The loss of each task: its name in ``LOSSES``, and its parameters."""
+    """Loss of each task: its name in ``LOSSES`` and its parameters."""
 
     valence: Annotated[Component, _loss_of("valence")]
     arousal: Annotated[Component, _loss_of("arousal")]

@@ -1,14 +1,15 @@
-"""Losses over labelled frames, each a function of additive sums.
+"""Losses over labelled frames, each a function of sums over frames.
 
-A loss is ``value(sums)`` with ``sums`` additive over frames: workers add theirs up before
-``value`` is taken, so a batch that is split among workers has the loss, and the gradient, of the
-whole. A frame without a label adds nothing to the sums; a batch without any has loss and
-gradient 0.
+A loss is ``value(sums(outputs, labels, mask))`` where the sums are additive over frames. Workers
+all-reduce their sums before they call ``value``, so a batch divided among workers has the same loss
+and the same gradient as the whole batch. A frame without a label adds nothing to the sums; a batch
+without any label has loss 0 and gradient 0.
 
-A new loss is one class here and one line in ``LOSSES``: its keyword-only constructor parameters are
-its config keys.
+A new loss is one class here and one line in ``LOSSES``. The keyword-only parameters of its
+constructor are its config keys.
 
-Shapes: N frames, C outputs, L labels (1, or 12 action units).
+Shapes: N frames, C outputs of the task, L labels of the task (12 for action units, else 1),
+S sums.
 """
 
 from abc import ABC, abstractmethod
@@ -23,16 +24,16 @@ from mtl.strict import NonNegative, Probability
 from mtl.tasks import Kind
 
 MIN_FREQUENCY = 1e-4
-"""A class or unit is taken to be at least this frequent: none weighs without bound."""
+"""Lower bound of a class or unit frequency; it bounds weights that are inverse frequencies."""
 MIN_POWER_BASE = 1e-8
-"""Base of a power: that of 0 has an infinite derivative for exponents below 1."""
+"""Lower bound of the base of a power: at 0 an exponent below 1 has an infinite derivative."""
 
 
 class Loss(ABC):
-    """A loss of raw outputs against labels.
+    """Base of the losses of a task's raw outputs against its labels.
 
     Args:
-        prior: How frequent each class or unit is in training.
+        prior: Frequency of each class or unit among the training labels, in [0, 1].
     """
 
     def __init__(self, prior: Float[Tensor, " C"]) -> None:
@@ -45,89 +46,99 @@ class Loss(ABC):
         labels: Float[Tensor, "N L"],
         mask: Bool[Tensor, "N L"],
     ) -> Float[Tensor, " S"]:
-        """Additive, differentiable sums over labelled frames."""
+        """Return the sums over labelled frames, additive over batches and differentiable.
+
+        Args:
+            outputs: Raw outputs: values (regression) or logits.
+            labels: Labels; those where ``mask`` is False may have any value, also NaN.
+            mask: True for known labels.
+        """
 
     @abstractmethod
     def value(self, sums: Float[Tensor, " S"]) -> Float[Tensor, ""]:
-        """The loss of those sums."""
+        """Return the loss that belongs to the sums."""
 
     @abstractmethod
     def has_labels(self, sums: Float[Tensor, " S"]) -> Bool[Tensor, ""]:
-        """Whether any frame had a label."""
+        """Return True if any frame in the sums has a label."""
 
 
 class Mean(Loss):
-    """The weighted mean of an elementwise loss over what is labelled: Σ w loss / Σ w."""
+    """Weighted mean Σ w loss / Σ w of an elementwise loss over known labels."""
 
     @abstractmethod
     def elementwise(self, outputs: Tensor, labels: Tensor) -> Tensor:
-        """The loss of each labelled element, of the mask's shape."""
+        """Return the loss of each label, with the shape (N, L) of the mask."""
 
     def weights(self, labels: Tensor) -> Tensor:
-        """What each element counts."""
+        """Return the weight w of each label, with the shape (N, L) of the mask."""
         return torch.ones_like(labels)
 
     def sums(self, outputs: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
-        """(Σ w loss, Σ w)."""
-        # What stands where nothing is known must not even be looked at: it may be no class, or NaN.
+        """Return (Σ w loss, Σ w)."""
+        # An unknown label may be NaN or no class index, so it is replaced before any use.
         labels = labels.masked_fill(~mask, 0)
         weights = self.weights(labels) * mask
         each = self.elementwise(outputs, labels).masked_fill(~mask, 0)
         return torch.stack([(weights * each).sum(), weights.sum().to(each)])
 
     def value(self, sums: Tensor) -> Tensor:
-        """Σ w loss / Σ w; 0 where nothing is labelled."""
+        """Return Σ w loss / Σ w; 0 if there is no label."""
         return sums[0] / torch.where(sums[1] > 0, sums[1], 1)
 
     def has_labels(self, sums: Tensor) -> Tensor:
-        """Σ w > 0."""
+        """Return Σ w > 0."""
         return sums[1] > 0
 
 
 class MSE(Mean):
-    """Squared error."""
+    """Mean squared error."""
 
     def elementwise(self, outputs: Tensor, labels: Tensor) -> Tensor:
-        """(output - label)²."""
+        """Return (output - label)²."""
         return (outputs - labels) ** 2
 
 
 class CrossEntropy(Mean):
-    """-log softmax(outputs)[label]."""
+    """Cross-entropy -log softmax(outputs)[label]."""
 
     def elementwise(self, outputs: Tensor, labels: Tensor) -> Tensor:
-        """The cross-entropy of each frame, (N, 1)."""
+        """Return the cross-entropy of each frame, shape (N, 1)."""
         return functional.cross_entropy(outputs, labels[:, 0].long(), reduction="none")[:, None]
 
 
 class WeightedCrossEntropy(CrossEntropy):
-    """Cross-entropy in which a class weighs prior^-power: at power 1 all classes weigh the same."""
+    """Cross-entropy where a frame of a class has the weight prior^-power.
+
+    With power 1 the frames of each class together have the same total weight.
+    """
 
     def __init__(self, prior: Tensor, *, power: NonNegative = 1.0) -> None:
         super().__init__(prior)
         self.class_weights = self.prior**-power
 
     def weights(self, labels: Tensor) -> Tensor:
-        """Each frame's class's."""
+        """Return the weight of each frame's class, shape (N, 1)."""
         return self.class_weights[labels.long()]
 
 
 class Focal(CrossEntropy):
-    """(1 - p)^gamma x cross-entropy, p the label's probability (Lin et al. 2017)."""
+    """Focal loss (1 - p)^gamma x cross-entropy, p the label's probability (Lin et al. 2017)."""
 
     def __init__(self, prior: Tensor, *, gamma: NonNegative = 2.0) -> None:
         super().__init__(prior)
         self.gamma = gamma
 
     def elementwise(self, outputs: Tensor, labels: Tensor) -> Tensor:
-        """Frames that are well classified count little."""
+        """Return the focal loss of each frame, shape (N, 1)."""
         entropy = super().elementwise(outputs, labels)
         return (-torch.expm1(-entropy)).clamp(min=MIN_POWER_BASE) ** self.gamma * entropy
 
 
 class LogitAdjusted(CrossEntropy):
-    """Cross-entropy of outputs + tau log prior (Menon et al. 2021, 4.2): what the model says of a
-    class is then free of how frequent it is.
+    """Cross-entropy of outputs + tau log prior (Menon et al. 2021, 4.2).
+
+    Trained with this loss, the raw outputs do not favour the classes that are frequent in training.
     """
 
     def __init__(self, prior: Tensor, *, tau: NonNegative = 1.0) -> None:
@@ -135,35 +146,41 @@ class LogitAdjusted(CrossEntropy):
         self.shift = tau * self.prior.log()
 
     def elementwise(self, outputs: Tensor, labels: Tensor) -> Tensor:
-        """The cross-entropy of the shifted outputs."""
+        """Return the cross-entropy of the shifted outputs, shape (N, 1)."""
         return super().elementwise(outputs + self.shift, labels)
 
 
 class BinaryCrossEntropy(Mean):
-    """Of each unit on its own."""
+    """Binary cross-entropy of independent action units."""
 
     def elementwise(self, outputs: Tensor, labels: Tensor) -> Tensor:
-        """The binary cross-entropy of each unit."""
+        """Return the binary cross-entropy of each unit, shape (N, L)."""
         return functional.binary_cross_entropy_with_logits(outputs, labels, reduction="none")
 
 
 class WeightedBinaryCrossEntropy(BinaryCrossEntropy):
-    """Binary cross-entropy in which a unit's positives weigh (negatives / positives)^power."""
+    """Binary cross-entropy where a unit's positives have the weight (negatives / positives)^power.
+
+    Negatives and positives are the frequencies of the unit's labels 0 and 1 in training.
+    """
 
     def __init__(self, prior: Tensor, *, power: NonNegative = 1.0) -> None:
         super().__init__(prior)
         self.positive_weights = ((1 - self.prior) / self.prior) ** power
 
     def elementwise(self, outputs: Tensor, labels: Tensor) -> Tensor:
-        """The binary cross-entropy of each unit, positives weighted."""
+        """Return the weighted binary cross-entropy of each unit, shape (N, L)."""
         return functional.binary_cross_entropy_with_logits(
             outputs, labels, reduction="none", pos_weight=self.positive_weights
         )
 
 
 class Asymmetric(Mean):
-    """ASL (Ben-Baruch et al. 2021, eq. 3-7): positives (1 - p)^gamma_positive, negatives
-    p'^gamma_negative with p' = max(p - clip, 0), so that easy negatives count nothing.
+    """Asymmetric loss (ASL; Ben-Baruch et al. 2021, eq. 3-7) of independent action units.
+
+    With p the predicted probability, a positive has the loss -(1 - p)^gamma_positive log p and a
+    negative -p'^gamma_negative log(1 - p') with p' = max(p - clip, 0), so that negatives with
+    p < clip have loss 0.
     """
 
     def __init__(
@@ -178,9 +195,11 @@ class Asymmetric(Mean):
         self.gamma_negative, self.gamma_positive, self.clip = gamma_negative, gamma_positive, clip
 
     def elementwise(self, outputs: Tensor, labels: Tensor) -> Tensor:
-        """The loss of each unit."""
+        """Return the asymmetric loss of each unit, shape (N, L)."""
         p, rest = outputs.sigmoid(), (-outputs).sigmoid()
-        positive = rest.clamp(min=MIN_POWER_BASE) ** self.gamma_positive * functional.logsigmoid(outputs)
+        positive = rest.clamp(min=MIN_POWER_BASE) ** self.gamma_positive * functional.logsigmoid(
+            outputs
+        )
         log_rest = functional.logsigmoid(-outputs)
         if self.clip:
             log_rest = (rest + self.clip).clamp(max=1).log()
@@ -189,10 +208,16 @@ class Asymmetric(Mean):
 
 
 class CCC(Loss):
-    """1 - CCC (Lin 1989) of all labelled frames of the batch, population variance."""
+    """1 - CCC over all labelled frames of the batch, with population variances.
+
+    CCC is the concordance correlation coefficient (Lin 1989).
+    """
 
     def sums(self, outputs: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
-        """(n, Σx, Σy, Σx², Σy², Σxy) in double precision: the variances are differences."""
+        """Return (n, Σx, Σy, Σx², Σy², Σxy) of n labelled frames, outputs x and labels y.
+
+        The sums are in double precision because the variances are small differences of them.
+        """
         x = outputs.masked_fill(~mask, 0).double()
         y = labels.masked_fill(~mask, 0).double()
         return torch.stack(
@@ -200,17 +225,18 @@ class CCC(Loss):
         )
 
     def value(self, sums: Tensor) -> Tensor:
-        """1 - 2 cov / (var x + var y + (mean x - mean y)²); 0 where nothing is labelled."""
+        """Return 1 - 2 cov / (var x + var y + (mean x - mean y)²); 0 if there is no label."""
         count = sums[0].clamp(min=1)
         mean_x, mean_y, mean_xx, mean_yy, mean_xy = sums[1:] / count
         covariance = mean_xy - mean_x * mean_y
         spread = (mean_xx - mean_x**2) + (mean_yy - mean_y**2) + (mean_x - mean_y) ** 2
-        # Without labels the sums are 0 and so is the loss; one frame alone has no correlation.
+        # The bound avoids 0 / 0 for one frame or equal constants; the factor makes the loss 0
+        # without labels.
         loss: Tensor = (1 - 2 * covariance / spread.clamp(min=1e-8)) * (sums[0] > 0)
         return loss
 
     def has_labels(self, sums: Tensor) -> Tensor:
-        """n > 0."""
+        """Return n > 0."""
         return sums[0] > 0
 
 

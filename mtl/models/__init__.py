@@ -1,0 +1,1 @@
+"""Neural network modules: temporal encoders, task heads and multi-task frameworks."""

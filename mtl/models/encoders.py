@@ -1,8 +1,8 @@
-"""Temporal encoders: features of a window in, one hidden vector per frame out.
+"""Temporal encoders, which map the features of a window to one hidden vector per frame.
 
-A new encoder is one class here, one line in ``ENCODERS`` and one YAML in
-``sweeps/configs/encoder``: its keyword-only constructor parameters are its config keys, ``layers``
-among them, since frameworks put encoders on top of each other.
+A new encoder is one class here, one line in ``ENCODERS`` and one YAML file in
+``sweeps/configs/encoder``. The keyword-only parameters of its constructor are its config keys.
+``layers`` must be one of them, because frameworks stack encoders with different numbers of layers.
 
 Shapes: B windows, T frames, F features, H hidden.
 """
@@ -22,12 +22,15 @@ from mtl.errors import InputError
 from mtl.strict import Positive, Probability
 
 State = tuple[Tensor, ...] | None
+"""Recurrent state of each lane, batch first: (h,) of a GRU, (h, c) of an LSTM; None at first."""
 
 
 @contextmanager
 def _without_onednn() -> Iterator[None]:
-    """On the CPU, torch's own LSTM: oneDNN's sets itself up anew at each call, and the windows of
-    this project make many short ones (``benchmarks/training.py``).
+    """Use torch's own LSTM on the CPU within this context.
+
+    The LSTM of oneDNN has a set-up cost at each call, which makes the many short windows of this
+    project slow (measured by ``benchmarks/training.py``).
     """
     onednn: Any = torch.backends.mkldnn  # its flags are typed as the descriptors behind them
     before, onednn.enabled = onednn.enabled, False
@@ -38,17 +41,20 @@ def _without_onednn() -> Iterator[None]:
 
 
 class Encoder(nn.Module, ABC):
-    """One hidden vector for each frame of a window.
+    """Base of the encoders, which compute one hidden vector for each frame of a window.
 
-    Args (of each one's constructor, beside its own):
+    Every encoder's constructor takes ``features``, ``on_top`` and its own keyword-only parameters.
+
+    Args:
         features: Width F of the input.
-        on_top: Whether the input is the output of another encoder of this kind, so that the two are
-            one stack cut in two.
+        on_top: True if the input is the output of another encoder of the same class; both then
+            form one stack of layers.
 
     Attributes:
         hidden: Width H of the output.
-        carries_state: Whether the encoder walks a video in order and carries its state from window to
-            window; one that does not is given overlapping windows, averaged when stitched.
+        carries_state: True if the encoder visits the windows of a video in order and carries its
+            state from one to the next. Otherwise windows overlap at evaluation and the
+            predictions of a frame are averaged.
     """
 
     carries_state: ClassVar[bool]
@@ -65,17 +71,26 @@ class Encoder(nn.Module, ABC):
         """Encode windows.
 
         Args:
-            x: Features, z-scored; padding stands at the end of a window.
-            valid: Which frames are no padding. Padding never changes a real frame's output.
-            state: What the previous window of each lane left behind, batch first and detached, or
-                None at the start; it may have lanes more, that have run out since.
-            sequence_starts: True where a video starts; the recurrent state is reset there. On the
-                CPU. None if no video starts within the window.
+            x: Features, z-scored; padding is at the end of a window.
+            valid: Valid mask: False where a window is padded. Padding does not change the output
+                of a valid frame.
+            state: Detached state after the previous window of each lane; None at the start. It
+                may have more lanes than ``x``: the last lanes may have no more windows.
+            sequence_starts: True where a video starts; the recurrent state is reset there. The
+                tensor is on the CPU. None if no video starts in these windows.
+
+        Returns:
+            The hidden vectors, and the detached state after the windows (None if the encoder
+            carries no state).
         """
 
 
 class Recurrent(Encoder):
-    """A stack of recurrent layers, dropout between and after them."""
+    """Stack of recurrent layers with dropout between and after the layers.
+
+    Attributes:
+        layer: Torch module of the recurrent layers.
+    """
 
     carries_state = True
     layer: ClassVar[type[nn.GRU] | type[nn.LSTM]]
@@ -102,7 +117,7 @@ class Recurrent(Encoder):
         state: State,
         sequence_starts: Bool[Tensor, "B T"] | None = None,
     ) -> tuple[Float[Tensor, "B T H"], State]:
-        """Encode windows, each lane going on from its state."""
+        """Encode windows; each lane continues from its state, which video starts reset to 0."""
         if state is not None:
             state = tuple(part[: len(x)] for part in state)
         starts = (
@@ -113,8 +128,8 @@ class Recurrent(Encoder):
         outputs = []
         for start, stop in pairwise(sorted({0, *starts, x.shape[1]})):
             if sequence_starts is not None and state is not None and start in starts:
-                goes_on = ~sequence_starts[:, start].to(x.device)
-                state = tuple(p * goes_on.view(-1, *[1] * (p.dim() - 1)) for p in state)
+                continues = ~sequence_starts[:, start].to(x.device)
+                state = tuple(p * continues.view(-1, *[1] * (p.dim() - 1)) for p in state)
             with _without_onednn():
                 y, last = self.stack(x[:, start:stop], self._to_torch(state))
             state = self._from_torch(last)
@@ -148,7 +163,11 @@ class LSTM(Recurrent):
 
 
 class Transformer(Encoder):
-    """Linear to H, sinusoidal positions, post-norm ReLU layers (Vaswani et al. 2017)."""
+    """Transformer encoder (Vaswani et al. 2017) with post-norm layers and ReLU.
+
+    A linear layer maps the F features to H, and sinusoidal positions are added. On top of another
+    transformer no positions are added, and there is no linear layer if F = H.
+    """
 
     carries_state = False
 
@@ -170,14 +189,14 @@ class Transformer(Encoder):
                 f" set encoder.hidden={math.lcm(2, heads) * max(1, hidden // math.lcm(2, heads))}"
             )
         self.hidden, self.on_top = hidden, on_top
-        goes_on = on_top and features == hidden
-        self.project = nn.Identity() if goes_on else nn.Linear(features, hidden)
+        same_width = on_top and features == hidden
+        self.project = nn.Identity() if same_width else nn.Linear(features, hidden)
         self.dropout = nn.Dropout(dropout)
         layer = nn.TransformerEncoderLayer(hidden, heads, feedforward, dropout, batch_first=True)
-        # Nested tensors would cut the output to the longest real window.
+        # Nested tensors would shorten the output to the longest valid window.
         self.stack = nn.TransformerEncoder(layer, layers, enable_nested_tensor=False)
         for each in self.stack.layers:
-            each.self_attn.in_proj_bias.register_hook(_without_keys)
+            each.self_attn.in_proj_bias.register_hook(_without_key_gradient)
 
     def forward(
         self,
@@ -186,18 +205,19 @@ class Transformer(Encoder):
         state: State,
         sequence_starts: Bool[Tensor, "B T"] | None = None,
     ) -> tuple[Float[Tensor, "B T H"], State]:
-        """Encode windows; no frame attends to padding."""
+        """Encode windows; frames attend to valid frames of their window only."""
         x = self.project(x)
         if not self.on_top:
             x = self.dropout(x + sinusoidal_positions(x.shape[1], self.hidden).to(x))
-        # An idle lane has no real frame: it may look at itself, or its softmax is 0/0.
+        # A window without any valid frame attends to its padding: else its softmax is 0 / 0.
         idle = ~valid.any(dim=1, keepdim=True)
         return self.stack(x, src_key_padding_mask=~(valid | idle)), None
 
 
 class PerFrame(Encoder):
-    """(Linear, ReLU, Dropout) for each layer, on each frame alone: what time adds is measured
-    against it.
+    """Layers of (Linear, ReLU, Dropout) applied to each frame by itself.
+
+    The difference to this encoder measures the gain of the temporal encoders.
     """
 
     carries_state = False
@@ -225,22 +245,23 @@ class PerFrame(Encoder):
         state: State,
         sequence_starts: Bool[Tensor, "B T"] | None = None,
     ) -> tuple[Float[Tensor, "B T H"], State]:
-        """Encode frames."""
+        """Encode each frame by itself."""
         return self.layers(x), None
 
 
-def _without_keys(gradient: Tensor) -> Tensor:
-    """The gradient of attention's (query, key, value) biases; that of the keys' is 0.
+def _without_key_gradient(gradient: Tensor) -> Tensor:
+    """Return the gradient of the attention's (query, key, value) biases with 0 for the keys.
 
-    softmax does not see what it adds to all keys alike: what is not 0 there is rounding, and Adam
-    would make a step of full size of it, another one for each number of workers.
+    The key bias adds a constant to the scores of each query, and softmax ignores constants, so
+    the true gradient is 0. Rounding makes the computed gradient different from 0, and Adam would
+    turn it into a step of full size that differs with the number of workers.
     """
     queries, keys, values = gradient.chunk(3)
     return torch.cat([queries, torch.zeros_like(keys), values])
 
 
 def sinusoidal_positions(frames: int, hidden: int) -> Float[Tensor, "T H"]:
-    """sin and cos of position x 10000^(-2i/H), interleaved (Vaswani et al. 2017, 3.5)."""
+    """Return sin and cos of position x 10000^(-2i/H), interleaved (Vaswani et al. 2017, 3.5)."""
     position = torch.arange(frames).unsqueeze(1)
     rate = torch.exp(torch.arange(0, hidden, 2) * (-math.log(10_000.0) / hidden))
     table = torch.zeros(frames, hidden)

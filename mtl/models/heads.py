@@ -1,6 +1,9 @@
-"""Task heads: a hidden vector in, a task's raw outputs (value or logits) out.
+"""Task heads, which map the hidden vector of a frame to the raw outputs of one task.
 
-A new head is one class here, one line in ``HEADS`` and one YAML in ``sweeps/configs/head``.
+A new head is one class here, one line in ``HEADS`` and one YAML file in ``sweeps/configs/head``.
+The keyword-only parameters of its constructor are its config keys.
+
+Shapes: B windows, T frames, H hidden, C outputs of the task.
 """
 
 from jaxtyping import Float
@@ -10,19 +13,24 @@ from mtl.strict import Positive, Probability
 
 
 class Head(nn.Module):
-    """``trunk`` gives the task's hidden state, ``output`` its raw outputs."""
+    """Base of the task heads: raw outputs = ``output(trunk(h))``.
+
+    Attributes:
+        trunk: Layers below the output layer; they compute the task's own hidden vector.
+        output: Linear output layer.
+    """
 
     trunk: nn.Module
     output: nn.Linear
 
     def forward(self, h: Float[Tensor, "B T H"]) -> Float[Tensor, "B T C"]:
-        """Raw outputs of each frame: the value (regression) or logits."""
+        """Return the raw outputs of each frame: the value (regression) or logits."""
         out: Tensor = self.output(self.trunk(h))
         return out
 
 
 class Linear(Head):
-    """Dropout and one linear layer."""
+    """Head of dropout and one linear layer."""
 
     def __init__(self, hidden: int, outputs: int, *, dropout: Probability) -> None:
         super().__init__()
@@ -31,7 +39,10 @@ class Linear(Head):
 
 
 class MLP(Head):
-    """Dropout, then (Linear, ReLU, Dropout) for each width, then Linear (theirs: 512, 256)."""
+    """Head of dropout, (Linear, ReLU, Dropout) for each width, and a linear output layer.
+
+    Zhang et al. 2022 use the widths 512 and 256.
+    """
 
     def __init__(
         self, hidden: int, outputs: int, *, widths: tuple[Positive, ...], dropout: Probability

@@ -1,14 +1,14 @@
-"""Multi-task frameworks: how the tasks share the encoder, and what they hear of each other.
+"""Multi-task frameworks: models that share encoders, and possibly outputs, between tasks.
 
-A new framework is one class here, one line in ``FRAMEWORKS`` and one YAML in
-``sweeps/configs/framework``: its keyword-only constructor parameters are its config keys.
+A new framework is one class here, one line in ``FRAMEWORKS`` and one YAML file in
+``sweeps/configs/framework``. The keyword-only parameters of its constructor are its config keys.
 """
 
-from mtl.models.frameworks.base import Framework, Outputs, ModuleFactory, States, TeacherForcing
+from mtl.models.frameworks.base import Framework, ModuleFactory, Outputs, States, TeacherForcing
 from mtl.models.frameworks.feedback import Feedback
 from mtl.models.frameworks.sharing import ShareBottom, ShareEncoder, SingleTask
 
-__all__ = ["FRAMEWORKS", "Framework", "Outputs", "ModuleFactory", "States", "TeacherForcing"]
+__all__ = ["FRAMEWORKS", "Framework", "ModuleFactory", "Outputs", "States", "TeacherForcing"]
 
 FRAMEWORKS: dict[str, type[Framework]] = {
     "single_task": SingleTask,

@@ -1,4 +1,4 @@
-"""What a multi-task framework is: encoders and heads, wired.
+"""Base class of the multi-task frameworks and the types that frameworks use.
 
 Shapes: B windows, T frames, F features, H hidden, C outputs of a task.
 """
@@ -15,17 +15,18 @@ from mtl.models.encoders import Encoder
 from mtl.models.heads import Head
 
 Outputs = dict[str, Tensor]
+"""Raw outputs of each task, shape (B, T, C), by the task's name."""
 States = dict[str, tuple[Tensor, ...]]
-"""What each encoder carries from window to window, by its name in the framework."""
+"""State of each encoder after a window, by the encoder's name in the framework."""
 
 
 @dataclass(frozen=True)
 class TeacherForcing:
-    """Labels that a framework is shown in training.
+    """Labels that may replace predictions in training (teacher forcing).
 
     Attributes:
-        labels: As in a batch; what stands where ``shown`` is False is not looked at.
-        shown: Which of them.
+        labels: Labels of the batch; those where ``shown`` is False may have any value.
+        shown: True for labels that replace the prediction.
     """
 
     labels: Float[Tensor, "B T 15"]
@@ -34,21 +35,27 @@ class TeacherForcing:
 
 @runtime_checkable
 class ModuleFactory(Protocol):
-    """Makes the parts of a trial's model."""
+    """Factory of the encoders and heads of a trial's model."""
 
     def encoder(self, features: int, *, layers: int | None = None, on_top: bool = False) -> Encoder:
-        """An encoder of ``encoder.layers`` layers, or so many; on top of another one or not."""
+        """Return a new encoder.
+
+        Args:
+            features: Width F of the input.
+            layers: Number of layers; None takes ``encoder.layers`` of the config.
+            on_top: True if the input is the output of another encoder of the model.
+        """
 
     def head(self, hidden: int, task: str) -> Head:
-        """A task's head."""
+        """Return a new head for a task over hidden vectors of width ``hidden``."""
 
 
 class Framework(nn.Module, ABC):
-    """Encoders and heads, wired.
+    """Base of the multi-task models: encoders and heads, and the connections between them.
 
     Attributes:
-        shared: Names of the modules that every task's loss reaches.
-        heads: Each trained task's.
+        shared: Names of the submodules with parameters that every task's loss trains.
+        heads: Head of each trained task, by the task's name.
     """
 
     shared: tuple[str, ...] = ()
@@ -56,19 +63,23 @@ class Framework(nn.Module, ABC):
 
     @classmethod
     def check(cls, tasks: Sequence[str], **parameters: Any) -> None:
-        """Refuse a wiring that these tasks cannot have.
+        """Check that the framework's parameters suit the trained tasks.
+
+        Args:
+            tasks: Names of the trained tasks.
+            parameters: Keyword parameters of the framework's constructor.
 
         Raises:
-            InputError: Which part of it, and why.
+            InputError: A parameter does not suit these tasks; the message names the parameter.
         """
 
     @property
     def carries_state(self) -> bool:
-        """Whether windows must come in order with carried states."""
+        """True if windows must be visited in order because an encoder carries its state."""
         return any(module.carries_state for module in self.modules() if isinstance(module, Encoder))
 
     def teacher_forcing_ratio(self, progress: float) -> float:
-        """Teacher forcing ratio at a training progress in [0, 1]."""
+        """Return the teacher forcing ratio at a training progress in [0, 1]; here always 0."""
         return 0.0
 
     def forward(
@@ -83,34 +94,36 @@ class Framework(nn.Module, ABC):
 
         Args:
             x: Features, z-scored.
-            valid: False where a window is padded.
-            states: States that the previous window of each lane left; None at the start.
+            valid: Valid mask: False where a window is padded.
+            states: States after the previous window of each lane; None at the start.
             teacher_forcing: Labels that may replace predictions; None at evaluation.
             sequence_starts: True where a video starts; recurrent states are reset there.
 
         Returns:
-            The outputs, and the states to carry to the next window.
+            The outputs, and the states after the windows, for the next call.
         """
         encoder_pass = EncoderPass(valid, states, teacher_forcing, sequence_starts)
         return self.outputs(x, encoder_pass), encoder_pass.states
 
     @abstractmethod
     def outputs(self, x: Float[Tensor, "B T F"], encoder_pass: "EncoderPass") -> Outputs:
-        """Compute the raw outputs (B, T, C) of each task; encoders are called by ``encoder_pass.encode``.
+        """Compute the raw outputs (B, T, C) of each task.
+
+        Implementations call their encoders through ``encoder_pass.encode``.
 
         Args:
             x: Features, z-scored.
-            encoder_pass: The window that is encoded.
+            encoder_pass: Masks and states for the encoders in this forward pass.
         """
 
 
 class EncoderPass:
-    """One window's way through the encoders, each with its own carried state.
+    """Masks and encoder states of one forward pass of a framework.
 
     Attributes:
-        valid: False where the window is padded.
+        valid: Valid mask: False where a window is padded.
         teacher_forcing: Labels that may replace predictions; None at evaluation.
-        states: The states to carry, of all encoders called so far.
+        states: States after the windows, of the encoders called so far.
     """
 
     def __init__(
@@ -127,7 +140,13 @@ class EncoderPass:
     def encode(
         self, name: str, encoder: nn.Module, x: Float[Tensor, "B T F"]
     ) -> Float[Tensor, "B T H"]:
-        """The hidden vectors of encoder ``name``."""
+        """Return an encoder's hidden vectors and store its new state in ``states``.
+
+        Args:
+            name: Name of the encoder in the framework, under which its state is stored.
+            encoder: The encoder.
+            x: Input of the encoder.
+        """
         h: Tensor
         h, state = encoder(x, self.valid, self._before.get(name), self._sequence_starts)
         if state is not None:
@@ -136,5 +155,5 @@ class EncoderPass:
 
 
 def make_heads(factory: ModuleFactory, hidden: int, tasks: Sequence[str]) -> nn.ModuleDict:
-    """A head for each task."""
+    """Return a new head for each task, by the task's name."""
     return nn.ModuleDict({task: factory.head(hidden, task) for task in tasks})

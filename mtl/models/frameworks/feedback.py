@@ -1,6 +1,6 @@
-"""SBE-HSF: what source tasks say is fed back into the target tasks' own top layers.
+"""Feedback framework (SBE-HSF): predictions of source tasks are inputs of the target tasks.
 
-Shapes: B windows, T frames, H hidden, W outputs of a task, E embedding.
+Shapes: B windows, T frames, F features, C outputs of a task.
 """
 
 from collections.abc import Sequence
@@ -13,11 +13,11 @@ from torch.nn import functional
 
 from mtl.errors import InputError
 from mtl.models.frameworks.base import (
-    Framework,
-    Outputs,
-    ModuleFactory,
-    TeacherForcing,
     EncoderPass,
+    Framework,
+    ModuleFactory,
+    Outputs,
+    TeacherForcing,
     make_heads,
 )
 from mtl.strict import Positive, Probability, did_you_mean
@@ -25,22 +25,28 @@ from mtl.tasks import TASKS, Task
 
 
 class Feedback(Framework):
-    """Hidden-States Feedback over a shared bottom (Zhang et al. 2022, 3.3).
+    """Shared bottom encoder with hidden-states feedback from source to target tasks (SBE-HSF).
 
-    The source tasks run first. What they say is concatenated, detached, to the bottom's output and
-    goes into the top layers of the targets; all other tasks are as in ``ShareBottom``. In the form
-    ``features`` it is the hidden state of each source's head. In the form ``labels`` it is a learnt
-    embedding of each source's values, in [0, 1]; in training a share of the frames, decaying to 0
-    over the epochs, has the true value where it is known.
+    Each task has its own top encoder and head over the shared bottom encoder, as in
+    ``ShareBottom``. The source tasks are computed first, and the top encoders of the target tasks
+    take as input the bottom's output concatenated with detached feedback from every source
+    (Zhang et al. 2022, 3.3):
+
+    - Form ``features``: the hidden vector of the source's head.
+    - Form ``labels``: a learnt embedding of the source's predicted values, scaled to [0, 1]. In
+      training known labels replace some of these predictions (teacher forcing); the ratio falls
+      linearly to 0 over the training.
 
     Args:
-        shared_layers: Of the bottom; ``encoder.layers`` are the top's.
-        sources: Tasks that are fed back.
-        targets: Tasks that they are fed to; none of them is a source.
-        form: What is fed back.
+        features: Width F of the input.
+        tasks: Names of the trained tasks.
+        factory: Factory of encoders and heads.
+        shared_layers: Layers of the bottom encoder; each top encoder has ``encoder.layers``.
+        sources: Tasks that give feedback.
+        targets: Tasks that receive feedback; no task is both a source and a target.
+        form: ``features`` or ``labels``.
         embedding: Width of each source's embedding (form ``labels``).
-        teacher_forcing_ratio: Share of the frames whose labels are fed back at the start (form
-            ``labels``).
+        teacher_forcing_ratio: Teacher forcing ratio at the start of training (form ``labels``).
     """
 
     shared = ("bottom",)
@@ -79,10 +85,15 @@ class Feedback(Framework):
 
     @classmethod
     def check(cls, tasks: Sequence[str], **parameters: Any) -> None:
-        """Sources and targets are trained tasks, and no task is both.
+        """Check that sources and targets are trained tasks and that no task is both.
+
+        Args:
+            tasks: Names of the trained tasks.
+            parameters: Keyword parameters of the constructor; ``sources`` and ``targets`` are used.
 
         Raises:
-            InputError: Which one is not, by name.
+            InputError: A task is unknown, not trained, named twice, or both a source and a target,
+                or there are no sources or no targets.
         """
         sources, targets = parameters["sources"], parameters["targets"]
         for role, named in (("sources", sources), ("targets", targets)):
@@ -102,15 +113,15 @@ class Feedback(Framework):
         for task in targets:
             if task in sources:
                 raise InputError(
-                    f"framework.targets: {task} is a source too, and cannot hear itself: keep one"
+                    f"framework.targets: {task} is a source too: keep it in one of the two lists"
                 )
 
     def teacher_forcing_ratio(self, progress: float) -> float:
-        """Ratio that falls linearly from the parameter's value to 0."""
+        """Return the ratio at a training progress in [0, 1]; it falls linearly to 0."""
         return self.initial_teacher_forcing_ratio * (1 - progress) if self.form == "labels" else 0.0
 
     def outputs(self, x: Float[Tensor, "B T F"], encoder_pass: EncoderPass) -> Outputs:
-        """The targets' top layers hear the sources; nothing flows back."""
+        """Compute all tasks, the targets last; no gradient flows from targets to sources."""
         bottom = encoder_pass.encode("bottom", self.bottom, x)
         outputs: Outputs = {}
         hidden: dict[str, Tensor] = {}
@@ -140,18 +151,25 @@ class Feedback(Framework):
             return [hidden[source].detach() for source in self.sources]
         embeddings: Any = self.embeddings[target]
         return [
-            embeddings[source](feedback_values(TASKS[source], outputs[source].detach(), teacher_forcing))
+            embeddings[source](
+                feedback_values(TASKS[source], outputs[source].detach(), teacher_forcing)
+            )
             for source in self.sources
         ]
 
 
 def feedback_values(
-    task: Task, raw: Float[Tensor, "B T W"], teacher_forcing: TeacherForcing | None
-) -> Float[Tensor, "B T W"]:
-    """A task's values in [0, 1]: what is predicted, and what is true where that is shown.
+    task: Task, raw: Float[Tensor, "B T C"], teacher_forcing: TeacherForcing | None
+) -> Float[Tensor, "B T C"]:
+    """Return a task's predicted values in [0, 1], replaced by labels where these are shown.
 
-    Valence and arousal as (x + 1) / 2, expression as class probabilities, action units each as its
-    probability.
+    The values are (x + 1) / 2 (valence and arousal), class probabilities (expression) or the
+    probability of each unit (action units).
+
+    Args:
+        task: The task.
+        raw: The task's raw outputs.
+        teacher_forcing: Labels that replace predictions where ``shown``; None for no labels.
     """
     if task.kind == "regression":
         predicted = (raw.clamp(-1, 1) + 1) / 2

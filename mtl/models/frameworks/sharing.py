@@ -1,4 +1,7 @@
-"""Frameworks by what the tasks share of the encoder: nothing, all of it, or its bottom layers."""
+"""Frameworks where the tasks share no encoder layers, all of them, or the bottom layers.
+
+Shapes: B windows, T frames, F features.
+"""
 
 from collections.abc import Sequence
 
@@ -6,17 +9,25 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from mtl.models.frameworks.base import (
-    Framework,
-    Outputs,
-    ModuleFactory,
     EncoderPass,
+    Framework,
+    ModuleFactory,
+    Outputs,
     make_heads,
 )
 from mtl.strict import Positive
 
 
 class SingleTask(Framework):
-    """One encoder and one head for each task: the reference, as if each were trained alone."""
+    """One encoder and one head per task, without any shared parameter.
+
+    The tasks are then learnt as in separate models; other frameworks are compared with this one.
+
+    Args:
+        features: Width F of the input.
+        tasks: Names of the trained tasks.
+        factory: Factory of encoders and heads.
+    """
 
     def __init__(self, features: int, tasks: Sequence[str], factory: ModuleFactory) -> None:
         super().__init__()
@@ -27,7 +38,7 @@ class SingleTask(Framework):
         )
 
     def outputs(self, x: Float[Tensor, "B T F"], encoder_pass: EncoderPass) -> Outputs:
-        """Each task's head over its own encoder."""
+        """Compute each task's head over the task's own encoder."""
         return {
             task: head(encoder_pass.encode(task, self.encoders[task], x))
             for task, head in self.heads.items()
@@ -35,7 +46,15 @@ class SingleTask(Framework):
 
 
 class ShareEncoder(Framework):
-    """SE: one temporal encoder for all tasks, one head per task (Zhang et al. 2022, 3.3)."""
+    """Share-encoder framework (SE): one encoder for all tasks, one head per task.
+
+    Source: Zhang et al. 2022, section 3.3.
+
+    Args:
+        features: Width F of the input.
+        tasks: Names of the trained tasks.
+        factory: Factory of encoders and heads.
+    """
 
     shared = ("encoder",)
 
@@ -45,22 +64,32 @@ class ShareEncoder(Framework):
         self.heads = make_heads(factory, self.encoder.hidden, tasks)
 
     def outputs(self, x: Float[Tensor, "B T F"], encoder_pass: EncoderPass) -> Outputs:
-        """Each task's head over the one encoder."""
+        """Compute each task's head over the shared encoder."""
         h = encoder_pass.encode("encoder", self.encoder, x)
         return {task: head(h) for task, head in self.heads.items()}
 
 
 class ShareBottom(Framework):
-    """SBE: the bottom layers are shared, each task has its own top layers and head (3.3).
+    """Share-bottom framework (SBE): one shared bottom encoder, one top encoder and head per task.
+
+    Source: Zhang et al. 2022, section 3.3.
 
     Args:
-        shared_layers: Of the bottom; ``encoder.layers`` are the top's.
+        features: Width F of the input.
+        tasks: Names of the trained tasks.
+        factory: Factory of encoders and heads.
+        shared_layers: Layers of the bottom encoder; each top encoder has ``encoder.layers``.
     """
 
     shared = ("bottom",)
 
     def __init__(
-        self, features: int, tasks: Sequence[str], factory: ModuleFactory, *, shared_layers: Positive
+        self,
+        features: int,
+        tasks: Sequence[str],
+        factory: ModuleFactory,
+        *,
+        shared_layers: Positive,
     ) -> None:
         super().__init__()
         self.bottom = factory.encoder(features, layers=shared_layers)
@@ -69,7 +98,7 @@ class ShareBottom(Framework):
         self.heads = make_heads(factory, hidden, tasks)
 
     def outputs(self, x: Float[Tensor, "B T F"], encoder_pass: EncoderPass) -> Outputs:
-        """Each task's head over its top layers over the one bottom."""
+        """Compute each task's head over the task's top encoder over the shared bottom encoder."""
         bottom = encoder_pass.encode("bottom", self.bottom, x)
         return {
             task: head(encoder_pass.encode(task, self.tops[task], bottom))

@@ -73,8 +73,8 @@ def test_damaged_weights(
     [
         ("{", "damaged"),
         ("[" * 100_000, "damaged"),
-        ("[]", "says nothing of an exported model"),
-        ('{"a": 1}', "says nothing of an exported model"),
+        ("[]", "describes no exported model"),
+        ('{"a": 1}', "describes no exported model"),
         ('{"format": 2}', "format 2, this program reads 1"),
         ('{"format": 1}', "versions is missing"),
     ],
@@ -119,7 +119,7 @@ CASES: dict[str, tuple[Callable[[dict[str, Any]], dict[str, Any]], str]] = {
     ),
     "epochs": (
         lambda p: with_member(p, weights={"valence": 1.0}),
-        "members.recurrent: weights and epochs must be of the same tasks",
+        "members.recurrent: weights and epochs must name the same trained tasks",
     ),
     "untrained task": (
         lambda p: {"prior": {t: v for t, v in p["prior"].items() if t != "valence"}},
@@ -142,8 +142,8 @@ CASES: dict[str, tuple[Callable[[dict[str, Any]], dict[str, Any]], str]] = {
         lambda p: {"postprocessing": {**p["postprocessing"], "thresholds": [1.0] * 12}},
         "postprocessing.thresholds.0 = 1.0",
     ),
-    "width": (lambda p: {"features": {**p["features"], "face": 4}}, "has not the 4 means"),
-    "set": (lambda p: {"features": {"face": 3}}, "features: 'pose' is in no list"),
+    "width": (lambda p: {"features": {**p["features"], "face": 4}}, "does not hold 4 means"),
+    "set": (lambda p: {"features": {"face": 3}}, "config.features: 'pose' is unknown"),
 }
 
 

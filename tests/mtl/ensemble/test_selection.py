@@ -231,7 +231,9 @@ def test_every_rule_says_what_its_mean_scores(task: Task, rule: str) -> None:
     assert (selection.fusion_weights >= 0).all()
     assert selection.fusion_weights.any()
     fused = score(task, fuse(members, selection.fusion_weights), labels, mask)
-    assert fused == pytest.approx(selection.path[-1], abs=2e-3 if rule == "score_weighted" else 1e-6)
+    assert fused == pytest.approx(
+        selection.path[-1], abs=2e-3 if rule == "score_weighted" else 1e-6
+    )
 
 
 @EACH_TASK

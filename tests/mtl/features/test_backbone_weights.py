@@ -99,7 +99,7 @@ def test_a_classifier_in_the_file_is_left_there(tmp_path: Path, name: str, tenso
 def test_names_may_begin_as_those_of_something_around_do(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """timm's qwen3_vit and others keep all of theirs below ``encoder``."""
+    """Timm's qwen3_vit and others keep all of theirs below ``encoder``."""
 
     def build(size: int) -> nn.Module:
         model = nn.Sequential(nn.Flatten())

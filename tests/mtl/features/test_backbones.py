@@ -180,12 +180,24 @@ def test_unknown_names_are_refused_with_the_nearest(name: str, message: str) -> 
         ("mae_vit_mini", 20, "mae_vit_mini: size = 20 is refused: .* of a patch's 16 pixels"),
         ("timm:test_vit", 100, "timm:test_vit: size = 100 is refused: .* of a patch's 16 pixels"),
         ("timm:vit_tiny_patch16_224", 8, "size = 8 is refused: .* of a patch's 16 pixels"),
-        ("densenet121", 8, r"densenet121: size = 8 is refused \(.*\): its own is 224 pixels"),
-        ("timm:resnet10t", 0, r"size = 0 is refused \(.*\): its own is 176 pixels"),
-        ("timm:resnet10t", -5, r"size = -5 is refused \(.*\): its own is 176 pixels"),
+        (
+            "densenet121",
+            8,
+            r"densenet121: size = 8 is refused \(.*\): its default size is 224 pixels",
+        ),
+        ("timm:resnet10t", 0, r"size = 0 is refused \(.*\): its default size is 176 pixels"),
+        ("timm:resnet10t", -5, r"size = -5 is refused \(.*\): its default size is 176 pixels"),
         ("timm:efficientvit_m0", 70, "m0: size = 70 is refused: .* of a patch's 16 pixels"),
-        ("timm:xcit_nano_12_p16_224", 100, r"size = 100 is refused \(.*\): its own is 224 pixels"),
-        ("timm:efficientformer_l1", 112, r"size = 112 is refused \(.*\): its own is 224 pixels"),
+        (
+            "timm:xcit_nano_12_p16_224",
+            100,
+            r"size = 100 is refused \(.*\): its default size is 224 pixels",
+        ),
+        (
+            "timm:efficientformer_l1",
+            112,
+            r"size = 112 is refused \(.*\): its default size is 224 pixels",
+        ),
     ],
 )
 def test_a_size_that_does_not_work_is_refused(name: str, size: int, message: str) -> None:
@@ -198,5 +210,5 @@ def test_a_model_without_one_vector_an_image_is_refused(monkeypatch: pytest.Monk
     grey = (127.5, 127.5, 127.5)
     maps = Recipe(lambda size: nn.Identity(), 8, grey, grey, Image.Resampling.BILINEAR)
     monkeypatch.setitem(BACKBONES, "maps", maps)
-    with pytest.raises(InputError, match="backbone maps: it does not make one vector"):
+    with pytest.raises(InputError, match="backbone maps: it does not return one vector"):
         make_backbone("maps")

@@ -134,7 +134,7 @@ def test_an_image_that_cannot_be_had_is_broken_but_not_where_all_are_gone(tmp_pa
             images.read(i)
     root.rename(tmp_path / "aside")
     for _ in range(2):
-        with pytest.raises(InputError, match=r"faces is not there, or empty, on \S+: mount it"):
+        with pytest.raises(InputError, match=r"faces does not exist or is empty on \S+: mount it"):
             images.read(0)
         root.mkdir(exist_ok=True)  # where a disk was mounted
 
@@ -207,7 +207,7 @@ def test_frames_are_sorted_by_video_then_number():
     ("files", "message"),
     [
         (("a/00001.jpg", "a/face.jpg"), "faces: a/face.jpg has no frame number: its name must"),
-        (("00001.jpg",), "faces: 00001.jpg lies in no video's folder: .* as video/00001.jpg"),
+        (("00001.jpg",), "faces: 00001.jpg is in no video's folder: .* as video/00001.jpg"),
         (("a/1.jpg", "a/2.jpg", "a/0002.png"), "a/2.jpg and a/0002.png are images of one frame"),
         (("a/2147483648.jpg",), r"2147483648 of a/2147483648.jpg is beyond 2\^31 - 1"),
     ],
@@ -235,7 +235,9 @@ def test_only_the_listed_frames_are_kept_and_those_without_an_image_are_named(tm
     assert found.images.files.to_pylist() == ["b/00002.png", "v/00001.jpg"]
     assert (found.names, found.video.tolist()) == (("b", "v"), [0, 1])
     assert found.missing_images == ("b/00004.jpg", "x/00001.jpg")
-    with pytest.raises(InputError, match=r"no image of the 4 listed frames \(they list b/00002"):
+    with pytest.raises(
+        InputError, match=r"no image of the 4 listed frames \(the annotation files list b/00002"
+    ):
         frames_of(named("a/00001.jpg"), read_annotations(folder))
 
 

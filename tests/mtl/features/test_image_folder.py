@@ -106,7 +106,9 @@ def test_an_address_means_the_same_elsewhere(tmp_path, monkeypatch):
         "s3://bucket/~/faces": "s3://bucket/~/faces",
     }.items():
         assert images_address(address) == expected
-    with pytest.raises(InputError, match="~nobody_here/faces names a home folder that does not exist"):
+    with pytest.raises(
+        InputError, match="~nobody_here/faces names a home folder that does not exist"
+    ):
         images_address("~nobody_here/faces")
 
 

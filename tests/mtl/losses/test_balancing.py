@@ -20,7 +20,9 @@ from tests.support.laws import parameters
 
 VALUES = dict(zip(TASKS, (0.4, 0.7, 2.1, 0.6), strict=True))
 SETS = (tuple(TASKS), ("arousal",), ("action_units", "valence"))
-GRADIENT_BALANCINGS = tuple(name for name, balancing in BALANCINGS.items() if balancing.single_worker_only)
+GRADIENT_BALANCINGS = tuple(
+    name for name, balancing in BALANCINGS.items() if balancing.single_worker_only
+)
 
 every_balancing = pytest.mark.parametrize("name", BALANCINGS)
 

@@ -108,9 +108,13 @@ def truth(shown: bool = True) -> TeacherForcing:
 
 def test_values_are_those_of_their_kind() -> None:
     raw = raw_outputs("valence")
-    torch.testing.assert_close(feedback_values(TASKS["valence"], raw, None), (raw.clamp(-1, 1) + 1) / 2)
+    torch.testing.assert_close(
+        feedback_values(TASKS["valence"], raw, None), (raw.clamp(-1, 1) + 1) / 2
+    )
     raw = raw_outputs("expression")
-    assert torch.equal(feedback_values(TASKS["expression"], raw, None), functional.softmax(raw, dim=-1))
+    assert torch.equal(
+        feedback_values(TASKS["expression"], raw, None), functional.softmax(raw, dim=-1)
+    )
     raw = raw_outputs("action_units")
     assert torch.equal(feedback_values(TASKS["action_units"], raw, None), torch.sigmoid(raw))
 
