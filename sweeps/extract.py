@@ -1,11 +1,12 @@
-"""Features of face crops by a pool of workers on Ray: one row for each frame.
+"""Extract features of face crops with a pool of workers on Ray, one row for each frame.
 
 python sweeps/extract.py --images DIR --backbone NAME --weights FILE|hub|random --out DIR
                          [--annotations DIR] [--size PX] [--workers N|auto] [--cpus 1] [--gpus 0]
                          [--retry-failed] [--overwrite]
 
-DIR holds <video>/<00001>.jpg, here or on s3://. Killed and started again, it goes on. Images that
-cannot be read are listed in OUT/failed_images.csv, with the reason.
+The image folder holds <video>/<00001>.jpg, on this machine or on s3://. The same command continues
+after an interruption. Images that cannot be read are listed in OUT/failed_images.csv with the
+reason.
 """
 
 import argparse
@@ -22,116 +23,149 @@ from mtl.errors import InputError
 from mtl.features.backbones import Backbone, load_backbone
 from mtl.features.face_crops import CropFrames, find_images, frames_of, images_address
 from mtl.features.weights import digest
+from sweeps.cli.arguments import make_parser
 from sweeps.cli.frame_progress import FrameProgress
 from sweeps.cli.pool_arguments import add_pool_arguments, check_pool, pool_workers
 from sweeps.cli.run_program import run_program
 from sweeps.cluster.connection import Cluster, choose_address, connect
-from sweeps.extraction.folder import FAILED, begin_folder, check_folder, write_failed, write_part
+from sweeps.extraction.folder import FAILED, check_folder, locked_folder, write_failed, write_part
 from sweeps.storage.environment import environment
 
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
-LAST_SEED = 2**63 - 1
+MAX_SEED = 2**63 - 1
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Check everything, start Ray if there is something to do, and say what came out."""
-    words = _arguments(argv)
-    _check_words(words)
-    folder = local_path(words.out)
-    frames = _frames(words)
-    backbone = load_backbone(words.backbone, words.weights, words.size, words.seed)
-    manifest = _manifest(words, frames, backbone)
-    missing = check_folder(folder, manifest, words.overwrite, words.retry_failed)
+    """Run the program: check the arguments, extract the missing parts and print a summary."""
+    arguments = _parse(argv)
+    _check_arguments(arguments)
+    folder = local_path(arguments.out)
+    frames = _frames(arguments)
+    backbone = load_backbone(arguments.backbone, arguments.weights, arguments.size, arguments.seed)
+    manifest = _manifest(arguments, frames, backbone)
+    missing = check_folder(folder, manifest, arguments.overwrite, arguments.retry_failed)
     print(
-        f"{len(frames):,} images of {len(frames.names):,} videos in {words.images}, "
-        f"{backbone.name} ({backbone.size} px, {backbone.width} features, {words.weights} weights)"
+        f"{len(frames):,} images of {len(frames.names):,} videos in {arguments.images}, "
+        f"{backbone.name} ({backbone.size} px, {backbone.width} features, "
+        f"{arguments.weights} weights)"
     )
     if missing:
-        # Else Ray says, of each pool of actors whatsoever, that what it was built from may be lost.
+        # Otherwise Ray warns for every actor pool that its constructor arguments may be lost.
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-        with connect(choose_address(words.address)) as cluster:
-            _stream(words, folder, frames, backbone, manifest, missing, cluster)
-    _conclude(words, folder, frames, manifest)
+        with connect(choose_address(arguments.address)) as cluster:
+            _extract(arguments, folder, frames, backbone, manifest, missing, cluster)
+    _write_failed_and_report(arguments, folder, frames, manifest)
     return 0
 
 
-def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = make_parser(__doc__)
+    parser.add_argument(
+        "--images",
+        required=True,
+        metavar="DIR",
+        help="folder or s3:// address of the face crops, <video>/<00001>.jpg",
     )
     parser.add_argument(
-        "--images", required=True, metavar="DIR", help="<video>/<00001>.jpg, local or s3://"
+        "--backbone",
+        required=True,
+        metavar="NAME",
+        help="such as iresnet50, mae_vit_base, or timm:MODEL for a model of timm",
     )
     parser.add_argument(
-        "--backbone", required=True, metavar="NAME", help="such as iresnet50, mae_vit_base, timm:X"
+        "--weights",
+        required=True,
+        metavar="FILE",
+        help="file of weights, hub for timm's pretrained ones, or random",
+    )
+    parser.add_argument("--out", required=True, metavar="DIR", help="folder of the feature set")
+    parser.add_argument(
+        "--annotations",
+        metavar="DIR",
+        help="folder of the challenge's annotation files: extract only the frames that they list "
+        "(default: all)",
     )
     parser.add_argument(
-        "--weights", required=True, metavar="FILE", help="a file of weights, or hub, or random"
-    )
-    parser.add_argument("--out", required=True, metavar="DIR", help="the feature set to make")
-    parser.add_argument(
-        "--annotations", metavar="DIR", help="only the frames that the challenge's files list (all)"
+        "--size", type=int, metavar="PX", help="side of the input image (default: the backbone's)"
     )
     parser.add_argument(
-        "--size", type=int, metavar="PX", help="side of the input (the backbone's own)"
+        "--seed", type=int, default=0, metavar="N", help="seed of random weights (default: 0)"
     )
-    parser.add_argument("--seed", type=int, default=0, help="of random weights (0)")
-    parser.add_argument("--batch", type=int, default=64, help="images at once (64)")
-    parser.add_argument("--chunk", type=int, default=2048, help="frames of a part (2048)")
-    parser.add_argument("--precision", choices=PRECISIONS, default="auto", help="auto")
+    parser.add_argument(
+        "--batch", type=int, default=64, metavar="N", help="images of one batch (default: 64)"
+    )
+    parser.add_argument(
+        "--chunk",
+        type=int,
+        default=2048,
+        metavar="N",
+        help="frames of one part file, the unit of work of a worker (default: 2048)",
+    )
+    parser.add_argument(
+        "--precision",
+        choices=PRECISIONS,
+        default="auto",
+        help="floating-point type of the computation (default: auto, by the device)",
+    )
     add_pool_arguments(parser)
     parser.add_argument(
-        "--retry-failed", action="store_true", help="do the parts again in which images failed"
+        "--retry-failed", action="store_true", help="redo the parts that hold failed images"
     )
-    parser.add_argument("--overwrite", action="store_true", help="begin OUT anew")
+    parser.add_argument(
+        "--overwrite", action="store_true", help="delete an extraction in OUT and start again"
+    )
     return parser.parse_args(argv)
 
 
-def _check_words(words: argparse.Namespace) -> None:
-    check_pool(words)
-    if words.gpus > 1:
+def _check_arguments(arguments: argparse.Namespace) -> None:
+    check_pool(arguments)
+    if arguments.gpus > 1:
         raise InputError(
-            f"--gpus {words.gpus:g} must be at most 1, as a worker uses one: give more --workers"
+            f"--gpus {arguments.gpus:g} must be at most 1, as a worker uses one: give more "
+            "--workers"
         )
     for option in ("batch", "chunk"):
-        if getattr(words, option) < 1:
-            raise InputError(f"--{option} {getattr(words, option)} must be at least 1")
-    if not 0 <= words.seed <= LAST_SEED:
-        raise InputError(f"--seed {words.seed} must be from 0 to 2^63 - 1")
+        value = getattr(arguments, option)
+        if value < 1:
+            raise InputError(f"--{option} {value} must be at least 1")
+    if not 0 <= arguments.seed <= MAX_SEED:
+        raise InputError(f"--seed {arguments.seed} must be from 0 to 2^63 - 1")
 
 
-def _frames(words: argparse.Namespace) -> CropFrames:
-    images = find_images(images_address(words.images))
+def _frames(arguments: argparse.Namespace) -> CropFrames:
+    images = find_images(images_address(arguments.images))
     if images.left_out:
         print(images.left_out)
-    challenge = read_annotations(words.annotations) if words.annotations else None
+    challenge = read_annotations(arguments.annotations) if arguments.annotations else None
     return frames_of(images, challenge)
 
 
-def _manifest(words: argparse.Namespace, frames: CropFrames, backbone: Backbone) -> dict[str, Any]:
-    """What ``extraction.json`` says."""
+def _manifest(
+    arguments: argparse.Namespace, frames: CropFrames, backbone: Backbone
+) -> dict[str, Any]:
+    """Return the content of ``extraction.json``."""
     files = "\n".join(frames.images.files.to_pylist())
-    now = environment()
+    current = environment()
     return {
         "backbone": backbone.name,
-        "weights": words.weights,
+        "weights": arguments.weights,
         "weights_sha256": digest(backbone.state_dict()),
         "size": backbone.size,
         "width": backbone.width,
         "images": frames.images.address,
         "frames": len(frames),
         "frames_sha256": hashlib.sha256(files.encode()).hexdigest(),
-        "chunk": words.chunk,
-        "parts": -(-len(frames) // words.chunk),
-        "batch": words.batch,
-        "device": "cuda" if words.gpus else "cpu",
-        "precision": words.precision,
-        **{key: now[key] for key in ("started", "command", "commit")},
+        "chunk": arguments.chunk,
+        "parts": -(-len(frames) // arguments.chunk),
+        "batch": arguments.batch,
+        "device": "cuda" if arguments.gpus else "cpu",
+        "precision": arguments.precision,
+        **{key: current[key] for key in ("started", "command", "commit")},
     }
 
 
-def _stream(
-    words: argparse.Namespace,
+def _extract(
+    arguments: argparse.Namespace,
     folder: Path,
     frames: CropFrames,
     backbone: Backbone,
@@ -139,56 +173,57 @@ def _stream(
     missing: list[int],
     cluster: Cluster,
 ) -> None:
-    """Extract chunk after chunk and write each as it comes."""
-    # Ray must be imported after its settings are made.
+    """Extract the missing chunks and write each part when it is ready."""
+    # This module imports Ray, which reads environment variables that connect() sets.
     from sweeps.extraction.workers import ExtractionPlan, extract_chunks
 
-    fit = pool_workers(words, cluster)
-    workers = min(fit, len(missing))
-    more = ", one for each part: a smaller --chunk uses more"
+    capacity = pool_workers(arguments, cluster)
+    workers = min(capacity, len(missing))
+    chunks_limit = len(missing) == manifest["parts"] < capacity
+    note = ", one for each part: a smaller --chunk uses more" if chunks_limit else ""
     print(
-        f"{workers} workers{more if len(missing) == manifest['parts'] < fit else ''}, "
-        f"{len(missing)} of {manifest['parts']} parts to make; Ray's dashboard: {cluster.dashboard}"
+        f"{workers} workers{note}, {len(missing)} of {manifest['parts']} parts to make; "
+        f"Ray's dashboard: {cluster.dashboard}"
     )
     plan = ExtractionPlan(
-        words.backbone,
+        arguments.backbone,
         backbone.size,
-        words.batch,
-        words.chunk,
+        arguments.batch,
+        arguments.chunk,
         manifest["device"],
-        words.precision,
+        arguments.precision,
     )
     sizes = {chunk: len(plan.rows(chunk, len(frames))) for chunk in missing}
     done = len(frames) - sum(sizes.values())
     progress = FrameProgress(len(frames), done)
-    parts = extract_chunks(frames, backbone, plan, missing, workers, words.cpus, words.gpus)
-    with begin_folder(folder, manifest, words.overwrite):
+    parts = extract_chunks(frames, backbone, plan, missing, workers, arguments.cpus, arguments.gpus)
+    with locked_folder(folder, manifest, arguments.overwrite):
         for part in parts:
             write_part(folder, part.chunk, part.content)
             done += sizes[part.chunk]
-            progress.at(done)
+            progress.update(done)
 
 
-def _conclude(
-    words: argparse.Namespace, folder: Path, frames: CropFrames, manifest: dict[str, Any]
+def _write_failed_and_report(
+    arguments: argparse.Namespace, folder: Path, frames: CropFrames, manifest: dict[str, Any]
 ) -> None:
     failed = write_failed(folder, manifest["parts"], frames.missing_images)
     extracted = len(frames) - (len(failed) - len(frames.missing_images))
-    again = "--retry-failed tries them again"
+    retry = "--retry-failed tries them again"
     if not extracted:
         image, reason = failed[0]
         raise InputError(
-            f"none of the {len(frames):,} images of {words.images} has features (the first, "
-            f"{image}: {reason}): see {folder / FAILED}, {again}"
+            f"none of the {len(frames):,} images of {arguments.images} has features (the first, "
+            f"{image}: {reason}): see {folder / FAILED}, {retry}"
         )
     if failed:
         print(
             f"{len(failed):,} images failed, listed with the reason in {folder / FAILED}"
-            f"{f'; {again}' if extracted < len(frames) else ''}"
+            f"{f'; {retry}' if extracted < len(frames) else ''}"
         )
     print(f"features: {folder} ({extracted:,} frames, {manifest['width']} wide)")
-    source = shlex.quote(f"{folder.name}={words.out}")
-    annotations = shlex.quote(words.annotations or "ANNOTATIONS")
+    source = shlex.quote(f"{folder.name}={arguments.out}")
+    annotations = shlex.quote(arguments.annotations or "ANNOTATIONS")
     print(
         f"next: python sweeps/prepare.py --annotations {annotations} --features {source} "
         "--out DATASET"

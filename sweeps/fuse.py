@@ -1,9 +1,10 @@
-"""The best trials of a sweep fused: again at any time, and written as one folder to carry away.
+"""Fuse the best trials of a sweep again, and export the fused model as one folder.
 
 python sweeps/fuse.py RUN [--data DATASET] [--export DIR] [fusion.method=top_k ...]
 
-Everything is chosen on ``select``; ``confirm`` is read when the scores are written. Of a sweep that
-still runs, and writes its best so far itself, the fused model is shown, and exported as it stands.
+Members and post-processing are chosen on the part select; the part confirm is read only when the
+scores are written. While the sweep is still running, its current fused model is printed, and
+exported with --export, but nothing is written to the run folder.
 """
 
 import argparse
@@ -13,6 +14,7 @@ from typing import Any
 
 from mtl.dataset import Dataset
 from mtl.errors import InputError
+from sweeps.cli.arguments import add_overrides_argument, make_parser
 from sweeps.cli.run_program import run_program
 from sweeps.data.open_data import open_data
 from sweeps.fusion.report import summary
@@ -21,40 +23,40 @@ from sweeps.planning.plan import divide
 from sweeps.prediction.export import check_destination, export
 from sweeps.search_file import load
 from sweeps.storage.driver_lock import DriverLock
-from sweeps.storage.run_folder import dataset_of
+from sweeps.storage.run_folder import dataset_hash
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The program."""
-    words = _arguments(argv)
-    folder: Path = words.run
-    _check_words(words)
-    file = load(folder / "space.yaml", words.overrides)
-    dataset = open_data(words.data or file.data)
+    """Run the program."""
+    arguments = _parse(argv)
+    folder: Path = arguments.run
+    _check_arguments(arguments)
+    file = load(folder / "space.yaml", arguments.overrides)
+    dataset = open_data(arguments.data or file.data)
     _check_data(folder, dataset)
     listing = dataset.listing()
     parts = divide(listing, file.search.confirm, file.search.seed)
     fusion = SweepFusion(folder, dataset, listing, parts, file.fusion, file.search.metric)
-    content = _fuse(fusion, words)
+    content = _fuse(fusion, arguments)
     if content is None:
         raise InputError(f"{folder}: no trial has ended with predictions: there is none to fuse")
     print(summary(content))
-    if words.export:
-        export(folder, dataset, words.export)
-        print(f"export:      {words.export}")
+    if arguments.export:
+        export(folder, dataset, arguments.export)
+        print(f"export:      {arguments.export}")
     return 0
 
 
-def _fuse(fusion: SweepFusion, words: argparse.Namespace) -> dict[str, Any] | None:
+def _fuse(fusion: SweepFusion, arguments: argparse.Namespace) -> dict[str, Any] | None:
     try:
         lock = DriverLock(fusion.folder)
     except InputError as error:
-        if words.export and words.overrides:
+        if arguments.export and arguments.overrides:
             raise InputError(
-                f"{error} Or export what it has fused: without {' '.join(words.overrides)}"
+                f"{error} Or export what it has fused: without {' '.join(arguments.overrides)}"
             ) from None
         print(f"nothing is written: {error}\n")
-        return fusion.look()
+        return fusion.preview()
     try:
         content = fusion.finish()
     finally:
@@ -63,23 +65,31 @@ def _fuse(fusion: SweepFusion, words: argparse.Namespace) -> dict[str, Any] | No
     return content
 
 
-def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = make_parser(__doc__)
+    parser.add_argument("run", type=Path, metavar="RUN", help="folder of the sweep, runs/<name>")
+    parser.add_argument(
+        "--data",
+        metavar="DATASET",
+        help="directory or address of the sweep's dataset, if it has moved",
     )
-    parser.add_argument("run", type=Path, metavar="RUN", help="a sweep's folder, runs/<name>")
-    parser.add_argument("--data", metavar="DATASET", help="where its dataset is now, if it moved")
-    parser.add_argument("--export", type=Path, metavar="DIR", help="write the fused model there")
-    parser.add_argument("overrides", nargs="*", metavar="fusion.key=value")
+    parser.add_argument(
+        "--export", type=Path, metavar="DIR", help="write the fused model to this new folder"
+    )
+    add_overrides_argument(
+        parser,
+        "override of the fusion section of the sweep's search file, such as fusion.method=top_k",
+        metavar="fusion.key=value",
+    )
     return parser.parse_intermixed_args(argv)
 
 
-def _check_words(words: argparse.Namespace) -> None:
-    if not (words.run / "space.yaml").is_file():
-        raise InputError(f"{words.run} is no sweep's folder: it has no space.yaml")
-    if words.export:
-        check_destination(words.export)
-    for override in words.overrides:
+def _check_arguments(arguments: argparse.Namespace) -> None:
+    if not (arguments.run / "space.yaml").is_file():
+        raise InputError(f"{arguments.run} is no sweep's folder: it has no space.yaml")
+    if arguments.export:
+        check_destination(arguments.export)
+    for override in arguments.overrides:
         if not override.startswith("fusion."):
             raise InputError(
                 f"{override!r} would change what was searched: only fusion.* can be given anew"
@@ -87,7 +97,7 @@ def _check_words(words: argparse.Namespace) -> None:
 
 
 def _check_data(folder: Path, dataset: Dataset) -> None:
-    known = dataset_of(folder)
+    known = dataset_hash(folder)
     if dataset.hash != known:
         raise InputError(
             f"{folder} was trained on other data (content {known[:12]}, {dataset.address} has "

@@ -1,9 +1,9 @@
-"""Make a small dataset of drawn faces, in the challenge's own layout, with labels that are known.
+"""Make a small synthetic dataset of drawn faces with known labels, in the challenge's file layout.
 
 python sweeps/plant.py --out DIR [--videos N] [--frames MEAN] [--size PX] [--seed N]
 
-The labels follow from a hidden path of affect and so does each face; who it is, light and pose do
-not. The default, about 3,000 frames of 64 pixels, takes about 10 seconds.
+A hidden path of affect determines the labels and the expression of each face; identity, light and
+pose are independent of it. The default, about 3,000 images of 64 pixels, takes about 10 seconds.
 """
 
 import argparse
@@ -16,55 +16,62 @@ from typing import Any
 from mtl.dataset import SPLITS
 from mtl.errors import InputError
 from mtl.synthetic import FACES_DEMO, Faces, make_faces
+from sweeps.cli.arguments import make_parser
 from sweeps.cli.run_program import run_program
 
-LEAST = {"videos": 6, "frames": 20, "seed": 0}
+MINIMUM = {"videos": 6, "frames": 20, "seed": 0}
 REPORT_SECONDS = 5.0
 SCORES = ("p_mtl", "ccc_valence", "ccc_arousal", "f1_expression", "f1_action_units")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Draw the faces and print what was made; InputError on a user's mistake."""
-    args = _arguments(argv)
-    for flag, least in LEAST.items():
-        if getattr(args, flag) < least:
-            raise InputError(f"--{flag} must be {least} or more, but got {getattr(args, flag)}")
+    """Run the program: draw the faces and print their counts."""
+    arguments = _parse(argv)
+    for flag, minimum in MINIMUM.items():
+        if getattr(arguments, flag) < minimum:
+            raise InputError(
+                f"--{flag} must be {minimum} or more, but got {getattr(arguments, flag)}"
+            )
     try:
-        faces = Faces(size=args.size)
+        faces = Faces(size=arguments.size)
     except InputError as error:
         raise InputError(f"--{error}") from None
-    demo = replace(FACES_DEMO, videos=args.videos, mean_frames=args.frames)
-    about = make_faces(args.out, args.seed, demo, faces, _Line())
-    sys.stdout.write("\n".join(_report(args.out, about)) + "\n")
+    demo = replace(FACES_DEMO, videos=arguments.videos, mean_frames=arguments.frames)
+    about = make_faces(arguments.out, arguments.seed, demo, faces, _Progress())
+    sys.stdout.write("\n".join(_report(arguments.out, about)) + "\n")
     return 0
 
 
-def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="plant.py", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--out", required=True, metavar="DIR", help="the folder to make")
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = make_parser(__doc__)
+    parser.add_argument("--out", required=True, metavar="DIR", help="folder to make")
     for flag, default, meaning in (
-        ("videos", FACES_DEMO.videos, "how many, over training, validation and test"),
-        ("frames", FACES_DEMO.mean_frames, "of a video, on average"),
-        ("size", Faces().size, "side of the square pictures in pixels"),
-        ("seed", 20221018, "of everything random; the same seed gives the same files"),
+        ("videos", FACES_DEMO.videos, "number of videos in all three splits"),
+        ("frames", FACES_DEMO.mean_frames, "mean number of frames of a video"),
+        ("size", Faces().size, "side of the square images in pixels"),
+        ("seed", 20221018, "seed of all random numbers; the same seed gives the same files"),
     ):
         parser.add_argument(
-            f"--{flag}", type=int, default=default, metavar="N", help=f"{meaning} ({default})"
+            f"--{flag}",
+            type=int,
+            default=default,
+            metavar="N",
+            help=f"{meaning} (default: {default})",
         )
     return parser.parse_args(argv)
 
 
-class _Line:
-    """Says how far it is every few seconds."""
+class _Progress:
+    """Printer of a progress line every ``REPORT_SECONDS``."""
 
     def __init__(self) -> None:
-        self.started = self.said = time.monotonic()
+        self._start = self._printed_at = time.monotonic()
 
     def __call__(self, done: int, total: int) -> None:
         now = time.monotonic()
-        if now - self.said >= REPORT_SECONDS and done < total:
-            self.said = now
-            left = (now - self.started) / done * (total - done)
+        if now - self._printed_at >= REPORT_SECONDS and done < total:
+            self._printed_at = now
+            left = (now - self._start) / done * (total - done)
             print(f"{done:,} of {total:,} frames drawn, about {left:.0f} s left")
 
 

@@ -1,10 +1,11 @@
-"""The fused model on a dataset's videos, by a pool of workers on Ray.
+"""Predict a dataset's videos with a fused model, by a pool of workers on Ray.
 
 python sweeps/predict.py --model RUN|EXPORT --data DATASET --out FILE [--split SPLIT]
                          [--workers N|auto] [--cpus 1] [--gpus 0] [--address ADDRESS] [--overwrite]
 
-RUN is a sweep's folder, EXPORT what it was exported to. FILE ends in .parquet (values and
-probabilities of every listed frame) or .txt (the challenge's format).
+RUN is the folder of a sweep, EXPORT a folder that sweeps/fuse.py --export has written. A FILE that
+ends in .parquet holds values and probabilities of every listed frame, one that ends in .txt is in
+the challenge's format.
 """
 
 import argparse
@@ -18,76 +19,85 @@ from mtl.ensemble import Export, Source, parse_export, read_files
 from mtl.ensemble.folder import Files
 from mtl.ensemble.manifest import MODEL
 from mtl.errors import InputError
+from sweeps.cli.arguments import add_data_argument, make_parser
 from sweeps.cli.frame_progress import FrameProgress
 from sweeps.cli.pool_arguments import add_pool_arguments, check_pool, pool_workers
 from sweeps.cli.run_program import run_program
 from sweeps.cluster.connection import Cluster, choose_address, connect
 from sweeps.data.open_data import open_data
-from sweeps.prediction.export import MEMBERS, collect, sweep_data
+from sweeps.prediction.export import export_files, sweep_data
 from sweeps.prediction.files import check_prediction_file, writing
+from sweeps.storage.run_folder import MEMBERS
 
 SPANS_PER_WORKER = 4
-"""At least, where there are so many videos: the last ones to work are not alone for long."""
+"""Least number of spans for each worker, if there are enough videos: with many small spans all
+workers end at about the same time."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The program."""
-    words = _arguments(argv)
+    """Run the program; return 130 after Ctrl-C."""
+    arguments = _parse(argv)
     try:
-        _predict(words)
+        _predict(arguments)
     except KeyboardInterrupt:
-        print(f"\ninterrupted: {words.out} is not written", file=sys.stderr)
+        print(f"\ninterrupted: {arguments.out} is not written", file=sys.stderr)
         return 130
     return 0
 
 
-def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = make_parser(__doc__)
+    parser.add_argument(
+        "--model",
+        required=True,
+        type=Path,
+        metavar="DIR",
+        help="run folder of a finished sweep, or a folder that sweeps/fuse.py --export has written",
+    )
+    add_data_argument(parser)
+    parser.add_argument(
+        "--out",
+        required=True,
+        type=Path,
+        metavar="FILE",
+        help="file to write, .parquet (values and probabilities) or .txt (the challenge's format)",
     )
     parser.add_argument(
-        "--model", required=True, type=Path, metavar="DIR", help="a sweep's folder, or an export"
+        "--split", choices=SPLITS, help="predict the videos of this split only (default: all)"
     )
-    parser.add_argument(
-        "--data", required=True, metavar="DIR", help="a dataset directory or address, or demo"
-    )
-    parser.add_argument(
-        "--out", required=True, type=Path, metavar="FILE", help="what to write, .parquet or .txt"
-    )
-    parser.add_argument("--split", choices=SPLITS, help="only its videos (all)")
     add_pool_arguments(parser)
-    parser.add_argument("--overwrite", action="store_true", help="replace FILE")
+    parser.add_argument("--overwrite", action="store_true", help="replace FILE if it exists")
     return parser.parse_args(argv)
 
 
-def _predict(words: argparse.Namespace) -> None:
-    """Check everything, then start Ray."""
-    check_pool(words)
-    check_prediction_file(words.out, words.overwrite)
-    files = _model_files(words.model)
-    export = parse_export(files, words.model)
-    source = Source.open(export, open_data(words.data), words.split)
+def _predict(arguments: argparse.Namespace) -> None:
+    """Check the arguments and the model, then predict on Ray."""
+    check_pool(arguments)
+    check_prediction_file(arguments.out, arguments.overwrite)
+    files = _model_files(arguments.model)
+    export = parse_export(files, arguments.model)
+    source = Source.open(export, open_data(arguments.data), arguments.split)
     for sentence in source.describe_missing_features(export):
         print(sentence)
-    _say_what(export, source)
-    # Else Ray says, of each pool of actors whatsoever, that what it was built from may be lost.
+    _print_summary(export, source)
+    # Otherwise Ray warns for every actor pool that its constructor arguments may be lost.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    with connect(choose_address(words.address)) as cluster:
-        _stream(words, files, source, cluster)
+    with connect(choose_address(arguments.address)) as cluster:
+        _predict_spans(arguments, files, source, cluster)
 
 
 def _model_files(model: Path) -> Files:
     if (model / MODEL).is_file():
         return read_files(model)
     if (model / MEMBERS).is_file():
-        return collect(model, sweep_data(model))
+        return export_files(model, sweep_data(model))
     raise InputError(
         f"--model {model} is neither an exported model (it has no {MODEL}) nor the folder of a "
         f"sweep that has come to its end (no {MEMBERS})"
     )
 
 
-def _say_what(export: Export, source: Source) -> None:
+def _print_summary(export: Export, source: Source) -> None:
     videos = len(set(source.video.tolist()))
     print(
         f"{len(export.members)} members, {len(source.frame):,} frames of {videos:,} videos of "
@@ -95,23 +105,25 @@ def _say_what(export: Export, source: Source) -> None:
     )
 
 
-def _stream(words: argparse.Namespace, files: Files, source: Source, cluster: Cluster) -> None:
-    """Predict span after span and write each as it comes."""
-    # Ray must be imported after its settings are made.
+def _predict_spans(
+    arguments: argparse.Namespace, files: Files, source: Source, cluster: Cluster
+) -> None:
+    """Predict all spans and write each when it is ready."""
+    # This module imports Ray, which reads environment variables that connect() sets.
     from sweeps.prediction.workers import predict_spans
 
-    workers = pool_workers(words, cluster)
+    workers = pool_workers(arguments, cluster)
     spans = source.spans(min_spans=workers * SPANS_PER_WORKER)
     workers = min(workers, len(spans))
     print(f"{workers} workers, {len(spans)} spans of videos; Ray's dashboard: {cluster.dashboard}")
     progress = FrameProgress(len(source.frame))
-    with writing(words.out, source) as write:
+    with writing(arguments.out, source) as write:
         for span, outputs in predict_spans(
-            files, str(words.model), source, spans, workers, words.cpus, words.gpus
+            files, str(arguments.model), source, spans, workers, arguments.cpus, arguments.gpus
         ):
             write(span, outputs)
-            progress.at(span.stop)
-    print(f"predictions: {words.out}")
+            progress.update(span.stop)
+    print(f"predictions: {arguments.out}")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
-"""Make a dataset directory of the challenge's annotation files and precomputed features.
+"""Make a dataset directory from the challenge's annotation files and precomputed features.
 
 python sweeps/prepare.py [--annotations DIR] --features NAME=PATH ... --out DIR
 
-Without annotations it lists every frame of the first feature set: a dataset to predict on.
+Without annotations every frame of the first feature set is listed as a test frame; such a dataset
+can be predicted, but not trained on.
 """
 
 import argparse
@@ -16,46 +17,48 @@ from mtl.dataset import SPLITS, Dataset, Listing, VideoFeatures, read_features, 
 from mtl.dataset.annotations import Challenge, read_annotations
 from mtl.errors import InputError
 from mtl.tasks import TASKS
+from sweeps.cli.arguments import make_parser
 from sweeps.cli.run_program import run_program
 from sweeps.data.subjects import with_subjects
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Prepare a dataset and print what was found; InputError on a user's mistake."""
-    args = _arguments(argv)
-    sources = _feature_sources(args.features)
+    """Run the program: write the dataset and print its counts."""
+    arguments = _parse(argv)
+    sources = _feature_sources(arguments.features)
     features = {name: read_features(path) for name, path in sources.items()}
-    if args.annotations is None:
-        if args.subjects:
+    if arguments.annotations is None:
+        if arguments.subjects:
             raise InputError("--subjects is for training: give --annotations too")
         first = next(iter(sources.values()))
         dataset = write_dataset(
-            args.out,
+            arguments.out,
             _every_frame(read_features(first)),
             features,
             sources={"annotations": None, "features": sources},
-            overwrite=args.overwrite,
+            overwrite=arguments.overwrite,
         )
     else:
-        challenge = read_annotations(args.annotations)
+        challenge = read_annotations(arguments.annotations)
         dataset = write_dataset(
-            args.out,
-            with_subjects(challenge.listing, args.subjects),
+            arguments.out,
+            with_subjects(challenge.listing, arguments.subjects),
             features,
             image_name=challenge.image_name,
             sources={"annotations": _digests(challenge), "features": sources},
-            overwrite=args.overwrite,
+            overwrite=arguments.overwrite,
         )
     sys.stdout.write("\n".join(_report(dataset)) + "\n")
     return 0
 
 
-def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="prepare.py", description=(__doc__ or "").split("\n")[0])
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = make_parser(__doc__)
     parser.add_argument(
         "--annotations",
         metavar="DIR",
-        help="folder of the challenge's files (none: every frame, to predict only)",
+        help="folder of the challenge's annotation files (default: list every frame of the first "
+        "feature set as a test frame)",
     )
     parser.add_argument(
         "--features",
@@ -65,20 +68,22 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         metavar="NAME=PATH",
         help="a feature set: a Parquet file, a folder of them (local or s3://) or an HDF5 file",
     )
-    parser.add_argument("--out", required=True, metavar="DIR", help="the dataset directory to make")
+    parser.add_argument("--out", required=True, metavar="DIR", help="dataset directory to write")
     parser.add_argument(
-        "--subjects", metavar="CSV", help="columns video,subject (default: each video its own)"
+        "--subjects",
+        metavar="CSV",
+        help="file with the columns video,subject (default: each video is its own subject)",
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace a dataset already there")
+    parser.add_argument("--overwrite", action="store_true", help="replace a dataset in OUT")
     return parser.parse_args(argv)
 
 
-def _feature_sources(words: Sequence[str]) -> dict[str, str]:
+def _feature_sources(pairs: Sequence[str]) -> dict[str, str]:
     sources: dict[str, str] = {}
-    for word in words:
-        name, equals, path = word.partition("=")
+    for pair in pairs:
+        name, equals, path = pair.partition("=")
         if not (name and equals and path):
-            raise InputError(f"--features {word!r} must be NAME=PATH")
+            raise InputError(f"--features {pair!r} must be NAME=PATH")
         if name in sources:
             raise InputError(f"--features names {name!r} twice: give each feature set its own name")
         sources[name] = path
@@ -86,13 +91,13 @@ def _feature_sources(words: Sequence[str]) -> dict[str, str]:
 
 
 def _every_frame(blocks: Iterable[VideoFeatures]) -> Listing:
-    """All videos and frames of a feature set as test frames."""
-    found = [(video, frames.astype(np.int32)) for video, frames, _ in blocks]
-    if not found:
+    """Return a listing of all frames of a feature set as unlabelled test frames."""
+    videos = [(video, frames.astype(np.int32)) for video, frames, _ in blocks]
+    if not videos:
         raise InputError("the first feature set holds no frames: there is nothing to list")
-    names = tuple(video for video, _ in found)
-    frames = [frames for _, frames in found]
-    video = np.repeat(np.arange(len(names), dtype=np.int32), [len(own) for own in frames])
+    names = tuple(name for name, _ in videos)
+    frames = [frames for _, frames in videos]
+    video = np.repeat(np.arange(len(names), dtype=np.int32), [len(numbers) for numbers in frames])
     return Listing.unlabelled(names, ("test",) * len(names), names, video, np.concatenate(frames))
 
 
@@ -104,10 +109,10 @@ def _digests(challenge: Challenge) -> dict[str, dict[str, str]]:
 
 
 def _report(dataset: Dataset) -> Iterator[str]:
-    """What was found, as two small tables."""
+    """Yield the lines of two tables, of the frames and of the feature sets."""
     counts, without = dataset.info["counts"], dataset.info["listed_without_features"]
     rows: list[list[object]] = [["", *SPLITS]]
-    rows += [[what, *(counts[s][what] for s in SPLITS)] for what in ("videos", "frames")]
+    rows += [[kind, *(counts[s][kind] for s in SPLITS)] for kind in ("videos", "frames")]
     rows += [[f"with {t}", *(counts[s]["labelled"][t] for s in SPLITS)] for t in TASKS]
     rows += [[f"without {n}", *(without[n][s] for s in SPLITS)] for n in dataset.feature_sets()]
     yield from _aligned(rows)

@@ -1,14 +1,13 @@
 """Score a file of predictions against a file of labels, both in the challenge's format.
 
-    python sweeps/score.py --truth FILE --predictions FILE
+python sweeps/score.py --truth FILE --predictions FILE
 
-Prints one JSON object: p_mtl, ccc_valence, ccc_arousal, f1_expression, f1_action_units, per_class,
-per_unit, p_labelled, frames. What has no label is null; so is p_mtl unless all four tasks have
-some, while p_labelled is the sum over those that do. Frames that only the predictions list are
-left out.
+Print one JSON object: p_mtl, ccc_valence, ccc_arousal, f1_expression, f1_action_units, per_class,
+per_unit, p_labelled, frames. The score of a task without labels is null, and so is p_mtl unless all
+four tasks have labels; p_labelled is the sum over the tasks with labels. Frames that are only in
+the predictions are ignored.
 """
 
-import argparse
 import json
 from collections.abc import Sequence
 
@@ -19,28 +18,33 @@ from mtl.errors import InputError
 from mtl.evaluation.metrics import scores
 from mtl.predictions.table import outputs_of
 from mtl.tasks import LABEL_COLUMNS
+from sweeps.cli.arguments import make_parser
 from sweeps.cli.run_program import run_program
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print the scores; raises InputError if a labelled frame or value is not predicted."""
-    parser = argparse.ArgumentParser(
-        description="Score predictions against labels, both files in the challenge's format."
+    """Run the program: print the scores.
+
+    Raises:
+        InputError: If a labelled frame or value is not predicted.
+    """
+    parser = make_parser(__doc__)
+    parser.add_argument("--truth", required=True, metavar="FILE", help="file of labels")
+    parser.add_argument(
+        "--predictions", required=True, metavar="FILE", help="file of predictions (a submission)"
     )
-    parser.add_argument("--truth", required=True, metavar="FILE", help="labels")
-    parser.add_argument("--predictions", required=True, metavar="FILE", help="a submission")
     arguments = parser.parse_args(argv)
     truth, predicted = read_file(arguments.truth), read_file(arguments.predictions)
     rows = _rows_of(truth, predicted, arguments.predictions)
-    values, known = predicted.values[rows], predicted.mask[rows]
-    _check_labels_are_predicted(truth, known, arguments.predictions)
-    found = scores(outputs_of(values, known), truth.values, truth.mask)
-    print(json.dumps(found, indent=2))
+    values, mask = predicted.values[rows], predicted.mask[rows]
+    _check_labels_are_predicted(truth, mask, arguments.predictions)
+    result = scores(outputs_of(values, mask), truth.values, truth.mask)
+    print(json.dumps(result, indent=2))
     return 0
 
 
 def _rows_of(truth: Annotations, predicted: Annotations, path: str) -> np.ndarray:
-    """Where each frame of the truth stands among the predictions."""
+    """Return the row of each frame of the truth among the predictions."""
     row = {image: index for index, image in enumerate(predicted.images)}
     absent = [image for image in truth.images if image not in row]
     if absent:
@@ -51,12 +55,12 @@ def _rows_of(truth: Annotations, predicted: Annotations, path: str) -> np.ndarra
     return np.array([row[image] for image in truth.images], np.int64)
 
 
-def _check_labels_are_predicted(truth: Annotations, known: np.ndarray, path: str) -> None:
-    unanswered = truth.mask & ~known
-    if unanswered.any():
-        frame, column = np.argwhere(unanswered)[0]
+def _check_labels_are_predicted(truth: Annotations, mask: np.ndarray, path: str) -> None:
+    missing = truth.mask & ~mask
+    if missing.any():
+        frame, column = np.argwhere(missing)[0]
         raise InputError(
-            f"{path} holds the missing value for {unanswered.sum()} of the truth's "
+            f"{path} holds the missing value for {missing.sum()} of the truth's "
             f"{truth.mask.sum()} labels, the first is {LABEL_COLUMNS[column]} of "
             f"{truth.images[frame]}: predict every labelled value"
         )

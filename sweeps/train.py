@@ -1,10 +1,11 @@
-"""One config trained alone, in this process, to the scores that it gets in a sweep.
+"""Train one trial in this process, without Ray, to the same scores as in a sweep.
 
 python sweeps/train.py --data DIR [--out DIR] [--confirm 0.5 --seed 1234] [--fold KofN]
                        [path=value ...]
 
-Trailing words are overrides of sweeps/configs/trial.yaml, as each trial's config.yaml lists them.
-The same command goes on after an interruption. The last line is one JSON object.
+Trailing arguments override keys of sweeps/configs/trial.yaml; the config.yaml of a sweep's trial
+lists the ones to repeat it. The same command continues after an interruption. The last line of the
+output is one JSON object.
 """
 
 import argparse
@@ -29,6 +30,12 @@ from mtl.sequences.feature_table import FeatureTable, read_table
 from mtl.sequences.folds import cut_folds, fold_parts
 from mtl.tasks import TASKS
 from mtl.training.inference import TrialData
+from sweeps.cli.arguments import (
+    add_data_argument,
+    add_division_arguments,
+    add_overrides_argument,
+    make_parser,
+)
 from sweeps.cli.run_program import run_program
 from sweeps.data.open_data import open_data
 from sweeps.data.trial_data import SlotData
@@ -41,22 +48,27 @@ from sweeps.study.proposal import Refit
 
 
 @dataclass(frozen=True)
-class Files:
-    """Feature sets read from the dataset's files into this process."""
+class FeatureFiles:
+    """Feature sets that are read from the dataset's files into the memory of this process.
+
+    Attributes:
+        dataset: The opened dataset.
+        listing: Listed frames, if only their rows are to be read; None reads all rows.
+    """
 
     dataset: Dataset
     listing: Listing | None
 
     def load(self, name: str) -> FeatureTable:
-        """A feature set in memory; only listed frames where there is a listing."""
+        """Read one feature set."""
         return read_table(self.dataset, name, self.listing)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The program."""
-    words = _arguments(argv)
+    """Run the program; return 130 after Ctrl-C and 1 if the training fails."""
+    arguments = _parse(argv)
     try:
-        return _train(words)
+        return _train(arguments)
     except KeyboardInterrupt:
         print("\ninterrupted: the same command goes on after the last epoch", file=sys.stderr)
         return 130
@@ -65,98 +77,106 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
 
 
-def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = make_parser(__doc__)
+    add_data_argument(parser)
     parser.add_argument(
-        "--data", required=True, metavar="DIR", help="a dataset directory or address, or demo"
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help="folder of the trial (default: runs/train/<signature>)",
     )
-    parser.add_argument(
-        "--out", type=Path, metavar="DIR", help="the trial's folder (runs/train/<signature>)"
-    )
-    parser.add_argument(
-        "--confirm", type=float, default=0.5, help="the sweep's search.confirm (0.5)"
-    )
-    parser.add_argument("--seed", type=int, default=1234, help="the sweep's search.seed (1234)")
+    add_division_arguments(parser)
     parser.add_argument(
         "--cpus",
         type=int,
         default=1,
-        help="the sweep's resources.cpus_per_worker (1); the last bits of scores follow it",
+        metavar="N",
+        help="torch threads, as resources.cpus_per_worker in a search file (default: 1); the last "
+        "bits of the scores depend on it",
     )
     parser.add_argument(
-        "--fold", metavar="KofN", help="hold fold K of N out, as a sweep's refit.folds=N does"
+        "--fold",
+        metavar="KofN",
+        help="hold out fold K (from 0) of N, as a sweep with refit.folds=N does",
     )
-    parser.add_argument("overrides", nargs="*", metavar="path=value")
+    add_overrides_argument(
+        parser, "override of sweeps/configs/trial.yaml, such as encoder=lstm or optim.lr=0.01"
+    )
     return parser.parse_intermixed_args(argv)
 
 
-def _train(words: argparse.Namespace) -> int:
-    _check_words(words)
-    config = compose(words.overrides)
-    dataset = open_data(words.data)
+def _train(arguments: argparse.Namespace) -> int:
+    _check_arguments(arguments)
+    config = compose(arguments.overrides)
+    dataset = open_data(arguments.data)
     listing = dataset.listing()
-    sign, parts = signature(config, dataset.hash), divide(listing, words.confirm, words.seed)
-    identity = f"# {sign}, confirm {words.confirm:g}, seed {words.seed}"
-    folds, fold = _fold(words.fold, listing)
+    sign = signature(config, dataset.hash)
+    parts = divide(listing, arguments.confirm, arguments.seed)
+    identity = f"# {sign}, confirm {arguments.confirm:g}, seed {arguments.seed}"
+    folds, fold = _fold(arguments.fold, listing)
     if fold is not None:
         sign = Refit(sign, fold, len(folds)).signature
         identity = f"# {sign}"
-    folder = _folder(words.out or Path("runs/train") / sign, identity)
-    if not folder.ended:
-        torch.set_num_threads(words.cpus)
-        files = Files(dataset, None if config.sequence.frames == "all" else listing)
-        data = SlotData(files, listing, parts, folds).of(config, fold)
+    folder = _folder(arguments.out or Path("runs/train") / sign, identity)
+    if not folder.has_ended:
+        torch.set_num_threads(arguments.cpus)
+        files = FeatureFiles(dataset, None if config.sequence.frames == "all" else listing)
+        data = SlotData(files, listing, parts, folds).for_trial(config, fold)
         _check(config, data)
-        folder.begin(f"{identity}\n{_command(words)}\n{_as_yaml(config)}")
+        folder.begin(f"{identity}\n{_command(arguments)}\n{_as_yaml(config)}")
         _run(config, data, folder, listing)
-    scores = json.loads((folder.path / "scores.json").read_text())
-    print(json.dumps({**scores, "folder": str(folder.path)}))
+    print(json.dumps({**folder.scores(), "folder": str(folder.path)}))
     return 0
 
 
-def _check_words(words: argparse.Namespace) -> None:
-    if not 0 <= words.confirm < 1:
-        raise InputError(f"--confirm {words.confirm:g} must be at least 0 and below 1")
-    if words.seed < 0:
-        raise InputError(f"--seed {words.seed} must be at least 0")
-    if words.cpus < 1:
-        raise InputError(f"--cpus {words.cpus} must be at least 1")
+def _check_arguments(arguments: argparse.Namespace) -> None:
+    if not 0 <= arguments.confirm < 1:
+        raise InputError(f"--confirm {arguments.confirm:g} must be at least 0 and below 1")
+    if arguments.seed < 0:
+        raise InputError(f"--seed {arguments.seed} must be at least 0")
+    if arguments.cpus < 1:
+        raise InputError(f"--cpus {arguments.cpus} must be at least 1")
 
 
-def _fold(word: str | None, listing: Listing) -> tuple[list[dict[str, str]], int | None]:
-    """The parts of all folds, and which is held out."""
-    if word is None:
+def _fold(option: str | None, listing: Listing) -> tuple[list[dict[str, str]], int | None]:
+    """Return the videos' parts for each held-out fold, and the fold that ``--fold`` names."""
+    if option is None:
         return [], None
-    found = re.fullmatch(r"(\d+)of(\d+)", word)
-    if not found or not int(found[1]) < int(found[2]):
-        raise InputError(f"--fold {word} must be KofN with K from 0 to N - 1, as 0of6")
-    folds = int(found[2])
+    match = re.fullmatch(r"(\d+)of(\d+)", option)
+    if not match or not int(match[1]) < int(match[2]):
+        raise InputError(f"--fold {option} must be KofN with K from 0 to N - 1, as 0of6")
+    folds = int(match[2])
     cut = cut_folds(listing, folds)
-    return [dict(fold_parts(cut, listing, k, folds)) for k in range(folds)], int(found[1])
+    return [dict(fold_parts(cut, listing, k, folds)) for k in range(folds)], int(match[1])
 
 
 def _folder(path: Path, identity: str) -> TrialFolder:
-    """The trial's folder: new, or this very trial's, known by the first line of its config."""
-    config = path / "config.yaml"
-    if config.is_file():
-        if config.read_text().partition("\n")[0] != identity:
+    """Open the trial's folder, which must be new or belong to the same trial.
+
+    Args:
+        path: The folder.
+        identity: First line of the folder's ``config.yaml``, which tells trials apart.
+    """
+    folder = TrialFolder(path)
+    known = folder.identity()
+    if known is not None:
+        if known != identity:
             raise InputError(f"{path} holds another trial: give --out another folder")
     elif path.exists() and not (path.is_dir() and not any(path.iterdir())):
         raise InputError(f"{path} is not empty and no trial: give --out another folder")
-    return TrialFolder(path)
+    return folder
 
 
 def _check(config: TrialConfig, data: TrialData) -> None:
-    """What would end the trial for certain, said before it starts."""
-    asked = ", ".join(config.tasks)
+    """Raise ``InputError`` if the config cannot be trained on the data."""
+    tasks = ", ".join(config.tasks)
     if not data.tasks:
-        raise InputError(f"tasks: no training frame has a label of {asked}: train others")
+        raise InputError(f"tasks: no training frame has a label of {tasks}: train others")
     mask = data.parts["select"].mask
     if not any(mask[:, TASKS[task].labels].any() for task in data.tasks):
         raise InputError(
-            f"tasks: no frame to select by has a label of {asked}: change --confirm or --seed"
+            f"tasks: no frame to select by has a label of {tasks}: change --confirm or --seed"
         )
     if config.training.device == "cuda" and not torch.cuda.is_available():
         raise InputError("training.device = 'cuda', but no GPU is visible: leave it at auto")
@@ -164,11 +184,11 @@ def _check(config: TrialConfig, data: TrialData) -> None:
         build_model(config, len(data.mean), data.tasks)
 
 
-def _command(words: argparse.Namespace) -> str:
+def _command(arguments: argparse.Namespace) -> str:
     options = ("data", "out", "confirm", "seed", "cpus", "fold")
-    given = {name: getattr(words, name) for name in options}
+    given = {name: getattr(arguments, name) for name in options}
     flags = [f"--{name}={value}" for name, value in given.items() if value is not None]
-    return "# " + shlex.join(["python", "sweeps/train.py", *flags, *words.overrides])
+    return "# " + shlex.join(["python", "sweeps/train.py", *flags, *arguments.overrides])
 
 
 def _as_yaml(config: TrialConfig) -> str:
@@ -177,7 +197,7 @@ def _as_yaml(config: TrialConfig) -> str:
 
 
 def _run(config: TrialConfig, data: TrialData, folder: TrialFolder, listing: Listing) -> None:
-    checkpoint, weights = folder.saved()
+    checkpoint, weights = folder.load_checkpoint()
     if checkpoint is not None:
         print(f"going on with {folder.path}")
     job = Job("alone", config.plain(), checkpoint=checkpoint, weights=weights)
@@ -188,7 +208,7 @@ def _run(config: TrialConfig, data: TrialData, folder: TrialFolder, listing: Lis
                 print(_line(event.result, config.training.epochs))
             else:
                 folder.write_end(event, listing)
-                folder.settle()
+                folder.remove_checkpoint()
     except Exception as error:
         folder.write_error("".join(traceback.format_exception(error)))
         raise

@@ -1,0 +1,1 @@
+"""Entry point, shared command-line arguments and progress lines of the programs."""

@@ -1,47 +1,55 @@
-"""How far a program over many frames has come, and when it will be done."""
+"""Progress line of a program that processes many frames."""
 
 import sys
 import time
 from datetime import timedelta
 
 LINE_SECONDS = 10
+"""Least time between two lines where standard output is no terminal."""
 
 
 class FrameProgress:
-    """One line on a terminal, one now and then elsewhere.
+    """Printer of the number of processed frames, the speed and the estimated time left.
+
+    On a terminal one line is overwritten; elsewhere a line is printed every ``LINE_SECONDS``.
 
     Args:
-        frames: How many there are.
-        already: How many of them were done before: they count as done, not for the speed.
+        frames: Number of all frames.
+        done_before: Number of frames that an earlier start of the program has processed. They
+            count as done, but not for the speed.
     """
 
-    def __init__(self, frames: int, already: int = 0) -> None:
-        self.frames = frames
-        self.terminal = sys.stdout.isatty()
-        self.said = time.monotonic()
-        self.begun = self.since = self.said, already
+    def __init__(self, frames: int, done_before: int = 0) -> None:
+        self._frames = frames
+        self._terminal = sys.stdout.isatty()
+        self._printed_at = time.monotonic()
+        self._start = self._speed_start = self._printed_at, done_before
 
-    def at(self, done: int) -> None:
-        """``done`` frames are done, those of before included."""
+    def update(self, done: int) -> None:
+        """Print a line if one is due.
+
+        Args:
+            done: Number of processed frames, including those of earlier starts.
+        """
         now = time.monotonic()
-        last = done == self.frames
-        if self.terminal or last or now - self.said >= LINE_SECONDS:
-            self.said = now
+        last = done == self._frames
+        if self._terminal or last or now - self._printed_at >= LINE_SECONDS:
+            self._printed_at = now
             print(
-                f"{done:,} of {self.frames:,} frames ({done / self.frames:.0%}), "
-                f"{self._speed(done, now)}{' ' * 8 * self.terminal}",
-                end="\r" if self.terminal and not last else "\n",
+                f"{done:,} of {self._frames:,} frames ({done / self._frames:.0%}), "
+                f"{self._speed(done, now)}{' ' * 8 * self._terminal}",
+                end="\r" if self._terminal and not last else "\n",
                 flush=True,
             )
-        if self.since is self.begun:
-            # What came first took the workers' start too, which says nothing of the others.
-            self.since = now, done
+        if self._speed_start is self._start:
+            # The first frames also took the time in which the workers start.
+            self._speed_start = now, done
 
     def _speed(self, done: int, now: float) -> str:
-        last = done == self.frames
-        when, before = self.begun if last else self.since
-        rate = (done - before) / max(now - when, 1e-9)
-        if last or self.since is self.begun or not rate:
+        last = done == self._frames
+        start_time, start_done = self._start if last else self._speed_start
+        rate = (done - start_done) / max(now - start_time, 1e-9)
+        if last or self._speed_start is self._start or not rate:
             return f"{rate:,.0f} frames/s"
-        left = timedelta(seconds=round((self.frames - done) / rate))
+        left = timedelta(seconds=round((self._frames - done) / rate))
         return f"{rate:,.0f} frames/s, {left} left"

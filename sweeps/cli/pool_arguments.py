@@ -1,42 +1,67 @@
-"""--workers, --cpus, --gpus, --address: what the programs with a pool of workers share."""
+"""Arguments of the programs that use a pool of Ray workers."""
 
 import argparse
 
 from mtl.errors import InputError
-from sweeps.cluster.capacity import fitting, there_is
+from sweeps.cli.arguments import add_address_argument
+from sweeps.cluster.capacity import describe_capacity, worker_capacity
 from sweeps.cluster.connection import Cluster
 
 
-def add_pool_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of a pool of workers on Ray."""
+def add_pool_arguments(parser: argparse.ArgumentParser, workers: str = "auto") -> None:
+    """Add ``--workers``, ``--cpus``, ``--gpus`` and ``--address``.
+
+    Args:
+        parser: The program's parser.
+        workers: Default of ``--workers``: ``auto`` or a number.
+    """
     parser.add_argument(
-        "--workers", default="auto", metavar="N", help="processes (auto: as many as fit)"
+        "--workers",
+        default=workers,
+        metavar="N",
+        help=f"number of worker processes, or auto for as many as fit (default: {workers})",
     )
-    parser.add_argument("--cpus", type=int, default=1, help="of each worker (1)")
-    parser.add_argument("--gpus", type=float, default=0.0, help="of each worker (0)")
     parser.add_argument(
-        "--address", help="a running Ray cluster; RAY_ADDRESS, else this machine by default"
+        "--cpus", type=int, default=1, metavar="N", help="CPUs of each worker (default: 1)"
     )
+    parser.add_argument(
+        "--gpus",
+        type=float,
+        default=0.0,
+        metavar="N",
+        help="GPUs of each worker, which may be a fraction below 1 (default: 0)",
+    )
+    add_address_argument(parser)
 
 
-def check_pool(words: argparse.Namespace) -> None:
-    """Refuse what can be no pool anywhere; InputError names the option."""
-    if words.workers != "auto" and not (words.workers.isdecimal() and int(words.workers)):
-        raise InputError(f"--workers {words.workers} must be auto or at least 1")
-    if words.cpus < 1:
-        raise InputError(f"--cpus {words.cpus} must be at least 1")
-    if words.gpus < 0 or not (words.gpus <= 1 or words.gpus.is_integer()):
-        raise InputError(f"--gpus {words.gpus:g} must be a whole number, or a share below 1")
+def check_pool(arguments: argparse.Namespace) -> None:
+    """Check the values of ``--workers``, ``--cpus`` and ``--gpus``.
+
+    Raises:
+        InputError: If a value is out of range on any cluster; the message names the option.
+    """
+    workers = arguments.workers
+    if workers != "auto" and not (workers.isdecimal() and int(workers)):
+        raise InputError(f"--workers {workers} must be auto or at least 1")
+    if arguments.cpus < 1:
+        raise InputError(f"--cpus {arguments.cpus} must be at least 1")
+    if arguments.gpus < 0 or not (arguments.gpus <= 1 or arguments.gpus.is_integer()):
+        raise InputError(f"--gpus {arguments.gpus:g} must be a whole number, or a share below 1")
 
 
-def pool_workers(words: argparse.Namespace, cluster: Cluster) -> int:
-    """How many workers: as many as fit, or as asked; InputError where they do not fit."""
-    fits = fitting(words.cpus, words.gpus, cluster.nodes, cluster.can_come)
-    auto = words.workers == "auto"
-    asked = 1 if auto else int(words.workers)
-    if fits < asked:
-        each = f"--cpus {words.cpus}" + (f" and --gpus {words.gpus:g}" if words.gpus else "")
-        all_of_them = each if auto else f"--workers {asked} x ({each})"
-        have = there_is(cluster.nodes, cluster.can_come)
-        raise InputError(f"{all_of_them} is more than {have}: lower it")
-    return fits if auto else asked
+def pool_workers(arguments: argparse.Namespace, cluster: Cluster) -> int:
+    """Return the number of workers: the value of ``--workers``, or as many as fit for ``auto``.
+
+    Raises:
+        InputError: If not even one worker fits on the cluster, or more are asked for than fit.
+    """
+    cpus, gpus = arguments.cpus, arguments.gpus
+    capacity = worker_capacity(cpus, gpus, cluster.nodes, cluster.autoscaler)
+    auto = arguments.workers == "auto"
+    requested = 1 if auto else int(arguments.workers)
+    if capacity < requested:
+        per_worker = f"--cpus {cpus}" + (f" and --gpus {gpus:g}" if gpus else "")
+        total = per_worker if auto else f"--workers {requested} x ({per_worker})"
+        available = describe_capacity(cluster.nodes, cluster.autoscaler)
+        raise InputError(f"{total} is more than {available}: lower it")
+    return capacity if auto else requested

@@ -1,4 +1,4 @@
-"""What every program shares: a user's mistake is one sentence and exit code 2."""
+"""Entry point of every program: errors of the user become one sentence and an exit code."""
 
 import io
 import sys
@@ -8,11 +8,14 @@ from mtl.errors import InputError
 
 
 def run_program(main: Callable[[], int | None]) -> None:
-    """Run a program's ``main`` and exit: 0 or its own code, 2 after an ``InputError``, 130 after
-    Ctrl-C.
+    """Run a program's ``main`` and exit the process.
+
+    The exit code is the one that ``main`` returns (None counts as 0), 2 after an ``InputError``,
+    130 after Ctrl-C, and 1 if the reader of the output has closed the pipe.
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(line_buffering=True)  # a log file shows a line when it happens
+        # Without it, lines reach a log file only when a buffer of 8 kB is full.
+        sys.stdout.reconfigure(line_buffering=True)
     try:
         sys.exit(main() or 0)
     except InputError as error:

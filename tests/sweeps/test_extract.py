@@ -316,7 +316,7 @@ def test_a_folder_of_something_else_is_left_alone(words, tmp_path):
     [
         ({"images": "{}/nowhere"}, "nowhere does not exist: give the folder"),
         ({"images": "{}/empty"}, "holds no images"),
-        ({"images": "{}/faces/a"}, "00001.jpg lies in no video's folder"),
+        ({"images": "{}/faces/a"}, "00001.jpg is in no video's folder"),
         ({"backbone": "mae_vit_mimi"}, "'mae_vit_mimi' is unknown.*mae_vit_mini"),
         ({"weights": "{}/nothing.pt"}, "nothing.pt do not exist"),
         ({"out": "s3://bucket/set"}, "cannot write to s3://bucket/set"),

@@ -20,7 +20,7 @@ from sweeps.planning.plan import divide
 from sweeps.records.messages import End, Epoch, Job
 from sweeps.slots.trial_loop import JobRun
 from sweeps.storage.trial_folder import TrialFolder
-from sweeps.train import Files, main
+from sweeps.train import FeatureFiles, main
 from tests.support.paths import ROOT
 
 SMALL = ("encoder.hidden=8", "encoder.layers=1", "head=linear", "training.epochs=3")
@@ -73,7 +73,9 @@ def test_the_scores_and_outputs_are_those_of_a_slot(dataset, tmp_path, capsys):
     assert main(arguments(dataset, tmp_path / "t", "encoder.dropout=0.3")) == 0
     config = compose([*SMALL, "encoder.dropout=0.3"])
     listing = dataset.listing()
-    data = SlotData(Files(dataset, listing), listing, divide(listing, 0.5, 1234)).of(config)
+    data = SlotData(FeatureFiles(dataset, listing), listing, divide(listing, 0.5, 1234)).for_trial(
+        config
+    )
     *epochs, end = JobRun(Job("a", config.plain()), config, data).events()
     assert isinstance(end, End)
     assert all(isinstance(event, Epoch) for event in epochs)
@@ -96,7 +98,7 @@ def test_feature_files_are_read_whole_or_as_far_as_listed(dataset, monkeypatch, 
     monkeypatch.setattr("mtl.sequences.feature_table.READ_ROWS", read_rows)
     stored = dataset.read("appearance", 0, 60 * len(NAMES)).reshape(len(NAMES), 60, 4)
     for listing, frames in ((None, np.arange(1, 61)), (dataset.listing(), FRAMES)):
-        table = Files(dataset, listing).load("appearance")
+        table = FeatureFiles(dataset, listing).load("appearance")
         for number, name in enumerate(NAMES):
             block, first = table.rows[name]
             np.testing.assert_array_equal(table.frames[name], frames)

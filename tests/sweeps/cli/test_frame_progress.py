@@ -4,15 +4,15 @@ from sweeps.cli.frame_progress import FrameProgress
 def test_time_left_counts_neither_what_was_done_before_nor_the_start(monkeypatch, capsys):
     now = 100.0
     monkeypatch.setattr("sweeps.cli.frame_progress.time.monotonic", lambda: now)
-    progress = FrameProgress(1000, already=400)
+    progress = FrameProgress(1000, done_before=400)
     now += 50
-    progress.at(450)
+    progress.update(450)
     now += 1
-    progress.at(460)  # too soon for another line
+    progress.update(460)  # too soon for another line
     now += 9
-    progress.at(550)
+    progress.update(550)
     now += 45
-    progress.at(1000)
+    progress.update(1000)
     assert [line.rstrip() for line in capsys.readouterr().out.splitlines()] == [
         "450 of 1,000 frames (45%), 1 frames/s",
         "550 of 1,000 frames (55%), 10 frames/s, 0:00:45 left",
@@ -22,5 +22,5 @@ def test_time_left_counts_neither_what_was_done_before_nor_the_start(monkeypatch
 
 def test_all_at_once_has_a_speed_too(monkeypatch, capsys):
     monkeypatch.setattr("sweeps.cli.frame_progress.time.monotonic", iter((100.0, 110.0)).__next__)
-    FrameProgress(50).at(50)
+    FrameProgress(50).update(50)
     assert capsys.readouterr().out == "50 of 50 frames (100%), 5 frames/s\n"
