@@ -1,1 +1,1 @@
-"""What becomes of a sweep's trials: fused, scored, written, and trained anew on folds."""
+"""Fusion of a sweep's trials: choice of members, scores, reports and training on folds."""

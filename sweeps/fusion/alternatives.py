@@ -1,5 +1,6 @@
-"""What else could have been fused, and what each member is worth. All of it raw: before
-post-processing; nothing here is chosen on ``confirm``.
+"""Alternatives to a fused model, its cost, and the contribution of each member.
+
+All scores are those of raw outputs, before post-processing. Nothing is chosen on ``confirm``.
 """
 
 from collections.abc import Mapping
@@ -15,174 +16,223 @@ from mtl.evaluation.bootstrap import BOUNDS, BootstrapScore
 from mtl.tasks import OUTPUT_COLUMNS, TASKS, Task
 from sweeps.fusion.candidates import Candidates
 from sweeps.fusion.frames import PredictedFrames, predicted_tasks
-from sweeps.fusion.fused import Chosen, choose_members, mean_outputs
+from sweeps.fusion.fused import MemberWeights, choose_members, mean_outputs, nonzero_weights
 from sweeps.fusion.scores import differences
 from sweeps.search_file import FusionSection
+from sweeps.storage.trial_folder import TrialFolder
 
-SIZES = (1, 2, 4, 8)
-AMONG = 25
-"""Of so many of the best trials small ensembles are made."""
+SMALL_SIZES = (1, 2, 4, 8)
+"""Numbers of trials of the small ensembles."""
+SMALL_CANDIDATES = 25
+"""Number of best trials from which the small ensembles are chosen."""
 
 
-def other_rules(
+def rule_scores(
     candidates: Candidates,
     frames: PredictedFrames,
     settings: FusionSection,
-    ours: Float[np.ndarray, "N 22"],
+    fused: Float[np.ndarray, "N 22"],
 ) -> dict[str, Any]:
-    """Each rule's scores beside ``ours``, the raw outputs of the one that the sweep uses."""
-    found = {}
+    """Score each rule of choosing members, compared with the rule that the sweep uses.
+
+    Args:
+        candidates: Candidates of each task.
+        frames: The predicted frames.
+        settings: Section ``fusion`` of the search file.
+        fused: Raw outputs of the sweep's fused model.
+
+    Returns:
+        By rule: the score P on ``select`` and ``confirm`` and the difference from the fused model.
+    """
+    scores = {}
     for rule in RULES:
         members = choose_members(candidates, frames, rule, settings.steps)
-        found[rule] = _beside(mean_outputs(candidates, members), ours, frames)
-    return found
+        scores[rule] = _compared(mean_outputs(candidates, members), fused, frames)
+    return scores
 
 
 def small_ensembles(
-    folder: Path, candidates: Candidates, frames: PredictedFrames, ours: Float[np.ndarray, "N 22"]
+    folder: Path, candidates: Candidates, frames: PredictedFrames, fused: Float[np.ndarray, "N 22"]
 ) -> list[dict[str, Any]]:
-    """The best ensembles of 1, 2, 4 and 8 trials, each for all tasks, and what they cost.
+    """Score the best ensembles of 1, 2, 4 and 8 trials, each used for all tasks.
 
-    The trials are taken in the order in which they add most to the plain mean's P on ``select``;
-    each task's weights are then chosen greedily among them.
+    The trials are taken in the order in which each next one adds most to the P of the plain mean on
+    ``select``; the weights of each task are then chosen greedily among them.
+
+    Args:
+        folder: The sweep's run folder.
+        candidates: Candidates of each task.
+        frames: The predicted frames.
+        fused: Raw outputs of the sweep's fused model.
+
+    Returns:
+        By size: the number of members, the cost, the score P on ``select`` and ``confirm`` and the
+        difference from the fused model.
     """
-    able = candidates.whole(AMONG)
-    outputs = np.stack([candidates.load(member.signature).outputs for member in able])
-    select = frames.of("select")
+    trials = candidates.with_most_tasks(SMALL_CANDIDATES)
+    outputs = np.stack([candidates.load(trial.signature).outputs for trial in trials])
+    select = frames.positions("select")
     rows = frames.rows[select]
     labels, mask = frames.listing.values[rows], frames.listing.mask[rows]
-    order = forward_order(outputs[:, select], labels, mask, max(SIZES))
-    found = []
-    for size in (size for size in SIZES if size <= len(order)):
+    order = forward_order(outputs[:, select], labels, mask, max(SMALL_SIZES))
+    ensembles = []
+    for size in (size for size in SMALL_SIZES if size <= len(order)):
         first = list(order[:size])
-        chosen, mean = _fused_of(outputs[first], [able[i].signature for i in first], frames)
-        found.append(
-            {"members": size, **cost(folder, candidates, chosen), **_beside(mean, ours, frames)}
-        )
-    return found
+        signatures = [trials[i].signature for i in first]
+        members, mean = _greedy_mean(outputs[first], signatures, frames)
+        scores = _compared(mean, fused, frames)
+        ensembles.append({"members": size, **cost(folder, candidates, members), **scores})
+    return ensembles
 
 
-def cost(folder: Path, candidates: Candidates, chosen: Chosen) -> dict[str, float | None]:
-    """What predicting with these members takes: how many trained models run over each frame, their
-    parameters together (None where weights are gone), and frames a second, as each trial's own
-    predictions took where it trained (None where nobody measured it).
+def cost(folder: Path, candidates: Candidates, members: MemberWeights) -> dict[str, float | None]:
+    """Return the cost of predicting with some members.
+
+    Args:
+        folder: The sweep's run folder.
+        candidates: Candidates of each task.
+        members: Weight of each member.
+
+    Returns:
+        ``models``: number of trained models that run over each frame. ``parameters``: number of
+        their parameters; None if weights of a model are no longer kept. ``frames_per_second``:
+        predicted frames per second on the machines on which the trials were trained; None if it
+        was not measured for every model.
     """
-    known = {member.signature: member for member in candidates.members}
-    models = {(s, known[s].epochs[task]) for task, members in chosen.items() for s in members}
-    files = [
-        folder / "trials" / signature / "weights" / f"epoch_{epoch:03d}.safetensors"
+    trials = {trial.signature: trial for trial in candidates.trials}
+    models = {(s, trials[s].epochs[task]) for task, weights in members.items() for s in weights}
+    counts = [
+        _parameters(TrialFolder.in_run(folder, signature).weights_file(epoch))
         for signature, epoch in sorted(models)
     ]
-    counts = [_parameters(file) for file in files]
     parameters = sum(c for c in counts if c) if None not in counts else None
-    seconds = [each for s, _ in models if (each := known[s].seconds) is not None]
+    seconds = [each for s, _ in models if (each := trials[s].seconds) is not None]
     rate = 1 / sum(seconds) if len(seconds) == len(models) and any(seconds) else None
     return {"models": len(models), "parameters": parameters, "frames_per_second": rate}
 
 
 def contributions(
-    candidates: Candidates, frames: PredictedFrames, members: Chosen, parts: tuple[str, ...]
+    candidates: Candidates, frames: PredictedFrames, members: MemberWeights, parts: tuple[str, ...]
 ) -> dict[str, dict[str, Any]]:
-    """Of each task's members: what the score loses without each, with intervals, and how alike they
-    err (on ``select``), those that count most first.
+    """Return the contribution of each member to the fused model.
+
+    Args:
+        candidates: Candidates of each task.
+        frames: The predicted frames.
+        members: Weight of each member of the fused model.
+        parts: Parts on which the fused model is scored.
+
+    Returns:
+        By task, for tasks with a label on ``select``: the members' weights, the largest first; the
+        correlation of the members' errors on ``select``; and for each part the drop of the task's
+        score without each member, with its interval.
     """
-    found: dict[str, dict[str, Any]] = {}
-    for name, chosen in members.items():
+    analysis: dict[str, dict[str, Any]] = {}
+    for name, member_weights in members.items():
         task = TASKS[name]
-        weights = dict(sorted(chosen.items(), key=lambda item: -item[1]))
+        by_weight = dict(sorted(member_weights.items(), key=lambda item: -item[1]))
         signatures, outputs = candidates.of(task)
-        places = [signatures.index(signature) for signature in weights]
-        own, counts = outputs[places], np.array(list(weights.values()))
+        indices = [signatures.index(signature) for signature in by_weight]
+        of_members, weights = outputs[indices], np.array(list(by_weight.values()))
         labels, mask = frames.labels(task, "select")
         if not mask.any():
             continue
-        alike = error_correlation(task, own[:, frames.of("select")], labels, mask)
-        found[name] = {
-            "members": weights,
+        select = frames.positions("select")
+        correlation = error_correlation(task, of_members[:, select], labels, mask)
+        analysis[name] = {
+            "members": by_weight,
             "error_correlation": [
-                [None if np.isnan(r) else float(r) for r in row] for row in alike
+                [None if np.isnan(r) else float(r) for r in row] for row in correlation
             ],
             "lost_without": {
-                part: _lost_without_each(task, own, counts, list(weights), frames, part)
+                part: _drops_without_each(task, of_members, weights, list(by_weight), frames, part)
                 for part in parts
             },
         }
-    return found
+    return analysis
 
 
-def _fused_of(
+def _greedy_mean(
     outputs: Float[np.ndarray, "M N 22"], signatures: list[str], frames: PredictedFrames
-) -> tuple[Chosen, Float[np.ndarray, "N 22"]]:
-    """Greedy choice among few members that all predict the same tasks."""
-    select = frames.of("select")
+) -> tuple[MemberWeights, Float[np.ndarray, "N 22"]]:
+    """Fuse a few trials that predict the same tasks, with weights chosen greedily on ``select``.
+
+    A task without a label on ``select`` is predicted by the first trial.
+    """
+    select = frames.positions("select")
     mean = np.full(outputs.shape[1:], np.nan, np.float32)
-    chosen: dict[str, dict[str, float]] = {}
+    members: dict[str, dict[str, float]] = {}
     for name in predicted_tasks(outputs[0]):
         task = TASKS[name]
-        own = outputs[:, :, task.outputs]
+        of_task = outputs[:, :, task.outputs]
         labels, mask = frames.labels(task, "select")
-        weights = np.eye(1, len(own), dtype=int)[0]
+        weights = np.eye(1, len(of_task), dtype=int)[0]
         if mask.any():
-            weights = RULES["greedy"](task, own[:, select], labels, mask).weights
-        mean[:, task.outputs] = fuse(own, weights)
-        counts = zip(signatures, weights.tolist(), strict=True)
-        chosen[name] = {signature: weight for signature, weight in counts if weight}
-    return chosen, mean
+            weights = RULES["greedy"](task, of_task[:, select], labels, mask).fusion_weights
+        mean[:, task.outputs] = fuse(of_task, weights)
+        members[name] = nonzero_weights(signatures, weights)
+    return members, mean
 
 
-def _beside(
-    outputs: Float[np.ndarray, "N 22"], ours: Float[np.ndarray, "N 22"], frames: PredictedFrames
+def _compared(
+    outputs: Float[np.ndarray, "N 22"], fused: Float[np.ndarray, "N 22"], frames: PredictedFrames
 ) -> dict[str, Any]:
-    """P on both parts; on ``confirm`` with its interval, and minus ours with that one's."""
-    found: dict[str, Any] = {}
+    """Return the P of some outputs on both parts and its difference from the fused model's P.
+
+    The difference is given on ``confirm`` only, and only if both models predict the same tasks.
+    """
+    scores: dict[str, Any] = {}
     for part in ("select", "confirm"):
-        if not len(frames.of(part)):
+        if not len(frames.positions(part)):
             continue
         score = _p(frames, outputs, part)
         interval = None if score is None else score.interval(*BOUNDS["p"])
-        found[part] = None if score is None else {"p": score.score, "interval": interval}
-        same = predicted_tasks(outputs) == predicted_tasks(ours)
-        mine = _p(frames, ours, part) if same else None
-        if part == "confirm" and score is not None and mine is not None:
-            found["minus_fused_raw"] = differences({"p_labelled": score - mine})
-    return found
+        scores[part] = None if score is None else {"p": score.score, "interval": interval}
+        same = predicted_tasks(outputs) == predicted_tasks(fused)
+        reference = _p(frames, fused, part) if same else None
+        if part == "confirm" and score is not None and reference is not None:
+            scores["minus_fused_raw"] = differences({"p_labelled": score - reference})
+    return scores
 
 
 def _p(
     frames: PredictedFrames, outputs: Float[np.ndarray, "N 22"], part: str
 ) -> BootstrapScore | None:
-    return frames.sampled(outputs, part).get("p_labelled")
+    return frames.bootstrap_scores(outputs, part).get("p_labelled")
 
 
-def _lost_without_each(
+def _drops_without_each(
     task: Task,
-    own: Float[np.ndarray, "M N W"],
-    counts: np.ndarray,
+    outputs: Float[np.ndarray, "M N W"],
+    weights: np.ndarray,
     signatures: list[str],
     frames: PredictedFrames,
     part: str,
 ) -> dict[str, Any]:
-    score = f"{task.score}_{task.name}"
-    whole = _of_task(frames, task, fuse(own, counts), part).get(score)
-    lost: dict[str, Any] = {}
-    for place, signature in enumerate(signatures if len(counts) > 1 else []):
-        less = np.where(np.arange(len(counts)) == place, 0, counts)
-        without = _of_task(frames, task, fuse(own, less), part).get(score)
-        if whole is not None and without is not None:
-            loss = whole - without
-            lost[signature] = {"score": loss.score, "interval": loss.interval()}
-    return lost
+    """Return by signature how far a task's score drops in one part without that member."""
+    score_name = f"{task.score}_{task.name}"
+    fused = _task_scores(frames, task, fuse(outputs, weights), part).get(score_name)
+    drops: dict[str, Any] = {}
+    for index, signature in enumerate(signatures if len(weights) > 1 else []):
+        others = np.where(np.arange(len(weights)) == index, 0, weights)
+        without = _task_scores(frames, task, fuse(outputs, others), part).get(score_name)
+        if fused is not None and without is not None:
+            drop = fused - without
+            drops[signature] = {"score": drop.score, "interval": drop.interval()}
+    return drops
 
 
-def _of_task(
+def _task_scores(
     frames: PredictedFrames, task: Task, outputs: Float[np.ndarray, "N W"], part: str
 ) -> Mapping[str, BootstrapScore]:
-    alone = np.full((len(outputs), len(OUTPUT_COLUMNS)), np.nan, np.float32)
-    alone[:, task.outputs] = outputs
-    return frames.sampled(alone, part)
+    """Return the scores of one task's outputs in one part."""
+    all_columns = np.full((len(outputs), len(OUTPUT_COLUMNS)), np.nan, np.float32)
+    all_columns[:, task.outputs] = outputs
+    return frames.bootstrap_scores(all_columns, part)
 
 
 def _parameters(file: Path) -> int | None:
+    """Return the number of parameters in a file of weights, or None if the file is missing."""
     try:
         return _count(file)
     except OSError:  # the trial is no longer among the best, whose weights are kept

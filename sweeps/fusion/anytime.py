@@ -1,4 +1,4 @@
-"""The best so far, at any time: trials are fused beside the search, as they end."""
+"""Fusion during the search: the trials that have ended are fused, and the best result is kept."""
 
 import threading
 import time
@@ -8,40 +8,49 @@ from contextlib import contextmanager
 from mtl.errors import in_one_line
 from sweeps.fusion.sweep import SweepFusion
 
-REST = 9
-"""After a fusion so many times as long nothing is fused: it takes a tenth of one core at most."""
+REST_RATIO = 9
+"""Ratio of the pause after a fusion to the fusion's own time; 9 uses at most a tenth of a core."""
 
 
 class AnytimeFusion:
-    """A thread that fuses when a trial has ended, and writes what scores higher on ``select``."""
+    """Thread that fuses after each trial's end and writes a fused model that scores higher.
+
+    Args:
+        fusion: The sweep's fusion.
+    """
 
     def __init__(self, fusion: SweepFusion) -> None:
         self._fusion = fusion
-        self._due, self._over = threading.Event(), threading.Event()
+        self._due, self._stopped = threading.Event(), threading.Event()
 
-    def due(self) -> None:
-        """A trial has ended."""
+    def trial_ended(self) -> None:
+        """Request a fusion, because a trial has ended."""
         self._due.set()
 
     @contextmanager
-    def saying(self, say: Callable[[str], None]) -> Iterator[None]:
-        """Fuse as long as this lasts; what goes wrong is said and the search goes on."""
-        thread = threading.Thread(target=self._work, args=(say,), name="fusion", daemon=True)
+    def running(self, report: Callable[[str], None]) -> Iterator[None]:
+        """Run the thread while the context lasts.
+
+        Args:
+            report: Prints a message for the user; a failed fusion is reported and the search goes
+                on.
+        """
+        thread = threading.Thread(target=self._work, args=(report,), name="fusion", daemon=True)
         thread.start()
         try:
             yield
         finally:
-            self._over.set()
+            self._stopped.set()
             self._due.set()
             thread.join()
 
-    def _work(self, say: Callable[[str], None]) -> None:
-        while self._due.wait() and not self._over.is_set():
+    def _work(self, report: Callable[[str], None]) -> None:
+        while self._due.wait() and not self._stopped.is_set():
             self._due.clear()
             started = time.monotonic()
             try:
                 self._fusion.improve()
             except Exception as error:
-                # Not the search's trouble: at its end all is fused again, and an error ends it.
-                say(f"the trials so far could not be fused: {in_one_line(error)}")
-            self._over.wait(REST * (time.monotonic() - started))
+                # At the sweep's end all is fused again, and an error there ends the program.
+                report(f"the trials so far could not be fused: {in_one_line(error)}")
+            self._stopped.wait(REST_RATIO * (time.monotonic() - started))

@@ -1,10 +1,9 @@
-"""The trials that may be fused: for each task the best, whose weights are kept.
+"""Candidates of the fusion: for each task the best trials, which are those that keep their weights.
 
-What is fused can so be exported. On 72 trials of the demo nothing is lost by it: the greedy choice
-among all of them scores higher on ``select`` only.
+A fused model can therefore always be exported. On 72 trials of the demo this restriction costs
+nothing: the greedy choice among all trials scores higher on ``select`` only.
 """
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,119 +14,159 @@ from jaxtyping import Float
 
 from mtl.errors import InputError, in_one_line
 from mtl.predictions.table import Predictions
-from mtl.tasks import TASKS, Task
-from sweeps.storage.kept_weights import BEST_TRIALS_PER_TASK
+from mtl.tasks import OUTPUT_COLUMNS, TASKS, Task
+from sweeps.storage.ranking import BEST_TRIALS_PER_TASK, Ranking
 from sweeps.storage.trial_folder import TrialFolder, is_refit
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A trial that left predictions.
+    """Scores of an ended trial with predictions.
 
     Attributes:
-        signature: Its folder under ``trials/``.
-        score: Its objective on ``select``.
-        tasks: Each trained task's own score there; None without a label.
+        signature: The trial's signature.
+        score: The trial's objective on ``select``.
+        task_scores: The score on ``select`` of each trained task; None for a task without a label.
         epochs: The epoch whose weights predict each task.
-        seconds: What one of its models takes for a frame; None where nobody measured it.
+        seconds: Seconds in which one of the trial's models predicts a frame; None if not measured.
     """
 
     signature: str
     score: float
-    tasks: Mapping[str, float | None]
+    task_scores: Mapping[str, float | None]
     epochs: Mapping[str, int]
     seconds: float | None = None
 
 
-def read_members(
+def read_candidates(
     folder: Path, metric: str = "score", known: Mapping[str, Candidate] | None = None
 ) -> dict[str, Candidate]:
-    """All trials of a sweep's folder that have ended with predictions, by signature; those that are
-    known already are not read again.
+    """Read the scores of all ended trials of a sweep that have predictions.
+
+    Args:
+        folder: The sweep's run folder.
+        metric: Name of the objective in a trial's ``scores.json``.
+        known: Trials that were read earlier and are not read again, by signature.
+
+    Returns:
+        All ended trials with predictions, the known ones included, in the order of signatures.
+
+    Raises:
+        InputError: If a trial's ``scores.json`` is damaged.
     """
-    found = dict(known or {})
-    for path in (folder / "trials").glob("*/predictions.parquet"):
-        trial = TrialFolder(path.parent)
-        name = path.parent.name
-        new = name not in found and not is_refit(name) and not (path.parent / "error.txt").exists()
-        if new and trial.ended:
+    candidates = dict(known or {})
+    for trial in TrialFolder.all_in_run(folder):
+        signature = trial.signature
+        new = signature not in candidates and not is_refit(signature) and not trial.has_failed
+        if new and trial.has_ended:
             try:
-                scores = json.loads((path.parent / "scores.json").read_text())
-                found[name] = _member(name, scores, metric)
+                candidates[signature] = _candidate(signature, trial.scores(), metric)
             except (OSError, ValueError, KeyError) as error:
                 raise InputError(
-                    f"{path.parent / 'scores.json'} is damaged ({in_one_line(error)}): remove "
-                    f"{path.parent}, whose trial is then not fused"
+                    f"{trial.scores_file} is damaged ({in_one_line(error)}): remove {trial.path}, "
+                    "whose trial is then not fused"
                 ) from None
-    return dict(sorted(found.items()))
+    return dict(sorted(candidates.items()))
 
 
-def _member(name: str, scores: Mapping[str, Any], metric: str) -> Candidate:
+def _candidate(signature: str, scores: Mapping[str, Any], metric: str) -> Candidate:
     tasks = {task: scores["select"].get(task) for task in scores["epochs"]}
     cost = scores.get("prediction")
     seconds = cost["seconds"] / (cost["models"] * cost["frames"]) if cost else None
-    return Candidate(name, scores["select"][metric], tasks, scores["epochs"], seconds)
+    return Candidate(signature, scores["select"][metric], tasks, scores["epochs"], seconds)
 
 
 class Candidates:
-    """The outputs of the best members of each task, kept from one fusion to the next."""
+    """Outputs of the best trials of each task, kept in memory from one fusion to the next.
 
-    def __init__(self, folder: Path, known: Callable[[str], bool] | None = None) -> None:
-        self._counts = known or (lambda signature: True)
+    Args:
+        folder: The sweep's run folder.
+        include: Returns True for the signature of a trial that may be fused; None for all trials.
+    """
+
+    def __init__(self, folder: Path, include: Callable[[str], bool] | None = None) -> None:
+        self._include = include or (lambda signature: True)
         self._folder = folder
         self._outputs: dict[str, dict[str, np.ndarray]] = {task: {} for task in TASKS}
-        self._known: dict[str, Candidate] = {}
+        self._trials: dict[str, Candidate] = {}
 
     @property
-    def members(self) -> list[Candidate]:
-        """All trials with predictions, by signature."""
-        return list(self._known.values())
+    def trials(self) -> list[Candidate]:
+        """All ended trials with predictions that may be fused, in the order of signatures."""
+        return list(self._trials.values())
 
     def update(self, metric: str = "score") -> bool:
-        """Take in what has ended meanwhile; whether any task has other candidates than before."""
-        found = read_members(self._folder, metric, self._known)
-        self._known = {name: member for name, member in found.items() if self._counts(name)}
-        wanted = {name: self._best(name) for name in TASKS}
-        changed = any(set(wanted[name]) != self._outputs[name].keys() for name in TASKS)
-        for signature in sorted({s for best in wanted.values() for s in best}):
-            new = [n for n in TASKS if signature in set(wanted[n]) - self._outputs[n].keys()]
-            outputs = self.load(signature).outputs if new else np.empty((0, 22), np.float32)
+        """Read the trials that have ended since the last update.
+
+        Args:
+            metric: Name of the objective in a trial's ``scores.json``.
+
+        Returns:
+            True if the candidates of a task have changed.
+        """
+        trials = read_candidates(self._folder, metric, self._trials)
+        self._trials = {name: trial for name, trial in trials.items() if self._include(name)}
+        best = self._best_of_each_task()
+        changed = any(set(best[name]) != self._outputs[name].keys() for name in TASKS)
+        for signature in sorted({s for signatures in best.values() for s in signatures}):
+            new = [n for n in TASKS if signature in set(best[n]) - self._outputs[n].keys()]
+            no_outputs = np.empty((0, len(OUTPUT_COLUMNS)), np.float32)
+            outputs = self.load(signature).outputs if new else no_outputs
             for name in new:
                 self._outputs[name][signature] = outputs[:, TASKS[name].outputs].copy()
-        for name, best in wanted.items():
-            # In the members' order, which decides between equals.
-            self._outputs[name] = {s: self._outputs[name][s] for s in sorted(best)}
+        for name, signatures in best.items():
+            # The order of signatures decides between members with equal scores.
+            self._outputs[name] = {s: self._outputs[name][s] for s in sorted(signatures)}
         return changed
 
     def of(self, task: Task) -> tuple[list[str], Float[np.ndarray, "M N W"]]:
-        """A task's candidates and their outputs of all predicted frames."""
-        found = self._outputs[task.name]
-        return list(found), np.stack(list(found.values())) if found else np.empty((0, 0, 0))
+        """Return a task's candidates.
+
+        Returns:
+            The signatures of the candidates and their outputs of the task for all predicted frames.
+        """
+        outputs = self._outputs[task.name]
+        return list(outputs), np.stack(list(outputs.values())) if outputs else np.empty((0, 0, 0))
 
     def best_single(self) -> Candidate:
-        """The best of those that predict the most tasks: a sum over more tasks is no better score.
-        Of equals the first.
-        """
-        return max(self.members, key=lambda member: (len(member.tasks), member.score))
+        """Return the trial with the best objective among those that predict the most tasks.
 
-    def whole(self, most: int) -> list[Candidate]:
-        """The ``most`` best candidates that predict the same tasks, as many as any, by their
-        objective.
+        A sum over more tasks is no better score, so only equal numbers of tasks are compared. Of
+        equal trials the first is taken.
         """
-        known = set().union(*self._outputs.values())
-        able = [member for member in self.members if member.signature in known]
-        ranked = sorted(able, key=lambda member: (-len(member.tasks), -member.score))
-        tasks = ranked[0].tasks.keys()
-        return [member for member in ranked if member.tasks.keys() == tasks][:most]
+        return max(self.trials, key=lambda trial: (len(trial.task_scores), trial.score))
+
+    def with_most_tasks(self, limit: int) -> list[Candidate]:
+        """Return the best candidates that predict one and the same largest set of tasks.
+
+        Args:
+            limit: Largest number of candidates to return.
+
+        Returns:
+            The candidates, the one with the best objective first.
+        """
+        signatures = set().union(*self._outputs.values())
+        candidates = [trial for trial in self.trials if trial.signature in signatures]
+        ranked = sorted(candidates, key=lambda trial: (-len(trial.task_scores), -trial.score))
+        tasks = ranked[0].task_scores.keys()
+        return [trial for trial in ranked if trial.task_scores.keys() == tasks][:limit]
 
     def load(self, signature: str) -> Predictions:
-        """A trial's stored predictions."""
-        return Predictions.load(self._folder / "trials" / signature / "predictions.parquet")
+        """Return the stored predictions of a trial."""
+        return TrialFolder.in_run(self._folder, signature).predictions()
 
-    def _best(self, task: str) -> list[str]:
-        """As the kept weights are ranked; where nobody has a score, the best trial."""
-        able = [member for member in self.members if task in member.tasks]
-        scores = {m.signature: score for m in able if (score := m.tasks[task]) is not None}
-        if not scores:
-            return [max(able, key=lambda member: member.score).signature] if able else []
-        return sorted(scores, key=lambda s: (-scores[s], s))[:BEST_TRIALS_PER_TASK]
+    def _best_of_each_task(self) -> dict[str, list[str]]:
+        """Return each task's best trials, by the ranking that decides which weights are kept.
+
+        For a task without a label on ``select`` the trial with the best objective is returned.
+        """
+        ranking = Ranking(BEST_TRIALS_PER_TASK)
+        for trial in self.trials:
+            ranking.add(trial.signature, trial.task_scores)
+        best = {}
+        for name in TASKS:
+            trained = [trial for trial in self.trials if name in trial.task_scores]
+            best[name] = ranking.best(name)
+            if trained and not best[name]:
+                best[name] = [max(trained, key=lambda trial: trial.score).signature]
+        return best

@@ -1,4 +1,4 @@
-"""The frames that trials predict: where they are listed, in which part, and what they score."""
+"""Frames that the trials of a sweep predict: their parts, labels and scores."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,50 +16,62 @@ from mtl.tasks import TASKS, Task
 
 @dataclass(frozen=True)
 class PredictedFrames:
-    """The predicted frames.
+    """Frames that the trials of a sweep predict, the same for all trials.
 
     Attributes:
-        listing: What is listed, with its labels.
+        listing: Listed frames of the dataset, with their labels.
         parts: The part of each video.
-        rows: Where the predicted frames stand in the listing.
+        rows: Row of each predicted frame in the listing.
     """
 
     listing: Listing
     parts: Mapping[str, str]
     rows: Int[np.ndarray, " N"]
 
-    def of(self, *parts: str) -> Int[np.ndarray, " n"]:
-        """Positions among the predicted frames of those in ``parts``."""
+    def positions(self, *parts: str) -> Int[np.ndarray, " n"]:
+        """Return the positions, among the predicted frames, of the frames in the given parts."""
         wanted = np.array([self.parts[name] in parts for name in self.listing.names])
         return np.flatnonzero(wanted[self.listing.video[self.rows]])
 
-    def videos(self, part: str) -> int:
-        """How many videos of a part have predicted frames."""
-        return len(np.unique(self.listing.video[self.rows[self.of(part)]]))
+    def video_count(self, part: str) -> int:
+        """Return the number of videos of a part that have predicted frames."""
+        return len(np.unique(self.listing.video[self.rows[self.positions(part)]]))
 
     def labels(self, task: Task, part: str) -> tuple[np.ndarray, np.ndarray]:
-        """A task's labels of one part, (n, L), and which are known."""
-        rows = self.rows[self.of(part)]
+        """Return a task's labels in one part and their valid mask, both of shape (n, L)."""
+        rows = self.rows[self.positions(part)]
         return self.listing.values[rows, task.labels], self.listing.mask[rows, task.labels]
 
     def scores(self, outputs: Float[np.ndarray, "N 22"], part: str) -> dict[str, Any]:
-        """All scores of one part."""
-        at = self.of(part)
+        """Return all scores of some outputs in one part.
+
+        Args:
+            outputs: Outputs for all predicted frames.
+            part: Name of the part.
+        """
+        at = self.positions(part)
         rows = self.rows[at]
         return metrics.scores(outputs[at], self.listing.values[rows], self.listing.mask[rows])
 
-    def sampled(self, outputs: Float[np.ndarray, "N 22"], part: str) -> dict[str, BootstrapScore]:
-        """The part's scores with what the bootstrap over its videos says of them."""
-        at = self.of(part)
+    def bootstrap_scores(
+        self, outputs: Float[np.ndarray, "N 22"], part: str
+    ) -> dict[str, BootstrapScore]:
+        """Return the scores of some outputs in one part, with their bootstrap over its videos.
+
+        Args:
+            outputs: Outputs for all predicted frames.
+            part: Name of the part.
+        """
+        at = self.positions(part)
         rows = self.rows[at]
         labels, mask = self.listing.values[rows], self.listing.mask[rows]
         return bootstrap(outputs[at], labels, mask, self.listing.video[rows])
 
 
 def listed_rows(listing: Listing, predictions: Predictions) -> Int[np.ndarray, " N"]:
-    """Where predicted frames stand in the listing, whatever the order of either."""
-    place = {name: number for number, name in enumerate(listing.names)}
-    video = np.array([place[name] for name in predictions.names])[predictions.video]
+    """Return the row of each predicted frame in the listing; both may be in any order."""
+    index = {name: number for number, name in enumerate(listing.names)}
+    video = np.array([index[name] for name in predictions.names])[predictions.video]
     span = max(int(frame.max(initial=0)) for frame in (listing.frame, predictions.frame)) + 1
     listed = listing.video.astype(np.int64) * span + listing.frame
     wanted = video.astype(np.int64) * span + predictions.frame
@@ -70,5 +82,5 @@ def listed_rows(listing: Listing, predictions: Predictions) -> Int[np.ndarray, "
 
 
 def predicted_tasks(outputs: Float[np.ndarray, "N 22"]) -> tuple[str, ...]:
-    """The tasks whose outputs are not missing."""
+    """Return the tasks whose outputs are not all NaN."""
     return tuple(t.name for t in TASKS.values() if not np.isnan(outputs[:, t.outputs]).all())

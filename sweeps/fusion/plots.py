@@ -1,4 +1,4 @@
-"""A fused model to look at: other ways to fuse, what each member is worth, how alike they err."""
+"""Plots of the fusion report: alternatives to the fused model and contributions of its members."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,21 +11,33 @@ DARK, GREY = "#0b6e4f", "#8a8a8a"
 
 
 def figures(scores: Mapping[str, Any], analysis: Mapping[str, Any]) -> list[go.Figure]:
-    """All that there is something to show for."""
-    found = [ways(scores)] if "rules" in scores else []
-    alike = {task: own for task, own in analysis.items() if len(own["members"]) > 1}
-    if alike:
-        found += [worth(alike), likeness(alike)]
-    return found
+    """Return the figures of the report.
+
+    Args:
+        scores: Content of the run folder's ``scores.json``.
+        analysis: Content of ``fusion/analysis.json``.
+
+    Returns:
+        The figures; those without data to show are left out.
+    """
+    made = [alternatives_figure(scores)] if "rules" in scores else []
+    several = {task: found for task, found in analysis.items() if len(found["members"]) > 1}
+    if several:
+        made += [contributions_figure(several), correlations_figure(several)]
+    return made
 
 
-def ways(scores: Mapping[str, Any]) -> go.Figure:
-    """P of each rule and of small ensembles, with intervals; on ``select`` beside it."""
-    names = dict(scores["rules"])
-    names |= {f"best {found['members']}": found for found in scores["small_ensembles"]}
+def alternatives_figure(scores: Mapping[str, Any]) -> go.Figure:
+    """Plot P of each rule and of the small ensembles, on ``confirm`` with intervals and ``select``.
+
+    Args:
+        scores: Content of the run folder's ``scores.json``.
+    """
+    alternatives = dict(scores["rules"])
+    alternatives |= {f"best {found['members']}": found for found in scores["small_ensembles"]}
     figure = go.Figure()
     for part, colour in (("confirm", DARK), ("select", GREY)):
-        known = {name: own[part] for name, own in names.items() if own.get(part)}
+        known = {name: found[part] for name, found in alternatives.items() if found.get(part)}
         figure.add_scatter(
             x=[score["p"] for score in known.values()],
             y=list(known),
@@ -34,23 +46,27 @@ def ways(scores: Mapping[str, Any]) -> go.Figure:
             marker={"color": colour},
             name=part,
         )
-    figure.update_yaxes(categoryorder="array", categoryarray=list(names)[::-1])
-    title = "P of each way to fuse, raw; 95 % intervals on confirm"
-    return _dressed(figure, title, len(names))
+    figure.update_yaxes(categoryorder="array", categoryarray=list(alternatives)[::-1])
+    title = "Raw P of each alternative; 95 % intervals on confirm"
+    return _with_layout(figure, title, len(alternatives))
 
 
-def worth(analysis: Mapping[str, Any]) -> go.Figure:
-    """What each task's score loses without each member: on ``confirm`` where there is one."""
+def contributions_figure(analysis: Mapping[str, Any]) -> go.Figure:
+    """Plot the drop of each task's score without each member, on the last part that was scored.
+
+    Args:
+        analysis: Content of ``fusion/analysis.json``, for tasks with at least two members.
+    """
     figure = make_subplots(1, len(analysis), subplot_titles=list(analysis), horizontal_spacing=0.12)
     most = 1
     for column, found in enumerate(analysis.values(), 1):
         part = list(found["lost_without"])[-1]
-        lost = found["lost_without"][part]
-        most = max(most, len(lost))
+        drops = found["lost_without"][part]
+        most = max(most, len(drops))
         figure.add_scatter(
-            x=[loss["score"] for loss in lost.values()],
-            y=[signature[:8] for signature in lost],
-            error_x=_bars([(loss["score"], loss["interval"]) for loss in lost.values()], True),
+            x=[drop["score"] for drop in drops.values()],
+            y=[signature[:8] for signature in drops],
+            error_x=_bars([(drop["score"], drop["interval"]) for drop in drops.values()], True),
             mode="markers",
             marker={"color": DARK},
             showlegend=False,
@@ -60,11 +76,15 @@ def worth(analysis: Mapping[str, Any]) -> go.Figure:
     figure.add_vline(x=0, line_width=1)
     figure.update_xaxes(nticks=4)
     figure.update_yaxes(autorange="reversed", automargin=True)
-    return _dressed(figure, "Score lost without each member, 95 % intervals", most)
+    return _with_layout(figure, "Drop of the score without each member, 95 % intervals", most)
 
 
-def likeness(analysis: Mapping[str, Any]) -> go.Figure:
-    """How alike the members of each task err, on ``select``."""
+def correlations_figure(analysis: Mapping[str, Any]) -> go.Figure:
+    """Plot the correlation of the members' errors in each task, on ``select``.
+
+    Args:
+        analysis: Content of ``fusion/analysis.json``, for tasks with at least two members.
+    """
     figure = make_subplots(1, len(analysis), subplot_titles=list(analysis), horizontal_spacing=0.12)
     for column, found in enumerate(analysis.values(), 1):
         names = [signature[:8] for signature in found["members"]]
@@ -82,20 +102,22 @@ def likeness(analysis: Mapping[str, Any]) -> go.Figure:
     figure.update_xaxes(showticklabels=False)
     figure.update_yaxes(autorange="reversed", automargin=True)
     most = max(len(found["members"]) for found in analysis.values())
-    return _dressed(figure, "Correlation of the members' errors", most)
+    return _with_layout(figure, "Correlation of the members' errors", most)
 
 
-def _bars(scores: Sequence[tuple[float, Sequence[float]]], shown: bool) -> dict[str, Any]:
+def _bars(scores: Sequence[tuple[float, Sequence[float]]], visible: bool) -> dict[str, Any]:
+    """Return plotly's error bars for pairs of a value and its interval."""
     return {
         "type": "data",
         "symmetric": False,
         "array": [high - value for value, (_, high) in scores],
         "arrayminus": [value - low for value, (low, _) in scores],
-        "visible": shown,
+        "visible": visible,
     }
 
 
-def _dressed(figure: go.Figure, title: str, rows: int) -> go.Figure:
+def _with_layout(figure: go.Figure, title: str, rows: int) -> go.Figure:
+    """Set a figure's title and its height for a number of rows, and return the figure."""
     height = 2 * MARGIN_PIXELS + ROW_PIXELS * rows
     figure.update_layout(title=title, height=height, template="simple_white")
     return figure

@@ -1,10 +1,11 @@
-"""The fused trials trained anew on folds: out-of-fold predictions, and the test frames' mean.
+"""Fused trials trained again on folds: out-of-fold predictions, and the mean for the test frames.
 
-Each member's weight and the post-processing are the sweep's. Every labelled frame is predicted by
-models that have not seen its video's labels, nor chosen their epoch on it. (Features are z-scored
-by the dataset's statistics, in which training videos have a part also where they are held out.) But
-the members were chosen on ``select``: its videos flatter the score over all frames, and it is given
-without them too.
+The members' weights and the post-processing are those of the sweep. Each labelled frame is
+predicted by models that have not been trained on its video's labels and whose epochs were not
+chosen on them. (Features are z-scored by the dataset's statistics, to which training videos
+contribute also in the fold that holds them out.) The members, however, were chosen on ``select``,
+so ``select`` raises the score over all frames; the score is therefore also given without
+``select``.
 """
 
 import shutil
@@ -24,47 +25,49 @@ from mtl.predictions.table import Predictions, decide
 from mtl.tasks import OUTPUT_COLUMNS, TASKS
 from mtl.whole_files import write_json
 from sweeps.fusion.frames import listed_rows
+from sweeps.fusion.fused import MemberWeights
 from sweeps.fusion.scores import differences
 from sweeps.fusion.sweep import image_names
 from sweeps.planning.plan import Plan
-from sweeps.storage.trial_folder import TrialFolder
+from sweeps.storage.run_folder import FUSED_PREDICTIONS, REFIT, SUBMISSION
+from sweeps.storage.trial_folder import PREDICTIONS, SCORES, TrialFolder
 from sweeps.study import Refit
 
-PARTS = {
+SCORED_PARTS = {
     "all": ("train", "select", "confirm"),
     "without_select": ("train", "confirm"),
     "confirm": ("confirm",),
 }
-"""The sweep's parts whose out-of-fold predictions are scored together."""
+"""Parts of the sweep whose out-of-fold predictions are scored together, by the score's name."""
 
 
 def score_refit(folder: Path, plan: Plan, fused: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Join what the folds predict; write ``refit/``.
+    """Join the predictions of all folds, score them, and write the folder ``refit/``.
 
     Args:
-        folder: The sweep's.
-        plan: Its plan, with the folds.
-        fused: What ``scores.json`` holds.
+        folder: The sweep's run folder.
+        plan: The sweep's plan, with the folds.
+        fused: Content of the run folder's ``scores.json``.
 
     Returns:
-        What ``refit/scores.json`` holds; None as long as a fold of a member is missing.
+        Content of ``refit/scores.json``; None if a member has not been trained on every fold.
     """
-    members: Mapping[str, Mapping[str, float]] = fused["members"]
+    members: MemberWeights = fused["members"]
     folds = len(plan.folds)
-    part = _of_frames(plan, plan.parts)
+    part = _part_of_each_frame(plan, plan.parts)
     test = part == "test"
     joined = np.full((len(part), len(OUTPUT_COLUMNS)), np.nan, np.float32)
     joined[test] = 0
     for fold, parts in enumerate(plan.folds):
         outputs = _fold_outputs(folder, plan, members, fold)
         if outputs is None:
-            # What was scored of other members says nothing of these.
-            shutil.rmtree(folder / "refit", ignore_errors=True)
+            # An earlier refit/ may hold the scores of other members.
+            shutil.rmtree(folder / REFIT, ignore_errors=True)
             return None
-        held_out = _of_frames(plan, parts) == "confirm"
+        held_out = _part_of_each_frame(plan, parts) == "confirm"
         joined[held_out] = outputs[held_out]
         joined[test] += outputs[test] / folds
-    done = _postprocessed(plan, joined, fused["postprocessing"])
+    processed = _postprocessed(plan, joined, fused["postprocessing"])
     content = {
         "folds": folds,
         "submission": bool(test.any()),
@@ -72,43 +75,48 @@ def score_refit(folder: Path, plan: Plan, fused: Mapping[str, Any]) -> dict[str,
         "out_of_fold": {
             name: {
                 "videos": len(np.unique(plan.listing.video[np.isin(part, parts)])),
-                "refit": _scores(plan, done, np.isin(part, parts)),
+                "refit": _scores(plan, processed, np.isin(part, parts)),
                 "refit_raw": _scores(plan, joined, np.isin(part, parts)),
             }
-            for name, parts in PARTS.items()
+            for name, parts in SCORED_PARTS.items()
             if np.isin(part, parts).any()
         },
     }
     if (part == "confirm").any():
-        content["refit_minus_fused"] = _minus_fused(folder, plan, done, part == "confirm")
-    _write(folder / "refit", plan, done, test)
-    write_json(folder / "refit" / "scores.json", content)
+        content["refit_minus_fused"] = _minus_fused(folder, plan, processed, part == "confirm")
+    _write(folder / REFIT, plan, processed, test)
+    write_json(folder / REFIT / SCORES, content)
     return content
 
 
 def _fold_outputs(
-    folder: Path, plan: Plan, members: Mapping[str, Mapping[str, float]], fold: int
+    folder: Path, plan: Plan, members: MemberWeights, fold: int
 ) -> Float[np.ndarray, "N 22"] | None:
-    """The fused raw outputs of all listed frames that the models of a fold predict."""
+    """Return the fused raw outputs of one fold's models for all listed frames.
+
+    Frames that these models do not predict are NaN. None is returned if a member has not been
+    trained on the fold.
+    """
     stored: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     for signature in sorted({s for weights in members.values() for s in weights}):
-        trial = folder / "trials" / Refit(signature, fold, len(plan.folds)).signature
-        if not TrialFolder(trial).ended or (trial / "error.txt").exists():
+        refit = Refit(signature, fold, len(plan.folds))
+        trial = TrialFolder.in_run(folder, refit.signature)
+        if not trial.has_ended or trial.has_failed:
             return None
-        predictions = Predictions.load(trial / "predictions.parquet")
+        predictions = trial.predictions()
         rows = listed_rows(plan.listing, predictions)
         order = np.argsort(rows)
         stored[signature] = rows[order], predictions.outputs[order]
     outputs = np.full((len(plan.listing.frame), len(OUTPUT_COLUMNS)), np.nan, np.float32)
     for name, weights in members.items():
-        where, (rows, _) = TASKS[name].outputs, stored[next(iter(weights))]
-        own = np.stack([stored[signature][1][:, where] for signature in weights])
-        outputs[rows, where] = fuse(own, np.array(list(weights.values())))
+        columns, (rows, _) = TASKS[name].outputs, stored[next(iter(weights))]
+        of_members = np.stack([stored[signature][1][:, columns] for signature in weights])
+        outputs[rows, columns] = fuse(of_members, np.array(list(weights.values())))
     return outputs
 
 
-def _of_frames(plan: Plan, parts: Mapping[str, str]) -> np.ndarray:
-    """The part of each listed frame."""
+def _part_of_each_frame(plan: Plan, parts: Mapping[str, str]) -> np.ndarray:
+    """Return the part of each listed frame, from the part of each video."""
     of_video = np.array([parts[name] for name in plan.listing.names])
     return np.asarray(of_video[plan.listing.video])
 
@@ -116,34 +124,41 @@ def _of_frames(plan: Plan, parts: Mapping[str, str]) -> np.ndarray:
 def _postprocessed(
     plan: Plan, outputs: Float[np.ndarray, "N 22"], chosen: Mapping[str, Any]
 ) -> Float[np.ndarray, "N 22"]:
-    smoothing = {task: Smoothing(**own) for task, own in chosen["smoothing"].items()}
-    done = Postprocessing(smoothing, tuple(chosen["bias"]), tuple(chosen["thresholds"]))
-    return done(outputs, plan.listing.video, plan.listing.frame)
+    """Post-process the outputs of all listed frames as the sweep's fused model was."""
+    smoothing = {task: Smoothing(**settings) for task, settings in chosen["smoothing"].items()}
+    process = Postprocessing(smoothing, tuple(chosen["bias"]), tuple(chosen["thresholds"]))
+    return process(outputs, plan.listing.video, plan.listing.frame)
 
 
 def _scores(plan: Plan, outputs: Float[np.ndarray, "N 22"], at: np.ndarray) -> dict[str, Any]:
-    own = outputs[at], plan.listing.values[at], plan.listing.mask[at]
-    return {**scores(*own), "interval": intervals(bootstrap(*own, plan.listing.video[at]))}
+    """Return all scores of the listed frames where ``at`` is True, with intervals."""
+    scored = outputs[at], plan.listing.values[at], plan.listing.mask[at]
+    return {**scores(*scored), "interval": intervals(bootstrap(*scored, plan.listing.video[at]))}
 
 
 def _minus_fused(
     folder: Path, plan: Plan, outputs: Float[np.ndarray, "N 22"], at: np.ndarray
 ) -> dict[str, Any]:
-    """On ``confirm``: models of fewer videos, one fold each, against the sweep's fused model."""
-    stored = Predictions.load(folder / "fusion" / "predictions.parquet")
+    """Return scores minus those of the sweep's fused model, on the frames where ``at`` is True.
+
+    The comparison is harder for the refit: its models are trained on fewer videos, and each frame
+    is predicted by the models of one fold only.
+    """
+    stored = Predictions.load(folder / FUSED_PREDICTIONS)
     fused = np.full_like(outputs, np.nan)
     fused[listed_rows(plan.listing, stored)] = stored.outputs
     known = plan.listing.values[at], plan.listing.mask[at], plan.listing.video[at]
-    ours, theirs = bootstrap(outputs[at], *known), bootstrap(fused[at], *known)
-    return differences({name: ours[name] - theirs[name] for name in ours})
+    refit_scores, fused_scores = bootstrap(outputs[at], *known), bootstrap(fused[at], *known)
+    return differences({name: refit_scores[name] - fused_scores[name] for name in refit_scores})
 
 
 def _write(folder: Path, plan: Plan, outputs: Float[np.ndarray, "N 22"], test: np.ndarray) -> None:
+    """Write the predictions of all listed frames, and the submission if there are test frames."""
     folder.mkdir(exist_ok=True)
     listing = plan.listing
     predictions = Predictions(listing.video, listing.frame, listing.names, outputs)
-    predictions.save(folder / "predictions.parquet")
+    predictions.save(folder / PREDICTIONS)
     if test.any():
         rows = np.flatnonzero(test)
         images = image_names(plan.dataset, listing, rows)
-        write_submission(folder / "submission.txt", images, *decide(outputs[rows]))
+        write_submission(folder / SUBMISSION, images, *decide(outputs[rows]))

@@ -1,4 +1,4 @@
-"""A fused model in words: its scores, what it gains, what else could have been fused."""
+"""Report of a fused model: its scores, its gain, its alternatives and its members."""
 
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -9,6 +9,7 @@ from mtl.whole_files import write_atomically, write_json
 from sweeps.fusion import plots
 from sweeps.pages.html import page
 from sweeps.pages.markdown import number, table
+from sweeps.storage.run_folder import ANALYSIS, REFIT, REPORT, SUBMISSION
 
 COLUMNS = {
     "p_labelled": "P labelled",
@@ -23,24 +24,33 @@ MODELS = {
     "best_single": "best single, post-processed",
     "best_single_raw": "best single",
 }
-READ = (
-    "In brackets 95 % intervals: a studentised bootstrap over the part's videos, of pooled scores. "
-    "A difference whose interval holds 0 is no gain."
+EXPLANATION = (
+    "Brackets hold 95 % intervals of the pooled scores, from a studentised bootstrap over the "
+    "part's videos. A difference whose interval contains 0 is no gain."
 )
 
 
 def summary(scores: Mapping[str, Any]) -> str:
-    """What is printed at a sweep's end."""
+    """Return the text that is printed at a sweep's end: score table and gain on ``confirm``.
+
+    Args:
+        scores: Content of the run folder's ``scores.json``; without ``confirm`` the text is about
+            ``select``.
+    """
     part = "confirm" if scores["confirm"] else "select"
     return f"{score_table(scores, part)}\n\n{gain(scores, part)}"
 
 
 def refit_summary(refit: Mapping[str, Any]) -> str:
-    """What the refit on folds comes to."""
+    """Return the text about the fused trials that were trained again on folds.
+
+    Args:
+        refit: Content of ``refit/scores.json``.
+    """
     titles = {
         "all": "all labelled videos",
-        "without_select": "without select's, which members were chosen on",
-        "confirm": "confirm's alone",
+        "without_select": "all but select, on which members were chosen",
+        "confirm": "confirm only",
     }
     rows = [
         [titles[part], str(found["videos"]), *(_with_interval(found["refit"], c) for c in COLUMNS)]
@@ -49,18 +59,25 @@ def refit_summary(refit: Mapping[str, Any]) -> str:
     head = [f"refit, {refit['folds']} folds: out of fold", "videos", *COLUMNS.values()]
     lines = [table(head, rows)]
     if "p_labelled" in refit.get("refit_minus_fused", {}):
-        said = _gained(refit["refit_minus_fused"], refit["out_of_fold"]["confirm"]["videos"])
-        lines.append(f"out of fold minus the sweep's fused model on confirm: {said}")
+        videos = refit["out_of_fold"]["confirm"]["videos"]
+        difference = _gain_with_verdict(refit["refit_minus_fused"], videos)
+        lines.append(f"out of fold minus the sweep's fused model on confirm: {difference}")
     if refit["submission"]:
-        lines.append("refit/submission.txt: the test frames, as the mean of all folds' models")
+        lines.append(
+            f"{REFIT}/{SUBMISSION}: labels of the test frames, from the mean of all folds' models"
+        )
     return "\n\n".join(lines) + "\n"
 
 
 def write_report(folder: Path, scores: Mapping[str, Any], analysis: Mapping[str, Any]) -> None:
-    """``report/fusion.md`` and ``.html``, and the numbers of the members in
-    ``fusion/analysis.json``.
+    """Write ``report/fusion.md``, ``report/fusion.html`` and ``fusion/analysis.json``.
+
+    Args:
+        folder: The sweep's run folder.
+        scores: Content of the run folder's ``scores.json``.
+        analysis: Contribution of each member, from ``contributions``.
     """
-    report = folder / "report"
+    report = folder / REPORT
     report.mkdir(exist_ok=True)
     parts = [part for part in ("confirm", "select") if scores[part]]
     texts = [f"{score_table(scores, part)}\n\n{gain(scores, part)}" for part in parts]
@@ -68,16 +85,21 @@ def write_report(folder: Path, scores: Mapping[str, Any], analysis: Mapping[str,
         texts.append(rules_table(scores))
         texts.append(sizes_table(scores))
     texts += [members_table(task, found) for task, found in analysis.items()]
-    text = f"# {folder.name}: fusion\n\n{READ}\n\n" + "\n\n".join(texts) + "\n"
+    text = f"# {folder.name}: fusion\n\n{EXPLANATION}\n\n" + "\n\n".join(texts) + "\n"
     write_atomically(report / "fusion.md", text.encode())
-    write_json(folder / "fusion" / "analysis.json", analysis)
+    write_json(folder / ANALYSIS, analysis)
     figures = plots.figures(scores, analysis)
-    note = f"{READ}</p><pre>{escape(summary(scores))}</pre><p>"
+    note = f"{EXPLANATION}</p><pre>{escape(summary(scores))}</pre><p>"
     write_atomically(report / "fusion.html", page(f"{folder.name}: fusion", note, figures))
 
 
 def score_table(scores: Mapping[str, Any], part: str) -> str:
-    """One part's scores of the fused model and the best single trial, as a Markdown table."""
+    """Return a Markdown table of the scores of the fused model and the best single trial.
+
+    Args:
+        scores: Content of the run folder's ``scores.json``.
+        part: ``select`` or ``confirm``.
+    """
     rows = [
         [title, *(_with_interval(scores[part][model], column) for column in COLUMNS)]
         for model, title in MODELS.items()
@@ -89,87 +111,108 @@ def score_table(scores: Mapping[str, Any], part: str) -> str:
 
 
 def gain(scores: Mapping[str, Any], part: str) -> str:
-    """What fusion gains over the best single trial and whether that is a gain at all, how much the
-    search flatters itself, and on planted data how near it comes to the best there is.
+    """Return lines about the fused model's gain over the best single trial.
+
+    The lines hold the difference of P and whether its interval excludes 0, the search optimism, and
+    for planted data the share of the exact posterior's P that the fused model reaches.
+
+    Args:
+        scores: Content of the run folder's ``scores.json``.
+        part: ``select`` or ``confirm``.
     """
     both = scores[part]["fused_minus_best_single"], scores[part]["fused_raw_minus_best_single_raw"]
     if "p_labelled" not in both[0]:
-        return f"fused and best single on {part}: not compared, no labels or not the same tasks"
+        return f"fused and best single on {part}: not compared, no labels or different tasks"
     lines = [
-        f"fused minus best single on {part}, {how}: {_gained(found, scores['videos'][part])}"
-        for how, found in zip(("post-processed", "raw"), both, strict=True)
+        f"fused minus best single on {part}, {outputs}: "
+        f"{_gain_with_verdict(difference, scores['videos'][part])}"
+        for outputs, difference in zip(("post-processed", "raw"), both, strict=True)
     ]
     if part == "select":
-        lines.append("chosen on these videos: what they say of a gain flatters it")
+        lines.append("the models were chosen on these videos, so these scores are too optimistic")
     if part == "confirm" and scores.get("search_optimism"):
         models = ("fused", "best_single")
-        said = (f"{MODELS[m]} {scores['search_optimism'][m]:+.3f}" for m in models)
-        lines.append(f"search optimism (select minus confirm): {'; '.join(said)}")
-    return "\n".join([*lines, *_reached(scores, part)])
+        differences = (f"{MODELS[m]} {scores['search_optimism'][m]:+.3f}" for m in models)
+        lines.append(f"search optimism (select minus confirm): {'; '.join(differences)}")
+    return "\n".join([*lines, *_share_of_ceiling(scores, part)])
 
 
 def rules_table(scores: Mapping[str, Any]) -> str:
-    """What other rules of fusion would have scored."""
+    """Return a section with the score of each rule of choosing members.
+
+    Args:
+        scores: Content of the run folder's ``scores.json``.
+    """
     rows = [
-        [rule + (" (used)" if rule == scores["method"] else ""), *_beside(found)]
+        [rule + (" (used)" if rule == scores["method"] else ""), *_p_cells(found)]
         for rule, found in scores["rules"].items()
     ]
-    return "## Other rules\n\nRaw P.\n\n" + table(
-        ["rule", "select", "confirm", "minus the one used, on confirm"], rows
+    return "## Rules of fusion\n\nP before post-processing.\n\n" + table(
+        ["rule", "select", "confirm", "minus the rule used, on confirm"], rows
     )
 
 
 def sizes_table(scores: Mapping[str, Any]) -> str:
-    """What fewer trials would have scored, and cost."""
+    """Return a section with the scores and costs of ensembles of fewer trials.
+
+    Args:
+        scores: Content of the run folder's ``scores.json``.
+    """
     rows = [
-        [str(found["members"]), *_cost(found), *_beside(found)]
+        [str(found["members"]), *_cost_cells(found), *_p_cells(found)]
         for found in scores["small_ensembles"]
     ]
-    rows.append(["all chosen", *_cost(scores["cost"]), *_beside(_own(scores))])
+    rows.append(["all members", *_cost_cells(scores["cost"]), *_p_cells(_used_rule(scores))])
     head = ["trials", "models", "parameters", "frames/s", "select", "confirm"]
-    head.append("minus all chosen, on confirm")
+    head.append("minus all members, on confirm")
     note = (
-        "Raw P; models is how many run over each frame when one predicts with it, frames/s what "
-        "they did so at where they were trained."
+        "P before post-processing; models is the number of trained models that predict each frame, "
+        "frames/s the frames that they predict per second on the machines that trained them."
     )
-    return f"## Fewer members\n\n{note}\n\n" + table(head, rows)
+    return f"## Fewer trials\n\n{note}\n\n" + table(head, rows)
 
 
-def members_table(task: str, found: Mapping[str, Any]) -> str:
-    """One task's members: how much each counts, and what is lost without it."""
-    total = sum(found["members"].values())
-    parts = list(found["lost_without"])
+def members_table(task: str, analysis: Mapping[str, Any]) -> str:
+    """Return a section with the weight of each member of a task and the score drop without it.
+
+    Args:
+        task: Name of the task.
+        analysis: The task's entry of ``fusion/analysis.json``.
+    """
+    total = sum(analysis["members"].values())
+    parts = list(analysis["lost_without"])
     rows = [
-        [signature, f"{weight / total:.2f}", *(_lost(found, p, signature) for p in parts)]
-        for signature, weight in found["members"].items()
+        [signature, f"{weight / total:.2f}", *(_drop_cell(analysis, p, signature) for p in parts)]
+        for signature, weight in analysis["members"].items()
     ]
-    head = ["member", "share", *(f"lost without it, {part}" for part in parts)]
+    head = ["member", "share", *(f"score drop without it, {part}" for part in parts)]
     return f"## Members for {task}\n\n" + table(head, rows)
 
 
-def _own(scores: Mapping[str, Any]) -> dict[str, Any]:
-    own: Mapping[str, Any] = scores["rules"][scores["method"]]
-    return {part: own[part] for part in ("select", "confirm") if part in own}
+def _used_rule(scores: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the scores of the sweep's own rule, without the difference from itself."""
+    found: Mapping[str, Any] = scores["rules"][scores["method"]]
+    return {part: found[part] for part in ("select", "confirm") if part in found}
 
 
-def _gained(found: Mapping[str, Any], videos: int) -> str:
-    low, high = found["interval"]["p_labelled"]
-    sure = low > 0 or high < 0
-    verdict = "" if sure else f": no gain that these {videos} videos can show"
-    return f"{found['p_labelled']:+.3f} [{low:+.3f}, {high:+.3f}]{verdict}"
+def _gain_with_verdict(difference: Mapping[str, Any], videos: int) -> str:
+    """Return a difference of P with its interval, and a remark if the interval contains 0."""
+    low, high = difference["interval"]["p_labelled"]
+    verdict = "" if low > 0 or high < 0 else f": no gain that these {videos} videos can show"
+    return f"{difference['p_labelled']:+.3f} [{low:+.3f}, {high:+.3f}]{verdict}"
 
 
-def _reached(scores: Mapping[str, Any], part: str) -> list[str]:
+def _share_of_ceiling(scores: Mapping[str, Any], part: str) -> list[str]:
     reached = scores.get("ceiling", {}).get(part, {}).get("reached")
     if reached is None:
         return []
     low, high = reached["interval"]
     share = f"{reached['share']:.3f} [{low:.3f}, {high:.3f}]"
-    return [f"fused over the exact posterior on {part}: {share}"]
+    return [f"P of fused divided by P of the exact posterior on {part}: {share}"]
 
 
-def _beside(found: Mapping[str, Any]) -> list[str]:
-    """P on select, P on confirm, the difference on confirm."""
+def _p_cells(found: Mapping[str, Any]) -> list[str]:
+    """Return the cells: P on ``select``, P on ``confirm``, the difference on ``confirm``."""
     cells = []
     for part in ("select", "confirm"):
         score = found.get(part)
@@ -180,19 +223,20 @@ def _beside(found: Mapping[str, Any]) -> list[str]:
     return cells
 
 
-def _cost(found: Mapping[str, Any]) -> list[str]:
-    parameters = found["parameters"]
-    rate = found["frames_per_second"]
+def _cost_cells(cost: Mapping[str, Any]) -> list[str]:
+    """Return the cells: number of models, number of parameters, frames per second."""
+    parameters = cost["parameters"]
+    rate = cost["frames_per_second"]
     return [
-        str(found["models"]),
+        str(cost["models"]),
         "-" if parameters is None else f"{parameters:,}",
         "-" if rate is None else f"{rate:,.0f}",
     ]
 
 
-def _lost(found: Mapping[str, Any], part: str, signature: str) -> str:
-    lost = found["lost_without"][part].get(signature)
-    return "-" if lost is None else _bracketed(lost["score"], lost["interval"], "{:+.3f}")
+def _drop_cell(analysis: Mapping[str, Any], part: str, signature: str) -> str:
+    drop = analysis["lost_without"][part].get(signature)
+    return "-" if drop is None else _bracketed(drop["score"], drop["interval"], "{:+.3f}")
 
 
 def _with_interval(scores: Mapping[str, Any], column: str) -> str:
@@ -203,5 +247,6 @@ def _with_interval(scores: Mapping[str, Any], column: str) -> str:
 
 
 def _bracketed(value: float, interval: Sequence[float] | None, form: str) -> str:
+    """Return a value and its interval in brackets, both written by a format."""
     ends = "" if interval is None else f" [{', '.join(form.format(end) for end in interval)}]"
     return form.format(value) + ends

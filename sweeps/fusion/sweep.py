@@ -1,4 +1,4 @@
-"""The fusion of one sweep's trials, and what is written of it."""
+"""Fusion of one sweep's trials, and the files that it writes to the run folder."""
 
 import json
 import threading
@@ -14,25 +14,28 @@ from mtl.dataset import Dataset, Listing
 from mtl.predictions.submission import write_submission
 from mtl.predictions.table import Predictions, decide
 from mtl.whole_files import write_json
-from sweeps.fusion.alternatives import contributions, cost, other_rules, small_ensembles
+from sweeps.fusion.alternatives import contributions, cost, rule_scores, small_ensembles
 from sweeps.fusion.candidates import Candidates
 from sweeps.fusion.frames import PredictedFrames, listed_rows
-from sweeps.fusion.fused import Fused, fuse_candidates, postprocessed
+from sweeps.fusion.fused import FusedModel, fuse_candidates, postprocessed
 from sweeps.fusion.report import write_report
 from sweeps.fusion.scores import ceiling, optimism, part_scores
 from sweeps.search_file import FusionSection
+from sweeps.storage.run_folder import FUSED_PREDICTIONS, FUSION, MEMBERS, SUBMISSION, VALIDATION
+from sweeps.storage.trial_folder import SCORES
 
 
 class SweepFusion:
-    """The fusion of a sweep's trials, as often as it is asked for, by any thread.
+    """Fusion of a sweep's trials; every method may be called at any time and from any thread.
 
     Args:
-        folder: ``runs/<name>``.
-        dataset: What was trained on, and its ``listing``.
+        folder: The sweep's run folder.
+        dataset: The sweep's dataset.
+        listing: Listed frames of the dataset.
         parts: The part of each video.
-        settings: How to fuse.
-        metric: The objective that the best single trial has most of.
-        known: Which trials' folders count, by their signature; all of them without it.
+        settings: Section ``fusion`` of the search file.
+        metric: Name of the objective by which the best single trial is chosen.
+        include: Returns True for the signature of a trial that may be fused; None for all trials.
     """
 
     def __init__(
@@ -43,108 +46,117 @@ class SweepFusion:
         parts: Mapping[str, str],
         settings: FusionSection,
         metric: str = "score",
-        known: Callable[[str], bool] | None = None,
+        include: Callable[[str], bool] | None = None,
     ) -> None:
         self.folder, self.dataset, self.settings = folder, dataset, settings
         self._listing, self._parts, self._metric = listing, parts, metric
-        self._candidates = Candidates(folder, known)
+        self._candidates = Candidates(folder, include)
         self._frames: PredictedFrames | None = None
-        self._best = _best_so_far(folder)
-        self._fresh = False
+        self._best_score = _written_score(folder)
+        self._has_new_candidates = False
         self._lock = threading.Lock()
 
     def improve(self) -> bool:
-        """Fuse what there is; if that scores higher on ``select`` than all before, write it.
+        """Fuse the trials that have ended, and write the result if it is the best so far.
 
-        ``confirm`` is not looked at.
+        The fused models are compared by P on ``select``; ``confirm`` is not read.
+
+        Returns:
+            True if a better fused model was written.
         """
         with self._lock:
             self._update()
-            if not self._fresh:
+            if not self._has_new_candidates:
                 return False
             fused = fuse_candidates(self._candidates, self.frames, self.settings)
             score = self.frames.scores(fused.outputs, "select")["p_labelled"]
-            self._fresh = False
-            if score is None or score <= self._best:
+            self._has_new_candidates = False
+            if score is None or score <= self._best_score:
                 return False
             self._write(fused, self._content(fused, ("select",)))
-            self._best = score
+            self._best_score = score
             return True
 
-    def used(self) -> list[str]:
-        """The signatures of the trials that are fused."""
+    def member_signatures(self) -> list[str]:
+        """Return the sorted signatures of the trials that are members of the fused model."""
         with self._lock:
             self._update()
-            if not self._candidates.members:
+            if not self._candidates.trials:
                 return []
             fused = fuse_candidates(self._candidates, self.frames, self.settings)
-        return sorted({signature for members in fused.members.values() for signature in members})
+        return sorted({signature for weights in fused.members.values() for signature in weights})
 
-    def look(self) -> dict[str, Any] | None:
-        """What ``scores.json`` would hold now, without a look at ``confirm``; writes nothing."""
+    def preview(self) -> dict[str, Any] | None:
+        """Fuse the trials that have ended, without reading ``confirm`` or writing a file.
+
+        Returns:
+            Content for ``scores.json``; None if no trial can be fused.
+        """
         with self._lock:
             self._update()
-            if not self._candidates.members:
+            if not self._candidates.trials:
                 return None
             fused = fuse_candidates(self._candidates, self.frames, self.settings)
             return self._content(fused, ("select",))
 
     def finish(self) -> dict[str, Any] | None:
-        """Fuse what there is, score it on ``confirm`` too, and write everything.
+        """Fuse the ended trials, score the result on ``confirm`` too, and write all files.
 
         Returns:
-            What ``scores.json`` holds; None if there is nothing to fuse.
+            Content of ``scores.json``; None if no trial can be fused.
         """
         with self._lock:
             self._update()
-            return self._finish() if self._candidates.members else None
+            return self._finish() if self._candidates.trials else None
 
     def _finish(self) -> dict[str, Any]:
         frames, settings, candidates = self.frames, self.settings, self._candidates
         fused = fuse_candidates(candidates, frames, settings)
-        parts = tuple(part for part in ("select", "confirm") if len(frames.of(part)))
+        parts = tuple(part for part in ("select", "confirm") if len(frames.positions(part)))
         content = self._content(fused, parts)
-        self._write(fused, content)  # what is to be handed in first
+        # The submission is written before the alternatives, which take long, are scored.
+        self._write(fused, content)
         content |= {
-            "rules": other_rules(candidates, frames, settings, fused.raw),
+            "rules": rule_scores(candidates, frames, settings, fused.raw),
             "small_ensembles": small_ensembles(self.folder, candidates, frames, fused.raw),
         }
-        write_json(self.folder / "scores.json", content)
+        write_json(self.folder / SCORES, content)
         write_report(self.folder, content, contributions(candidates, frames, fused.members, parts))
         return content
 
     @property
     def frames(self) -> PredictedFrames:
-        """The predicted frames, the same for all trials of a sweep."""
+        """Predicted frames, which are the same for all trials of a sweep."""
         assert self._frames is not None, "no trial has predictions"
         return self._frames
 
     def _update(self) -> None:
-        # Kept until it is fused: who looks first does not take it from who writes.
-        self._fresh |= self._candidates.update(self._metric)
-        if self._frames is None and self._candidates.members:
-            first = self._candidates.load(self._candidates.members[0].signature)
+        # Kept until the next improve(): other methods that update must not hide new candidates.
+        self._has_new_candidates |= self._candidates.update(self._metric)
+        if self._frames is None and self._candidates.trials:
+            first = self._candidates.load(self._candidates.trials[0].signature)
             self._frames = PredictedFrames(
                 self._listing, self._parts, listed_rows(self._listing, first)
             )
 
-    def _content(self, fused: Fused, parts: tuple[str, ...]) -> dict[str, Any]:
+    def _content(self, fused: FusedModel, parts: tuple[str, ...]) -> dict[str, Any]:
+        """Return the content of ``scores.json``, without the alternatives to the fused model."""
         frames, single = self.frames, self._candidates.best_single()
-        alone = self._candidates.load(single.signature).outputs
-        done, _ = postprocessed(alone, frames, self.settings.postprocess)
+        single_raw = self._candidates.load(single.signature).outputs
+        single_outputs, _ = postprocessed(single_raw, frames, self.settings.postprocess)
         models = {
             "fused": fused.outputs,
             "fused_raw": fused.raw,
-            "best_single": done,
-            "best_single_raw": alone,
+            "best_single": single_outputs,
+            "best_single_raw": single_raw,
         }
         scores: dict[str, Any] = {part: part_scores(models, frames, part) for part in parts}
         exact = ceiling(self.dataset, frames, fused.outputs, parts)
         return {
             "select": scores["select"],
             "confirm": scores.get("confirm"),
-            "videos": {part: frames.videos(part) for part in parts},
-            "selected_on_the_scored_videos": not len(frames.of("confirm")),
+            "videos": {part: frames.video_count(part) for part in parts},
+            "selected_on_the_scored_videos": not len(frames.positions("confirm")),
             **({"search_optimism": optimism(scores)} if "confirm" in scores else {}),
             "best_single": single.signature,
             "method": self.settings.method,
@@ -154,22 +166,22 @@ class SweepFusion:
             **({"ceiling": exact} if exact else {}),
         }
 
-    def _write(self, fused: Fused, content: Mapping[str, Any]) -> None:
-        """``fusion/`` and ``submission.txt``, then the scores that speak of them."""
-        (self.folder / "fusion").mkdir(exist_ok=True)
+    def _write(self, fused: FusedModel, content: Mapping[str, Any]) -> None:
+        """Write the fused model and the submission, then the scores that describe them."""
+        (self.folder / FUSION).mkdir(exist_ok=True)
         frames = self.frames
         video, frame = frames.listing.video[frames.rows], frames.listing.frame[frames.rows]
         predictions = Predictions(video, frame, frames.listing.names, fused.outputs)
-        predictions.save(self.folder / "fusion" / "predictions.parquet")
-        made = {"members": fused.members, "postprocessing": asdict(fused.postprocessing)}
-        write_json(self.folder / "fusion" / "members.json", made)
-        self._submit(fused, "fusion/validation.txt", "select", "confirm")
-        self._submit(fused, "submission.txt", "test")
-        write_json(self.folder / "scores.json", content)
+        predictions.save(self.folder / FUSED_PREDICTIONS)
+        members = {"members": fused.members, "postprocessing": asdict(fused.postprocessing)}
+        write_json(self.folder / MEMBERS, members)
+        self._write_submission(fused, VALIDATION, "select", "confirm")
+        self._write_submission(fused, SUBMISSION, "test")
+        write_json(self.folder / SCORES, content)
 
-    def _submit(self, fused: Fused, name: str, *parts: str) -> None:
-        """The decided labels of some parts, in the order of the challenge's list."""
-        at = self.frames.of(*parts)
+    def _write_submission(self, fused: FusedModel, name: str, *parts: str) -> None:
+        """Write the decided labels of some parts, in the order of the challenge's list."""
+        at = self.frames.positions(*parts)
         if not len(at):
             return
         at = at[np.argsort(self.frames.rows[at])]
@@ -178,7 +190,13 @@ class SweepFusion:
 
 
 def image_names(dataset: Dataset, listing: Listing, rows: Int[np.ndarray, " n"]) -> list[str]:
-    """How the challenge names listed frames."""
+    """Return the challenge's names of listed frames, as ``video/00001.jpg``.
+
+    Args:
+        dataset: The dataset, which holds the pattern of the names.
+        listing: Listed frames of the dataset.
+        rows: Rows of the wanted frames in the listing.
+    """
     pattern = dataset.info["image_name"]
     videos, frames = listing.video[rows].tolist(), listing.frame[rows].tolist()
     return [
@@ -187,10 +205,10 @@ def image_names(dataset: Dataset, listing: Listing, rows: Int[np.ndarray, " n"])
     ]
 
 
-def _best_so_far(folder: Path) -> float:
-    """What the fused model that is written scores on ``select``."""
+def _written_score(folder: Path) -> float:
+    """Return P on ``select`` of the fused model in the run folder; -inf if there is none."""
     try:
-        score = json.loads((folder / "scores.json").read_text())["select"]["fused"]["p_labelled"]
+        score = json.loads((folder / SCORES).read_text())["select"]["fused"]["p_labelled"]
     except (OSError, ValueError, KeyError, TypeError):
         return -np.inf
     return -np.inf if score is None else float(score)

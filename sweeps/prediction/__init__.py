@@ -1,0 +1,1 @@
+"""Prediction with a fused model: export to a folder, workers and files of predictions."""

@@ -1,4 +1,4 @@
-"""A sweep's fused model as one folder that needs nothing of the sweep (``mtl.ensemble``)."""
+"""Export of a sweep's fused model to one folder, which can be used without the run folder."""
 
 import json
 import os
@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from mtl.dataset import Dataset
 from mtl.ensemble import parse_export
@@ -20,28 +19,30 @@ from mtl.sequences.join import training_prior
 from mtl.tasks import TASKS
 from mtl.whole_files import write_folder
 from sweeps.data.open_data import open_data
+from sweeps.fusion.fused import MemberWeights
 from sweeps.search_file import load
-from sweeps.storage.run_folder import dataset_of
-from sweeps.storage.trial_folder import TrialFolder
+from sweeps.storage.run_folder import MEMBERS, SPACE, dataset_hash
+from sweeps.storage.trial_folder import SCORES, TrialFolder
 
-MEMBERS = Path("fusion") / "members.json"
 PACKAGES = ("mtl-sweeps", "torch", "numpy")
+"""Packages whose versions an export records."""
 
 
 def export(run_folder: Path, dataset: Dataset, destination: Path) -> None:
-    """Write the fused model of ``runs/<name>`` to a folder, whole or not at all.
+    """Write the fused model of a sweep to a folder, completely or not at all.
 
     Args:
-        run_folder: The sweep's.
-        dataset: The one that the sweep ran on.
-        destination: A folder that does not exist.
+        run_folder: The sweep's run folder.
+        dataset: The dataset on which the sweep was trained.
+        destination: Path of the new folder.
 
     Raises:
-        InputError: If it does, if the sweep has fused nothing or ran on other data, or if weights
-            of a member are no longer kept.
+        InputError: If the destination exists or cannot be written, if the run folder holds no fused
+            model, if the sweep was trained on another dataset, or if the weights of a member are
+            no longer kept.
     """
     check_destination(destination)
-    files = collect(run_folder, dataset)
+    files = export_files(run_folder, dataset)
     try:
         write_folder(destination, files)
     except OSError as error:
@@ -49,24 +50,35 @@ def export(run_folder: Path, dataset: Dataset, destination: Path) -> None:
 
 
 def check_destination(destination: Path) -> None:
-    """Nothing is exported over what is there."""
+    """Raise InputError if the destination of an export exists."""
     if os.path.lexists(destination):
         raise InputError(f"{destination} exists: export to another folder, or remove it")
 
 
 def sweep_data(run_folder: Path) -> Dataset:
-    """The dataset that a sweep ran on, opened where its ``space.yaml`` says it is."""
-    return open_data(load(run_folder / "space.yaml").data)
+    """Open the dataset that a sweep's ``space.yaml`` names."""
+    return open_data(load(run_folder / SPACE).data)
 
 
-def collect(run_folder: Path, dataset: Dataset) -> Files:
-    """What ``export`` writes, checked; it raises the same."""
+def export_files(run_folder: Path, dataset: Dataset) -> Files:
+    """Return the checked files of an export.
+
+    Args:
+        run_folder: The sweep's run folder.
+        dataset: The dataset on which the sweep was trained.
+
+    Raises:
+        InputError: If the run folder holds no fused model, if the sweep was trained on another
+            dataset, or if the weights of a member are no longer kept.
+    """
     if not (run_folder / MEMBERS).is_file():
-        raise InputError(f"{run_folder} holds no fused model: let its sweep come to its end first")
+        raise InputError(f"{run_folder} holds no fused model: let its sweep end first")
     _check_same_data(run_folder, dataset)
-    made = json.loads((run_folder / MEMBERS).read_text())
-    trials = run_folder / "trials"
-    members = {name: _entry(trials / name, counts) for name, counts in _counts(made).items()}
+    fused = json.loads((run_folder / MEMBERS).read_text())
+    members = {
+        signature: _entry(TrialFolder.in_run(run_folder, signature), weights)
+        for signature, weights in _weights_by_member(fused["members"]).items()
+    }
     used = {feature for entry in members.values() for feature in entry["config"]["features"]}
     features = [name for name in dataset.feature_sets() if name in used]
     plain = {
@@ -76,78 +88,78 @@ def collect(run_folder: Path, dataset: Dataset) -> Files:
         "image_name": dataset.info["image_name"],
         "prior": _prior(dataset),
         "members": members,
-        "postprocessing": made["postprocessing"],
+        "postprocessing": fused["postprocessing"],
         "scores": _scores(run_folder),
     }
     statistics = {name: dataset.statistics(name) for name in features}
-    files = pack_export(plain, statistics, _weights(trials, members))
+    files = pack_export(plain, statistics, _weights_files(run_folder, members))
     parse_export(files, run_folder)
     return files
 
 
 def _check_same_data(run_folder: Path, dataset: Dataset) -> None:
-    known = dataset_of(run_folder)
+    known = dataset_hash(run_folder)
     if dataset.hash != known:
         raise InputError(
             f"{run_folder} is a sweep on other data (content {known[:12]}, {dataset.address} has "
-            f"{dataset.hash[:12]}): its statistics are not the model's, give the sweep's own"
+            f"{dataset.hash[:12]}): give the dataset on which the sweep was trained"
         )
 
 
-def _counts(made: Mapping[str, Any]) -> dict[str, dict[str, float]]:
-    """How much each member counts, by member and task."""
-    counts: dict[str, dict[str, float]] = {}
-    for task, chosen in made["members"].items():
-        for name, count in chosen.items():
-            if count:
-                counts.setdefault(name, {})[task] = count
-    return counts
+def _weights_by_member(members: MemberWeights) -> dict[str, dict[str, float]]:
+    """Return the weights in the mean by member, then by task, without weights of 0."""
+    by_member: dict[str, dict[str, float]] = {}
+    for task, weights in members.items():
+        for signature, weight in weights.items():
+            if weight:
+                by_member.setdefault(signature, {})[task] = weight
+    return by_member
 
 
-def _entry(trial: Path, counts: Mapping[str, float]) -> dict[str, Any]:
-    """A member as ``model.json`` lists it."""
-    epochs = json.loads((trial / "scores.json").read_text())["epochs"]
+def _entry(trial: TrialFolder, member_weights: Mapping[str, float]) -> dict[str, Any]:
+    """Return the entry of a member in ``model.json``."""
+    epochs = trial.scores()["epochs"]
     return {
-        "config": yaml.safe_load((trial / "config.yaml").read_text()),
-        "weights": dict(counts),
-        "epochs": {task: epochs[task] for task in counts},
+        "config": trial.config(),
+        "weights": dict(member_weights),
+        "epochs": {task: epochs[task] for task in member_weights},
     }
 
 
-def _weights(trials: Path, members: Mapping[str, Mapping[str, Any]]) -> Files:
-    """The weights that are needed, by their path in the export."""
+def _weights_files(run_folder: Path, members: Mapping[str, Mapping[str, Any]]) -> Files:
+    """Return the members' trained weights by their path in the export."""
     weights: Files = {}
-    for name, entry in members.items():
+    for signature, entry in members.items():
+        trial = TrialFolder.in_run(run_folder, signature)
         for epoch in sorted(set(entry["epochs"].values())):
-            file = TrialFolder(trials / name).weights_file(epoch)
+            file = trial.weights_file(epoch)
             if not file.is_file():
-                raise _no_longer_kept(name, file)
-            weights[weights_path(name, epoch)] = file.read_bytes()
+                raise _no_longer_kept(trial, file)
+            weights[weights_path(signature, epoch)] = file.read_bytes()
     return weights
 
 
-def _no_longer_kept(member: str, file: Path) -> InputError:
-    config, progress = (file.parents[1] / name for name in ("config.yaml", "progress.csv"))
-    epochs = len(progress.read_text().splitlines()) - 1
+def _no_longer_kept(trial: TrialFolder, file: Path) -> InputError:
     return InputError(
-        f"{file} is missing, for a sweep keeps the weights of each task's best trials only: train "
-        f"member {member} again by the first line of {config}, stop it after epoch {epochs}, and "
-        "copy its weights/ here"
+        f"{file} is missing, because a sweep keeps the weights of each task's best trials only: "
+        f"train member {trial.signature} again by the first line of {trial.config_file}, stop it "
+        f"after epoch {trial.trained_epochs()}, and copy its weights/ here"
     )
 
 
 def _prior(dataset: Dataset) -> dict[str, list[float]]:
-    """What is predicted without features, of each task that has training labels."""
+    """Return the outputs for videos without features, for each task with training labels."""
     prior = training_prior(dataset.listing())
     known = {name: prior[task.outputs] for name, task in TASKS.items()}
     return {name: values.tolist() for name, values in known.items() if not np.isnan(values).any()}
 
 
 def _scores(run_folder: Path) -> dict[str, Any]:
-    file = run_folder / "scores.json"
+    """Return the fused model's scores from the run folder, by part."""
+    file = run_folder / SCORES
     scores = json.loads(file.read_text()) if file.is_file() else {}
     return {
-        part: {row: scores[part][row] for row in ("fused", "fused_raw")}
+        part: {model: scores[part][model] for model in ("fused", "fused_raw")}
         for part in ("select", "confirm")
         if scores.get(part)
     }
@@ -160,5 +172,5 @@ def _versions() -> dict[str, str]:
 def _version(package: str) -> str:
     try:
         return version(package)
-    except PackageNotFoundError:  # run from its source alone
+    except PackageNotFoundError:  # the source is used without being installed
         return "unknown"

@@ -1,4 +1,4 @@
-"""Files of predictions, written in parts: Parquet, or the challenge's format."""
+"""Files of predictions, written span by span: Parquet, or the challenge's text format."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,15 +13,21 @@ from mtl.predictions.submission import HEADER, submission_lines
 from mtl.predictions.table import decide
 
 SUFFIXES = (".parquet", ".txt")
-Write = Callable[[slice, np.ndarray], None]
-"""Takes rows of the source, one after the other, and their outputs (N, 22)."""
+"""File name endings: Parquet with all outputs, or text with the decided labels."""
+WriteSpan = Callable[[slice, np.ndarray], None]
+"""Function that writes the outputs (N, 22) of a span of the source's rows; spans come in order."""
 
 
 def check_prediction_file(file: Path, overwrite: bool) -> None:
-    """Refuse a file that cannot or must not be written.
+    """Check that a file of predictions can be written.
+
+    Args:
+        file: The file to write.
+        overwrite: True if an existing file may be replaced.
 
     Raises:
-        InputError: Why, and what to do.
+        InputError: If the file's ending is unknown, its folder is missing, or the file exists and
+            may not be replaced.
     """
     if file.suffix not in SUFFIXES:
         raise InputError(
@@ -35,21 +41,31 @@ def check_prediction_file(file: Path, overwrite: bool) -> None:
 
 
 @contextmanager
-def writing(file: Path, source: Source) -> Iterator[Write]:
-    """A prediction file that appears at the end, whole; after an exception there is none."""
-    made = _parquet if file.suffix == ".parquet" else _submission
-    with made(file, source) as write:
+def writing(file: Path, source: Source) -> Iterator[WriteSpan]:
+    """Write a file of predictions, which appears when it is complete.
+
+    After an exception an existing file is unchanged.
+
+    Args:
+        file: The file to write; its ending selects the format.
+        source: Frames that are predicted.
+
+    Yields:
+        Function that writes the outputs of one span of the source's rows.
+    """
+    open_file = _parquet if file.suffix == ".parquet" else _submission
+    with open_file(file, source) as write:
         yield write
 
 
 @contextmanager
-def _parquet(file: Path, source: Source) -> Iterator[Write]:
+def _parquet(file: Path, source: Source) -> Iterator[WriteSpan]:
     with table.prediction_writer(file, source.names) as write:
         yield lambda span, outputs: write(source.video[span], source.frame[span], outputs)
 
 
 @contextmanager
-def _submission(file: Path, source: Source) -> Iterator[Write]:
+def _submission(file: Path, source: Source) -> Iterator[WriteSpan]:
     unfinished = file.with_name(f"{file.name}.unfinished")
     pattern: str = source.dataset.info["image_name"]
     try:

@@ -1,0 +1,1 @@
+"""Results of a sweep at its end: leaderboard, comparison and printed summary."""

@@ -1,4 +1,4 @@
-"""What a sweep's comparison comes to: each compared value's best config, trained with new seeds."""
+"""Comparison of a sweep's variants: the best config of each compared value, with new seeds."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from mtl.evaluation.comparison import ALL, SIGNIFICANCE_LEVEL, VariantScores, compare
-from mtl.predictions.table import Predictions
 from mtl.tasks import TASKS
 from mtl.whole_files import write_atomically, write_json
 from sweeps.fusion.frames import PredictedFrames, listed_rows
@@ -14,100 +13,115 @@ from sweeps.pages.html import page
 from sweeps.pages.markdown import table
 from sweeps.planning.plan import Plan
 from sweeps.results import difference_plots
+from sweeps.storage.run_folder import REPORT
+from sweeps.storage.trial_folder import TrialFolder
 from sweeps.study import SweepStudy
 
-Standings = Mapping[str, Mapping[str, VariantScores]]
+Comparison = Mapping[str, Mapping[str, VariantScores]]
+"""Scores of each variant: by the task (or the sum over all tasks), then by the compared value."""
 
 
 def compare_sweep(folder: Path, plan: Plan, study: SweepStudy) -> str | None:
-    """Compare what has been trained with all new seeds; write ``report/comparison.*``.
+    """Compare the variants that are trained with all new seeds, and write ``report/comparison.*``.
+
+    Args:
+        folder: The sweep's run folder.
+        plan: The sweep's plan.
+        study: The sweep's study.
 
     Returns:
-        The tables in Markdown; None as long as fewer than two values can be compared.
+        The tables in Markdown; None if fewer than two variants can be compared.
     """
-    ways: dict[str, list[Any]] = {}
+    variants: dict[str, list[Any]] = {}
     frames = None
     for name, trials in study.repeats().items():
         for trial in trials:
-            file = folder / "trials" / trial.user_attrs["signature"] / "predictions.parquet"
-            predictions = Predictions.load(file)
+            predictions = TrialFolder.in_run(folder, trial.user_attrs["signature"]).predictions()
             frames = frames or PredictedFrames(
                 plan.listing, plan.parts, listed_rows(plan.listing, predictions)
             )
-            ways.setdefault(name.rpartition("/")[2], []).append(predictions.outputs)
-    if frames is None or len(ways) < 2:
+            variants.setdefault(name.rpartition("/")[2], []).append(predictions.outputs)
+    if frames is None or len(variants) < 2:
         return None
-    part = "confirm" if len(frames.of("confirm")) else "select"
-    at = frames.of(part)
+    part = "confirm" if len(frames.positions("confirm")) else "select"
+    at = frames.positions(part)
     rows = frames.rows[at]
-    standings = compare(
-        {way: [outputs[at] for outputs in seeds] for way, seeds in ways.items()},
+    comparison = compare(
+        {variant: [outputs[at] for outputs in seeds] for variant, seeds in variants.items()},
         plan.listing.values[rows],
         plan.listing.mask[rows],
         plan.listing.video[rows],
     )
-    name, videos = plan.file.name, len(set(plan.listing.video[rows]))
-    note = comparison_note(standings, part, videos)
-    parts = [comparison_table(standings, plan.file.compare.by), note]
-    figures = [difference_plots.differences(standings)]
-    if plan.file.compare.by == ("tasks",):
-        sets = {plan.space.label(c): c["tasks"] for c in plan.space.comparisons()}
-        gains = affinity(standings, sets)
-        parts.append(affinity_table(gains))
-        figures.append(difference_plots.affinity(gains))
-    text = "\n\n".join(parts) + "\n"
-    report = folder / "report"
-    report.mkdir(exist_ok=True)
-    write_atomically(report / "comparison.md", text.encode())
-    write_atomically(report / "comparison.html", page(f"{name}: comparison", note, figures))
-    content = {n: {way: asdict(s) for way, s in found.items()} for n, found in standings.items()}
-    write_json(report / "comparison.json", {"part": part, "standings": content})
-    return text
+    return _write(folder / REPORT, plan, comparison, part, len(set(plan.listing.video[rows])))
 
 
-def comparison_table(standings: Standings, by: Sequence[str]) -> str:
-    """Per value and task: the mean over seeds, and the difference to the first value."""
-    ways = list(dict.fromkeys(way for found in standings.values() for way in found))
-    head = [", ".join(by), *("P" if name == ALL else name for name in standings)]
-    rows = [[way, *(_cell(found.get(way)) for found in standings.values())] for way in ways]
+def comparison_table(comparison: Comparison, by: Sequence[str]) -> str:
+    """Return a Markdown table of each variant's mean over seeds and its difference from the first.
+
+    Args:
+        comparison: Scores by task and variant.
+        by: The compared override paths, which head the column of the variants.
+    """
+    variants = dict.fromkeys(variant for scores in comparison.values() for variant in scores)
+    head = [", ".join(by), *("P" if name == ALL else name for name in comparison)]
+    rows = [
+        [variant, *(_cell(scores.get(variant)) for scores in comparison.values())]
+        for variant in variants
+    ]
     return table(head, rows)
 
 
-def comparison_note(standings: Standings, part: str, videos: int) -> str:
-    """How to read it."""
-    seeds = sorted({len(s.scores) for found in standings.values() for s in found.values()})
+def comparison_note(comparison: Comparison, part: str, videos: int) -> str:
+    """Return the explanation below the table.
+
+    Args:
+        comparison: Scores by task and variant.
+        part: Name of the scored part.
+        videos: Number of scored videos.
+    """
+    seeds = sorted({len(s.scores) for scores in comparison.values() for s in scores.values()})
     return (
         f"Means over {' to '.join(map(str, seeds))} seeds of scores pooled over the {videos} "
-        f"videos of {part}, raw; in brackets the difference to the first value that has the "
-        "task, with a paired 95 % bootstrap interval over videos; * where Holm's p within the "
-        f"column is below {SIGNIFICANCE_LEVEL:g}."
+        f"videos of {part}, before post-processing; in brackets the difference from the first "
+        "value that has the task, with a paired 95 % bootstrap interval over videos; * marks a "
+        f"difference whose p, corrected by Holm's method within the column, is below "
+        f"{SIGNIFICANCE_LEVEL:g}."
     )
 
 
-def affinity(standings: Standings, sets: Mapping[str, Sequence[str]]) -> Standings:
-    """Of each set of companions how each target stands that was trained with them.
+def affinity(comparison: Comparison, task_sets: Mapping[str, Sequence[str]]) -> Comparison:
+    """Return the scores of each task by the set of tasks that were trained together with it.
 
     Args:
-        standings: By task, then by set of tasks.
-        sets: The tasks of each set.
+        comparison: Scores by task and variant.
+        task_sets: Tasks that each variant trains.
+
+    Returns:
+        By companions (the other tasks of the set, as ``valence + arousal``), then by the task: the
+        scores of the task in that set, where it was compared. Small sets of companions come first.
     """
-    names = {tuple(t for t in TASKS if t in tasks): way for way, tasks in sets.items()}
-    companions = {tuple(t for t in tasks if t != target) for tasks in names for target in tasks}
+    variants = {tuple(t for t in TASKS if t in tasks): v for v, tasks in task_sets.items()}
+    companion_sets = {tuple(t for t in tasks if t != task) for tasks in variants for task in tasks}
+    by_size = sorted(companion_sets - {()}, key=lambda c: (len(c), [*map([*TASKS].index, c)]))
     gains: dict[str, dict[str, VariantScores]] = {}
-    for others in sorted(companions - {()}, key=lambda c: (len(c), [*map([*TASKS].index, c)])):
-        row = gains[" + ".join(others)] = {}
-        for target in TASKS.keys() - set(others):
-            way = names.get(tuple(t for t in TASKS if t in (*others, target)), "")
-            if way in standings.get(target, {}):
-                row[target] = standings[target][way]
+    for companions in by_size:
+        row = gains[" + ".join(companions)] = {}
+        for task in TASKS.keys() - set(companions):
+            variant = variants.get(tuple(t for t in TASKS if t in (*companions, task)), "")
+            if variant in comparison.get(task, {}):
+                row[task] = comparison[task][variant]
     return gains
 
 
-def affinity_table(gains: Standings) -> str:
-    """What each task gains from being trained with others: rows are companions."""
+def affinity_table(gains: Comparison) -> str:
+    """Return a Markdown table of each task's gain from being trained together with other tasks.
+
+    Args:
+        gains: Scores by companions and task, from ``affinity``.
+    """
     rows = [
-        [others, *(_difference(found[task]) if task in found else "" for task in TASKS)]
-        for others, found in gains.items()
+        [companions, *(_difference(row[task]) if task in row else "" for task in TASKS)]
+        for companions, row in gains.items()
     ]
     return (
         "Gain of each task (columns) from being trained together with others (rows):\n\n"
@@ -115,17 +129,40 @@ def affinity_table(gains: Standings) -> str:
     )
 
 
-def _cell(standing: VariantScores | None) -> str:
-    if standing is None:
+def _write(report: Path, plan: Plan, comparison: Comparison, part: str, videos: int) -> str:
+    """Write the comparison as Markdown, HTML and JSON, and return the Markdown."""
+    name, by = plan.file.name, plan.file.compare.by
+    note = comparison_note(comparison, part, videos)
+    sections = [comparison_table(comparison, by), note]
+    figures = [difference_plots.differences(comparison)]
+    if by == ("tasks",):
+        task_sets = {plan.space.label(c): c["tasks"] for c in plan.space.comparisons()}
+        gains = affinity(comparison, task_sets)
+        sections.append(affinity_table(gains))
+        figures.append(difference_plots.affinity(gains))
+    text = "\n\n".join(sections) + "\n"
+    report.mkdir(exist_ok=True)
+    write_atomically(report / "comparison.md", text.encode())
+    write_atomically(report / "comparison.html", page(f"{name}: comparison", note, figures))
+    content = {
+        task: {variant: asdict(s) for variant, s in scores.items()}
+        for task, scores in comparison.items()
+    }
+    write_json(report / "comparison.json", {"part": part, "standings": content})
+    return text
+
+
+def _cell(scores: VariantScores | None) -> str:
+    if scores is None:
         return "-"
-    spread = f"{standing.mean:.3f}"
-    return f"{spread} {_difference(standing)}".rstrip()
+    return f"{scores.mean:.3f} {_difference(scores)}".rstrip()
 
 
-def _difference(standing: VariantScores) -> str:
-    found = standing.difference
-    if found is None:
+def _difference(scores: VariantScores) -> str:
+    """Return the difference with its star and interval; empty for the reference variant."""
+    difference = scores.difference
+    if difference is None:
         return ""
-    low, high = found.interval
-    star = "*" if found.p < SIGNIFICANCE_LEVEL else ""
-    return f"{found.mean:+.3f}{star} [{low:+.3f}, {high:+.3f}]"
+    low, high = difference.interval
+    star = "*" if difference.p < SIGNIFICANCE_LEVEL else ""
+    return f"{difference.mean:+.3f}{star} [{low:+.3f}, {high:+.3f}]"

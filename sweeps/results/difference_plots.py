@@ -1,4 +1,4 @@
-"""A comparison as a page to look at: differences with their intervals, and who helps whom."""
+"""Plots of a comparison: differences between variants, and gains from training tasks together."""
 
 import math
 from collections.abc import Mapping
@@ -18,18 +18,22 @@ COLOURS = {
 GAIN, LOSS, UNSURE = COLOURS
 
 
-def differences(standings: Mapping[str, Mapping[str, VariantScores]]) -> go.Figure:
-    """One panel per task: each way's difference to the first, with its interval."""
-    ways = list(dict.fromkeys(way for found in standings.values() for way in found))
-    titles = [f"{name}<br>{_reference(found)} = 0" for name, found in standings.items()]
-    figure = make_subplots(1, len(standings), shared_yaxes=True, subplot_titles=titles)
+def differences(comparison: Mapping[str, Mapping[str, VariantScores]]) -> go.Figure:
+    """Plot each variant's difference from the first one with its interval, one panel per task.
+
+    Args:
+        comparison: Scores by task and variant.
+    """
+    variants = list(dict.fromkeys(v for scores in comparison.values() for v in scores))
+    titles = [f"{name}<br>{_reference(scores)} = 0" for name, scores in comparison.items()]
+    figure = make_subplots(1, len(comparison), shared_yaxes=True, subplot_titles=titles)
     in_legend: set[str] = set()
-    for column, found in enumerate(standings.values(), 1):
+    for column, scores in enumerate(comparison.values(), 1):
         for verdict, colour in COLOURS.items():
             known = {
-                way: standing.difference
-                for way, standing in found.items()
-                if standing.difference and _verdict(standing.difference) == verdict
+                variant: found.difference
+                for variant, found in scores.items()
+                if found.difference and _verdict(found.difference) == verdict
             }
             figure.add_scatter(
                 x=[d.mean for d in known.values()],
@@ -44,7 +48,7 @@ def differences(standings: Mapping[str, Mapping[str, VariantScores]]) -> go.Figu
                 marker={"color": colour},
                 name=verdict,
                 legendgroup=verdict,
-                # A trace without points has no entry.
+                # A trace without points must not take the legend's only entry of its verdict.
                 showlegend=bool(known) and verdict not in in_legend,
                 row=1,
                 col=column,
@@ -53,18 +57,22 @@ def differences(standings: Mapping[str, Mapping[str, VariantScores]]) -> go.Figu
     figure.add_vline(x=0, line_width=1)
     figure.update_annotations(font_size=12)
     figure.update_xaxes(nticks=4)
-    figure.update_yaxes(categoryorder="array", categoryarray=ways[::-1], automargin=True)
+    figure.update_yaxes(categoryorder="array", categoryarray=variants[::-1], automargin=True)
     figure.update_layout(
-        height=MARGIN_PIXELS + ROW_PIXELS * len(ways),
+        height=MARGIN_PIXELS + ROW_PIXELS * len(variants),
         margin={"t": MARGIN_PIXELS / 2, "b": MARGIN_PIXELS / 2},
-        legend={"orientation": "h", "y": -40 / (ROW_PIXELS * len(ways)), "yanchor": "top"},
+        legend={"orientation": "h", "y": -40 / (ROW_PIXELS * len(variants)), "yanchor": "top"},
         template="simple_white",
     )
     return figure
 
 
 def affinity(gains: Mapping[str, Mapping[str, VariantScores]]) -> go.Figure:
-    """Companions by target: the gain from being trained together."""
+    """Plot the gain of each task from being trained together with other tasks, as a heat map.
+
+    Args:
+        gains: Scores by companions and task, from ``sweeps.results.comparison.affinity``.
+    """
     values = [[_gain(row.get(task)) for task in TASKS] for row in gains.values()]
     known = [abs(v) for row in values for v in row if not math.isnan(v)]
     figure = go.Figure(
@@ -72,7 +80,7 @@ def affinity(gains: Mapping[str, Mapping[str, VariantScores]]) -> go.Figure:
             z=values,
             x=list(TASKS),
             y=list(gains),
-            text=[[_written(row.get(task)) for task in TASKS] for row in gains.values()],
+            text=[[_label(row.get(task)) for task in TASKS] for row in gains.values()],
             texttemplate="%{text}",
             colorscale="RdBu",
             zmid=0,
@@ -90,8 +98,8 @@ def affinity(gains: Mapping[str, Mapping[str, VariantScores]]) -> go.Figure:
     return figure
 
 
-def _reference(found: Mapping[str, VariantScores]) -> str:
-    return next(iter(found))
+def _reference(scores: Mapping[str, VariantScores]) -> str:
+    return next(iter(scores))
 
 
 def _verdict(difference: Difference) -> str:
@@ -100,12 +108,12 @@ def _verdict(difference: Difference) -> str:
     return GAIN if difference.mean > 0 else LOSS
 
 
-def _gain(standing: VariantScores | None) -> float:
-    return standing.difference.mean if standing and standing.difference else math.nan
+def _gain(scores: VariantScores | None) -> float:
+    return scores.difference.mean if scores and scores.difference else math.nan
 
 
-def _written(standing: VariantScores | None) -> str:
-    if standing is None or standing.difference is None:
+def _label(scores: VariantScores | None) -> str:
+    if scores is None or scores.difference is None:
         return ""
-    star = "*" if standing.difference.p < SIGNIFICANCE_LEVEL else ""
-    return f"{standing.difference.mean:+.3f}{star}"
+    star = "*" if scores.difference.p < SIGNIFICANCE_LEVEL else ""
+    return f"{scores.difference.mean:+.3f}{star}"

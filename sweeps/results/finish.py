@@ -1,4 +1,4 @@
-"""What a sweep leaves at its end: the best trials fused, everything written, the scores printed."""
+"""End of a sweep: the best trials are fused, all results are written and the scores printed."""
 
 from collections import Counter
 from pathlib import Path
@@ -13,30 +13,44 @@ from sweeps.records.messages import INTERRUPTED
 from sweeps.results.comparison import compare_sweep
 from sweeps.results.leaderboard import leaderboard, ran_side_by_side
 from sweeps.search.budget import Limits
+from sweeps.storage.run_folder import REPORT, SUBMISSION
+from sweeps.storage.trial_folder import SCORES
 from sweeps.study import SweepStudy
 from sweeps.study.index import ORIGIN
 
-EXIT_INTERRUPTED = 130  # as a shell reports Ctrl-C
+EXIT_INTERRUPTED = 130
+"""Exit code of a program that was stopped by Ctrl-C, as shells report it."""
 
 
 def finish(plan: Plan, limits: Limits, fusion: SweepFusion, halted: str | None) -> int:
-    """Fuse what there is, write and print the results; the program's exit code."""
+    """Fuse the ended trials, then write and print the results.
+
+    Args:
+        plan: The sweep's plan.
+        limits: The sweep's budget, run folder and study.
+        fusion: Fusion of the sweep's trials.
+        halted: Reason why the sweep ended early, or None.
+
+    Returns:
+        Exit code of the program: 0 if the sweep ended as planned and a fused model was written, 130
+        after an interruption, otherwise 1.
+    """
     folder, study = limits.folder, limits.study
     if study.done:
         halted = None
     scores = fusion.finish()
     remarks = _remarks(plan, study, halted)
-    (folder / "report").mkdir(exist_ok=True)
-    report = leaderboard(plan.file.name, study.trials(), remarks)
-    write_atomically(folder / "report" / "leaderboard.md", report.encode())
+    (folder / REPORT).mkdir(exist_ok=True)
+    board = leaderboard(plan.file.name, study.record.trials(), remarks)
+    write_atomically(folder / REPORT / "leaderboard.md", board.encode())
     _print_results(folder, scores, remarks)
     if scores and plan.folds and study.done:
         refit = score_refit(folder, plan, scores)
-        missing = "refit: not scored, since a fold of a member failed (see the leaderboard)"
+        missing = "refit: not scored, because a fold of a member failed (see the leaderboard)"
         print(refit_summary(refit) if refit else missing)
-    compared = compare_sweep(folder, plan, study) if study.done else None
-    if compared:
-        print(f"\n{compared}\ncomparison:  {folder / 'report' / 'comparison.md'}")
+    comparison = compare_sweep(folder, plan, study) if study.done else None
+    if comparison:
+        print(f"\n{comparison}\ncomparison:  {folder / REPORT / 'comparison.md'}")
     if halted == INTERRUPTED:
         return EXIT_INTERRUPTED
     as_planned = study.done or (halted is not None and limits.planned(halted))
@@ -44,22 +58,24 @@ def finish(plan: Plan, limits: Limits, fusion: SweepFusion, halted: str | None) 
 
 
 def _remarks(plan: Plan, study: SweepStudy, halted: str | None) -> list[str]:
-    counts = ", ".join(f"{number} {state}" for state, number in study.counts().items())
-    remarks = [f"trials: {counts or 'none'}", *(f"lost: {sentence}" for sentence in plan.lost)]
+    """Return the sentences that a reader needs to judge the scores."""
+    counts = ", ".join(f"{number} {state}" for state, number in study.record.counts().items())
+    remarks = [f"trials: {counts or 'none'}"]
+    remarks += [f"missing: {sentence}" for sentence in plan.missing_features]
     adopted = Counter(
         t.user_attrs[ORIGIN].partition(":")[0]
-        for trials in study.trials().values()
+        for trials in study.record.trials().values()
         for t in trials
         if ORIGIN in t.user_attrs
     )
-    remarks += [f"of these {number} taken over from {run}" for run, number in adopted.items()]
+    remarks += [f"{number} of these taken over from {run}" for run, number in adopted.items()]
     if halted:
         remarks.append(f"ended early: {halted}")
     if plan.file.search.confirm == 0:
         remarks.append("search.confirm is 0: scores are selected on the scored videos")
-    if ran_side_by_side(study.trials()):
+    if ran_side_by_side(study.record.trials()):
         remarks.append(
-            "order-dependent: trials ran side by side, so another run may propose others"
+            "order-dependent: trials ran side by side, so a repeated sweep may propose others"
         )
     return remarks
 
@@ -72,8 +88,8 @@ def _print_results(folder: Path, scores: dict[str, Any] | None, remarks: list[st
         print(f"nothing to fuse: no trial of {folder} has predictions")
         return
     print(f"\n{summary(scores)}\n")
-    if (folder / "submission.txt").exists():
-        print(f"submission:  {folder / 'submission.txt'}")
-    print(f"scores:      {folder / 'scores.json'}")
-    print(f"fusion:      {folder / 'report' / 'fusion.html'}")
-    print(f"leaderboard: {folder / 'report' / 'leaderboard.md'}")
+    if (folder / SUBMISSION).exists():
+        print(f"submission:  {folder / SUBMISSION}")
+    print(f"scores:      {folder / SCORES}")
+    print(f"fusion:      {folder / REPORT / 'fusion.html'}")
+    print(f"leaderboard: {folder / REPORT / 'leaderboard.md'}")

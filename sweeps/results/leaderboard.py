@@ -1,4 +1,4 @@
-"""A sweep in Markdown: its trials best first, and what failed."""
+"""Leaderboard of a sweep in Markdown: its trials, the best first, and the failed ones."""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -7,7 +7,8 @@ from itertools import pairwise
 from optuna.trial import FrozenTrial, TrialState
 
 from sweeps.pages.markdown import number, table
-from sweeps.search_file.overrides import by_path, varied_paths
+from sweeps.search_file.overrides import values_by_path, varied_paths
+from sweeps.study.record import last_value
 
 
 def leaderboard(
@@ -15,53 +16,31 @@ def leaderboard(
     trials: Mapping[str, Sequence[FrozenTrial]],
     remarks: Sequence[str],
 ) -> str:
-    """The report of a sweep.
+    """Return the leaderboard as a Markdown page.
 
     Args:
-        name: The sweep.
-        trials: Each study's trials.
-        remarks: What a reader must know to trust the numbers.
+        name: Name of the sweep.
+        trials: Trials of each study.
+        remarks: Sentences that a reader needs to judge the scores.
     """
-    parts = [f"# {name}", *(f"- {remark}" for remark in remarks)]
-    parts.append("What fusing them comes to: [fusion.md](fusion.md).")
-    parts += [f"## {study}\n\n{_trial_table(found)}" for study, found in trials.items()]
-    failed = [(study, t) for study, found in trials.items() for t in found if _failed(t)]
+    sections = [f"# {name}", *(f"- {remark}" for remark in remarks)]
+    sections.append("Scores of the fused model: [fusion.md](fusion.md).")
+    sections += [f"## {study}\n\n{_trial_table(of_study)}" for study, of_study in trials.items()]
+    failed = [(study, t) for study, of_study in trials.items() for t in of_study if _has_failed(t)]
     if failed:
         lines = [f"- {study} {t.number}: {t.user_attrs.get('reason')}" for study, t in failed]
-        parts.append("## Failed\n\n" + "\n".join(lines))
-    return "\n\n".join(parts) + "\n"
-
-
-def _trial_table(trials: Sequence[FrozenTrial]) -> str:
-    ended = [t for t in trials if t.state in (TrialState.COMPLETE, TrialState.PRUNED)]
-    ended.sort(key=lambda t: (-last_value(t), t.number))
-    varied = varied_paths([by_path(trial.user_attrs["overrides"]) for trial in ended])
-    rows = [
-        [
-            str(place),
-            str(trial.number),
-            trial.state.name.lower(),
-            str(trial.last_step),
-            number(last_value(trial)),
-            *(by_path(trial.user_attrs["overrides"]).get(path, "") for path in varied),
-            trial.user_attrs["signature"] + (" (repeat)" if "twin_of" in trial.user_attrs else ""),
-        ]
-        for place, trial in enumerate(ended, 1)
-    ]
-    return table(["", "trial", "state", "epochs", "select", *varied, "folder"], rows)
-
-
-def last_value(trial: FrozenTrial) -> float:
-    """A trial's objective at its last epoch."""
-    return float(trial.intermediate_values[trial.last_step]) if trial.last_step else float("nan")
-
-
-def _failed(trial: FrozenTrial) -> bool:
-    return bool(trial.state == TrialState.FAIL)
+        sections.append("## Failed\n\n" + "\n".join(lines))
+    return "\n\n".join(sections) + "\n"
 
 
 def ran_side_by_side(trials: Mapping[str, Sequence[FrozenTrial]]) -> bool:
-    """Whether a trial was drawn before another had ended (retries are no draws)."""
+    """Return True if a trial was proposed before another one had ended.
+
+    Retries are left out, because they are not proposed.
+
+    Args:
+        trials: Trials of each study.
+    """
     times = sorted(
         (trial.datetime_start, trial.datetime_complete or datetime.max)
         for study in trials.values()
@@ -69,3 +48,32 @@ def ran_side_by_side(trials: Mapping[str, Sequence[FrozenTrial]]) -> bool:
         if trial.datetime_start is not None and "retry_of" not in trial.user_attrs
     )
     return any(later[0] < earlier[1] for earlier, later in pairwise(times))
+
+
+def _trial_table(trials: Sequence[FrozenTrial]) -> str:
+    ended = [t for t in trials if t.state in (TrialState.COMPLETE, TrialState.PRUNED)]
+    ended.sort(key=lambda t: (-_last_objective(t), t.number))
+    varied = varied_paths([values_by_path(trial.user_attrs["overrides"]) for trial in ended])
+    rows = [
+        [
+            str(place),
+            str(trial.number),
+            trial.state.name.lower(),
+            str(trial.last_step),
+            number(_last_objective(trial)),
+            *(values_by_path(trial.user_attrs["overrides"]).get(path, "") for path in varied),
+            trial.user_attrs["signature"] + (" (repeat)" if "twin_of" in trial.user_attrs else ""),
+        ]
+        for place, trial in enumerate(ended, 1)
+    ]
+    return table(["", "trial", "state", "epochs", "select", *varied, "folder"], rows)
+
+
+def _last_objective(trial: FrozenTrial) -> float:
+    """Return a trial's objective at its last epoch, or NaN if no epoch was reported."""
+    value = last_value(trial)
+    return float("nan") if value is None else value
+
+
+def _has_failed(trial: FrozenTrial) -> bool:
+    return bool(trial.state == TrialState.FAIL)

@@ -1,0 +1,1 @@
+"""Run folders and trial folders on disk: their files, locks and kept weights."""

@@ -1,4 +1,4 @@
-"""One driver at a time writes a folder."""
+"""Lock on a folder that lets one driver at a time write it."""
 
 import fcntl
 import os
@@ -7,14 +7,17 @@ from pathlib import Path
 from mtl.errors import InputError
 
 LOCK = "driver.lock"
+"""File in a locked folder with the process number of the driver."""
 
 
 class DriverLock:
-    """The right to write a sweep's folder, or an output folder, until `close` or the death of the
-    process.
+    """Lock on a run folder or an output folder, held until ``close`` or the end of the process.
+
+    Args:
+        folder: The folder to lock; made if it does not exist.
 
     Raises:
-        InputError: another driver holds it.
+        InputError: If another driver holds the lock.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -38,5 +41,6 @@ class DriverLock:
         return self._file.read().strip() or "unknown"
 
     def close(self) -> None:
-        """Let the next driver in; the file stays, since removing it would race with that driver."""
+        """Release the lock."""
+        # The file stays: its removal could race with the next driver's lock.
         self._file.close()

@@ -1,4 +1,4 @@
-"""Under what a sweep ran: commit, uncommitted changes, packages, machine, command."""
+"""Record of a start of a sweep: commit, uncommitted changes, packages, machine, command."""
 
 import os
 import platform
@@ -13,16 +13,17 @@ from typing import Any
 import sweeps
 
 PACKAGE = Path(sweeps.__file__).parent
+"""Folder of this project's source code."""
 
 
 def environment(source: Path = PACKAGE) -> dict[str, Any]:
     """Return the content of ``environment.json``.
 
-    It holds no environment variable, since these may be secret.
+    Environment variables are left out, because they may hold secrets.
 
     Args:
-        source: The folder of the source code. Commit and diff are those of the git checkout that
-            tracks it, and None where none does, as for an installed wheel.
+        source: Folder of the source code. Commit and diff are read from the git checkout that
+            tracks this folder; they are None for an installed wheel, which no checkout tracks.
     """
     tracked = _git(source, "ls-files", "--error-unmatch", ".") is not None
     return {
@@ -44,7 +45,7 @@ def environment(source: Path = PACKAGE) -> dict[str, Any]:
 
 
 def _git(folder: Path, *arguments: str) -> str | None:
-    """Run git in a folder and return its output; None if it fails."""
+    """Return the output of a git command in a folder, or None if the command fails."""
     try:
         done = subprocess.run(
             ["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=True

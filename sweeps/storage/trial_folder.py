@@ -16,11 +16,17 @@ import yaml
 
 from mtl.dataset import Listing
 from mtl.predictions.table import Predictions
-from mtl.whole_files import write_json, write_whole
+from mtl.whole_files import write_atomically, write_json
 from sweeps.records.messages import End, Epoch
 
 TRIALS = "trials"
 """Name of the folder in a run folder that holds the trial folders."""
+
+SCORES = "scores.json"
+"""Name of the file of scores, in a trial folder and in other folders of a run."""
+
+PREDICTIONS = "predictions.parquet"
+"""Name of the file of predictions, in a trial folder and in other folders of a run."""
 
 FOLD_MARK = ".fold"
 """Part of the signature of a trial that is trained with one fold held out."""
@@ -37,8 +43,8 @@ class TrialFolder:
         self.path = path
         self.signature = path.name
         self.config_file = path / "config.yaml"
-        self.scores_file = path / "scores.json"
-        self.predictions_file = path / "predictions.parquet"
+        self.scores_file = path / SCORES
+        self.predictions_file = path / PREDICTIONS
         self.weights_folder = path / "weights"
         self._checkpoint_file = path / "checkpoint.safetensors"
         self._progress_file = path / "progress.csv"
@@ -52,7 +58,7 @@ class TrialFolder:
     @classmethod
     def all_in_run(cls, run_folder: Path) -> Iterator["TrialFolder"]:
         """Yield the folders of all trials of a sweep that have predictions, in any order."""
-        for file in (run_folder / TRIALS).glob("*/predictions.parquet"):
+        for file in (run_folder / TRIALS).glob(f"*/{PREDICTIONS}"):
             yield cls(file.parent)
 
     @property
@@ -114,7 +120,7 @@ class TrialFolder:
                 alone.
         """
         self.weights_folder.mkdir(parents=True, exist_ok=True)
-        write_whole(self.config_file, config.encode())
+        write_atomically(self.config_file, config.encode())
         self._error_file.unlink(missing_ok=True)
 
     def load_checkpoint(self) -> tuple[bytes | None, dict[int, bytes]]:
@@ -137,9 +143,9 @@ class TrialFolder:
         """
         result = event.result
         if event.weights is not None:
-            write_whole(self.weights_file(result["epoch"]), event.weights)
+            write_atomically(self.weights_file(result["epoch"]), event.weights)
         if event.checkpoint is not None:
-            write_whole(self._checkpoint_file, event.checkpoint)
+            write_atomically(self._checkpoint_file, event.checkpoint)
         self._write_progress(result)
         scores = {"select": {"score": result["objective"], **result["best_scores"]}}
         scores["epochs"] = result["best_epochs"]
@@ -178,7 +184,7 @@ class TrialFolder:
 
     def write_error(self, text: str) -> None:
         """Write the error that ended the trial."""
-        write_whole(self._error_file, text.encode())
+        write_atomically(self._error_file, text.encode())
 
     def copy_to(self, run_folder: Path) -> None:
         """Copy the folder without its checkpoint to another sweep, unless that sweep has it.
@@ -214,7 +220,7 @@ class TrialFolder:
         writer = csv.DictWriter(text, fieldnames=list(row), lineterminator="\n")
         writer.writeheader()
         writer.writerows([*rows, row])
-        write_whole(file, text.getvalue().encode())
+        write_atomically(file, text.getvalue().encode())
 
 
 def is_refit(signature: str) -> bool:

@@ -4,7 +4,7 @@ import threading
 import time
 from typing import Any
 
-from sweeps.fusion.anytime import REST, AnytimeFusion
+from sweeps.fusion.anytime import REST_RATIO, AnytimeFusion
 
 WAIT_SECONDS = 10.0
 
@@ -26,19 +26,19 @@ class Fusion:
 
 def running(fusion: Any, said: list[str]) -> tuple[AnytimeFusion, Any]:
     anytime = AnytimeFusion(fusion)
-    return anytime, anytime.saying(said.append)
+    return anytime, anytime.running(said.append)
 
 
 def test_each_end_of_a_trial_is_followed_by_a_fusion_and_without_one_there_is_none(
     monkeypatch,
 ):
-    monkeypatch.setattr("sweeps.fusion.anytime.REST", 0)
+    monkeypatch.setattr("sweeps.fusion.anytime.REST_RATIO", 0)
     fusion, said = Fusion(), []
     anytime, lasting = running(fusion, said)
     with lasting:
         assert not fusion.done.acquire(timeout=0.1)
         for _ in range(3):
-            anytime.due()
+            anytime.trial_ended()
             assert fusion.done.acquire(timeout=WAIT_SECONDS)
     assert fusion.asked == 3
     assert said == []
@@ -46,12 +46,12 @@ def test_each_end_of_a_trial_is_followed_by_a_fusion_and_without_one_there_is_no
 
 
 def test_what_goes_wrong_is_said_and_the_next_is_tried(monkeypatch):
-    monkeypatch.setattr("sweeps.fusion.anytime.REST", 0)
+    monkeypatch.setattr("sweeps.fusion.anytime.REST_RATIO", 0)
     fusion, said = Fusion(broken=1), []
     anytime, lasting = running(fusion, said)
     with lasting:
         for _ in range(2):
-            anytime.due()
+            anytime.trial_ended()
             assert fusion.done.acquire(timeout=WAIT_SECONDS)
     assert said == ["the trials so far could not be fused: OSError: no space left"]
 
@@ -71,8 +71,8 @@ def test_it_rests_so_many_times_as_long_as_it_fused():
 
     fusion, said = Slow(), []
     anytime, lasting = running(fusion, said)
-    anytime._over = Over()
+    anytime._stopped = Over()
     with lasting:
-        anytime.due()
+        anytime.trial_ended()
         assert fusion.done.acquire(timeout=WAIT_SECONDS)
-    assert waited[0] >= REST * 0.05
+    assert waited[0] >= REST_RATIO * 0.05

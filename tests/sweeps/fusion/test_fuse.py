@@ -315,7 +315,7 @@ def test_what_improves_is_written_without_a_look_at_confirm(sweep):
     sweep.trial("worse", 0.5, noise=30.0)
     fusion.improve()
     sweep.trial("good", 2.0, noise=0.1)
-    assert "good" in fusion.used()  # who only looks leaves it to be written
+    assert "good" in fusion.member_signatures()  # who only looks leaves it to be written
     assert fusion.improve()
     second = json.loads((sweep.folder / "scores.json").read_text())
     better = [s["select"]["fused"]["p_labelled"] for s in (first, second)]
@@ -370,10 +370,9 @@ def test_a_damaged_trial_is_named(sweep):
 def test_what_is_not_known_to_the_study_is_not_fused(sweep):
     sweep.trial("one", 1.0, noise=0.3)
     sweep.trial("orphan", 2.0)
-    fusion = SweepFusion(
-        sweep.folder, sweep.dataset, sweep.listing, sweep.parts, FusionSection(), known="one".__eq__
-    )
-    assert fusion.used() == ["one"]
+    of_sweep = sweep.folder, sweep.dataset, sweep.listing, sweep.parts, FusionSection()
+    fusion = SweepFusion(*of_sweep, include="one".__eq__)
+    assert fusion.member_signatures() == ["one"]
 
 
 def test_the_best_so_far_outlives_its_driver(sweep):

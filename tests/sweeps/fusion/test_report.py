@@ -69,7 +69,7 @@ def test_the_search_says_how_much_it_flatters_itself():
     assert said in text
     assert "post-processed +0.125" in text
     assert "search optimism" not in gain(scores(), "select")
-    assert "flatters" in gain(scores(), "select")
+    assert "too optimistic" in gain(scores(), "select")
 
 
 def test_without_confirm_the_summary_speaks_of_select():
@@ -80,7 +80,7 @@ def test_without_confirm_the_summary_speaks_of_select():
 def test_not_the_same_tasks_is_said():
     found = scores()
     found["confirm"] = {**found["confirm"], "fused_minus_best_single": {"interval": {}}}
-    assert gain(found, "confirm").endswith("not compared, no labels or not the same tasks")
+    assert gain(found, "confirm").endswith("not compared, no labels or different tasks")
 
 
 def test_rules_and_sizes_stand_beside_what_was_used():
@@ -98,5 +98,5 @@ def test_rules_and_sizes_stand_beside_what_was_used():
     found |= {"small_ensembles": sizes, "cost": unknown}
     small, whole = rows(sizes_table(found))[2:]
     assert small[:4] == ["1", "2", "12,345", "10,000"]
-    assert whole[:4] == ["all chosen", "7", "-", "-"]
+    assert whole[:4] == ["all members", "7", "-", "-"]
     assert whole[4:] == ["1.500 [1.250, 1.750]", "1.250 [1.000, 1.500]", "-"]

@@ -17,13 +17,13 @@ from sweeps.fusion.frames import listed_rows
 from sweeps.fusion.sweep import SweepFusion
 from sweeps.planning.compose import compose, signature
 from sweeps.planning.plan import divide
-from sweeps.prediction.export import collect, export, sweep_data
+from sweeps.prediction.export import export, export_files, sweep_data
 from sweeps.records.messages import Epoch, Job
 from sweeps.search_file import FusionSection, load
-from sweeps.slots.trial_loop import JobRun
+from sweeps.slots.trial_loop import TrialLoop
 from sweeps.storage.run_folder import open_run_folder
 from sweeps.storage.trial_folder import TrialFolder
-from sweeps.train import Files
+from sweeps.train import FeatureFiles
 from tests.support.small_data import NAMES, make_dataset, make_listing, write_space
 
 SMALL = ("encoder.hidden=8", "head=linear", "training.epochs=3", "features=[appearance]")
@@ -55,15 +55,15 @@ def train(folder: Path, data: Dataset, overrides: list[str], parts: dict[str, st
     trial, listing = compose(overrides), data.listing()
     listed = None if trial.sequence.frames == "all" else listing
     name = signature(trial, data.hash)
-    files = TrialFolder(folder / "trials" / name)
+    files = TrialFolder.in_run(folder, name)
     files.begin(yaml.safe_dump(trial.plain()))
-    trial_data = SlotData(Files(data, listed), listing, parts).of(trial)
-    for event in JobRun(Job("alone", trial.plain()), trial, trial_data).events():
+    trial_data = SlotData(FeatureFiles(data, listed), listing, parts).for_trial(trial)
+    for event in TrialLoop(Job("alone", trial.plain()), trial, trial_data).events():
         if isinstance(event, Epoch):
             files.write_epoch(event)
         else:
             files.write_end(event, listing)
-            files.settle()
+            files.remove_checkpoint()
 
 
 @pytest.fixture
@@ -106,7 +106,7 @@ def test_counts_may_be_broken_numbers_and_a_member_of_0_stays_behind(run):
     first, second, *_ = (trial.name for trial in (run / "trials").iterdir())
     made["members"] = {"valence": {first: 0.25, second: 0}}
     file.write_text(json.dumps(made))
-    files = collect(run, sweep_data(run))
+    files = export_files(run, sweep_data(run))
     members = json.loads(files["model.json"])["members"]
     assert {name: member["weights"] for name, member in members.items()} == {
         first: {"valence": 0.25}
@@ -151,7 +151,7 @@ def test_a_sweep_without_a_fused_model_and_other_data_are_refused(run, tmp_path)
         export(run, other, tmp_path / "export")
     data = sweep_data(run)
     (run / "fusion" / "members.json").unlink()
-    with pytest.raises(InputError, match="no fused model: let its sweep come to its end"):
+    with pytest.raises(InputError, match="no fused model: let its sweep end first"):
         export(run, data, tmp_path / "export")
 
 

@@ -78,7 +78,7 @@ def test_means_over_seeds_of_scores_on_confirm_stand_in_the_table(tmp_path: Path
         expected = [score["p_labelled"] for score in seeds]
         assert written["standings"][ALL][label]["scores"] == pytest.approx(expected)
         assert f"| {label:11} | {np.mean(expected):.3f}" in text
-    assert "Means over 2 seeds of scores pooled over the 2 videos of confirm, raw" in text
+    assert "Means over 2 seeds of scores pooled over the 2 videos of confirm, before post" in text
     page = (report / "comparison.html").read_text()
     assert "small: comparison" in page
     assert "src=" not in page.split("<script")[0]
@@ -88,7 +88,9 @@ def test_without_confirm_it_is_said_to_be_of_select(tmp_path: Path) -> None:
     encoders = {"values": ["gru", "lstm"]}
     search = {"trials": 4, "seed": 3, "confirm": 0}
     sweep = Compared(tmp_path, "encoder", encoders, search=search)
-    assert "videos of select, raw" in (compare_sweep(sweep.folder, sweep.plan, sweep) or "")
+    text = compare_sweep(sweep.folder, sweep.plan, sweep)
+    assert text is not None
+    assert "videos of select, before post-processing" in text
 
 
 def test_one_value_alone_is_no_comparison(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,8 +5,8 @@ from typing import Any
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from sweeps.pages.markdown import table
-from sweeps.results.leaderboard import last_value, leaderboard
-from sweeps.search_file.overrides import by_path, varied_paths
+from sweeps.results.leaderboard import leaderboard
+from sweeps.search_file.overrides import values_by_path, varied_paths
 
 
 def trial(number: int, state: TrialState, values: list[float], **attributes: Any) -> FrozenTrial:
@@ -52,14 +52,13 @@ def test_each_study_has_its_own_table():
     assert "## Failed" not in text
 
 
-def test_a_trials_value_is_its_last_epochs():
-    assert last_value(TRIALS[1]) == 1.1
-    empty = trial(9, TrialState.FAIL, [])
-    assert last_value(empty) != last_value(empty)  # NaN
+def test_a_pruned_trial_without_an_epoch_has_no_value():
+    text = leaderboard("demo", {"demo": [trial(9, TrialState.PRUNED, [])]}, [])
+    assert rows(text)[2][:5] == ["1", "9", "pruned", "None", "nan"]
 
 
 def test_only_what_differs_is_varied():
-    first, second = by_path(["a=1", "b=2", "c=x=3"]), by_path(["a=1", "b=3"])
+    first, second = values_by_path(["a=1", "b=2", "c=x=3"]), values_by_path(["a=1", "b=3"])
     assert first["c"] == "x=3"
     assert varied_paths([first, second]) == ["b", "c"]
 

@@ -6,20 +6,26 @@ from pathlib import Path
 import pytest
 
 from mtl.tasks import TASKS
-from sweeps.storage.kept_weights import KeptWeights, folder_bytes
+from sweeps.storage.kept_weights import KeptWeights
 
 
-def trial(trials: Path, name: str, **scores: float | None) -> str:
-    """An ended trial with a kilobyte of weights."""
-    (trials / name / "weights").mkdir(parents=True)
-    (trials / name / "weights" / "epoch_001.safetensors").write_bytes(bytes(1000))
+def trial(run_folder: Path, name: str, **scores: float | None) -> str:
+    """Make an ended trial with a kilobyte of weights and return its signature."""
+    folder = run_folder / "trials" / name
+    (folder / "weights").mkdir(parents=True)
+    (folder / "weights" / "epoch_001.safetensors").write_bytes(bytes(1000))
     select = {"score": 1.0, **dict.fromkeys(TASKS), **scores}
-    (trials / name / "scores.json").write_text(json.dumps({"select": select}))
+    (folder / "scores.json").write_text(json.dumps({"select": select}))
     return name
 
 
-def kept(trials: Path) -> set[str]:
-    return {folder.name for folder in trials.iterdir() if (folder / "weights").is_dir()}
+def kept(run_folder: Path) -> set[str]:
+    """Return the signatures of the trials that have weights."""
+    return {path.parent.name for path in (run_folder / "trials").glob("*/weights")}
+
+
+def total_bytes(run_folder: Path) -> int:
+    return sum(file.stat().st_size for file in run_folder.rglob("*") if file.is_file())
 
 
 def test_the_25_best_are_kept_in_whatever_order_they_end(tmp_path):
@@ -29,7 +35,7 @@ def test_the_25_best_are_kept_in_whatever_order_they_end(tmp_path):
         kept_weights.add(trial(tmp_path, f"t{number:02d}", valence=value))
     best = sorted(range(40), key=lambda n: -values[n])[:25]
     assert kept(tmp_path) == {f"t{number:02d}" for number in best}
-    assert all((tmp_path / f"t{number:02d}" / "scores.json").exists() for number in range(40))
+    assert len(list(tmp_path.glob("trials/*/scores.json"))) == 40
 
 
 def test_one_that_is_among_the_best_of_any_task_is_kept(tmp_path):
@@ -62,7 +68,7 @@ def test_a_trial_that_failed_keeps_no_weights_and_takes_nobodys_place(tmp_path):
 
 
 def test_a_trial_that_never_came_to_a_score_keeps_nothing(tmp_path):
-    (tmp_path / "early" / "weights").mkdir(parents=True)
+    (tmp_path / "trials" / "early" / "weights").mkdir(parents=True)
     kept_weights = KeptWeights(tmp_path, {"twin-without-a-folder": True}, 25)
     kept_weights.add("early")
     assert kept(tmp_path) == set()
@@ -71,14 +77,15 @@ def test_a_trial_that_never_came_to_a_score_keeps_nothing(tmp_path):
 def test_it_counts_what_trials_take(tmp_path):
     kept_weights = KeptWeights(tmp_path, {}, 1)
     kept_weights.add(trial(tmp_path, "one", valence=0.1))
-    assert kept_weights.gb * 1e9 == pytest.approx(folder_bytes(tmp_path))
+    assert kept_weights.gb * 1e9 == pytest.approx(total_bytes(tmp_path))
     kept_weights.add(trial(tmp_path, "two", valence=0.2))
-    assert kept_weights.gb * 1e9 == pytest.approx(folder_bytes(tmp_path))
+    assert kept_weights.gb * 1e9 == pytest.approx(total_bytes(tmp_path))
     assert 1000 < kept_weights.gb * 1e9 < 2000
 
 
 def test_a_checkpoint_that_a_kill_left_behind_an_end_goes(tmp_path):
-    (tmp_path / trial(tmp_path, "ended") / "checkpoint.safetensors").write_bytes(b"epoch 3")
+    folder = tmp_path / "trials" / trial(tmp_path, "ended")
+    (folder / "checkpoint.safetensors").write_bytes(b"epoch 3")
     KeptWeights(tmp_path, {"ended": False}, 25)
-    assert not (tmp_path / "ended" / "checkpoint.safetensors").exists()
-    assert (tmp_path / "ended" / "scores.json").exists()
+    assert not (folder / "checkpoint.safetensors").exists()
+    assert (folder / "scores.json").exists()

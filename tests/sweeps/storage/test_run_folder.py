@@ -92,14 +92,14 @@ def test_other_data_is_refused(folder, tmp_path):
 def test_a_folder_of_something_else_is_refused(tmp_path, dataset):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").write_text("x")
-    with pytest.raises(InputError, match="is not empty and no sweep"):
+    with pytest.raises(InputError, match="is not empty and holds no sweep"):
         open_run_folder(tmp_path / "mine", search_file(tmp_path), dataset)
     assert [f.name for f in (tmp_path / "mine").iterdir()] == ["thesis.tex"]
 
 
 def test_a_file_in_its_place_is_refused(tmp_path, dataset):
     (tmp_path / "mine").write_text("x")
-    with pytest.raises(InputError, match="is not empty and no sweep"):
+    with pytest.raises(InputError, match="is not empty and holds no sweep"):
         open_run_folder(tmp_path / "mine", search_file(tmp_path), dataset)
 
 

@@ -58,11 +58,11 @@ def test_after_each_epoch_it_holds_the_checkpoint_and_the_best_weights(folder):
         "weights/epoch_002.safetensors",
     }
     folder.write_epoch(event(3, {"valence": 2, "expression": 3}))
-    assert sorted(f.name for f in folder.weights.iterdir()) == [
+    assert sorted(f.name for f in folder.weights_folder.iterdir()) == [
         "epoch_002.safetensors",
         "epoch_003.safetensors",
     ]
-    assert folder.saved() == (b"checkpoint 3", {2: b"weights 2", 3: b"weights 3"})
+    assert folder.load_checkpoint() == (b"checkpoint 3", {2: b"weights 2", 3: b"weights 3"})
     assert [row["epoch"] for row in rows(folder)] == ["1", "2", "3"]
     assert rows(folder)[2]["best_epochs/expression"] == "3"
     assert json.loads((folder.path / "scores.json").read_text()) == {
@@ -74,9 +74,9 @@ def test_after_each_epoch_it_holds_the_checkpoint_and_the_best_weights(folder):
 def test_an_epoch_told_again_replaces_its_row_and_touches_neither_weights_nor_checkpoint(folder):
     for epoch in (1, 2):
         folder.write_epoch(event(epoch, {"valence": epoch, "expression": 1}))
-    before = folder.saved()
+    before = folder.load_checkpoint()
     folder.write_epoch(event(2, {"valence": 2, "expression": 1}, fresh=False))
-    assert folder.saved() == before
+    assert folder.load_checkpoint() == before
     assert [row["epoch"] for row in rows(folder)] == ["1", "2"]
 
 
@@ -108,7 +108,7 @@ def test_a_kill_between_any_two_steps_leaves_a_checkpoint_with_its_weights(
         with pytest.raises(Killed):
             folder.write_epoch(event(3, best))
 
-    checkpoint, weights = folder.saved()
+    checkpoint, weights = folder.load_checkpoint()
     done, needed = {b"checkpoint 2": (2, {1, 2}), b"checkpoint 3": (3, {2, 3})}[checkpoint]
     assert needed <= set(weights)
     assert all(weights[epoch] == b"weights %d" % epoch for epoch in needed)
@@ -116,7 +116,7 @@ def test_a_kill_between_any_two_steps_leaves_a_checkpoint_with_its_weights(
     json.loads((folder.path / "scores.json").read_text())
     # The next process trains epoch 3, or tells it again.
     folder.write_epoch(event(3, best, fresh=done == 2))
-    assert folder.saved() == (b"checkpoint 3", {2: b"weights 2", 3: b"weights 3"})
+    assert folder.load_checkpoint() == (b"checkpoint 3", {2: b"weights 2", 3: b"weights 3"})
     assert [row["epoch"] for row in rows(folder)] == ["1", "2", "3"]
 
 
@@ -125,13 +125,13 @@ def test_an_early_epoch_told_again_leaves_what_later_ones_need(folder):
         folder.write_epoch(event(epoch, {"valence": epoch, "expression": 2 if epoch > 1 else 1}))
     folder.write_epoch(event(2, {"valence": 2, "expression": 2}, fresh=False))
     folder.write_epoch(event(3, {"valence": 3, "expression": 2}, fresh=False))
-    assert folder.saved() == (b"checkpoint 3", {2: b"weights 2", 3: b"weights 3"})
+    assert folder.load_checkpoint() == (b"checkpoint 3", {2: b"weights 2", 3: b"weights 3"})
 
 
 def test_without_a_checkpoint_a_trial_starts_anew(folder):
     folder.write_epoch(event(1, {"valence": 1, "expression": 1}))
     (folder.path / "checkpoint.safetensors").unlink()
-    assert folder.saved() == (None, {})
+    assert folder.load_checkpoint() == (None, {})
     assert not (folder.path / "progress.csv").exists()
 
 
@@ -140,18 +140,18 @@ def test_the_end_leaves_predictions_and_no_checkpoint(folder):
     folder.write_epoch(event(1, {"valence": 1, "expression": 1}))
     at = np.array([150, 3, 199])
     outputs = np.random.default_rng(0).random((3, 22), np.float32)
-    assert not folder.ended
+    assert not folder.has_ended
     folder.write_end(End("complete", at, outputs), listing)
     # Until the study knows of the end, a new start must be able to repeat it.
-    assert folder.saved()[0] is not None
-    assert not folder.ended
-    folder.settle()
-    assert folder.ended
+    assert folder.load_checkpoint()[0] is not None
+    assert not folder.has_ended
+    folder.remove_checkpoint()
+    assert folder.has_ended
     found = Predictions.load(folder.path / "predictions.parquet")
     assert [found.names[v] for v in found.video] == ["v7", "v0", "v9"]
     assert found.frame.tolist() == [11, 4, 20]
     np.testing.assert_array_equal(found.outputs, outputs)
-    folder.settle()
+    folder.remove_checkpoint()
 
 
 def test_a_new_beginning_forgets_the_error(folder):
