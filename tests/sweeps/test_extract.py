@@ -93,7 +93,7 @@ def held(folder: Path) -> dict[str, bytes]:
 
 
 def test_it_makes_a_feature_set_and_says_what_is_next(words, tmp_path, capsys, monkeypatch):
-    monkeypatch.setenv("SHUTDOWN", str(tmp_path))
+    monkeypatch.setenv("HOME", str(tmp_path))
     assert run(words, images="~/faces") == 0
     out = tmp_path / "set"
     parts = [f"part-0000{i}.parquet" for i in range(3)]
@@ -187,7 +187,7 @@ def test_images_that_went_are_not_so_many_failures(words, faces, tmp_path, monke
     with monkeypatch.context() as patch:
         patch.setattr(extract, "find_images", find_and_lose)
         with pytest.raises(
-            InputError, match=r"faces is not there, or empty, on .*the same command"
+            InputError, match=r"faces does not exist or is empty on .*the same command"
         ):
             run(words)
     (tmp_path / "aside").rename(faces)
