@@ -1,13 +1,13 @@
-"""How sure a score is: the studentised bootstrap over videos of pooled scores.
+"""Confidence intervals and p-values of scores: the studentised bootstrap over videos.
 
-Frames of a video are alike, so videos are drawn, not frames; and CCC and F1 are no means over
-videos, so each draw is scored on its pooled sums. Such scores are low, and too sure, in few videos:
-a rare class that no video shows has F1 0. So a draw is not taken for what another set of videos
-would score; it tells how far a score lies from its expectation in units of its own standard error
-(Efron and Tibshirani 1993, section 12.5), which holds where draws themselves are off.
-``benchmarks/coverage.py`` counts how often the intervals hold what they must.
+Frames of one video are correlated, so each draw resamples whole videos with replacement. CCC and F1
+are not means over videos, so each draw is scored on the pooled sums of its videos. With few videos
+the scores of the draws are biased (a rare class that is in no drawn video has F1 0) and vary too
+little, so percentiles of these scores would be wrong. The studentised bootstrap (bootstrap-t, Efron
+and Tibshirani 1993, section 12.5) instead takes percentiles of t = (draw - score) / standard error
+of the draw. ``benchmarks/coverage.py`` measures how often the intervals contain the true score.
 
-Shapes: N frames, V videos, R draws, S sums of a task.
+Shapes: N frames, V videos, R draws, r draws with a t-statistic.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,29 +20,34 @@ from mtl.evaluation import metrics
 from mtl.tasks import TASKS
 
 DRAWS = 1000
+"""Number of bootstrap draws."""
 SEED = 95
+"""Seed of the bootstrap draws."""
 CONFIDENCE_LEVEL = 0.95
-MIN_STANDARD_ERROR = 1e-12  # a standard error below it is rounding
+"""Probability with which an interval should contain the true score."""
+MIN_STANDARD_ERROR = 1e-12
+"""Standard error up to which a score counts as constant; smaller values are rounding errors."""
 BOUNDS = {"ccc": (-1.0, 1.0), "f1": (0.0, 1.0), "p": (-1.0, 3.0)}
-"""Of a score, by its kind."""
+"""Lowest and highest value of a score, by the prefix of its name (CCC, F1 and P)."""
 MAX_DIFFERENCE = 4.0
-"""No two scores are further apart."""
+"""Largest difference of two scores: P is between -1 and 3."""
 MIN_VIDEOS = 3
-"""Two videos, drawn with replacement, say nothing of how far others would be."""
+"""Fewest videos of which an interval is computed; draws of two videos do not show the spread."""
 
 
 @dataclass(frozen=True)
 class BootstrapScore:
-    """A score of some videos, and what follows from them about another set of videos.
+    """Score of some videos with its bootstrap draws, for an interval and a p-value.
 
-    Scores of the same videos are added and subtracted like numbers: what is said of their
-    difference is paired.
+    Scores of the same videos can be added and subtracted like numbers. Because the same videos are
+    drawn for all of them, the interval and p-value of a difference are those of paired scores.
 
     Attributes:
-        score: Pooled over all videos.
-        draws: Of each draw of as many videos with replacement; NaN where it has no label.
-        influence: What one more of each video would add to each draw.
-        without: With each video left out.
+        score: Score pooled over all videos.
+        draws: Score of each draw of V videos with replacement, (R,); NaN if a draw has no label.
+        influence: Derivative of each draw's score by the number of times that each video is
+            counted, (R, V).
+        leave_one_out: Score without each video, (V,).
     """
 
     score: float
@@ -51,15 +56,15 @@ class BootstrapScore:
     leave_one_out: Float[np.ndarray, " V"]
 
     def __add__(self, other: "BootstrapScore") -> "BootstrapScore":
-        """The sum of two scores."""
+        """Return the sum of two scores of the same videos."""
         return weighted_sum([self, other], [1.0, 1.0])
 
     def __sub__(self, other: "BootstrapScore") -> "BootstrapScore":
-        """The difference of two scores."""
+        """Return the difference of two scores of the same videos."""
         return weighted_sum([self, other], [1.0, -1.0])
 
     def ratio(self, other: "BootstrapScore") -> "BootstrapScore":
-        """The ratio of two scores."""
+        """Return the ratio of two scores of the same videos."""
         ratio = self.draws / other.draws
         influence = (self.influence - ratio[:, None] * other.influence) / other.draws[:, None]
         return BootstrapScore(
@@ -67,54 +72,66 @@ class BootstrapScore:
         )
 
     def standard_error(self) -> float:
-        """The jackknife's standard error of the score."""
-        known = self.leave_one_out[np.isfinite(self.leave_one_out)]
-        return float(np.sqrt(max(len(known) - 1, 0) * known.var())) if len(known) else 0.0
+        """Return the jackknife estimate of the score's standard error."""
+        finite = self.leave_one_out[np.isfinite(self.leave_one_out)]
+        return float(np.sqrt(max(len(finite) - 1, 0) * finite.var())) if len(finite) else 0.0
 
     def t_statistics(self) -> Float[np.ndarray, " r"]:
-        """(draw - score) / the draw's own standard error, of those draws that have one."""
+        """Return t = (draw - score) / standard error of the draw, for each draw that has one.
+
+        The standard error of a draw is the infinitesimal jackknife's, sqrt(V / (V - 1) sum_v c_v
+        influence_v^2), in which video v is drawn c_v times.
+        """
         counts = draw_videos(self.influence.shape[1])
-        videos = max(self.influence.shape[1], 2)
+        videos = max(self.influence.shape[1], 2)  # avoids a division by zero for one video
         errors = np.sqrt((counts * self.influence**2).sum(axis=1) * videos / (videos - 1))
-        off = self.draws - self.score
-        able = np.isfinite(off) & (errors > MIN_STANDARD_ERROR)
-        return np.asarray(off[able] / errors[able])
+        deviations = self.draws - self.score
+        defined = np.isfinite(deviations) & (errors > MIN_STANDARD_ERROR)
+        return np.asarray(deviations[defined] / errors[defined])
 
     def interval(
         self, lowest: float = -MAX_DIFFERENCE, highest: float = MAX_DIFFERENCE
     ) -> tuple[float, float]:
-        """95 %, cut to what there can be, which is all that is known of fewer than three videos;
-        the score itself where nothing varies.
+        """Return the 95 % confidence interval of the score.
+
+        Args:
+            lowest: Lowest possible value of the score; the interval is clipped to it.
+            highest: Highest possible value of the score; the interval is clipped to it.
+
+        Returns:
+            The lower and upper end: ``(lowest, highest)`` for fewer than ``MIN_VIDEOS`` videos, and
+            the score twice if it does not vary between the videos.
         """
         if self.influence.shape[1] < MIN_VIDEOS:
             return lowest, highest
-        ratios, error = self.t_statistics(), self.standard_error()
-        if not len(ratios) or error < MIN_STANDARD_ERROR:
+        t, error = self.t_statistics(), self.standard_error()
+        if not len(t) or error < MIN_STANDARD_ERROR:
             return self.score, self.score
         tail = 100 * (1 - CONFIDENCE_LEVEL) / 2
-        low, high = np.percentile(ratios, [tail, 100 - tail])
+        low, high = np.percentile(t, [tail, 100 - tail])
         ends = np.clip([self.score - high * error, self.score - low * error], lowest, highest)
         return float(ends[0]), float(ends[1])
 
     def p_value(self) -> float:
-        """Two-sided, of the expectation being 0: never 0, and below 0.05 where the interval does
-        not hold 0.
+        """Return the two-sided p-value of the hypothesis that the true score is 0.
+
+        The value is never 0, and below 0.05 if the 95 % interval does not contain 0.
         """
-        ratios, error = self.t_statistics(), self.standard_error()
-        if not len(ratios) or error < MIN_STANDARD_ERROR:
+        t, error = self.t_statistics(), self.standard_error()
+        if not len(t) or error < MIN_STANDARD_ERROR:
             return 1.0
-        here = self.score / error
-        side = min((ratios <= here).sum(), (ratios >= here).sum())
-        return float(min(1.0, 2 * (1 + side) / (1 + len(ratios))))
+        observed = self.score / error
+        smaller_tail = min((t <= observed).sum(), (t >= observed).sum())
+        return float(min(1.0, 2 * (1 + smaller_tail) / (1 + len(t))))
 
 
-def weighted_sum(parts: Sequence[BootstrapScore], weights: Sequence[float]) -> BootstrapScore:
-    """A weighted_sum sum of scores of the same videos."""
+def weighted_sum(scores: Sequence[BootstrapScore], weights: Sequence[float]) -> BootstrapScore:
+    """Return the weighted sum of scores of the same videos."""
     return BootstrapScore(
-        sum(w * part.score for w, part in zip(weights, parts, strict=True)),
-        np.asarray(sum(w * part.draws for w, part in zip(weights, parts, strict=True))),
-        np.asarray(sum(w * part.influence for w, part in zip(weights, parts, strict=True))),
-        np.asarray(sum(w * part.leave_one_out for w, part in zip(weights, parts, strict=True))),
+        sum(w * score.score for w, score in zip(weights, scores, strict=True)),
+        np.asarray(sum(w * score.draws for w, score in zip(weights, scores, strict=True))),
+        np.asarray(sum(w * score.influence for w, score in zip(weights, scores, strict=True))),
+        np.asarray(sum(w * score.leave_one_out for w, score in zip(weights, scores, strict=True))),
     )
 
 
@@ -124,46 +141,66 @@ def bootstrap(
     mask: Bool[np.ndarray, "N 15"],
     video: Int[np.ndarray, " N"],
 ) -> dict[str, BootstrapScore]:
-    """Scores with ``DRAWS`` draws of the videos, under the names of ``metrics.scores``. The same
-    videos are drawn for every model, so that differences are paired.
+    """Score predictions on ``DRAWS`` draws of the videos.
+
+    The same videos are drawn in every call with as many videos, so differences between models are
+    paired.
+
+    Args:
+        outputs: Predictions in the columns ``OUTPUT_COLUMNS``; NaN for a task not predicted.
+        labels: Labels in the columns ``LABEL_COLUMNS``.
+        mask: True where a label is present.
+        video: Number of each frame's video.
+
+    Returns:
+        The score of each task that is labelled and predicted, and ``p_labelled``, under the names
+        of ``metrics.scores``.
     """
     _, group = np.unique(video, return_inverse=True)
     videos = int(group.max()) + 1
     counts = draw_videos(videos)
-    found: dict[str, BootstrapScore] = {}
+    by_task: dict[str, BootstrapScore] = {}
     for name, task in TASKS.items():
-        out, known = outputs[:, task.outputs], mask[:, task.labels]
-        if known.any() and not np.isnan(out).all():
+        task_outputs, known = outputs[:, task.outputs], mask[:, task.labels]
+        if known.any() and not np.isnan(task_outputs).all():
             sums = metrics.task_sums_by_group(
-                task, out, labels[:, task.labels], known, group, videos
+                task, task_outputs, labels[:, task.labels], known, group, videos
             )
-            drawn, whole = counts @ sums, sums.sum(axis=0)
-            found[name] = BootstrapScore(
-                float(metrics.task_scores(task, whole)),
+            drawn, pooled = counts @ sums, sums.sum(axis=0)
+            by_task[name] = BootstrapScore(
+                float(metrics.task_scores(task, pooled)),
                 metrics.task_scores(task, drawn),
                 metrics.task_score_gradient(task, drawn) @ sums.T,
-                metrics.task_scores(task, whole - sums),
+                metrics.task_scores(task, pooled - sums),
             )
-    named = {f"{TASKS[name].score}_{name}": score for name, score in found.items()}
-    together = combine_tasks(found)
-    return named if together is None else {"p_labelled": together, **named}
+    named = {f"{TASKS[name].score}_{name}": score for name, score in by_task.items()}
+    p_labelled = combine_tasks(by_task)
+    return named if p_labelled is None else {"p_labelled": p_labelled, **named}
 
 
 def intervals(scores: Mapping[str, BootstrapScore]) -> dict[str, tuple[float, float]]:
-    """Of each of ``bootstrap``'s scores, cut to what it can be."""
+    """Return the 95 % interval of each score, clipped to the possible values of that score.
+
+    Args:
+        scores: Scores by name, as ``bootstrap`` returns them.
+    """
     return {n: score.interval(*BOUNDS[n.partition("_")[0]]) for n, score in scores.items()}
 
 
 def combine_tasks(by_task: Mapping[str, BootstrapScore]) -> BootstrapScore | None:
-    """``metrics.combine`` of scores of the same videos."""
+    """Return the challenge's P of scores of the same videos; None if there is no score.
+
+    Args:
+        by_task: Score of each task, by the task's name; combined as ``metrics.combine`` does.
+    """
     if not by_task:
         return None
-    concordances = sum(TASKS[name].score == "ccc" for name in by_task)
-    weights = [1 / concordances if TASKS[name].score == "ccc" else 1.0 for name in by_task]
+    ccc_tasks = sum(TASKS[name].score == "ccc" for name in by_task)
+    weights = [1 / ccc_tasks if TASKS[name].score == "ccc" else 1.0 for name in by_task]
     return weighted_sum(list(by_task.values()), weights)
 
 
 def draw_videos(videos: int) -> Float[np.ndarray, "R V"]:
-    """How often each video is in each draw; always the same for as many videos."""
+    """Return how often each video is in each draw; equal for equal numbers of videos."""
     random = np.random.default_rng(SEED)
     return random.multinomial(videos, np.full(videos, 1 / videos), size=DRAWS).astype(float)

@@ -1,10 +1,12 @@
-"""Which of several ways is better: means over seeds, their differences, and how sure they are.
+"""Comparison of variants of a model: mean scores over seeds, differences and their p-values.
 
-Each way was trained with several seeds. A way's score is the mean over its seeds of pooled scores;
-its difference to the first way that has the task carries a paired bootstrap over videos (the same
-videos are drawn for all ways and seeds), and within a task the p-values are Holm's.
+A variant is one of the configurations to compare, trained with several seeds. The score of a
+variant is the mean over its seeds of pooled scores. The reference of a task is the first variant
+that predicts the task. The difference of a variant to the reference has an interval and a p-value
+from a paired bootstrap: the same videos are drawn for all variants and seeds. The p-values of a
+task are corrected by Holm's method.
 
-Shapes: N frames, V videos, R draws, S sums of a task.
+Shapes: N frames.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,19 +19,20 @@ from mtl.evaluation.bootstrap import BootstrapScore, bootstrap, weighted_sum
 from mtl.tasks import TASKS
 
 SIGNIFICANCE_LEVEL = 0.05
-"""Of p, below which a difference is called one."""
+"""Corrected p-value below which a difference counts as significant."""
 ALL = "all"
-"""The sum over the tasks, where all ways have the same."""
+"""Key of the sum over all tasks; present if all variants predict the same tasks."""
 
 
 @dataclass(frozen=True)
 class Difference:
-    """A way against the reference.
+    """Difference of one variant's score to the reference's in one task.
 
     Attributes:
-        mean: Of the difference of pooled scores.
-        interval: Its central 95 % over draws of videos.
-        p: Two-sided, of no difference, corrected for all ways compared in this task.
+        mean: Difference of the mean scores over seeds.
+        interval: 95 % confidence interval of the difference, from the paired bootstrap over videos.
+        p: Two-sided p-value of the hypothesis of no difference, corrected for the number of
+            variants compared in the task.
     """
 
     mean: float
@@ -39,11 +42,11 @@ class Difference:
 
 @dataclass(frozen=True)
 class VariantScores:
-    """A way in one task.
+    """Scores of one variant in one task.
 
     Attributes:
-        scores: The pooled score of each seed.
-        difference: To the reference; None for the reference itself.
+        scores: Pooled score of each seed.
+        difference: Difference to the reference; None for the reference itself.
     """
 
     scores: tuple[float, ...]
@@ -51,70 +54,84 @@ class VariantScores:
 
     @property
     def mean(self) -> float:
-        """Over seeds."""
+        """Mean score over seeds."""
         return float(np.mean(self.scores))
 
 
 def compare(
-    ways: Mapping[str, Sequence[Float[np.ndarray, "N 22"]]],
+    variants: Mapping[str, Sequence[Float[np.ndarray, "N 22"]]],
     labels: Float[np.ndarray, "N 15"],
     mask: Bool[np.ndarray, "N 15"],
     video: Int[np.ndarray, " N"],
 ) -> dict[str, dict[str, VariantScores]]:
-    """Of each task (and of ``ALL``) how each way stands; a task that no way has is left out.
+    """Compare variants in each task, and in the sum over the tasks.
 
     Args:
-        ways: The outputs of each way with each of its seeds; the first one that has a task is what
-            the others are compared with.
-        labels: With ``mask``: what is known.
-        mask: See there.
-        video: Of each frame.
+        variants: Predictions of each variant with each of its seeds, in the columns
+            ``OUTPUT_COLUMNS``; NaN for a task not predicted.
+        labels: Labels in the columns ``LABEL_COLUMNS``.
+        mask: True where a label is present.
+        video: Number of each frame's video.
+
+    Returns:
+        The scores by task and variant. A task without labels or predictions is left out; ``ALL`` is
+        present if all variants predict the same tasks.
     """
     scored: dict[str, dict[str, list[BootstrapScore]]] = {}
-    for way, seeds in ways.items():
-        for name, found in _of_all_seeds(
-            [bootstrap(o, labels, mask, video) for o in seeds]
-        ).items():
-            scored.setdefault(name, {})[way] = found
-    together = scored.pop(ALL, {})
-    if together.keys() != ways.keys() or any(of.keys() != ways.keys() for of in scored.values()):
-        together = {}
+    for variant, seeds in variants.items():
+        scores = [bootstrap(outputs, labels, mask, video) for outputs in seeds]
+        for name, of_seeds in _scores_by_task(scores).items():
+            scored.setdefault(name, {})[variant] = of_seeds
+    sums = scored.pop(ALL, {})
+    same_tasks = all(of_task.keys() == variants.keys() for of_task in scored.values())
+    if sums.keys() != variants.keys() or not same_tasks:
+        sums = {}
     order = [name for name in TASKS if name in scored]
-    standings = {name: _standings(scored[name]) for name in order}
-    return {ALL: _standings(together), **standings} if together else standings
+    by_task = {name: _variant_scores(scored[name]) for name in order}
+    return {ALL: _variant_scores(sums), **by_task} if sums else by_task
 
 
-def _of_all_seeds(seeds: Sequence[Mapping[str, BootstrapScore]]) -> dict[str, list[BootstrapScore]]:
-    """Each task's scores (and those of ``ALL``) as far as every seed has them."""
+def _scores_by_task(
+    seeds: Sequence[Mapping[str, BootstrapScore]],
+) -> dict[str, list[BootstrapScore]]:
+    """Return the scores of all seeds, by task (and ``ALL``), if every seed has the task's score."""
     names = {"p_labelled": ALL, **{f"{task.score}_{name}": name for name, task in TASKS.items()}}
     return {
-        own: [seed[name] for seed in seeds]
-        for name, own in names.items()
+        task: [seed[name] for seed in seeds]
+        for name, task in names.items()
         if seeds and all(name in seed for seed in seeds)
     }
 
 
-def _standings(scored: Mapping[str, Sequence[BootstrapScore]]) -> dict[str, VariantScores]:
-    first, *others = scored
+def _variant_scores(scored: Mapping[str, Sequence[BootstrapScore]]) -> dict[str, VariantScores]:
+    reference, *others = scored
     means = {
-        way: weighted_sum(seeds, [1 / len(seeds)] * len(seeds)) for way, seeds in scored.items()
+        variant: weighted_sum(seeds, [1 / len(seeds)] * len(seeds))
+        for variant, seeds in scored.items()
     }
-    gains = {way: means[way] - means[first] for way in others}
-    corrected = dict(zip(others, holm([gains[way].p_value() for way in others]), strict=True))
+    gains = {variant: means[variant] - means[reference] for variant in others}
+    corrected = dict(
+        zip(others, holm([gains[variant].p_value() for variant in others]), strict=True)
+    )
     return {
-        way: VariantScores(
+        variant: VariantScores(
             tuple(seed.score for seed in seeds),
             None
-            if way == first
-            else Difference(gains[way].score, gains[way].interval(), corrected[way]),
+            if variant == reference
+            else Difference(gains[variant].score, gains[variant].interval(), corrected[variant]),
         )
-        for way, seeds in scored.items()
+        for variant, seeds in scored.items()
     }
 
 
 def holm(p: Sequence[float]) -> list[float]:
-    """P-values corrected so that the chance of any false finding stays below their level
-    (Holm 1979).
+    """Correct p-values for multiple comparisons (Holm 1979).
+
+    Rejecting the hypotheses with a corrected p-value below a level keeps the probability of any
+    false rejection below that level.
+
+    Args:
+        p: Uncorrected p-values.
     """
     order = np.argsort(p)
     steps = np.array(p)[order] * np.arange(len(p), 0, -1)

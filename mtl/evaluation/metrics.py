@@ -1,13 +1,16 @@
-"""The challenge's measures, as sums that can be added before they are scored.
+"""Scores of the challenge, computed from sums over frames.
 
-Every task has one vector of sums ``S``. Sums of parts (batches, videos, workers) add up to the sums
-of the whole, so a score of pooled predictions never needs the predictions in one place:
+Each task has one vector of sums. The sums of parts (batches, videos, workers) add up to the sums of
+all frames, so predictions need not be collected in one place to be scored together:
 
 - regression: n, sum x, sum y, sum x^2, sum y^2, sum xy, with x predicted and y labelled;
-- classes: true positives, predicted, actual and labelled frames of each class or unit.
+- classification: numbers of frames that are true positives, predicted, actual and labelled, of each
+  class or action unit.
 
-Shapes: ``N`` frames, ``W`` a task's outputs, ``L`` its label columns, ``S`` its sums. A task whose
-outputs are NaN was not predicted: its sums are NaN and its score is None.
+A task with NaN outputs is not predicted: its sums are NaN and its score is None.
+
+Shapes: N frames, W outputs of a task, L label columns of a task, S sums of a task, G groups of
+frames, C classes.
 """
 
 from collections.abc import Mapping
@@ -20,7 +23,14 @@ from mtl.tasks import ACTION_UNITS, EXPRESSION, EXPRESSIONS, TASKS, UNITS, Task
 
 Score = TypeVar("Score", float, np.ndarray)
 
-CONSTANT = 1e-12  # a variance below this share of the mean square is rounding, not variation
+MIN_RELATIVE_VARIANCE = 1e-12
+"""Ratio of variance to mean square up to which values count as constant, up to rounding."""
+DECISION_THRESHOLD = 0.5
+"""Probability from which an action unit is predicted as active."""
+REGRESSION_SUMS = 6
+"""Number of sums of a regression task."""
+SUMS_PER_CLASS = 4
+"""Number of sums of each class: true positives, predicted, actual and labelled frames."""
 
 
 def task_sums(
@@ -29,17 +39,17 @@ def task_sums(
     labels: Float[np.ndarray, "N L"],
     mask: Bool[np.ndarray, "N L"],
 ) -> Float[np.ndarray, " S"]:
-    """Sums over the labelled frames.
+    """Return the sums of a task over the labelled frames.
 
     Args:
-        task: Whose outputs and labels these are.
-        outputs: Its values, class probabilities or logits (the largest counts), or unit
-            probabilities (positive from 0.5).
-        labels: Its labels; what stands where ``mask`` is False is ignored.
-        mask: Which labels are known.
+        task: The task.
+        outputs: Values of a regression task, class probabilities or logits (the largest is the
+            prediction), or action unit probabilities (active from ``DECISION_THRESHOLD``).
+        labels: Labels of the task; ignored where ``mask`` is False.
+        mask: True where a label is present.
 
     Raises:
-        ValueError: If outputs of some labelled frames are finite and others are not.
+        ValueError: If the outputs of some labelled frames are finite and those of others are not.
     """
     per_frame = _per_frame(task, outputs, labels, mask)
     return np.asarray(per_frame.sum(axis=0, dtype=np.float64))
@@ -53,9 +63,18 @@ def task_sums_by_group(
     group: Integer[np.ndarray, " N"],
     groups: int,
 ) -> Float[np.ndarray, "G S"]:
-    """Sums of each group of frames, such as each video; the rows add up to ``task_sums``.
+    """Return the sums of a task for each group of frames, such as each video.
 
-    ``group`` holds numbers from 0 to ``groups - 1``; a group without frames has zero sums.
+    Args:
+        task: The task.
+        outputs: Outputs of the task, as for ``task_sums``.
+        labels: Labels of the task; ignored where ``mask`` is False.
+        mask: True where a label is present.
+        group: Group of each frame, from 0 to ``groups - 1``.
+        groups: Number of groups (G); the sums of a group without frames are 0.
+
+    Raises:
+        ValueError: If the outputs of some labelled frames are finite and those of others are not.
     """
     per_frame = _per_frame(task, outputs, labels, mask)
     columns = [np.bincount(group, weights=column, minlength=groups) for column in per_frame.T]
@@ -63,10 +82,17 @@ def task_sums_by_group(
 
 
 def task_scores(task: Task, sums: Float[np.ndarray, "*S"]) -> Float[np.ndarray, "*G"]:
-    """Score of each vector of sums (last axis); NaN where nothing is labelled or predicted.
+    """Return the score of each vector of sums.
 
-    Concordance correlation with population variance (0 for a constant), or the mean F1 of the
-    classes; the mean leaves out a unit that is nowhere labelled.
+    The score is the concordance correlation coefficient with population variance (0 if predictions
+    or labels are constant), or the mean F1 of the classes that have labels.
+
+    Args:
+        task: The task.
+        sums: Vectors of sums along the last axis.
+
+    Returns:
+        One score for each vector; NaN if no frame is labelled or the task is not predicted.
     """
     if task.kind == "regression":
         return _concordance(sums)
@@ -77,47 +103,61 @@ def task_scores(task: Task, sums: Float[np.ndarray, "*S"]) -> Float[np.ndarray, 
 
 
 def task_score(task: Task, sums: Float[np.ndarray, " S"]) -> float | None:
-    """Score of one vector of sums; None where nothing is labelled or predicted."""
+    """Return the score of one vector of sums; None if no frame is labelled or predicted."""
     return _or_none(float(task_scores(task, sums)))
 
 
 def class_scores(task: Task, sums: Float[np.ndarray, "*S"]) -> Float[np.ndarray, "*C"]:
-    """F1 = 2 tp / (predicted + actual) of each class or unit, 0/0 = 0; NaN where unlabelled."""
-    hits, predicted, actual, labelled = np.moveaxis(
-        sums.reshape(*sums.shape[:-1], 4, task.width), -2, 0
-    )
-    found = predicted + actual
-    f1 = np.divide(2 * hits, found, out=np.zeros_like(found), where=found > 0)
+    """Return F1 = 2 true positives / (predicted + actual) of each class or action unit.
+
+    Args:
+        task: Classification task.
+        sums: Vectors of sums along the last axis.
+
+    Returns:
+        One F1 for each class; 0 for 0/0, and NaN for a class without labels.
+    """
+    true_positives, predicted, actual, labelled = _class_sums(task, sums)
+    total = predicted + actual
+    f1 = np.divide(2 * true_positives, total, out=np.zeros_like(total), where=total > 0)
     return np.where(labelled > 0, f1, np.nan)
 
 
 def task_score_gradient(task: Task, sums: Float[np.ndarray, "*S"]) -> Float[np.ndarray, "*S"]:
-    """How ``task_scores`` changes with each sum: its gradient; 0 where the score is constant."""
+    """Return the gradient of each score of ``task_scores`` by the sums; 0 if it is constant.
+
+    Args:
+        task: The task.
+        sums: Vectors of sums along the last axis.
+    """
     if task.kind == "regression":
         return _concordance_gradient(sums)
-    hits, predicted, actual, labelled = np.moveaxis(
-        sums.reshape(*sums.shape[:-1], 4, task.width), -2, 0
-    )
-    found = np.where(predicted + actual > 0, predicted + actual, np.inf)
+    true_positives, predicted, actual, labelled = _class_sums(task, sums)
+    total = np.where(predicted + actual > 0, predicted + actual, np.inf)
     known = labelled > 0
-    share = known / np.maximum(known.sum(axis=-1, keepdims=True), 1)  # of a class in the mean
-    by_hits, by_found = 2 * share / found, -2 * share * hits / found**2
-    slopes = np.stack([by_hits, by_found, by_found, np.zeros_like(hits)], axis=-2)
-    return np.asarray(slopes.reshape(sums.shape))
+    class_weight = known / np.maximum(known.sum(axis=-1, keepdims=True), 1)
+    by_true_positives = 2 * class_weight / total
+    by_total = -2 * class_weight * true_positives / total**2
+    by_labelled = np.zeros_like(true_positives)
+    gradient = np.stack([by_true_positives, by_total, by_total, by_labelled], axis=-2)
+    return np.asarray(gradient.reshape(sums.shape))
 
 
 def combine(by_task: Mapping[str, Score | None]) -> Score | None:
-    """The challenge's P over the tasks that have a score (or draws of one); None if none has.
+    """Return the challenge's score P of the tasks that have a score; None if no task has one.
 
-    P = (CCC valence + CCC arousal) / 2 + F1 expression + F1 action units, where one of valence and
-    arousal stands for both if the other has no score.
+    P = (CCC valence + CCC arousal) / 2 + F1 expression + F1 action units. A task without a score is
+    left out; if only one of valence and arousal has a score, that score replaces their mean.
+
+    Args:
+        by_task: Score of each task, or array of scores, by the task's name.
     """
     known = {name: score for name, score in by_task.items() if score is not None}
-    concordances: list[Any] = [score for name, score in known.items() if TASKS[name].score == "ccc"]
-    parts: list[Any] = [score for name, score in known.items() if TASKS[name].score == "f1"]
-    if concordances:
-        parts.append(sum(concordances) / len(concordances))
-    return sum(parts) if parts else None
+    cccs: list[Any] = [score for name, score in known.items() if TASKS[name].score == "ccc"]
+    terms: list[Any] = [score for name, score in known.items() if TASKS[name].score == "f1"]
+    if cccs:
+        terms.append(sum(cccs) / len(cccs))
+    return sum(terms) if terms else None
 
 
 def scores(
@@ -125,10 +165,18 @@ def scores(
     labels: Float[np.ndarray, "N 15"],
     mask: Bool[np.ndarray, "N 15"],
 ) -> dict[str, Any]:
-    """All scores of pooled predictions, as ``scores.json`` and ``sweeps/score.py`` hold them.
+    """Return all scores of predictions, as they are written to ``scores.json``.
 
-    ``p_mtl`` is None unless all four tasks have a score; ``p_labelled`` is their P as far as there
-    are any. ``frames`` counts the rows, labelled or not.
+    Args:
+        outputs: Predictions in the columns ``OUTPUT_COLUMNS``; NaN for a task not predicted.
+        labels: Labels in the columns ``LABEL_COLUMNS``.
+        mask: True where a label is present.
+
+    Returns:
+        ``ccc_*`` or ``f1_*`` of each task, ``per_class`` and ``per_unit`` with the F1 of each
+        expression and action unit, ``p_labelled`` with the P of the tasks that have a score,
+        ``p_mtl`` with the P of all four tasks, and ``frames`` with the number N of rows. A score
+        that cannot be computed is None.
     """
     sums = {
         task.name: task_sums(
@@ -149,25 +197,43 @@ def scores(
 
 
 def decisions(task: Task, outputs: Float[np.ndarray, "N W"]) -> Bool[np.ndarray, "N W"]:
-    """Which classes or units the outputs predict: the first largest, or each unit from 0.5."""
+    """Return True for each class or action unit that the outputs predict.
+
+    Args:
+        task: Classification task. The class with the largest output is predicted, the first one if
+            several are equal; an action unit is predicted from ``DECISION_THRESHOLD``.
+        outputs: Outputs of the task.
+    """
     if task.kind == "multiclass":
         return np.asarray(outputs.argmax(axis=1)[:, None] == np.arange(task.width))
-    return np.asarray(outputs >= 0.5)
+    return np.asarray(outputs >= DECISION_THRESHOLD)
 
 
 def label_indicators(
     task: Task, labels: Float[np.ndarray, "N L"], mask: Bool[np.ndarray, "N L"]
 ) -> Bool[np.ndarray, "N W"]:
-    """Which classes or units the known labels name."""
-    named = np.arange(task.width) if task.kind == "multiclass" else 1
-    return np.asarray((labels == named) & mask)
+    """Return True for each class or action unit that is present in a frame's labels.
+
+    Args:
+        task: Classification task.
+        labels: Labels of the task.
+        mask: True where a label is present; a missing label gives False for all classes.
+    """
+    positive = np.arange(task.width) if task.kind == "multiclass" else 1
+    return np.asarray((labels == positive) & mask)
+
+
+def _class_sums(task: Task, sums: np.ndarray) -> np.ndarray:
+    """Split vectors of sums (last axis) into ``SUMS_PER_CLASS`` arrays, each with C columns."""
+    by_class = sums.reshape(*sums.shape[:-1], SUMS_PER_CLASS, task.width)
+    return np.moveaxis(by_class, -2, 0)
 
 
 def _per_frame(
     task: Task, outputs: np.ndarray, labels: np.ndarray, mask: np.ndarray
 ) -> np.ndarray:  # (N, S)
     if not _is_predicted(task, outputs, mask):
-        size = 6 if task.kind == "regression" else 4 * task.width
+        size = REGRESSION_SUMS if task.kind == "regression" else SUMS_PER_CLASS * task.width
         return np.where(mask.any(axis=1, keepdims=True), np.full(size, np.nan), 0.0)
     if task.kind == "regression":
         known, x, y = mask[:, 0], _known(outputs, mask), _known(labels, mask)
@@ -175,7 +241,7 @@ def _per_frame(
     predicted, actual = decisions(task, outputs) & mask, label_indicators(task, labels, mask)
     labelled = np.broadcast_to(mask, predicted.shape)
     counts = np.stack([predicted & actual, predicted, actual, labelled], axis=1)
-    return counts.reshape(len(counts), 4 * task.width)
+    return counts.reshape(len(counts), SUMS_PER_CLASS * task.width)
 
 
 def _is_predicted(task: Task, outputs: np.ndarray, mask: np.ndarray) -> bool:
@@ -198,7 +264,7 @@ def _concordance(sums: np.ndarray) -> np.ndarray:
     means = sums[..., 1:] / np.where(labelled, sums[..., 0], 1.0)[..., None]
     x, y, xx, yy, xy = np.moveaxis(means, -1, 0)
     var_x, var_y = xx - x * x, yy - y * y
-    varies = (var_x > CONSTANT * xx) & (var_y > CONSTANT * yy)
+    varies = (var_x > MIN_RELATIVE_VARIANCE * xx) & (var_y > MIN_RELATIVE_VARIANCE * yy)
     spread = var_x + var_y + (x - y) ** 2
     ccc = np.divide(2 * (xy - x * y), spread, out=np.zeros_like(spread), where=varies)
     return np.where(labelled, ccc, np.nan)
@@ -210,12 +276,13 @@ def _concordance_gradient(sums: np.ndarray) -> np.ndarray:
     spread = xx + yy - 2 * x * y
     spread = np.where(spread > 0, spread, np.inf)
     ccc = np.nan_to_num(_concordance(sums))
-    # In means CCC = 2 (xy - x y) / spread; the count's slope makes the rest one of sums.
+    # CCC = 2 (xy - x y) / spread in means; dividing by n and adding the derivative by n converts
+    # the gradient by means into one by sums.
     by_x, by_y = -2 * y * (1 - ccc) / spread, -2 * x * (1 - ccc) / spread
     by_square, by_product = -ccc / spread, 2 / spread
-    slopes = np.stack([by_x, by_y, by_square, by_square, by_product], axis=-1)
-    by_count = -(slopes * np.stack([x, y, xx, yy, xy], axis=-1)).sum(axis=-1)
-    return np.asarray(np.concatenate([by_count[..., None], slopes], axis=-1) / n[..., None])
+    gradient = np.stack([by_x, by_y, by_square, by_square, by_product], axis=-1)
+    by_count = -(gradient * np.stack([x, y, xx, yy, xy], axis=-1)).sum(axis=-1)
+    return np.asarray(np.concatenate([by_count[..., None], gradient], axis=-1) / n[..., None])
 
 
 def _by_name(names: tuple[str, ...], values: np.ndarray) -> dict[str, float | None]:

@@ -1,4 +1,4 @@
-"""Scores equal scikit-learn's and a plain CCC; sums add up; missing labels change nothing."""
+"""Scores equal scikit-learn's and a plain CCC, sums add up, missing labels have no effect."""
 
 import warnings
 from typing import Any
@@ -19,7 +19,7 @@ from mtl.tasks import AROUSAL, EXPRESSION, TASKS, UNITS, VALENCE, Task
 
 
 def rows(frames: int = 600, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Outputs that know something of the labels, labels with gaps, the mask."""
+    """Return outputs that correlate with the labels, the labels, and a mask with missing ones."""
     random = np.random.default_rng(seed)
     labels = np.zeros((frames, 15), np.float32)
     labels[:, :2] = random.uniform(-1, 1, (frames, 2))
@@ -43,7 +43,7 @@ def plain_ccc(x: np.ndarray, y: np.ndarray) -> float:
 
 
 @pytest.mark.parametrize("task", [VALENCE, AROUSAL], ids=lambda task: task.name)
-def test_ccc_is_the_plain_one_with_population_variance(task: Task) -> None:
+def test_ccc_equals_the_definition_with_population_variance(task: Task) -> None:
     outputs, labels, mask = parts(task, *rows())
     known = mask[:, 0]
     score = task_score(task, task_sums(task, outputs, labels, mask))
@@ -57,7 +57,7 @@ def test_ccc_golden_value() -> None:
     assert score == pytest.approx(0.8, abs=1e-12)
 
 
-def test_expression_is_scikit_learns_macro_f1_over_all_eight() -> None:
+def test_expression_score_is_scikit_learns_macro_f1_over_all_eight_classes() -> None:
     outputs, labels, mask = parts(EXPRESSION, *rows())
     known = mask[:, 0]
     expected = f1_score(
@@ -77,7 +77,7 @@ def test_a_class_neither_predicted_nor_actual_counts_zero() -> None:
     assert score == 0.5
 
 
-def test_each_unit_is_scikit_learns_binary_f1() -> None:
+def test_the_score_of_each_unit_is_scikit_learns_binary_f1() -> None:
     outputs, labels, mask = rows()
     per_unit = scores(outputs, labels, mask)["per_unit"]
     outputs, labels, mask = parts(UNITS, outputs, labels, mask)
@@ -90,7 +90,7 @@ def test_each_unit_is_scikit_learns_binary_f1() -> None:
     assert score == pytest.approx(np.mean(expected), abs=1e-12)
 
 
-def test_a_unit_is_positive_from_one_half_on_and_the_first_of_equal_classes_is_taken() -> None:
+def test_units_are_active_from_one_half_and_the_first_of_equal_classes_is_predicted() -> None:
     one = np.ones((1, 12))
     known = np.ones((1, 12), bool)
     assert task_score(UNITS, task_sums(UNITS, 0.5 * one, one, known)) == 1
@@ -102,7 +102,7 @@ def test_a_unit_is_positive_from_one_half_on_and_the_first_of_equal_classes_is_t
 
 
 @pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
-def test_merged_sums_are_whole_sums(task: Task) -> None:
+def test_sums_of_parts_add_up_to_the_sums_of_all_frames(task: Task) -> None:
     whole = parts(task, *rows())
     cut = [task_sums(task, *(part[at] for part in whole)) for at in np.array_split(range(600), 7)]
     np.testing.assert_allclose(sum(cut), task_sums(task, *whole), rtol=1e-12)
@@ -139,10 +139,10 @@ def test_missing_labels_change_nothing(hidden: float) -> None:
     labels[~mask] = hidden
     assert scores(outputs, labels, mask) == expected
     labels[:, 3] = hidden
-    assert scores(outputs, labels, mask) != expected  # and known ones do
+    assert scores(outputs, labels, mask) != expected  # labels that are present do change the scores
 
 
-def test_no_row_order() -> None:
+def test_scores_do_not_depend_on_the_order_of_rows() -> None:
     outputs, labels, mask = rows()
     order = np.random.default_rng(2).permutation(600)
     shuffled = scores(outputs[order], labels[order], mask[order])
@@ -222,7 +222,7 @@ def test_perfect_predictions_of_all_classes_score_three() -> None:
     assert scores(outputs, labels, np.ones((600, 15), bool))["p_mtl"] == pytest.approx(3)
 
 
-def test_no_frames() -> None:
+def test_no_frames_give_no_scores() -> None:
     found = scores(*rows(frames=0))
     assert found.pop("frames") == 0
     assert set(found.pop("per_class").values()) == set(found.pop("per_unit").values()) == {None}
