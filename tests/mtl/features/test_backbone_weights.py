@@ -1,4 +1,4 @@
-"""Weights of backbones: random, from files, from the hub."""
+"""Tests of backbone weights: random, from files and from timm's hub."""
 
 import subprocess
 import sys
@@ -16,10 +16,11 @@ from mtl.errors import InputError
 from mtl.features.backbones import BACKBONES, Recipe, load_backbone, make_backbone
 from mtl.features.mae import VITS, MaskedAutoencoder
 from tests.support.backbone_cases import SIZES, backbone, equal, faces, features
+from tests.support.covering import covering
 
 
 @pytest.mark.parametrize("name", SIZES)
-def test_random_weights_are_their_seed_s_and_leave_the_generator_alone(name: str) -> None:
+def test_random_weights_depend_on_their_seed_only_and_keep_the_generator_s_state(name: str) -> None:
     torch.manual_seed(1)
     before = torch.get_rng_state()
     first = load_backbone(name, "random", SIZES[name], seed=3)
@@ -30,7 +31,7 @@ def test_random_weights_are_their_seed_s_and_leave_the_generator_alone(name: str
 
 
 def test_random_weights_are_the_same_in_another_process(tmp_path: Path) -> None:
-    """And what trains on features imports no timm, which takes seconds."""
+    """The program also checks that training code does not import timm, which takes seconds."""
     names = {"iresnet18": 16, "timm:test_vit": 64}
     program = f"""
 import sys, torch, mtl.ensemble, mtl.training.trainer
@@ -49,9 +50,10 @@ torch.save(weights, sys.argv[1])
         assert all(torch.equal(there[key], here[key]) for key in here)
 
 
-@pytest.mark.parametrize("kind", ["safetensors", "torch", "module.", "half"])
-@pytest.mark.parametrize("name", SIZES)
-def test_what_is_saved_is_loaded(tmp_path: Path, name: str, kind: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "kind"), covering(SIZES, ["safetensors", "torch", "module.", "half"])
+)
+def test_saved_weights_are_loaded(tmp_path: Path, name: str, kind: str) -> None:
     saved = load_backbone(name, "random", SIZES[name], seed=5)
     state = saved.model.state_dict()
     if kind == "torch":
@@ -59,7 +61,7 @@ def test_what_is_saved_is_loaded(tmp_path: Path, name: str, kind: str) -> None:
     elif kind == "module.":
         torch.save({"module." + key: value for key, value in state.items()}, tmp_path / "w")
     elif kind == "half":
-        saved.model.half().float()  # so that nothing is lost in the file
+        saved.model.half().float()  # rounded, so that the file holds the exact weights
         state = {k: v.half() if v.is_floating_point() else v for k, v in state.items()}
         save_file(state, tmp_path / "w")
     else:
@@ -81,13 +83,13 @@ def test_what_is_saved_is_loaded(tmp_path: Path, name: str, kind: str) -> None:
         ("densenet121", 2),
         ("timm:resnet10t", 2),
         ("timm:test_vit", 2),
-        # Theirs has a norm of its own, or a layer before it.
+        # The classifiers of these models have a norm or a layer before the last one.
         ("timm:levit_128s", 14),
         ("timm:efficientvit_m0", 7),
         ("timm:caformer_s18", 6),
     ],
 )
-def test_a_classifier_in_the_file_is_left_there(tmp_path: Path, name: str, tensors: int) -> None:
+def test_a_classifier_in_the_file_is_ignored(tmp_path: Path, name: str, tensors: int) -> None:
     whole = timm.create_model(name.removeprefix("timm:"), num_classes=9)
     torch.save(whole.state_dict(), tmp_path / "w.pth")
     loaded = load_backbone(name, tmp_path / "w.pth")
@@ -96,7 +98,7 @@ def test_a_classifier_in_the_file_is_left_there(tmp_path: Path, name: str, tenso
     assert all(torch.equal(value, whole.state_dict()[key]) for key, value in own.items())
 
 
-def test_names_may_begin_as_those_of_something_around_do(
+def test_a_model_s_own_names_may_start_with_a_prefix_of_wrappers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Timm's qwen3_vit and others keep all of theirs below ``encoder``."""
@@ -128,7 +130,7 @@ def test_a_masked_autoencoder_is_read_with_and_without_its_decoder(
 
 
 def test_positions_of_another_size_are_resampled(tmp_path: Path) -> None:
-    """Smooth positions stay what they are; the class token's is none of the grid."""
+    """Smooth position embeddings keep their values, and that of the class token is unchanged."""
     saved = load_backbone("mae_vit_mini", "random", 256).model.state_dict()
     across = torch.linspace(-1, 1, 16)
     ramp = across.view(1, 16, 1).expand(16, 16, 128).reshape(1, 256, 128)
@@ -208,12 +210,12 @@ def test_no_file_of_weights_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["iresnet18", "mae_vit_mini"])
-def test_what_is_not_on_the_hub_is_said(name: str) -> None:
+def test_a_backbone_without_weights_on_the_hub_is_refused(name: str) -> None:
     with pytest.raises(InputError, match=f"backbone {name} has no weights on timm's hub: give a"):
         load_backbone(name, "hub", SIZES[name])
 
 
-def test_the_hub_s_absence_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreachable_hub_is_one_error(monkeypatch: pytest.MonkeyPatch) -> None:
     def unreachable(*_: object, **__: object) -> None:
         raise ConnectionError("no route to host.\nMany lines.")
 
@@ -224,13 +226,13 @@ def test_the_hub_s_absence_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
             load_backbone(name, "hub", SIZES[name])
 
 
-def test_models_without_weights_on_the_hub_are_said() -> None:
+def test_a_timm_model_without_weights_on_the_hub_is_refused() -> None:
     with pytest.raises(InputError, match=r"timm's hub \(No pretrained weights exist for test_vit4"):
         load_backbone("timm:test_vit4", "hub", 64)
 
 
 def test_weights_come_from_the_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """What would be downloaded lies here."""
+    """A local file replaces the download."""
     whole = timm.create_model("test_vit", num_classes=1000)
     save_file(whole.state_dict(), tmp_path / "model.safetensors")
     monkeypatch.setattr(
