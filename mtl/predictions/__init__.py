@@ -1,0 +1,1 @@
+"""Predictions: files, activation of raw outputs, post-processing and submission files."""

@@ -1,4 +1,4 @@
-"""Raw outputs of a model as values and probabilities."""
+"""Activation of a model's raw outputs."""
 
 from torch import Tensor
 
@@ -6,7 +6,13 @@ from mtl.tasks import TASKS
 
 
 def activate(task: str, raw: Tensor) -> Tensor:
-    """A task's raw outputs (last axis) as values in [-1, 1] or probabilities."""
+    """Turn the raw outputs of a task into values in [-1, 1] or probabilities.
+
+    Args:
+        task: Name of the task.
+        raw: Raw outputs along the last axis: clamped for a regression task, softmax for one of
+            several classes, sigmoid for independent action units.
+    """
     kind = TASKS[task].kind
     if kind == "regression":
         return raw.clamp(-1, 1)

@@ -1,10 +1,11 @@
-"""What is done to predictions before they are decided: smoothing, an expression bias, thresholds.
+"""Post-processing of predictions: smoothing over time, an expression bias and unit thresholds.
 
-Smoothing goes by frame number, within one video, on values and probabilities. A bias and a
-threshold move probabilities, so that what decides stays the largest, and 0.5. All of it is chosen
-on labels that it has then seen: the `select` frames only.
+Smoothing averages values and probabilities over neighbouring frame numbers of one video. The bias
+changes the probabilities of the expressions, and the thresholds change those of the action units,
+so that afterwards the most probable expression and the threshold 0.5 decide. The parameters are
+chosen to score best on labelled frames, which must be frames of the ``select`` part only.
 
-Shapes: N frames in any order, W columns, L label columns.
+Shapes: N frames in any order, W outputs of a task, L label columns of a task.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -18,37 +19,50 @@ from scipy.signal import oaconvolve
 from scipy.signal.windows import gaussian
 from scipy.special import expit, logit
 
-from mtl.evaluation.metrics import task_score, task_sums
+from mtl.evaluation.metrics import DECISION_THRESHOLD, task_score, task_sums
 from mtl.tasks import EXPRESSION, TASKS, UNITS, Task
 
 Candidate = TypeVar("Candidate")
 Kind = Literal["box", "gaussian"]
 STEPS = ("smoothing", "bias", "thresholds")
+"""Post-processing steps in the order in which they are chosen and applied."""
 FILTERS: dict[Kind, Callable[[np.ndarray, int], np.ndarray]] = {
-    "box": lambda path, radius: uniform_filter1d(path, 2 * radius + 1, axis=0, mode="constant"),
-    "gaussian": lambda path, deviation: oaconvolve(
-        path,
+    "box": lambda rows, radius: uniform_filter1d(rows, 2 * radius + 1, axis=0, mode="constant"),
+    "gaussian": lambda rows, deviation: oaconvolve(
+        rows,
         gaussian(2 * FILTER_REACH["gaussian"] * deviation + 1, deviation)[:, None],
         mode="same",
         axes=0,
     ),
 }
+"""Filters of rows at consecutive frame numbers, by a width in frames."""
 FILTER_REACH: dict[Kind, int] = {"box": 1, "gaussian": 4}
-"""How far a filter looks, in its widths."""
+"""Distance in frames, in multiples of the width, up to which a filter takes frames into account."""
 WIDTHS_FRAMES: dict[Kind, tuple[int, ...]] = {
     "box": (0, 2, 5, 10, 20, 40, 80, 160, 320),
-    "gaussian": (1, 3, 6, 12, 23, 46, 92, 185),  # the standard deviations of these boxes
+    "gaussian": (1, 3, 6, 12, 23, 46, 92, 185),  # standard deviations of the boxes above
 }
+"""Widths in frames among which the smoothing of a task is chosen."""
 BIAS_STRENGTHS = tuple(np.linspace(0, 1.5, 13))
+"""Factors of the log class frequencies among which the expression bias is chosen."""
 THRESHOLDS = tuple(np.linspace(0.02, 0.98, 49))
-SCORE_TOLERANCE = 1e-12  # scores closer than this differ by rounding only
-PROBABILITY_MARGIN = 1e-7  # probabilities are kept this far from 0 and 1
+"""Probabilities among which the threshold of each action unit is chosen."""
+MIN_CLASS_FREQUENCY = 1e-4
+"""Training frequency to which a rarer expression is raised before the logarithm is taken."""
+SCORE_TOLERANCE = 1e-12
+"""Largest difference of two scores that count as equal, up to rounding."""
+PROBABILITY_MARGIN = 1e-7
+"""Smallest distance to 0 and 1 of a probability of which the logit is taken."""
 
 
 @dataclass(frozen=True)
 class Smoothing:
-    """A moving average: ``box`` over the frames at most ``width_frames`` away, or ``gaussian`` with
-    that standard deviation, each frame that is there with its weight. Width 0 changes nothing.
+    """Moving average over the frames of a video that have predictions.
+
+    Attributes:
+        kind: ``box`` weighs all frames up to ``width_frames`` away equally; ``gaussian`` weighs
+            frames by a Gaussian with standard deviation ``width_frames``.
+        width_frames: Width in frame numbers; 0 disables smoothing.
     """
 
     kind: Kind = "box"
@@ -57,12 +71,12 @@ class Smoothing:
 
 @dataclass(frozen=True)
 class Postprocessing:
-    """What was chosen.
+    """Chosen post-processing of the predictions of all tasks.
 
     Attributes:
-        smoothing: Of each task that is smoothed.
-        bias: Added to the log probability of each expression.
-        thresholds: From which each action unit is on.
+        smoothing: Smoothing of each task that is smoothed, by the task's name.
+        bias: Number added to the log probability of each expression; empty for none.
+        thresholds: Probability from which each action unit is active; empty for 0.5.
     """
 
     smoothing: dict[str, Smoothing] = field(default_factory=dict)
@@ -75,20 +89,26 @@ class Postprocessing:
         video: Integer[np.ndarray, " N"],
         frame: Integer[np.ndarray, " N"],
     ) -> Float[np.ndarray, "N 22"]:
-        """The outputs with all of it done."""
-        done = outputs.copy()
+        """Return the outputs after smoothing, bias and thresholds.
+
+        Args:
+            outputs: Values and probabilities in the columns ``OUTPUT_COLUMNS``.
+            video: Number of each frame's video.
+            frame: Frame number of each frame.
+        """
+        processed = outputs.copy()
         for name, smoothing in self.smoothing.items():
-            where = TASKS[name].outputs
-            done[:, where] = smooth(
-                outputs[:, where], video, frame, smoothing.width_frames, smoothing.kind
+            columns = TASKS[name].outputs
+            processed[:, columns] = smooth(
+                outputs[:, columns], video, frame, smoothing.width_frames, smoothing.kind
             )
         if self.bias:
             bias = np.array(self.bias)
-            done[:, EXPRESSION.outputs] = apply_bias(done[:, EXPRESSION.outputs], bias)
+            processed[:, EXPRESSION.outputs] = apply_bias(processed[:, EXPRESSION.outputs], bias)
         if self.thresholds:
             thresholds = np.array(self.thresholds)
-            done[:, UNITS.outputs] = apply_thresholds(done[:, UNITS.outputs], thresholds)
-        return done
+            processed[:, UNITS.outputs] = apply_thresholds(processed[:, UNITS.outputs], thresholds)
+        return processed
 
 
 def smooth(
@@ -98,29 +118,41 @@ def smooth(
     width_frames: int,
     kind: Kind = "box",
 ) -> Float[np.ndarray, "N W"]:
-    """The moving average of each column over the given frames of the same video.
+    """Return the moving average of each column over the given frames of the same video.
 
-    The distance is one of frame numbers, not of rows: listed frames are irregular. Width 0 gives
-    the values back. A column is wholly NaN (and stays so) or holds no NaN.
+    Args:
+        values: Values or probabilities. A column that is all NaN stays NaN; no other column may
+            hold a NaN.
+        video: Number of each frame's video.
+        frame: Frame number of each frame. Distances are measured in frame numbers, not rows,
+            because listed frames are irregular.
+        width_frames: Width in frame numbers; 0 returns the values unchanged.
+        kind: Shape of the filter.
     """
     if width_frames == 0 or not len(values):
         return values.copy()
-    # One axis for all videos, a frame number a place; no filter looks further than ``apart``.
-    apart = FILTER_REACH[kind] * width_frames + 1
+    # All videos share one axis with a position for each frame number. Gaps are cut to a distance
+    # at which frames do not affect each other, so videos stay separate and memory small.
+    unreachable = FILTER_REACH[kind] * width_frames + 1
     order = np.lexsort((frame, video))
-    gaps = np.where(np.diff(video[order]), apart, np.diff(frame[order]).astype(np.int64))
-    place = np.zeros(len(values), np.int64)
-    place[order[1:]] = np.minimum(gaps, apart).cumsum()
-    path = np.zeros((int(place.max()) + 1, values.shape[1] + 1))
-    path[place] = np.column_stack([values, np.ones(len(values))])
-    filtered = FILTERS[kind](path, width_frames)[place]
+    gaps = np.where(np.diff(video[order]), unreachable, np.diff(frame[order]).astype(np.int64))
+    position = np.zeros(len(values), np.int64)
+    position[order[1:]] = np.minimum(gaps, unreachable).cumsum()
+    timeline = np.zeros((int(position.max()) + 1, values.shape[1] + 1))
+    timeline[position] = np.column_stack([values, np.ones(len(values))])
+    filtered = FILTERS[kind](timeline, width_frames)[position]
     return np.asarray(filtered[:, :-1] / filtered[:, -1:], values.dtype)
 
 
 def apply_bias(
     probabilities: Float[np.ndarray, "N W"], bias: Float[np.ndarray, " W"]
 ) -> Float[np.ndarray, "N W"]:
-    """p exp(bias), each row again of sum 1."""
+    """Multiply probabilities by exp(bias) and normalise each row to sum 1.
+
+    Args:
+        probabilities: Class probabilities.
+        bias: Number added to the log probability of each class.
+    """
     scaled = probabilities * np.exp(bias.astype(probabilities.dtype))
     return np.asarray(scaled / scaled.sum(axis=1, keepdims=True))
 
@@ -128,13 +160,19 @@ def apply_bias(
 def apply_thresholds(
     probabilities: Float[np.ndarray, "N W"], thresholds: Float[np.ndarray, " W"]
 ) -> Float[np.ndarray, "N W"]:
-    """Probabilities whose logits are moved so that 0.5 stands where each threshold stood."""
+    """Shift the logits of each column so that its threshold becomes the probability 0.5.
+
+    Args:
+        probabilities: Probability of each action unit.
+        thresholds: Probability from which each action unit is active.
+    """
     p = probabilities.astype(np.float64).clip(PROBABILITY_MARGIN, 1 - PROBABILITY_MARGIN)
     moved = expit(logit(p) - logit(thresholds))
-    # What is at or above its threshold must not round to below 0.5, nor the other way round.
-    on = probabilities >= thresholds
-    kept = np.where(on, moved.clip(min=0.5), moved.clip(max=0.5 - PROBABILITY_MARGIN))
-    return np.asarray(kept, probabilities.dtype)
+    # Rounding must not move a probability to the other side of 0.5.
+    active = probabilities >= thresholds
+    above = moved.clip(min=DECISION_THRESHOLD)
+    below = moved.clip(max=DECISION_THRESHOLD - PROBABILITY_MARGIN)
+    return np.asarray(np.where(active, above, below), probabilities.dtype)
 
 
 def choose(
@@ -146,17 +184,19 @@ def choose(
     prior: Float[np.ndarray, "22"],
     steps: Iterable[str] = STEPS,
 ) -> Postprocessing:
-    """What scores best on these frames, step after step: smoothing, then bias and thresholds.
+    """Choose the post-processing that scores best on the given frames.
 
-    Equal scores go to the lesser change; a task without outputs or labels here is left alone.
+    Smoothing is chosen first, then bias and thresholds on the smoothed outputs. Of equal scores the
+    smaller change is chosen. A task without outputs or labels is not changed.
 
     Args:
-        outputs: Values and probabilities.
-        labels: With ``mask``: what is known.
-        video: Of each frame.
-        frame: Its number.
-        prior: How frequent each class is in training (``mtl.sequences.join.training_prior``).
-        steps: Those of ``STEPS`` that are wanted.
+        outputs: Values and probabilities in the columns ``OUTPUT_COLUMNS``.
+        labels: Labels in the columns ``LABEL_COLUMNS``.
+        mask: True where a label is present.
+        video: Number of each frame's video.
+        frame: Frame number of each frame.
+        prior: Frequency of each class in training, from ``mtl.sequences.join.training_prior``.
+        steps: Names of the ``STEPS`` to choose; the others are left out.
     """
     scored = [
         task
@@ -169,16 +209,15 @@ def choose(
             values = outputs[:, task.outputs]
             known = labels[:, task.labels], mask[:, task.labels]
             smoothing[task.name] = choose_smoothing(task, values, *known, video, frame)
-    found = Postprocessing(smoothing)
-    outputs = found(outputs, video, frame)
+    outputs = Postprocessing(smoothing)(outputs, video, frame)
     bias: tuple[float, ...] = ()
     thresholds: tuple[float, ...] = ()
     if "bias" in steps and EXPRESSION in scored:
-        where, own = EXPRESSION.outputs, EXPRESSION.labels
-        bias = choose_bias(outputs[:, where], labels[:, own], mask[:, own], prior[where])
+        columns, label = EXPRESSION.outputs, EXPRESSION.labels
+        bias = choose_bias(outputs[:, columns], labels[:, label], mask[:, label], prior[columns])
     if "thresholds" in steps and UNITS in scored:
-        where, own = UNITS.outputs, UNITS.labels
-        thresholds = choose_thresholds(outputs[:, where], labels[:, own], mask[:, own])
+        units = UNITS.labels
+        thresholds = choose_thresholds(outputs[:, UNITS.outputs], labels[:, units], mask[:, units])
     return Postprocessing(smoothing, bias, thresholds)
 
 
@@ -190,16 +229,28 @@ def choose_smoothing(
     video: Integer[np.ndarray, " N"],
     frame: Integer[np.ndarray, " N"],
 ) -> Smoothing:
-    """Of ``WIDTHS_FRAMES`` the filter whose smoothed outputs score best; none if none is better."""
+    """Choose the smoothing of a task that scores best, among ``WIDTHS_FRAMES``.
+
+    Args:
+        task: The task.
+        outputs: Values or probabilities of the task.
+        labels: Labels of the task.
+        mask: True where a label is present.
+        video: Number of each frame's video.
+        frame: Frame number of each frame.
+
+    Returns:
+        The best smoothing; width 0 if no smoothing scores better.
+    """
     candidates = [
         Smoothing(kind, width) for kind, widths in WIDTHS_FRAMES.items() for width in widths
     ]
 
-    def scored(smoothing: Smoothing) -> float:
+    def score(smoothing: Smoothing) -> float:
         smoothed = smooth(outputs, video, frame, smoothing.width_frames, smoothing.kind)
         return _score(task, smoothed, labels, mask)
 
-    return _best(candidates, scored)
+    return _best(candidates, score)
 
 
 def choose_bias(
@@ -208,11 +259,21 @@ def choose_bias(
     mask: Bool[np.ndarray, "N 1"],
     prior: Float[np.ndarray, " 8"],
 ) -> tuple[float, ...]:
-    """-strength x log prior, which lifts rare classes, with the best strength (Menon et al. 2021).
+    """Choose the expression bias that scores best, which raises rare classes (Menon et al. 2021).
 
-    One number is chosen and not eight: there may be ten videos to choose on.
+    The bias is -strength * log(prior), centred on 0. Only the strength is chosen, among
+    ``BIAS_STRENGTHS``, because there may be only ten videos to choose on.
+
+    Args:
+        probabilities: Probabilities of the expressions.
+        labels: Expression labels.
+        mask: True where a label is present.
+        prior: Frequency of each expression in training.
+
+    Returns:
+        The bias of each expression.
     """
-    rarity = -np.log(prior.astype(np.float64).clip(1e-4))
+    rarity = -np.log(prior.astype(np.float64).clip(MIN_CLASS_FREQUENCY))
     rarity -= rarity.mean()
     strength = _best(
         BIAS_STRENGTHS,
@@ -226,19 +287,28 @@ def choose_thresholds(
     labels: Float[np.ndarray, "N 12"],
     mask: Bool[np.ndarray, "N 12"],
 ) -> tuple[float, ...]:
-    """For each unit that of ``THRESHOLDS`` with the best F1; of equals the nearest to 0.5."""
-    thresholds = sorted(THRESHOLDS, key=lambda t: abs(t - 0.5))
+    """Choose the threshold of each action unit with the best F1, among ``THRESHOLDS``.
+
+    Args:
+        probabilities: Probabilities of the action units.
+        labels: Action unit labels.
+        mask: True where a label is present.
+
+    Returns:
+        The threshold of each unit; of equally good ones the nearest to 0.5.
+    """
+    thresholds = sorted(THRESHOLDS, key=lambda t: abs(t - DECISION_THRESHOLD))
     scores = np.stack([_unit_scores(probabilities >= t, labels, mask) for t in thresholds])
     best = np.argmax(scores >= scores.max(axis=0) - SCORE_TOLERANCE, axis=0)
-    return tuple(float(thresholds[place]) for place in best)
+    return tuple(float(thresholds[index]) for index in best)
 
 
-def _unit_scores(on: np.ndarray, labels: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """F1 of each unit, 0 where it is never on."""
+def _unit_scores(predicted: np.ndarray, labels: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Return the F1 of each action unit; 0 if the unit is neither predicted nor labelled active."""
     actual = (labels > 0.5) & mask
-    on = on & mask
-    total = on.sum(axis=0) + actual.sum(axis=0)
-    return np.asarray(2 * (on & actual).sum(axis=0) / np.maximum(total, 1))
+    predicted = predicted & mask
+    total = predicted.sum(axis=0) + actual.sum(axis=0)
+    return np.asarray(2 * (predicted & actual).sum(axis=0) / np.maximum(total, 1))
 
 
 def _score(task: Task, outputs: np.ndarray, labels: np.ndarray, mask: np.ndarray) -> float:
@@ -246,7 +316,7 @@ def _score(task: Task, outputs: np.ndarray, labels: np.ndarray, mask: np.ndarray
     return -np.inf if score is None else score
 
 
-def _best(candidates: Sequence[Candidate], scored: Callable[[Candidate], float]) -> Candidate:
-    """The first of those that score best."""
-    scores = [scored(candidate) for candidate in candidates]
+def _best(candidates: Sequence[Candidate], score: Callable[[Candidate], float]) -> Candidate:
+    """Return the first candidate with the best score, up to ``SCORE_TOLERANCE``."""
+    scores = [score(candidate) for candidate in candidates]
     return candidates[int(np.argmax(np.array(scores) >= max(scores) - SCORE_TOLERANCE))]

@@ -1,6 +1,6 @@
-"""Per-frame predictions: what a trial stores, and the labels that a submission decides from them.
+"""Predictions of frames: their Parquet file, and conversion of outputs to labels and back.
 
-Shapes: ``N`` frames; 22 output columns and 15 label columns as ``mtl.tasks`` lays them out.
+Shapes: N frames; 22 output columns (``OUTPUT_COLUMNS``) and 15 label columns (``LABEL_COLUMNS``).
 """
 
 import json
@@ -21,19 +21,21 @@ from mtl.tasks import LABEL_COLUMNS, OUTPUT_COLUMNS, TASKS
 Write = Callable[
     [Int32[np.ndarray, " N"], Int32[np.ndarray, " N"], Float32[np.ndarray, "N 22"]], None
 ]
-NAMES_KEY = b"videos"  # all names in order: a dictionary column keeps only those that have rows
+"""Function that appends rows to a prediction file: video indices, frame numbers and outputs."""
+NAMES_KEY = b"videos"
+"""Metadata key of all video names, because a dictionary column loses names without rows."""
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """Outputs of frames.
+    """Outputs of a model for N frames.
 
     Attributes:
-        video: Index into ``names``, shape (N,).
-        frame: Frame number, shape (N,).
-        names: The videos' names.
-        outputs: Values, class probabilities and unit probabilities, shape (N, 22); the columns of
-            a task that is not predicted are NaN.
+        video: Video of each frame, as an index into ``names``, shape (N,).
+        frame: Frame number within the video, shape (N,).
+        names: Names of the videos.
+        outputs: Values, class probabilities and action unit probabilities, shape (N, 22); NaN for a
+            task that is not predicted.
     """
 
     video: Int32[np.ndarray, " N"]
@@ -42,19 +44,19 @@ class Predictions:
     outputs: Float32[np.ndarray, "N 22"]
 
     def save(self, path: str | Path) -> None:
-        """Write Parquet: ``video`` (dictionary), ``frame``, then the 22 outputs by name.
+        """Write a Parquet file; it appears complete or not at all.
 
-        The file appears whole or not at all.
+        The columns are ``video`` (dictionary-encoded name), ``frame`` and the ``OUTPUT_COLUMNS``.
         """
         with prediction_writer(path, self.names) as write:
             write(self.video, self.frame, self.outputs)
 
     @classmethod
     def load(cls, path: str | Path) -> "Predictions":
-        """Read what ``save`` wrote, bit for bit.
+        """Read a file that ``save`` has written; the values are bit-identical.
 
         Raises:
-            InputError: If the file is missing, damaged or of another kind.
+            InputError: If the file is missing, damaged or not a file of predictions.
         """
         try:
             table = pq.read_table(path)
@@ -66,15 +68,23 @@ class Predictions:
             raise InputError(f"{path} holds no predictions of this program ({reason})") from error
         position = {name: index for index, name in enumerate(names)}
         chunks = table["video"].unify_dictionaries().combine_chunks()
-        here = np.array([position[name] for name in chunks.dictionary.to_pylist()], np.int32)
-        return cls(here[chunks.indices.to_numpy()], frame, names, outputs)
+        video = np.array([position[name] for name in chunks.dictionary.to_pylist()], np.int32)
+        return cls(video[chunks.indices.to_numpy()], frame, names, outputs)
 
 
 @contextmanager
 def prediction_writer(path: str | Path, names: Sequence[str]) -> Iterator[Write]:
-    """A file of predictions that is written in parts, each called with what ``Predictions`` holds.
+    """Open a prediction file that is written in several parts.
 
-    It appears at the end, whole; after an exception there is none.
+    The file appears when the context ends, and not at all after an exception.
+
+    Args:
+        path: File to write.
+        names: Names of the videos.
+
+    Yields:
+        A function that appends rows, given their ``video``, ``frame`` and ``outputs`` as in
+        ``Predictions``.
     """
     unfinished = Path(f"{path}.unfinished")
     dictionary = pa.array(names, pa.string())
@@ -99,23 +109,29 @@ def prediction_writer(path: str | Path, names: Sequence[str]) -> Iterator[Write]
 def decide(
     outputs: Float[np.ndarray, "N 22"],
 ) -> tuple[Float32[np.ndarray, "N 15"], Bool[np.ndarray, "N 15"]]:
-    """The labels that a submission states, and which of them there are.
+    """Turn outputs into predicted labels.
 
-    Values are cut to [-1, 1], the expression is the most probable, a unit is on from 0.5. Outputs
-    that are NaN give no label (0 and False).
+    Values are clipped to [-1, 1], the most probable expression is predicted, and an action unit is
+    active from probability 0.5.
+
+    Args:
+        outputs: Values and probabilities; NaN where there is no prediction.
+
+    Returns:
+        Labels, 0 where there is no prediction, and a mask that is True where there is one.
     """
     values = np.zeros((len(outputs), len(LABEL_COLUMNS)), np.float32)
     mask = np.zeros(values.shape, bool)
     for task in TASKS.values():
-        of_task = outputs[:, task.outputs]
-        missing = np.isnan(of_task)
+        task_outputs = outputs[:, task.outputs]
+        missing = np.isnan(task_outputs)
         if task.kind == "regression":
-            decided = of_task.clip(-1, 1)
+            decided = task_outputs.clip(-1, 1)
         elif task.kind == "multiclass":
             missing = missing.any(axis=1, keepdims=True)
-            decided = of_task.argmax(axis=1)[:, None]
+            decided = task_outputs.argmax(axis=1)[:, None]
         else:
-            decided = decisions(task, of_task)
+            decided = decisions(task, task_outputs)
         values[:, task.labels] = np.where(missing, 0, decided)
         mask[:, task.labels] = ~missing
     return values, mask
@@ -124,7 +140,15 @@ def decide(
 def outputs_of(
     values: Float[np.ndarray, "N 15"], mask: Bool[np.ndarray, "N 15"]
 ) -> Float32[np.ndarray, "N 22"]:
-    """Outputs that ``decide`` turns into these labels: one-hot classes, NaN for what is missing."""
+    """Return outputs that ``decide`` turns into the given labels.
+
+    Args:
+        values: Labels in the columns ``LABEL_COLUMNS``.
+        mask: True where a label is present.
+
+    Returns:
+        The labels as outputs, with expressions one-hot; NaN where a label is missing.
+    """
     outputs = np.empty((len(values), len(OUTPUT_COLUMNS)), np.float32)
     for task in TASKS.values():
         decided, known = values[:, task.labels], mask[:, task.labels]

@@ -1,4 +1,4 @@
-"""Smoothing equals the plain mean over neighbours by frame number, within a video."""
+"""Post-processing: smoothing within a video by frame number, expression bias, unit thresholds."""
 
 import numpy as np
 import pytest
@@ -25,7 +25,7 @@ Rows = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 def rows(frames: int = 300, videos: int = 5, seed: int = 0) -> Rows:
-    """Values, video and irregular frame numbers, shuffled."""
+    """Return values, videos and irregular frame numbers in random order."""
     random = np.random.default_rng(seed)
     video = random.integers(0, videos, frames).astype(np.int32)
     frame = (1 + random.choice(3 * frames, frames, replace=False)).astype(np.int32)
@@ -64,13 +64,13 @@ def test_smooth_on_regular_frames_is_scipys_gaussian_filter(deviation: int) -> N
     np.testing.assert_allclose(smoothed[inside], expected[inside], atol=1e-12)
 
 
-def test_smooth_goes_by_frame_number_not_by_row() -> None:
+def test_smooth_measures_distance_in_frame_numbers() -> None:
     values, frame = np.array([[0.0], [1.0], [2.0], [9.0]]), np.array([1, 8, 17, 18])
     smoothed = smooth(values, np.zeros(4, int), frame, 7)
     np.testing.assert_allclose(smoothed[:, 0], [0.5, 0.5, 5.5, 5.5])
 
 
-def test_radius_zero_is_the_identity() -> None:
+def test_width_zero_is_the_identity() -> None:
     values, video, frame = rows()
     np.testing.assert_array_equal(smooth(values, video, frame, 0), values)
 
@@ -83,7 +83,7 @@ def test_order_of_rows_does_not_matter() -> None:
 
 
 @pytest.mark.parametrize("radius", [1, 40, 10_000])
-def test_nothing_leaks_between_videos(radius: int) -> None:
+def test_a_video_does_not_affect_others(radius: int) -> None:
     values, video, frame = rows()
     changed = np.where(video[:, None] == 2, 100.0, values)
     others = video != 2
@@ -94,7 +94,7 @@ def test_nothing_leaks_between_videos(radius: int) -> None:
     )
 
 
-def test_a_task_not_predicted_stays_nan_and_harms_no_other() -> None:
+def test_a_task_not_predicted_stays_nan_and_affects_no_other() -> None:
     values, video, frame = rows()
     with_nan = np.column_stack([values, np.full(len(values), np.nan, np.float32)])
     smoothed = smooth(with_nan, video, frame, 5)
@@ -108,7 +108,7 @@ def test_no_rows() -> None:
 
 
 def noisy_path() -> tuple[np.ndarray, ...]:
-    """A slow valence seen through noise, every third frame, in three videos."""
+    """Return a slowly varying valence with noisy outputs, every third frame of three videos."""
     random = np.random.default_rng(0)
     video, frame = np.repeat([0, 1, 2], 400), np.tile(np.arange(1, 1200, 3), 3)
     labels = np.sin(frame / 150 + video)[:, None]
@@ -116,7 +116,7 @@ def noisy_path() -> tuple[np.ndarray, ...]:
     return outputs, labels, np.ones(labels.shape, bool), video, frame
 
 
-def test_the_smoothing_that_is_chosen_is_the_best_on_these_rows() -> None:
+def test_the_chosen_smoothing_scores_best() -> None:
     outputs, labels, mask, video, frame = noisy_path()
     found = {
         Smoothing(kind, width): task_score(
@@ -130,19 +130,19 @@ def test_the_smoothing_that_is_chosen_is_the_best_on_these_rows() -> None:
     assert chosen.width_frames > 0
 
 
-def test_what_smoothing_harms_is_left() -> None:
+def test_no_smoothing_is_chosen_if_it_lowers_the_score() -> None:
     _, labels, mask, video, frame = noisy_path()
     fast = np.sign(np.sin(labels * 50))
     assert choose_smoothing(VALENCE, fast, fast, mask, video, frame) == Smoothing()
 
 
-def test_of_equal_scores_nothing_is_done() -> None:
+def test_no_smoothing_is_chosen_if_scores_are_equal() -> None:
     outputs, labels, mask, video, _ = (each[::10] for each in noisy_path())
-    apart = 1000 * np.arange(len(outputs))  # further than any filter looks
+    apart = 1000 * np.arange(len(outputs))  # further than the reach of any filter
     assert choose_smoothing(VALENCE, outputs, labels, mask, video, apart) == Smoothing()
 
 
-def test_unlabelled_neighbours_help_but_their_labels_are_not_read() -> None:
+def test_unlabelled_frames_are_smoothed_over_and_their_labels_ignored() -> None:
     outputs, labels, mask, video, frame = noisy_path()
     mask[::2] = False
     expected = choose_smoothing(VALENCE, outputs, labels, mask, video, frame)
@@ -174,7 +174,7 @@ def test_a_bias_is_added_to_log_probabilities() -> None:
     np.testing.assert_allclose(apply_bias(p, np.full(8, 3.0)), p, atol=1e-12)
 
 
-def test_a_bias_lifts_rare_classes_that_a_model_shies_from() -> None:
+def test_a_bias_raises_rare_classes_that_a_model_underestimates() -> None:
     random = np.random.default_rng(0)
     labels = random.choice(8, 4000, p=PRIOR)[:, None].astype(float)
     evidence = 1.2 * (labels == np.arange(8)) + random.gumbel(size=(4000, 8)) * 0.5
@@ -191,14 +191,14 @@ def test_a_bias_lifts_rare_classes_that_a_model_shies_from() -> None:
     assert score(apply_bias(p, np.array(bias))) > score(p)
 
 
-def test_a_bias_that_does_not_help_is_none() -> None:
+def test_a_bias_that_does_not_help_is_zero() -> None:
     labels = np.random.default_rng(0).integers(0, 8, (400, 1)).astype(float)
     exact = 0.9 * (labels == np.arange(8)) + 0.0125
     assert choose_bias(exact, labels, np.ones(labels.shape, bool), PRIOR) == (0,) * 8
 
 
 @pytest.mark.parametrize("kind", [np.float32, np.float64])
-def test_what_a_threshold_decides_stays_decided_at_one_half(kind: type) -> None:
+def test_decisions_at_one_half_equal_those_at_the_thresholds(kind: type) -> None:
     random = np.random.default_rng(0)
     thresholds = random.uniform(0.02, 0.98, 12)
     p = random.random((2000, 12)).astype(kind)
@@ -210,7 +210,7 @@ def test_what_a_threshold_decides_stays_decided_at_one_half(kind: type) -> None:
     assert (np.diff(moved[np.argsort(p[:, 3]), 3]) >= 0).all()
 
 
-def test_thresholds_are_the_best_of_each_unit_and_one_half_where_nothing_is_better() -> None:
+def test_thresholds_are_the_best_of_each_unit_and_one_half_without_labels() -> None:
     random = np.random.default_rng(0)
     labels = (random.random((3000, 12)) < np.linspace(0.03, 0.6, 12)).astype(float)
     p = (0.15 * labels + 0.2 * random.random(labels.shape)).clip(0, 1)
@@ -221,8 +221,8 @@ def test_thresholds_are_the_best_of_each_unit_and_one_half_where_nothing_is_bett
     assert found[11] == pytest.approx(0.5)
 
 
-def whole_case(frames: int = 400) -> dict[str, np.ndarray]:
-    """Outputs of all tasks that follow their labels with noise, in two videos."""
+def all_tasks_case(frames: int = 400) -> dict[str, np.ndarray]:
+    """Return outputs of all tasks that are noisy versions of the labels, in two videos."""
     random = np.random.default_rng(0)
     step = np.arange(frames) // 25
     labels = np.zeros((frames, 15), np.float32)
@@ -244,35 +244,35 @@ def whole_case(frames: int = 400) -> dict[str, np.ndarray]:
     }
 
 
-def test_all_of_it_together_is_better_in_every_task_on_these_frames() -> None:
-    case = whole_case()
+def test_all_steps_together_raise_the_score_of_every_task() -> None:
+    case = all_tasks_case()
     found = choose(**case)
-    done = found(case["outputs"], case["video"], case["frame"])
+    processed = found(case["outputs"], case["video"], case["frame"])
     before = scores(case["outputs"], case["labels"], case["mask"])
-    after = scores(done, case["labels"], case["mask"])
+    after = scores(processed, case["labels"], case["mask"])
     for name, task in TASKS.items():
         assert after[f"{task.score}_{name}"] > before[f"{task.score}_{name}"]
     assert found.smoothing.keys() == TASKS.keys()
-    np.testing.assert_allclose(done[:, EXPRESSION.outputs].sum(axis=1), 1, atol=1e-5)
+    np.testing.assert_allclose(processed[:, EXPRESSION.outputs].sum(axis=1), 1, atol=1e-5)
 
 
-def test_only_the_steps_that_are_wanted_are_taken() -> None:
-    case = whole_case()
+def test_only_the_given_steps_are_chosen() -> None:
+    case = all_tasks_case()
     assert choose(**case, steps=()) == Postprocessing()
     assert choose(**case, steps=["thresholds"]).smoothing == {}
     assert choose(**case, steps=["thresholds"]).thresholds
     assert choose(**case, steps=["smoothing"]).thresholds == ()
 
 
-def test_a_task_without_outputs_or_labels_is_left_alone() -> None:
-    case = whole_case()
+def test_a_task_without_outputs_or_labels_is_not_changed() -> None:
+    case = all_tasks_case()
     case["outputs"][:, UNITS.outputs] = np.nan
     case["mask"][:, EXPRESSION.labels] = False
     found = choose(**case)
     assert found.smoothing.keys() == {"valence", "arousal"}
     assert found.bias == found.thresholds == ()
-    done = found(case["outputs"], case["video"], case["frame"])
-    assert np.isnan(done[:, UNITS.outputs]).all()
+    processed = found(case["outputs"], case["video"], case["frame"])
+    assert np.isnan(processed[:, UNITS.outputs]).all()
     np.testing.assert_array_equal(
-        done[:, EXPRESSION.outputs], case["outputs"][:, EXPRESSION.outputs]
+        processed[:, EXPRESSION.outputs], case["outputs"][:, EXPRESSION.outputs]
     )

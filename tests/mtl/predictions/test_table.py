@@ -1,4 +1,4 @@
-"""Predictions come back from Parquet bit for bit, and labels are decided as the metrics do."""
+"""Predictions are read back bit-identical, and labels are decided as in the metrics."""
 
 from pathlib import Path
 
@@ -35,7 +35,7 @@ def test_save_then_load_is_the_identity(tmp_path: Path, frames: int) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["predictions.parquet"]
 
 
-def test_the_file_names_videos_and_outputs(tmp_path: Path) -> None:
+def test_columns_of_the_file(tmp_path: Path) -> None:
     saved = predictions()
     saved.save(tmp_path / "predictions.parquet")
     table = pq.read_table(tmp_path / "predictions.parquet")
@@ -46,7 +46,7 @@ def test_the_file_names_videos_and_outputs(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["missing", "cut", "other"])
-def test_a_file_that_holds_no_predictions_is_named(tmp_path: Path, kind: str) -> None:
+def test_a_file_without_predictions_is_refused(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "predictions.parquet"
     if kind == "cut":
         predictions().save(path)
@@ -57,7 +57,7 @@ def test_a_file_that_holds_no_predictions_is_named(tmp_path: Path, kind: str) ->
         Predictions.load(path)
 
 
-def test_decide_clips_takes_the_largest_and_cuts_at_one_half() -> None:
+def test_decide_clips_values_takes_the_most_probable_and_thresholds_at_one_half() -> None:
     outputs = np.zeros((3, 22), np.float32)
     outputs[:, 0], outputs[:, 1] = [-1.5, 0.25, 2.0], [1.0, -1.0, 0.5]
     outputs[[0, 1, 2], [2 + 7, 2 + 3, 2 + 0]] = 0.6
@@ -71,7 +71,7 @@ def test_decide_clips_takes_the_largest_and_cuts_at_one_half() -> None:
     assert mask.all()
 
 
-def test_decide_says_nothing_where_outputs_are_nan() -> None:
+def test_decide_gives_no_label_where_outputs_are_nan() -> None:
     outputs = np.full((2, 22), 0.7, np.float32)
     outputs[:, 1], outputs[0, 2:10], outputs[:, 12] = np.nan, np.nan, np.nan
     values, mask = decide(outputs)
@@ -81,7 +81,7 @@ def test_decide_says_nothing_where_outputs_are_nan() -> None:
     assert not values[~mask].any()
 
 
-def test_outputs_of_undoes_decide() -> None:
+def test_outputs_of_inverts_decide() -> None:
     outputs = np.random.default_rng(0).random((100, 22)).astype(np.float32)
     outputs[::3, 0], outputs[::4, 2:10], outputs[1::2, 12] = np.nan, np.nan, np.nan
     values, mask = decide(outputs)
