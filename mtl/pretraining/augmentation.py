@@ -1,7 +1,8 @@
-"""Images in the order, the cuts and the noise of an epoch: all follow from the seed, the epoch and
-the image alone, whoever reads it.
+"""Images of an epoch: their order, augmentation and noise.
 
-Shapes: N images, B of a batch, S pixels a side, L patches of an image.
+All three depend on the seed, the epoch and the image only, not on the process that reads the image.
+
+Shapes: N images, B images of a batch, S pixels a side, L patches of an image.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,16 +19,24 @@ from mtl.features.face_crops import BrokenImage, Images
 from mtl.pretraining.config import Augmentation
 
 Rows = Sequence[int] | Int64[np.ndarray, " B"]
+"""Indices of images."""
 
 
 def epoch_batches(
     images: int, batch_images: int, seed: int, epoch: int
 ) -> Int64[np.ndarray, "steps B"]:
-    """Which images each step of an epoch sees: all once, in random order, but for the last few
-    that fill no batch.
+    """Return the indices of the images in each step of an epoch, in random order.
+
+    Every image occurs at most once; the last images, which fill no batch, are left out.
+
+    Args:
+        images: Number of images.
+        batch_images: Images of a batch.
+        seed: Seed of the training.
+        epoch: Number of the epoch, from 1.
 
     Raises:
-        InputError: There are fewer than one batch.
+        InputError: If there are fewer images than a batch needs.
     """
     steps = images // batch_images
     if not steps:
@@ -40,14 +49,14 @@ def epoch_batches(
 
 
 @dataclass(frozen=True)
-class Read:
-    """Images ready to be trained on.
+class ReadImages:
+    """Pixels of a batch of images.
 
     Attributes:
-        pixels: RGB, uint8.
-        valid: Which could be read. In place of the others these are shown again, in turn, so that
-            a batch norm sees nothing else; where none could be read they are black.
-        broken: Why not, and which, of each that could not.
+        pixels: RGB pixels. The place of an image that cannot be read holds one of the other images,
+            in turn, so that batch norms see real images only; if no image can be read, it is black.
+        valid: True where the image could be read.
+        broken: Path and reason of each image that could not be read.
     """
 
     pixels: UInt8[np.ndarray, "B S S 3"]
@@ -62,54 +71,85 @@ def read_augmented(
     augmentation: Augmentation,
     seed: int,
     epoch: int,
-) -> Read:
-    """These images, cut out, resized (bicubic) and mirrored at random."""
+) -> ReadImages:
+    """Read images with random crops, resized by bicubic interpolation, and random mirroring.
+
+    Args:
+        images: All images.
+        rows: Indices of the images to read.
+        size: Side S of the result in pixels.
+        augmentation: Distribution of the crops and probability of mirroring.
+        seed: Seed of the training.
+        epoch: Number of the epoch, from 1.
+
+    Raises:
+        InputError: If the folder of the images cannot be reached.
+    """
     bicubic = InterpolationMode.BICUBIC
-    cut = v2.RandomResizedCrop(size, augmentation.crop_scale, interpolation=bicubic)
+    crop = v2.RandomResizedCrop(size, augmentation.crop_scale, interpolation=bicubic)
     mirror = v2.RandomHorizontalFlip(augmentation.flip)
 
-    def change(image: Image, row: int) -> Image:
-        # torchvision draws from torch's global generator; torch.manual_seed is the GPUs' too, which
-        # takes as long as all the rest.
+    def augment(image: Image, row: int) -> Image:
+        # torchvision draws from torch's global generator. torch.manual_seed would seed the GPUs'
+        # generators too, which takes as long as everything else here.
         torch.default_generator.manual_seed(_seed(seed, epoch, row))
-        changed: Image = mirror(cut(image))
-        return changed
+        augmented: Image = mirror(crop(image))
+        return augmented
 
     with torch.random.fork_rng(devices=[]):
-        return _read(images, rows, size, change)
+        return _read(images, rows, size, augment)
 
 
-def read_whole(images: Images, rows: Rows, size: int, resampling: int) -> Read:
-    """These images whole, resized as their backbone does it (``Backbone.transform``)."""
-    whole = (size, size)
+def read_resized(images: Images, rows: Rows, size: int, resampling: int) -> ReadImages:
+    """Read images without augmentation, resized as ``Backbone.transform`` does.
 
-    def change(image: Image, row: int) -> Image:
-        return image if image.size == whole else image.resize(whole, resampling)
+    Args:
+        images: All images.
+        rows: Indices of the images to read.
+        size: Side S of the result in pixels.
+        resampling: PIL's resampling filter.
 
-    return _read(images, rows, size, change)
+    Raises:
+        InputError: If the folder of the images cannot be reached.
+    """
+    shape = (size, size)
+
+    def resize(image: Image, row: int) -> Image:
+        return image if image.size == shape else image.resize(shape, resampling)
+
+    return _read(images, rows, size, resize)
 
 
-def _read(images: Images, rows: Rows, size: int, change: Callable[[Image, int], Image]) -> Read:
+def _read(
+    images: Images, rows: Rows, size: int, transform: Callable[[Image, int], Image]
+) -> ReadImages:
     pixels = np.zeros((len(rows), size, size, 3), np.uint8)
     valid = np.zeros(len(rows), bool)
     broken = []
-    for place, row in enumerate(rows):
+    for position, row in enumerate(rows):
         try:
             image = images.read(int(row))
         except BrokenImage as error:
             broken.append(str(error))
             continue
-        pixels[place], valid[place] = np.asarray(change(image, int(row))), True
+        pixels[position], valid[position] = np.asarray(transform(image, int(row))), True
     if valid.any():
         pixels[~valid] = pixels[np.resize(np.flatnonzero(valid), len(broken))]
-    return Read(pixels, valid, tuple(broken))
+    return ReadImages(pixels, valid, tuple(broken))
 
 
 def patch_noise(rows: Rows, patches: int, seed: int, epoch: int) -> Float32[np.ndarray, "B L"]:
-    """What decides which patches of these images are removed."""
+    """Return a random number in [0, 1) for each patch, which decides the masked patches.
+
+    Args:
+        rows: Indices of the images.
+        patches: Number L of patches of an image.
+        seed: Seed of the training.
+        epoch: Number of the epoch, from 1; 0 for the pictures of reconstructed faces.
+    """
     noise = np.empty((len(rows), patches), np.float32)
-    for one, row in zip(noise, rows, strict=True):
-        np.random.default_rng([seed, epoch, int(row), 1]).random(out=one, dtype=np.float32)
+    for values, row in zip(noise, rows, strict=True):
+        np.random.default_rng([seed, epoch, int(row), 1]).random(out=values, dtype=np.float32)
     return noise
 
 

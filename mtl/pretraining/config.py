@@ -1,6 +1,6 @@
-"""What a pretraining is, beside its images: frozen, typed, strict.
+"""Config of a pretraining: frozen, typed and strict.
 
-Composed from ``sweeps/configs/pretrain_mae.yaml`` or ``pretrain_supervised.yaml``.
+It is composed from ``sweeps/configs/pretrain_mae.yaml`` or ``pretrain_supervised.yaml``.
 """
 
 from typing import Annotated, Any, Literal
@@ -23,15 +23,17 @@ from mtl.strict import (
 from mtl.tasks import TASKS
 
 Share = Annotated[float, Field(gt=0, le=1)]
+"""Number in (0, 1]."""
 
 
 class Augmentation(Strict):
-    """How a picture is changed each time it is shown.
+    """Random changes of an image each time it is trained on.
 
     Attributes:
-        crop_scale: Least and largest share of its area that is cut out, at ratios of 3/4 to 4/3,
-            and resized; ``[1, 1]`` shows all of a picture that is itself of such a ratio.
-        flip: How often it is mirrored.
+        crop_scale: Smallest and largest share of the image's area in a random crop. Crops have
+            aspect ratios from 3/4 to 4/3 and are resized. With ``[1, 1]`` the crop is the whole
+            image, if its own aspect ratio is in this range.
+        flip: Probability that the image is mirrored horizontally.
     """
 
     crop_scale: tuple[Share, Share]
@@ -39,7 +41,7 @@ class Augmentation(Strict):
 
     @field_validator("crop_scale")
     @classmethod
-    def _ordered(cls, scale: tuple[float, float]) -> tuple[float, float]:
+    def _check_crop_scale(cls, scale: tuple[float, float]) -> tuple[float, float]:
         if scale[0] > scale[1]:
             raise InputError(
                 f"augmentation.crop_scale = {list(scale)} is refused: the least comes first"
@@ -48,14 +50,16 @@ class Augmentation(Strict):
 
 
 class PretrainOptim(Strict):
-    """AdamW and its schedule, taken per step.
+    """AdamW and the learning-rate schedule, which changes the rate at every step.
 
     Attributes:
-        base_lr: The learning rate of a batch of 256 images; it grows with the batch.
-        betas: Decays of the two moments.
-        warmup_epochs: Epochs (may be broken) of linear warm-up.
-        decay: ``cosine`` to 0, or ``constant``.
-        gradient_clip: Largest norm of the gradient; 0 for none.
+        base_lr: Peak learning rate for batches of 256 images; the peak learning rate of a training
+            is proportional to its ``batch_images``.
+        weight_decay: Weight decay of matrices; biases, norms and tokens have none.
+        betas: Decay rates of AdamW's two moments.
+        warmup_epochs: Epochs of linear warm-up; may have a fraction.
+        decay: Course after warm-up: ``cosine`` to 0, or ``constant``.
+        gradient_clip: Largest norm of the gradient; 0 for no limit.
     """
 
     base_lr: AboveZero
@@ -67,13 +71,16 @@ class PretrainOptim(Strict):
 
 
 class PretrainTraining(Strict):
-    """How long, from which seed, where.
+    """Length, batch size, seed, device and precision of a pretraining.
 
     Attributes:
-        batch_images: Of a step, over all workers together.
-        checkpoint_epochs: From one checkpoint to the next.
-        device: ``auto`` (CUDA where there is one), ``cpu`` or ``cuda``.
-        precision: ``auto`` is bfloat16 autocast on CUDA devices that have it, else float32.
+        epochs: Epochs of the whole training.
+        batch_images: Images of a step, over all workers together.
+        seed: Seed of initial weights, image order, crops, noise and dropout.
+        checkpoint_epochs: Epochs from one checkpoint to the next.
+        device: Device of the model; ``auto`` is CUDA if it is available, else the CPU.
+        precision: Precision of the forward pass; ``auto`` is bfloat16 autocast on CUDA devices that
+            support it, else float32.
     """
 
     epochs: Positive
@@ -85,12 +92,15 @@ class PretrainTraining(Strict):
 
 
 class PretrainConfig(Strict):
-    """What both methods have.
+    """Config keys that both methods of pretraining have.
 
     Attributes:
-        backbone: Its name (``mtl.features.backbones``).
-        weights: What it starts from: ``random``, ``hub`` or a file.
-        size: Side of an image in pixels; the backbone's own if None.
+        backbone: Name of the backbone, as in ``mtl.features.backbones``.
+        weights: Initial weights: ``random``, ``hub`` or the path of a file.
+        size: Side of an image in pixels; None for the backbone's default.
+        augmentation: Random changes of the images.
+        optim: Optimizer and learning-rate schedule.
+        training: Length, batch size, seed, device and precision.
     """
 
     backbone: str
@@ -101,7 +111,7 @@ class PretrainConfig(Strict):
     training: PretrainTraining
 
     @model_validator(mode="after")
-    def _ends_warm(self) -> "PretrainConfig":
+    def _check_warmup(self) -> "PretrainConfig":
         warmup, epochs = self.optim.warmup_epochs, self.training.epochs
         if warmup >= epochs:
             raise InputError(
@@ -112,12 +122,13 @@ class PretrainConfig(Strict):
 
 
 class MAEConfig(PretrainConfig):
-    """A masked autoencoder's.
+    """Config of a masked autoencoder's pretraining.
 
     Attributes:
-        mask_ratio: Share of the patches that is removed.
-        normalise_pixels: Whether a patch's pixels are told less their mean, over their deviation.
-        picture_epochs: From one picture of reconstructed faces to the next.
+        mask_ratio: Share of the patches that are masked.
+        normalise_pixels: True if the decoder predicts the pixels of each patch after subtraction of
+            their mean and division by their standard deviation.
+        picture_epochs: Epochs from one picture of reconstructed faces to the next.
     """
 
     mask_ratio: Annotated[float, Field(gt=0, lt=1)]
@@ -126,10 +137,13 @@ class MAEConfig(PretrainConfig):
 
 
 class SupervisedConfig(PretrainConfig):
-    """A backbone's on labelled images, with one linear head for each task.
+    """Config of a supervised pretraining: a backbone with one linear head for each task.
 
     Attributes:
-        dropout: Before the heads.
+        tasks: Tasks to train.
+        dropout: Dropout probability of the features before the heads.
+        loss: Loss of each task.
+        balancing: Combination of the tasks' losses.
     """
 
     tasks: Annotated[tuple[str, ...], Field(min_length=1)]
@@ -139,7 +153,7 @@ class SupervisedConfig(PretrainConfig):
 
     @field_validator("tasks")
     @classmethod
-    def _known(cls, tasks: tuple[str, ...], info: Any) -> tuple[str, ...]:
+    def _check_tasks(cls, tasks: tuple[str, ...], info: Any) -> tuple[str, ...]:
         if len(set(tasks)) < len(tasks):
             raise InputError(f"tasks = {list(tasks)} names one twice: name each once")
         for task in tasks:

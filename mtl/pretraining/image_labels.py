@@ -1,6 +1,6 @@
-"""Labelled images: of the challenge's annotation files, or of a CSV.
+"""Labelled images, from the challenge's annotation files or from a CSV file.
 
-Shapes: N images, 15 label columns as ``mtl.tasks`` lays them out.
+Shapes: N images, n images of a part, 15 label columns as in ``mtl.tasks``.
 """
 
 import csv
@@ -22,18 +22,20 @@ from mtl.strict import did_you_mean
 from mtl.tasks import EXPRESSIONS, LABEL_COLUMNS
 
 SPLITS = ("train", "validation")
+"""Values of the CSV file's ``split`` column."""
 COLUMNS = ("image", "split", *LABEL_COLUMNS)
+"""Columns that the CSV file may have."""
 
 
 @dataclass(frozen=True, eq=False)
 class LabelledImages:
-    """Images that a backbone is trained on, and those that its epoch is chosen by.
+    """Images that a backbone is trained on, and images by which its best epoch is selected.
 
     Attributes:
-        images: They, N.
-        values: Labels, 0 where unknown.
-        mask: Which labels are known.
-        select: Those that are not trained on, but chosen by; may be none.
+        images: The N images.
+        values: Labels; 0 where missing.
+        mask: True where a label is present.
+        select: True for images that select the epoch, False for training images.
     """
 
     images: Images
@@ -42,71 +44,77 @@ class LabelledImages:
     select: Bool[np.ndarray, " N"]
 
     @property
-    def train(self) -> Int64[np.ndarray, " n"]:
-        """The images that are trained on and have a label."""
+    def train_rows(self) -> Int64[np.ndarray, " n"]:
+        """Indices of the training images with a label."""
         return np.flatnonzero(~self.select & self.mask.any(axis=1))
 
     @property
-    def chosen_by(self) -> Int64[np.ndarray, " n"]:
-        """The images that the epoch is chosen by and have a label."""
+    def select_rows(self) -> Int64[np.ndarray, " n"]:
+        """Indices of the images with a label that select the epoch."""
         return np.flatnonzero(self.select & self.mask.any(axis=1))
 
     def listing(self) -> Listing:
-        """The trained images' labels as those of one video: what ``training_prior`` needs."""
-        rows = self.train
+        """Return the training labels as a listing of one video, for ``training_prior``."""
+        rows = self.train_rows
         video, frame = np.zeros(len(rows), np.int32), np.arange(len(rows), dtype=np.int32)
         labels = self.values[rows], self.mask[rows]
         return Listing(("all",), ("train",), ("all",), video, frame, *labels)
 
 
-def of_challenge(images: Images, challenge: Challenge, parts: Mapping[str, str]) -> LabelledImages:
-    """The listed frames of ``train`` and ``select`` videos that there are images of.
+def from_annotations(
+    images: Images, challenge: Challenge, parts: Mapping[str, str]
+) -> LabelledImages:
+    """Return the images of listed frames with the labels of the annotation files.
 
     Args:
-        images: Found in the folder of the crops.
-        challenge: The annotation files.
-        parts: ``train``, ``select``, ``confirm`` or ``test`` of each video: others than the first
-            two are left out.
+        images: Face crops of the challenge's videos.
+        challenge: Annotation files.
+        parts: Part of each video by name: ``train``, ``select``, ``confirm`` or ``test``; images of
+            the last two are left out.
 
     Raises:
-        InputError: Images that are no frames (``frames_of``), or none of a training video.
+        InputError: If the path of an image names no frame (see ``frames_of``), or no training image
+            has a label.
     """
     frames, listing = frames_of(images, challenge), challenge.listing
-    index = {name: i for i, name in enumerate(frames.names)}
-    here = np.array([index.get(name, -1) for name in listing.names], np.int32)[listing.video]
-    rows = np.flatnonzero(here >= 0)
-    listed = pack(here[rows], listing.frame[rows])
+    video_of = {name: i for i, name in enumerate(frames.names)}
+    listed_video = np.array([video_of.get(name, -1) for name in listing.names], np.int32)
+    video = listed_video[listing.video]
+    rows = np.flatnonzero(video >= 0)
+    listed = pack(video[rows], listing.frame[rows])
     order = np.argsort(listed)
     packed = pack(frames.video, frames.frame)
     row_of = rows[order[np.searchsorted(listed[order], packed)]]
     part = np.array([parts[name] for name in frames.names])[frames.video]
     kept = np.flatnonzero(np.isin(part, ("train", "select")))
-    found = LabelledImages(
+    labelled = LabelledImages(
         frames.images.take(kept.astype(np.int32)),
         listing.values[row_of[kept]],
         listing.mask[row_of[kept]],
         part[kept] == "select",
     )
-    return _checked(found, images.address)
+    _check_trainable(labelled, images.address)
+    return labelled
 
 
 def read_labels(path: str | Path, address: str | Path) -> LabelledImages:
-    """A CSV of images with any of the four tasks' labels.
+    """Read a CSV file of images with labels of any tasks.
 
-    Columns: ``image`` (its path below the folder of the images), any of ``LABEL_COLUMNS``, and
-    ``split`` (``train`` or ``validation``: what the epoch is chosen by) where there is one. An
-    empty field is a label that is not known.
+    Its columns are ``image`` (path below the folder of the images), at least one of
+    ``LABEL_COLUMNS``, and optionally ``split``: ``train``, or ``validation`` for images that select
+    the epoch. An empty field is a missing label.
 
     Args:
-        path: The CSV.
-        address: The folder of the images, local or ``s3://``.
+        path: CSV file.
+        address: Folder of the images, local or ``s3://``.
 
     Raises:
-        InputError: A column or a value that is none, named by its line; an image named twice.
+        InputError: If the file cannot be read, a column or a value is invalid, an image is listed
+            twice, or no training image has a label.
     """
-    reader = csv.DictReader(io.StringIO(_text(Path(path)), newline=""))
+    reader = csv.DictReader(io.StringIO(_read_text(Path(path)), newline=""))
     _check_columns(path, reader.fieldnames)
-    labelled = [name for name in LABEL_COLUMNS if name in (reader.fieldnames or ())]
+    label_columns = [name for name in LABEL_COLUMNS if name in (reader.fieldnames or ())]
     files: dict[str, int] = {}
     values, select = [], []
     for row in reader:
@@ -123,22 +131,23 @@ def read_labels(path: str | Path, address: str | Path) -> LabelledImages:
         if split not in SPLITS:
             raise InputError(f"{path} line {line}: split is {split!r}; it must be one of {SPLITS}")
         select.append(split == "validation")
-        values.append([_label(path, line, name, _field(row, name)) for name in labelled])
+        values.append([_label(path, line, name, _field(row, name)) for name in label_columns])
     if not files:
         raise InputError(f"{path} lists no images: give one a line")
     table = np.full((len(files), len(LABEL_COLUMNS)), np.nan, np.float32)
-    table[:, [LABEL_COLUMNS.index(name) for name in labelled]] = values
-    known = ~np.isnan(table)
-    found = LabelledImages(
+    table[:, [LABEL_COLUMNS.index(name) for name in label_columns]] = values
+    mask = ~np.isnan(table)
+    labelled = LabelledImages(
         Images(str(address), pa.array(files, pa.string())),
-        np.where(known, table, 0).astype(np.float32),
-        known,
+        np.where(mask, table, 0).astype(np.float32),
+        mask,
         np.array(select, bool),
     )
-    return _checked(found, path)
+    _check_trainable(labelled, path)
+    return labelled
 
 
-def _text(path: Path) -> str:
+def _read_text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
@@ -164,6 +173,7 @@ def _field(row: Mapping[str, Any], name: str) -> str:
 
 
 def _label(path: str | Path, line: int, name: str, text: str) -> float:
+    """Return the label in a field of the CSV file; NaN for an empty field."""
     if not text:
         return np.nan
     rule = VALUE_RULES.get(name, "0 or 1")
@@ -172,10 +182,10 @@ def _label(path: str | Path, line: int, name: str, text: str) -> float:
     except ValueError:
         value = np.nan
     if name in ("valence", "arousal"):
-        fits = -1 <= value <= 1
+        valid = -1 <= value <= 1
     else:
-        fits = value in range(len(EXPRESSIONS) if name == "expression" else 2)
-    if not fits:
+        valid = value in range(len(EXPRESSIONS) if name == "expression" else 2)
+    if not valid:
         raise InputError(
             f"{path} line {line}: {name} is {text!r}; it must be {rule}, or empty where it is not "
             "known"
@@ -183,7 +193,6 @@ def _label(path: str | Path, line: int, name: str, text: str) -> float:
     return value
 
 
-def _checked(found: LabelledImages, where: str | Path) -> LabelledImages:
-    if not len(found.train):
-        raise InputError(f"{where} has no labelled image to train on: give some")
-    return found
+def _check_trainable(labelled: LabelledImages, source: str | Path) -> None:
+    if not len(labelled.train_rows):
+        raise InputError(f"{source} has no labelled image to train on: give some")

@@ -1,7 +1,7 @@
-"""What a backbone is pretrained for: a model in training, and the losses of what it says.
+"""Objectives of pretraining: the model that is trained and its losses.
 
-Shapes: B images of S x S pixels, L patches, F features, 15 labels and 22 outputs as ``mtl.tasks``
-lays them out.
+Shapes: B images of S x S pixels, L patches of an image, 15 label columns and 22 output columns as
+in ``mtl.tasks``.
 """
 
 from abc import ABC, abstractmethod
@@ -33,21 +33,21 @@ from mtl.strict import Component, did_you_mean
 from mtl.tasks import OUTPUT_COLUMNS, TASKS
 
 ImageBatch = Mapping[str, Tensor]
-"""``pixels`` (B, S, S, 3) uint8 and ``valid`` (B,) bool, False where an image could not be read;
-with them ``noise`` (B, L), or ``labels`` and ``mask`` (B, 15).
+"""Batch of images: ``pixels`` (B, S, S, 3) uint8 and ``valid`` (B,) bool, False where an image could
+not be read; for a masked autoencoder also ``noise`` (B, L), else ``labels`` and ``mask`` (B, 15).
 """
 
 
 class Objective(ABC):
-    """A model in training.
+    """Base of the objectives.
 
     Attributes:
-        backbone: The one that is trained.
-        model: From an ``ImageBatch`` to a list of sums, a vector for each loss, additive over
-            images. Workers add theirs up, so that a batch that is split among them has the loss,
-            and the gradient, of the whole.
-        balancing: Balancing of the losses, trained with the model; an empty module if there is one
-            loss.
+        backbone: Backbone that is trained.
+        model: Module that maps an ``ImageBatch`` to a list of vectors, one for each loss, each a
+            sum over images. Workers add their sums up, so a batch that is divided among workers
+            has the loss and the gradient of the whole batch.
+        balancing: Balancing of the losses; its parameters are trained with the model. It is an
+            empty module if there is one loss.
     """
 
     backbone: Backbone
@@ -56,11 +56,19 @@ class Objective(ABC):
 
     @abstractmethod
     def begin_epoch(self, history: Sequence[Mapping[str, float]]) -> None:
-        """Told the mean losses of the epochs so far."""
+        """Prepare the balancing for an epoch.
+
+        Args:
+            history: Mean losses of each earlier epoch, in order.
+        """
 
     @abstractmethod
     def losses(self, sums: Sequence[Tensor]) -> dict[str, Tensor]:
-        """Each loss of a whole batch's sums."""
+        """Return each loss by name.
+
+        Args:
+            sums: Output of the model, summed over all workers.
+        """
 
     @abstractmethod
     def backward(
@@ -69,22 +77,31 @@ class Objective(ABC):
         sums: Sequence[Tensor],
         scale: Callable[[Tensor], Tensor],
     ) -> None:
-        """Fill all gradients; ``scale`` is the gradient scaler's."""
+        """Compute the gradients of all parameters.
+
+        Args:
+            losses: Each loss by name.
+            sums: Output of the model, summed over all workers.
+            scale: Function of the gradient scaler that multiplies a loss by the current scale.
+        """
 
     def weights(self) -> dict[str, Tensor]:
-        """The trained backbone, as ``load_backbone`` reads it, on the CPU."""
+        """Return the backbone's state dict on the CPU, as ``load_backbone`` reads it."""
         state = self.backbone.model.state_dict()
         return {name: value.detach().cpu().contiguous() for name, value in state.items()}
 
 
 class Reconstruction(Objective):
-    """A masked autoencoder: the pixels of removed patches (He et al. 2022).
+    """Reconstruction of the pixels of masked patches by a masked autoencoder (He et al. 2022).
+
+    Args:
+        config: Config of the pretraining.
 
     Raises:
-        InputError: A backbone that is no ViT of ours, or weights that are not its.
+        InputError: If the backbone is no masked autoencoder, or the weights do not fit it.
     """
 
-    model: "_Masked"
+    model: "_ReconstructionModel"
 
     def __init__(self, config: MAEConfig) -> None:
         if config.backbone not in VITS:
@@ -102,15 +119,18 @@ class Reconstruction(Objective):
                 shape, size, config.mask_ratio, config.normalise_pixels
             )
         if config.weights != RANDOM:
-            _load(self.autoencoder, config.weights)
+            _load_weights(self.autoencoder, config.weights)
         self.backbone = Backbone(config.backbone, recipe, self.autoencoder, size, shape.width)
-        self.model, self.balancing = _Masked(self.backbone.colours, self.autoencoder), nn.Module()
+        self.model, self.balancing = (
+            _ReconstructionModel(self.backbone.colours, self.autoencoder),
+            nn.Module(),
+        )
 
     def begin_epoch(self, history: Sequence[Mapping[str, float]]) -> None:
-        """All epochs are alike."""
+        """Do nothing, because there is one loss only."""
 
     def losses(self, sums: Sequence[Tensor]) -> dict[str, Tensor]:
-        """The mean over images."""
+        """Return the mean loss of the images that could be read, named ``reconstruction``."""
         return {"reconstruction": sums[0][0] / sums[0][1].clamp(min=1)}
 
     def backward(
@@ -119,60 +139,71 @@ class Reconstruction(Objective):
         sums: Sequence[Tensor],
         scale: Callable[[Tensor], Tensor],
     ) -> None:
-        """That of the one loss."""
+        """Compute the gradients of the reconstruction loss; ``sums`` is not used."""
         torch.autograd.backward(scale(losses["reconstruction"]))
 
     @torch.inference_mode()
     def picture(
         self, pixels: UInt8[Tensor, "B S S 3"], noise: Float[Tensor, "B L"]
     ) -> UInt8[np.ndarray, "B 3 S S 3"]:
-        """Each face as it is, with removed patches grey, and with what is told in their place."""
+        """Return three versions of each face, for a picture of the training's progress.
+
+        These are the face itself, the face with masked patches in the mean colour, and the face with
+        predicted pixels in the masked patches.
+
+        Args:
+            pixels: Pixels of the faces.
+            noise: Random number of each patch; the patches with the largest numbers are masked.
+        """
         self.backbone.eval()
         images = self.backbone.colours.normalise(pixels)
-        shown = [images, *self.autoencoder.reconstruct(images, noise)]
-        whole = torch.stack([self.backbone.colours.pixels(one) for one in shown], dim=1)
-        return np.asarray(whole.cpu().numpy())
+        versions = [images, *self.autoencoder.reconstruct(images, noise)]
+        faces = torch.stack([self.backbone.colours.pixels(version) for version in versions], dim=1)
+        return np.asarray(faces.cpu().numpy())
 
 
-class _Masked(nn.Module):
+class _ReconstructionModel(nn.Module):
     def __init__(self, colours: ColourNormalisation, autoencoder: MaskedAutoencoder) -> None:
         super().__init__()
         self.colours, self.autoencoder = colours, autoencoder
 
     def forward(self, batch: ImageBatch) -> list[Tensor]:
-        """(Σ loss, images)."""
+        """Return the sum of the images' losses and the number of images, as one vector."""
         valid = batch["valid"]
         images = self.colours.normalise(batch["pixels"])
         each = self.autoencoder.losses(images, batch["noise"]).masked_fill(~valid, 0)
         return [torch.stack([each.sum(), valid.sum().to(each)])]
 
 
-def _load(autoencoder: MaskedAutoencoder, file: str) -> None:
-    """Weights of an encoder, with its decoder or without; positions follow from the size."""
-    own = autoencoder.state_dict()
-    given = read_weights(file, own)
-    decoder = any(name.startswith("decoder_blocks.") for name in given)
+def _load_weights(autoencoder: MaskedAutoencoder, file: str) -> None:
+    """Load a file with the weights of an encoder, and of its decoder if the file has them.
+
+    Position embeddings are not loaded, because they follow from the image size.
+    """
+    initial = autoencoder.state_dict()
+    loaded = read_weights(file, initial)
+    has_decoder = any(name.startswith("decoder_blocks.") for name in loaded)
     kept = {
         name: value
-        for name, value in own.items()
+        for name, value in initial.items()
         if name in ("pos_embed", "decoder_pos_embed")
-        or (not decoder and name.startswith(("decoder_", "mask_token")))
+        or (not has_decoder and name.startswith(("decoder_", "mask_token")))
     }
-    load_weights(autoencoder, given | kept, f"weights {file}")
+    load_weights(autoencoder, loaded | kept, f"weights {file}")
 
 
 class Supervision(Objective):
-    """The labels of the tasks: dropout and one linear head for each, on the features.
+    """Supervised learning: dropout and one linear head for each task on the backbone's features.
 
     Args:
-        config: The pretraining.
-        prior: How frequent each class and unit is in training, (22,).
+        config: Config of the pretraining.
+        prior: Training prior: mean of valence and arousal, frequency of each class and unit.
 
     Raises:
-        InputError: An unknown backbone, or weights that are not its.
+        InputError: If the backbone is unknown, or the weights do not fit it.
     """
 
-    model: "_Labelled"
+    model: "_SupervisedModel"
     balancing: Balancing
 
     def __init__(self, config: SupervisedConfig, prior: Float[np.ndarray, "22"]) -> None:
@@ -180,15 +211,15 @@ class Supervision(Objective):
         self.backbone = load_backbone(config.backbone, config.weights, config.size, seed)
         self.tasks = config.tasks
         with seeded_generator(seed):
-            self.model = _Labelled(self.backbone, config, torch.from_numpy(prior))
+            self.model = _SupervisedModel(self.backbone, config, torch.from_numpy(prior))
             self.balancing = BALANCINGS[config.balancing.name](**config.balancing.parameters)
 
     def begin_epoch(self, history: Sequence[Mapping[str, float]]) -> None:
-        """The balancing may look at it."""
+        """Pass the losses of earlier epochs to the balancing."""
         self.balancing.begin_epoch(history)
 
     def losses(self, sums: Sequence[Tensor]) -> dict[str, Tensor]:
-        """Each task's, over its labelled images."""
+        """Return each task's loss over its labelled images."""
         parts = dict(zip(self.tasks, sums, strict=True))
         return {task: loss.value(parts[task]) for task, loss in self.model.losses.items()}
 
@@ -198,7 +229,7 @@ class Supervision(Objective):
         sums: Sequence[Tensor],
         scale: Callable[[Tensor], Tensor],
     ) -> None:
-        """The balancing's."""
+        """Compute the gradients that the balancing makes of the tasks' losses."""
         parts = dict(zip(self.tasks, sums, strict=True))
         labelled = {task: loss.has_labels(parts[task]) for task, loss in self.model.losses.items()}
         shared = [p for p in self.backbone.parameters() if p.requires_grad]
@@ -206,7 +237,7 @@ class Supervision(Objective):
 
     @torch.inference_mode()
     def outputs(self, pixels: UInt8[Tensor, "B S S 3"]) -> Float[Tensor, "B 22"]:
-        """Values and probabilities of images; NaN for tasks that are not trained."""
+        """Return the values and probabilities of images; NaN for tasks that are not trained."""
         self.model.eval()
         rows = torch.full((len(pixels), len(OUTPUT_COLUMNS)), torch.nan, device=pixels.device)
         for task, raw in self.model.raw(pixels).items():
@@ -214,7 +245,7 @@ class Supervision(Objective):
         return rows
 
 
-class _Labelled(nn.Module):
+class _SupervisedModel(nn.Module):
     def __init__(
         self, backbone: Backbone, config: SupervisedConfig, prior: Float[Tensor, "22"]
     ) -> None:
@@ -229,22 +260,22 @@ class _Labelled(nn.Module):
 
     @property
     def losses(self) -> dict[str, Loss]:
-        """Of each task, on the model's device."""
-        return {task: self._loss(task) for task in self.heads}
+        """Loss of each task, on the model's device."""
+        return {task: self._make_loss(task) for task in self.heads}
 
-    def _loss(self, task: str) -> Loss:
-        chosen: Component = getattr(self._config, task)
+    def _make_loss(self, task: str) -> Loss:
+        component: Component = getattr(self._config, task)
         prior = self.get_buffer("prior")[TASKS[task].outputs]
-        made: Loss = LOSSES[TASKS[task].kind][chosen.name](prior, **chosen.parameters)
-        return made
+        loss: Loss = LOSSES[TASKS[task].kind][component.name](prior, **component.parameters)
+        return loss
 
     def raw(self, pixels: UInt8[Tensor, "B S S 3"]) -> dict[str, Tensor]:
-        """Each task's raw outputs."""
+        """Return each task's raw outputs: values or logits, (B, outputs of the task)."""
         features = self.dropout(self.backbone(pixels))
         return {task: head(features) for task, head in self.heads.items()}
 
     def forward(self, batch: ImageBatch) -> list[Tensor]:
-        """Each task's sums over its labelled images."""
+        """Return each task's loss sums over its labelled images."""
         raw, mask = self.raw(batch["pixels"]), batch["mask"] & batch["valid"][:, None]
         with autocast(mask.device, torch.float32):
             return [

@@ -1,8 +1,8 @@
-"""Pretraining a backbone: one result an epoch, resumable between two.
+"""Pretraining of a backbone, resumable between two epochs.
 
-Workers, all given the same, train the model that one would: a batch is the whole group's, its
-losses are those of all its images. But what dropout leaves out and what batch norms normalise by
-are each worker's own, so a model that has either trains differently with other numbers of workers.
+A batch is divided among all workers and its losses are those of all its images, so any number of
+workers trains the same model. Dropout and batch norms are the exception: each worker drops outputs
+and normalises by its own images, so models with them depend on the number of workers.
 """
 
 import time
@@ -21,20 +21,22 @@ from mtl.pretraining.config import PretrainConfig
 from mtl.pretraining.objectives import ImageBatch, Objective
 
 REFERENCE_BATCH = 256
-"""Images of the batch that ``optim.base_lr`` is for."""
+"""Images of a batch for which ``optim.base_lr`` is the peak learning rate."""
 
 
 @dataclass(frozen=True)
 class PretrainResult:
-    """One epoch.
+    """Result of one epoch of a pretraining.
 
     Attributes:
-        epoch: Counted from 1.
-        losses: Means over steps.
-        scores: Each task's on the images that the epoch is chosen by, if there are any.
-        learning_rate: At the last step.
-        images: Seen by all workers.
-        seconds: In training, of this worker; ``data_seconds`` of these waited for images.
+        epoch: Number of the epoch, from 1.
+        losses: Each loss by name, the mean over steps.
+        learning_rate: Learning rate of the last step.
+        images: Images trained on, over all workers.
+        seconds: Training time of this worker.
+        data_seconds: Part of the training time that this worker waited for images.
+        scores: Score of each task on the images that the epoch is selected by; None for a task
+            without a label there, and None altogether if there are no such images.
     """
 
     epoch: int
@@ -47,18 +49,21 @@ class PretrainResult:
 
     @property
     def score(self) -> float | None:
-        """The scores' sum, valence and arousal as their mean: the challenge's P."""
+        """Sum of the scores, with valence and arousal as their mean; None without scores."""
         return None if self.scores is None else metrics.combine(self.scores)
 
 
 class Pretrainer(TrainerCore[PretrainResult]):
-    """A backbone in training.
+    """Pretraining of one backbone.
 
     Args:
-        objective: What for; its model is moved to the config's device.
-        config: How.
-        checkpoint: Where an earlier one left off.
-        workers: Those that train it together.
+        objective: Model and losses; the model is moved to the device of the config.
+        config: Config of the pretraining.
+        checkpoint: Checkpoint of an earlier run to continue; None for a new training.
+        workers: Workers that train the model together.
+
+    Raises:
+        TrainingError: If the checkpoint is damaged.
     """
 
     result_type = PretrainResult
@@ -78,7 +83,7 @@ class Pretrainer(TrainerCore[PretrainResult]):
         self.balancing = objective.balancing.to(self.device, self.dtype)
         self.optimizer = torch.optim.AdamW(
             [
-                # No decay of biases and norms, as in the reference.
+                # Biases and norms have no weight decay, as in the reference implementation.
                 *param_groups_weight_decay(self.model, config.optim.weight_decay),
                 {"params": list(self.balancing.parameters()), "weight_decay": 0.0},
             ],
@@ -92,55 +97,61 @@ class Pretrainer(TrainerCore[PretrainResult]):
         self._resume(checkpoint)
 
     def train_epoch(self, batches: Iterable[ImageBatch], steps: int) -> PretrainResult:
-        """Train one epoch more.
+        """Train the next epoch and return its result.
 
         Args:
-            batches: This worker's part of each step's batch, on any device.
-            steps: How many there are.
+            batches: Share of this worker in the batch of each step, on any device.
+            steps: Number of batches.
 
         Raises:
-            TrainingError: If a loss is not finite; on all workers, at the same step.
+            TrainingError: If a loss is not finite; raised by all workers at the same step.
         """
         epoch = len(self.learning_curve) + 1
         self._begin_epoch(epoch)
         self.objective.begin_epoch(self._past_losses())
-        started = asked = time.perf_counter()
-        waited, images, totals = 0.0, 0, torch.zeros((), device=self.device)
+        started = requested = time.perf_counter()
+        data_seconds, images, totals = 0.0, 0, torch.zeros((), device=self.device)
         names: list[str] = []
         for step, batch in enumerate(batches):
             placed = {name: part.to(self.device, non_blocking=True) for name, part in batch.items()}
-            waited += time.perf_counter() - asked
+            data_seconds += time.perf_counter() - requested
             self._set_learning_rate(epoch, step, steps)
             losses = self._step(placed)
             names = list(losses)
             totals = totals + torch.stack(list(losses.values()))
             self._check_finite(names, totals, epoch, step, steps)
             images += len(batch["pixels"])
-            asked = time.perf_counter()
-        self.workers.broadcast_buffers(self.model)  # statistics: those of the weights that are kept
+            requested = time.perf_counter()
+        # Kept weights are rank 0's, so all workers score with its batch norm statistics.
+        self.workers.broadcast_buffers(self.model)
         result = PretrainResult(
             epoch=epoch,
             losses=dict(zip(names, (totals / steps).tolist(), strict=True)),
             learning_rate=self.optimizer.param_groups[0]["lr"],
             images=int(self.workers.all_reduce(np.array([images]))[0]),
             seconds=time.perf_counter() - started,
-            data_seconds=waited,
+            data_seconds=data_seconds,
         )
         self.learning_curve.append(result)
         return result
 
-    def scored(self, scores: dict[str, float | None]) -> None:
-        """What the last epoch scores."""
+    def add_scores(self, scores: dict[str, float | None]) -> None:
+        """Add each task's score to the result of the last epoch."""
         self.learning_curve[-1] = replace(self.learning_curve[-1], scores=scores)
 
-    def is_to_keep(self, due: bool) -> bool:
-        """Whether the last epoch's weights are the ones to keep: those of the best score so far,
-        or, where nothing is scored, of each epoch that is ``due``.
+    def should_keep_weights(self, checkpoint_due: bool) -> bool:
+        """Return True if the weights of the last epoch replace the kept weights.
+
+        These are the weights of the best score so far. If no epoch has a score, they are the
+        weights of the last checkpoint.
+
+        Args:
+            checkpoint_due: True if a checkpoint is written after this epoch.
         """
-        *before, last = [result.score for result in self.learning_curve]
+        *earlier, last = [result.score for result in self.learning_curve]
         if last is None:
-            return due and all(score is None for score in before)
-        return all(score is None or last > score for score in before)
+            return checkpoint_due and all(score is None for score in earlier)
+        return all(score is None or last > score for score in earlier)
 
     def _step(self, batch: ImageBatch) -> dict[str, Tensor]:
         sums = self.workers.sum(self._forward(batch))

@@ -40,11 +40,11 @@ def check_enough(setup: PretrainingSetup) -> None:
     """Refuse what would end the training for certain."""
     labels, config = setup.labels, setup.config
     if labels is not None and isinstance(config, SupervisedConfig):
-        known = labels.mask[labels.train].any(axis=0)
+        known = labels.mask[labels.train_rows].any(axis=0)
         for task in config.tasks:
             if not known[TASKS[task].labels].any():
                 raise InputError(f"tasks: no image to train on has a label of {task}: leave it out")
-    number = len(setup.images if labels is None else labels.train)
+    number = len(setup.images if labels is None else labels.train_rows)
     epoch_batches(number, config.training.batch_images, seed=0, epoch=1)
 
 

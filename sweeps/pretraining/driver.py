@@ -12,7 +12,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from mtl.errors import InputError, TrainingError
 from sweeps.cluster.connection import train_settings
-from sweeps.cluster.worker_group import run_workers, why_it_ended
+from sweeps.cluster.worker_group import describe_failure, run_workers
 from sweeps.pretraining.events import Began, Died, Ended, Event, EventLog, Failed, Waiting
 from sweeps.pretraining.setup import PretrainingSetup
 from sweeps.pretraining.workers import pretrain
@@ -47,7 +47,7 @@ class Group(EventLog):
             try:
                 run_workers(name, loop, workers, cpus, gpus, restarts, died)
             except Exception as error:
-                reason = why_it_ended(error)
+                reason = describe_failure(error)
             self.put(Ended(reason))
 
         threading.Thread(target=hold, daemon=True).start()

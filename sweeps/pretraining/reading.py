@@ -15,10 +15,10 @@ from ray.data import DataContext, from_items
 from torch import Tensor
 
 from mtl.features.face_crops import Images
-from mtl.pretraining.augmentation import patch_noise, read_augmented, read_whole
+from mtl.pretraining.augmentation import patch_noise, read_augmented, read_resized
 from mtl.pretraining.config import Augmentation
 from mtl.pretraining.image_labels import LabelledImages
-from sweeps.data.ray_data import set_up_ray_data, user_error
+from sweeps.data.ray_data import set_up_ray_data, unwrap_input_error
 
 Arrays = dict[str, np.ndarray]
 ImageBatch = dict[str, Tensor]
@@ -47,7 +47,7 @@ class How:
     ) -> Arrays:
         """Return an ``ImageBatch`` as arrays, with ``broken``, (B,) of str."""
         if epoch is None:
-            found = read_whole(images, rows, self.size, self.resampling)
+            found = read_resized(images, rows, self.size, self.resampling)
         else:
             found = read_augmented(images, rows, self.size, self.augmentation, self.seed, epoch)
         broken = np.full(len(rows), "", dtype=object)
@@ -116,4 +116,4 @@ class Reader:
                 # Ray's arrays are read-only, and torch warns of such.
                 yield {name: torch.tensor(array) for name, array in arrays.items()}
         except Exception as error:
-            raise user_error(error) from None
+            raise unwrap_input_error(error) from None

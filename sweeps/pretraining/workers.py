@@ -15,7 +15,7 @@ from mtl.errors import InputError, TrainingError
 from mtl.evaluation import metrics
 from mtl.features.face_crops import BrokenImage, Images
 from mtl.optimisation.distributed import Workers
-from mtl.pretraining.augmentation import epoch_batches, patch_noise, read_whole
+from mtl.pretraining.augmentation import epoch_batches, patch_noise, read_resized
 from mtl.pretraining.config import MAEConfig
 from mtl.pretraining.image_labels import LabelledImages
 from mtl.pretraining.objectives import ImageBatch, Objective, Reconstruction, Supervision
@@ -56,7 +56,7 @@ def _pretrain(record: ActorHandle[Any], setup: PretrainingSetup, workers: Worker
     trainer = Pretrainer(objective, config, checkpoint, workers)
     reader = _reader(setup, objective)
     faces = _pictured(setup, objective) if workers.rank == 0 else None
-    rows = np.arange(len(setup.images)) if setup.labels is None else setup.labels.train
+    rows = np.arange(len(setup.images)) if setup.labels is None else setup.labels.train_rows
     on_its_way: list[Any] = []
 
     def tell(event: Event) -> None:
@@ -76,8 +76,8 @@ def _pretrain(record: ActorHandle[Any], setup: PretrainingSetup, workers: Worker
                 f"none of the {order.size:,} images of epoch {epoch} could be read (the first, "
                 f"{reader.broken[0]}): check --images"
             )
-        if setup.labels is not None and len(setup.labels.chosen_by):
-            trainer.scored(_scores(objective, setup.labels, reader, workers, trainer.device))
+        if setup.labels is not None and len(setup.labels.select_rows):
+            trainer.add_scores(_scores(objective, setup.labels, reader, workers, trainer.device))
         if reader.broken:
             tell(Broken(tuple(reader.broken)))
             reader.broken.clear()
@@ -107,7 +107,7 @@ def _event(trainer: Pretrainer, objective: Objective, faces: ImageBatch | None) 
     return PretrainingEpoch(
         trainer.learning_curve[-1],
         checkpoint=trainer.checkpoint() if due else None,
-        weights=objective.weights() if trainer.is_to_keep(due) else None,
+        weights=objective.weights() if trainer.should_keep_weights(due) else None,
         picture=picture,
     )
 
@@ -121,7 +121,7 @@ def _pictured(setup: PretrainingSetup, objective: Objective) -> ImageBatch | Non
     shown = [row for row in chosen.tolist() if _is_whole(setup.images, row)]
     if not shown:
         return None
-    read = read_whole(setup.images, shown, objective.backbone.size, objective.backbone.resampling)
+    read = read_resized(setup.images, shown, objective.backbone.size, objective.backbone.resampling)
     noise = patch_noise(shown, objective.autoencoder.patches, seed, 0)
     return {"pixels": torch.from_numpy(read.pixels), "noise": torch.from_numpy(noise)}
 
@@ -143,7 +143,7 @@ def _scores(
 ) -> dict[str, float | None]:
     """Each task's score on the images that the epoch is chosen by."""
     assert isinstance(objective, Supervision)
-    rows = labels.chosen_by
+    rows = labels.select_rows
     own = np.arange(len(rows))[workers.rank :: workers.size]
     outputs, valid = (
         np.zeros((len(rows), len(OUTPUT_COLUMNS)), np.float32),

@@ -8,7 +8,7 @@ from PIL import Image
 
 from mtl.errors import InputError
 from mtl.features.face_crops import Images
-from mtl.pretraining.augmentation import epoch_batches, patch_noise, read_augmented, read_whole
+from mtl.pretraining.augmentation import epoch_batches, patch_noise, read_augmented, read_resized
 from mtl.pretraining.config import Augmentation
 
 CUT = Augmentation(crop_scale=(0.2, 1.0), flip=0.5)
@@ -79,7 +79,7 @@ def test_cuts_have_the_shares_and_mirrors_that_were_asked_for(images):
 def test_what_cannot_be_read_is_named_not_real_and_others_are_shown_in_its_place(images):
     for read in (
         read_augmented(images, [2, 3, 4], 16, CUT, seed=1, epoch=1),
-        read_whole(images, [2, 3, 4], 16, Image.Resampling.BICUBIC),
+        read_resized(images, [2, 3, 4], 16, Image.Resampling.BICUBIC),
     ):
         assert read.valid.tolist() == [True, False, True]
         assert np.array_equal(read.pixels[1], read.pixels[0])
@@ -92,9 +92,9 @@ def test_what_cannot_be_read_is_named_not_real_and_others_are_shown_in_its_place
 
 
 def test_whole_images_are_resized_and_else_as_they_are(images):
-    same = read_whole(images, [1], 20, Image.Resampling.BICUBIC)
+    same = read_resized(images, [1], 20, Image.Resampling.BICUBIC)
     assert np.array_equal(same.pixels[0], np.asarray(images.read(1)))
-    half = read_whole(images, [1], 10, Image.Resampling.BILINEAR)
+    half = read_resized(images, [1], 10, Image.Resampling.BILINEAR)
     expected = images.read(1).resize((10, 10), Image.Resampling.BILINEAR)
     assert np.array_equal(half.pixels[0], np.asarray(expected))
 

@@ -7,7 +7,7 @@ import pytest
 from mtl.dataset.annotations import read_annotations
 from mtl.errors import InputError
 from mtl.features.face_crops import Images, find_images
-from mtl.pretraining.image_labels import of_challenge, read_labels
+from mtl.pretraining.image_labels import from_annotations, read_labels
 from mtl.synthetic import Demo, Faces, make_faces
 from mtl.tasks import LABEL_COLUMNS
 
@@ -41,8 +41,8 @@ def test_a_csv_of_some_tasks(tmp_path):
     assert found.values[:2, column["valence"]].tolist() == [-0.25, 0.5]
     assert found.values[0, column["expression"]] == 4
     assert (found.values[~known] == 0).all()
-    assert found.train.tolist() == [0, 1]  # the fourth has no label
-    assert found.chosen_by.tolist() == [2]
+    assert found.train_rows.tolist() == [0, 1]  # the fourth has no label
+    assert found.select_rows.tolist() == [2]
     assert np.array_equal(found.listing().values, found.values[:2])
 
 
@@ -92,7 +92,7 @@ def test_the_challenges_frames_of_train_and_select_alone(planted):
     parts = dict(zip(names, listing.splits, strict=True))
     held = [name for name in names if parts[name] == "validation"]
     parts |= {held[0]: "select"} | dict.fromkeys(held[1:], "confirm")
-    found = of_challenge(images, challenge, parts)
+    found = from_annotations(images, challenge, parts)
     files = found.images.files.to_pylist()
     assert {file.split("/")[0] for file in files} == {
         name for name in names if parts[name] in ("train", "select")
@@ -110,10 +110,10 @@ def test_the_challenges_frames_of_train_and_select_alone(planted):
 def test_a_frame_without_an_image_and_an_image_without_a_frame_are_left_out(planted):
     images, challenge = planted
     parts = dict(zip(challenge.listing.names, challenge.listing.splits, strict=True))
-    whole = of_challenge(images, challenge, parts)
+    whole = from_annotations(images, challenge, parts)
     first = whole.images.files[0].as_py()
     others = [file for file in images.files.to_pylist() if file != first]
     others.append(f"{first.split('/')[0]}/2000000.jpg")
-    fewer = of_challenge(Images(images.address, pa.array(others)), challenge, parts)
+    fewer = from_annotations(Images(images.address, pa.array(others)), challenge, parts)
     assert fewer.images.files.to_pylist() == whole.images.files.to_pylist()[1:]
     assert np.array_equal(fewer.values, whole.values[1:])

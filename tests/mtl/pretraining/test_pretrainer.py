@@ -238,14 +238,14 @@ def test_a_damaged_checkpoint_is_one_sentence():
 
 def test_the_epoch_to_keep_is_the_best_scored_or_else_each_that_is_due():
     trainer = train(supervised_config(), 3)
-    assert trainer.is_to_keep(due=True)
-    assert not trainer.is_to_keep(due=False)
+    assert trainer.should_keep_weights(checkpoint_due=True)
+    assert not trainer.should_keep_weights(checkpoint_due=False)
     kept, history = [], list(trainer.learning_curve)
     trainer.learning_curve.clear()
     for result, score in zip(history, (0.3, 0.2, 0.4), strict=True):
         trainer.learning_curve.append(result)
-        trainer.scored({"valence": score, "arousal": None, "expression": 0.1})
-        kept.append(trainer.is_to_keep(due=False))
+        trainer.add_scores({"valence": score, "arousal": None, "expression": 0.1})
+        kept.append(trainer.should_keep_weights(checkpoint_due=False))
     assert kept == [True, False, True]
     assert trainer.learning_curve[-1].score == pytest.approx(0.5)
 
