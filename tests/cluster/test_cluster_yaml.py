@@ -56,7 +56,7 @@ def test_workers_on_several_nodes_talk_over_the_network(cluster, tmp_path):
     path = f"{tmp_path}:{os.environ['PATH']}"
     for _ in range(2):
         subprocess.run(
-            ["sh", "-c", command], env={"SHUTDOWN": str(tmp_path), "PATH": path}, check=True
+            ["sh", "-c", command], env={"HOME": str(tmp_path), "PATH": path}, check=True
         )
     assert (tmp_path / ".bashrc").read_text() == "export GLOO_SOCKET_IFNAME=ens5\n"
 

@@ -24,7 +24,7 @@ from mtl.pretraining.config import MAEConfig
 from mtl.pretraining.pretrainer import PretrainResult
 from mtl.strict import validate_as
 from sweeps import pretrain
-from sweeps.cluster.capacity import CanCome
+from sweeps.cluster.capacity import AutoscalerLimits
 from sweeps.cluster.connection import Cluster
 from sweeps.planning.compose import compose_plain
 from sweeps.pretraining import folder as pretraining_folder
@@ -86,7 +86,7 @@ def refused(images, tmp_path, monkeypatch):
         (["--cpus", "0"], "--cpus 0 must be at least 1"),
         (["--gpus", "0.5", "--workers", "2"], "NCCL lets no two workers share"),
         (["--restarts", "-1"], "must be at least 0"),
-        (["optim.base_lr=${oc.env:SHUTDOWN}"], "holds an interpolation"),
+        (["optim.base_lr=${oc.env:HOME}"], "holds an interpolation"),
         ([*MINI, "training.device=cuda"], "training.device = 'cuda' needs --gpus 1"),
         (
             [*MINI, "--workers", "5"],
@@ -172,7 +172,7 @@ def test_a_start_that_ray_refuses_changes_nothing(without_ray, images, tmp_path,
     before = {file.name: file.read_bytes() for file in out.iterdir() if file.name != "driver.lock"}
     assert "6 images" in without_ray(*MINI, "--overwrite")
     assert before.items() <= {file.name: file.read_bytes() for file in out.iterdir()}.items()
-    monkeypatch.setenv("SHUTDOWN", str(images.parent))
+    monkeypatch.setenv("HOME", str(images.parent))
     assert "6 images" in without_ray(*MINI, "--overwrite", "--images", "~/images")
     with (
         closing(done.lock()),
@@ -217,7 +217,7 @@ def test_weights_are_their_content_wherever_they_lie(images, tmp_path, monkeypat
 
 def test_what_can_come_reads_images_too():
     up = Cluster("none", ((4.0, 0.0),))
-    more = replace(up, can_come=CanCome((4.0, 0.0), ((8.0, 0.0),) * 3, at_once=2))
+    more = replace(up, autoscaler=AutoscalerLimits((4.0, 0.0), ((8.0, 0.0),) * 3, at_once=2))
     words = Namespace(cpus=1)
     assert pretrain._readers(words, 2, up) == {"readers": 1, "reader_cpus": 1}
     assert pretrain._readers(words, 4, up) == {"readers": 1, "reader_cpus": 0}

@@ -123,7 +123,7 @@ REFUSED = {
     "training={epochs: 3}": "training.seed is missing",
     "loss.valence=cross_entropy": "loss.valence = 'cross_entropy' is unknown",
     "tasks=[joy]": "tasks: 'joy' is unknown; known are valence, arousal, expression, action_units",
-    "optim.lr=${oc.env:SHUTDOWN}": "'optim.lr=${oc.env:SHUTDOWN}' holds an interpolation",
+    "optim.lr=${oc.env:HOME}": "'optim.lr=${oc.env:HOME}' holds an interpolation",
     "features=[${a}]": "'features=[${a}]' holds an interpolation",
     "optim.lr": "'optim.lr' is no override (missing EQUAL",
     "a b=3": "'a b=3' is no override",
