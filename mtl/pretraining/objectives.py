@@ -33,8 +33,8 @@ from mtl.strict import Component, did_you_mean
 from mtl.tasks import OUTPUT_COLUMNS, TASKS
 
 ImageBatch = Mapping[str, Tensor]
-"""Batch of images: ``pixels`` (B, S, S, 3) uint8 and ``valid`` (B,) bool, False where an image could
-not be read; for a masked autoencoder also ``noise`` (B, L), else ``labels`` and ``mask`` (B, 15).
+"""Batch of images: ``pixels`` (B, S, S, 3) uint8; ``valid`` (B,) bool, False where an image could not
+be read; for a masked autoencoder also ``noise`` (B, L), else ``labels`` and ``mask`` (B, 15).
 """
 
 
@@ -121,10 +121,8 @@ class Reconstruction(Objective):
         if config.weights != RANDOM:
             _load_weights(self.autoencoder, config.weights)
         self.backbone = Backbone(config.backbone, recipe, self.autoencoder, size, shape.width)
-        self.model, self.balancing = (
-            _ReconstructionModel(self.backbone.colours, self.autoencoder),
-            nn.Module(),
-        )
+        self.model = _ReconstructionModel(self.backbone.colours, self.autoencoder)
+        self.balancing = nn.Module()
 
     def begin_epoch(self, history: Sequence[Mapping[str, float]]) -> None:
         """Do nothing, because there is one loss only."""
@@ -148,7 +146,7 @@ class Reconstruction(Objective):
     ) -> UInt8[np.ndarray, "B 3 S S 3"]:
         """Return three versions of each face, for a picture of the training's progress.
 
-        These are the face itself, the face with masked patches in the mean colour, and the face with
+        They are the face itself, the face with masked patches in the mean colour, and the face with
         predicted pixels in the masked patches.
 
         Args:

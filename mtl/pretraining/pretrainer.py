@@ -49,7 +49,7 @@ class PretrainResult:
 
     @property
     def score(self) -> float | None:
-        """Sum of the scores, with valence and arousal as their mean; None without scores."""
+        """Sum P of the scores, with valence and arousal as their mean; None without scores."""
         return None if self.scores is None else metrics.combine(self.scores)
 
 
