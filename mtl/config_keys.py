@@ -8,14 +8,22 @@ an added key is left out while it has its default value.
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from mtl.errors import InputError
+
 OPERATIONAL = ("training.device",)
 """Paths of keys that choose where a trial runs and do not change its result; never hashed."""
 
 RENAMED = {"framework.truth_share": "framework.teacher_forcing_ratio"}
-"""Present path of each renamed key by its first path; files and journals may use either one."""
+"""Present path of each renamed key by its first path, which is in the same section.
+
+Files and journals may use either path.
+"""
 
 ADDED: dict[str, Any] = {}
-"""Default value of each key that the first version did not have, by its path."""
+"""Default value of each key that the first version did not have, by its path.
+
+A new section is one entry, whose default is a mapping.
+"""
 
 
 def present_path(path: str) -> str:
@@ -29,7 +37,11 @@ def first_path(path: str) -> str:
 
 
 def with_present_names(plain: Mapping[str, Any]) -> dict[str, Any]:
-    """Return nested settings with each key under its present name."""
+    """Return nested settings with each key under its present name.
+
+    Raises:
+        InputError: A key is given under both of its names.
+    """
     return _renamed(plain, present_path)
 
 
@@ -50,6 +62,8 @@ def _renamed(
     for key, value in plain.items():
         path = f"{prefix}{key}"
         name = name_of(path).removeprefix(prefix)
+        if name in result:
+            raise InputError(f"{path} is given under two names: keep only {prefix}{name}")
         result[name] = _renamed(value, name_of, f"{path}.") if isinstance(value, Mapping) else value
     return result
 

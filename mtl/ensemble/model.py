@@ -137,7 +137,7 @@ class Ensemble:
             )
 
     def _data_of(self, member: Member) -> TrialData:
-        """Return the training data's tasks, statistics and prior, as inference needs them."""
+        """Return a member's training tasks, feature statistics and prior, for inference."""
         sets = [self.export.statistics[name] for name in member.config.features]
         mean, std = (np.concatenate(arrays) for arrays in zip(*sets, strict=True))
         return TrialData(member.tasks, (), {}, mean, std, self.export.prior)

@@ -114,9 +114,8 @@ class Extractor:
     def _features(self, pixels: UInt8[np.ndarray, "n S S 3"]) -> Float16[np.ndarray, "n F"]:
         with torch.inference_mode(), autocast(self.device, self.precision):
             features = self.backbone(torch.from_numpy(pixels).to(self.device))
-        with np.errstate(
-            over="ignore"
-        ):  # values beyond float16 become inf and are listed as failed
+        # Values beyond float16 become inf, and their images are listed as failed.
+        with np.errstate(over="ignore"):
             return np.asarray(features.float().cpu().numpy().astype(np.float16))
 
 

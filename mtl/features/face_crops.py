@@ -140,7 +140,7 @@ def decode(file: str, content: bytes) -> Image.Image:
                 raise BrokenImage(file, f"too large ({width} x {height} pixels)")
             if image.mode.startswith(HIGH_BIT_DEPTH_MODES):
                 raise BrokenImage(file, f"more than 8 bits a colour (PIL's mode {image.mode})")
-            # PIL has read up to the first scan. libjpeg would fill a missing end with grey.
+            # PIL has read up to the first scan. libjpeg would invent the pixels of a missing end.
             if image.format == "JPEG" and content.find(JPEG_END, stream.tell()) < 0:
                 raise BrokenImage(file, "truncated")
             image.load()

@@ -71,6 +71,9 @@ class Fixed(Balancing):
     """Weighted sum Σ weight x loss with a fixed weight for each task.
 
     Zhang et al. 2022 use 12 (valence), 12 (arousal), 0.35 (expression) and 1 (action units).
+
+    Args:
+        valence, arousal, expression, action_units: Weight of each task's loss.
     """
 
     def __init__(
@@ -106,9 +109,10 @@ class Normalised(Fixed):
 
 
 class Uncertainty(Balancing):
-    """Σ exp(-s) loss + s with a learnt s for each task (Kendall et al. 2018, eq. 7).
+    """Uncertainty weighting Σ exp(-s) loss + s with a learnt parameter s for each task.
 
-    The parameter s is the logarithm of a variance, so every weight exp(-s) is positive.
+    The parameter s is the logarithm of a variance, so every weight exp(-s) is positive (Kendall et
+    al. 2018, eq. 7).
     """
 
     def __init__(self) -> None:
@@ -129,6 +133,9 @@ class DynamicWeightAverage(Balancing):
     The combined loss is Σ weight x loss (Liu et al. 2019, eq. 7). The weights of K tasks are
     K softmax(r / temperature), where r is a task's mean loss of the last epoch divided by that of
     the epoch before.
+
+    Args:
+        temperature: Temperature of the softmax; a higher one makes the weights more equal.
     """
 
     def __init__(self, *, temperature: AboveZero) -> None:
@@ -170,7 +177,7 @@ class GradientBalancing(Balancing):
         self._aggregate = getattr(aggregation, self.aggregator)()
 
     def forward(self, losses: Losses, labelled: Labelled) -> Float[Tensor, ""]:
-        """Return the sum of the losses; the parameters of single tasks follow its gradient."""
+        """Return the sum of the losses; its gradient trains the parameters of single tasks."""
         return _sum(list(losses.values()))
 
     def backward(
@@ -212,7 +219,10 @@ class PCGrad(GradientBalancing):
 
 
 class AlignedMTL(GradientBalancing):
-    """Gradients rescaled so that their principal components are equal (Senushkin et al. 2023)."""
+    """Sum of the gradients after scaling their principal components to equal size.
+
+    Source: Senushkin et al. 2023.
+    """
 
     aggregator = "AlignedMTL"
 

@@ -56,7 +56,7 @@ class Loss(ABC):
 
     @abstractmethod
     def value(self, sums: Float[Tensor, " S"]) -> Float[Tensor, ""]:
-        """Return the loss that belongs to the sums."""
+        """Return the loss computed from the sums over frames."""
 
     @abstractmethod
     def has_labels(self, sums: Float[Tensor, " S"]) -> Bool[Tensor, ""]:
@@ -75,7 +75,7 @@ class Mean(Loss):
         return torch.ones_like(labels)
 
     def sums(self, outputs: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
-        """Return (Σ w loss, Σ w)."""
+        """Return the sums (Σ w loss, Σ w) over known labels, where w is the weight of a label."""
         # An unknown label may be NaN or no class index, so it is replaced before any use.
         labels = labels.masked_fill(~mask, 0)
         weights = self.weights(labels) * mask
@@ -83,11 +83,11 @@ class Mean(Loss):
         return torch.stack([(weights * each).sum(), weights.sum().to(each)])
 
     def value(self, sums: Tensor) -> Tensor:
-        """Return Σ w loss / Σ w; 0 if there is no label."""
+        """Return the weighted mean loss Σ w loss / Σ w; 0 if there is no label."""
         return sums[0] / torch.where(sums[1] > 0, sums[1], 1)
 
     def has_labels(self, sums: Tensor) -> Tensor:
-        """Return Σ w > 0."""
+        """Return True if any label is known: Σ w > 0."""
         return sums[1] > 0
 
 
@@ -95,7 +95,7 @@ class MSE(Mean):
     """Mean squared error."""
 
     def elementwise(self, outputs: Tensor, labels: Tensor) -> Tensor:
-        """Return (output - label)²."""
+        """Return the squared error (output - label)² of each label, shape (N, 1)."""
         return (outputs - labels) ** 2
 
 
@@ -110,7 +110,8 @@ class CrossEntropy(Mean):
 class WeightedCrossEntropy(CrossEntropy):
     """Cross-entropy where a frame of a class has the weight prior^-power.
 
-    With power 1 the frames of each class together have the same total weight.
+    The prior is the frequency of the class in training; with power 1 all classes have the same
+    total weight.
     """
 
     def __init__(self, prior: Tensor, *, power: NonNegative = 1.0) -> None:
@@ -136,7 +137,7 @@ class Focal(CrossEntropy):
 
 
 class LogitAdjusted(CrossEntropy):
-    """Cross-entropy of outputs + tau log prior (Menon et al. 2021, 4.2).
+    """Logit-adjusted loss: cross-entropy of outputs + tau log prior (Menon et al. 2021, 4.2).
 
     Trained with this loss, the raw outputs do not favour the classes that are frequent in training.
     """
@@ -225,7 +226,7 @@ class CCC(Loss):
         )
 
     def value(self, sums: Tensor) -> Tensor:
-        """Return 1 - 2 cov / (var x + var y + (mean x - mean y)²); 0 if there is no label."""
+        """Return the loss 1 - 2 cov / (var x + var y + (mean x - mean y)²); 0 without labels."""
         count = sums[0].clamp(min=1)
         mean_x, mean_y, mean_xx, mean_yy, mean_xy = sums[1:] / count
         covariance = mean_xy - mean_x * mean_y
@@ -236,7 +237,7 @@ class CCC(Loss):
         return loss
 
     def has_labels(self, sums: Tensor) -> Tensor:
-        """Return n > 0."""
+        """Return True if there is a labelled frame: n > 0."""
         return sums[0] > 0
 
 

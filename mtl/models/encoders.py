@@ -32,7 +32,7 @@ def _without_onednn() -> Iterator[None]:
     The LSTM of oneDNN has a set-up cost at each call, which makes the many short windows of this
     project slow (measured by ``benchmarks/training.py``).
     """
-    onednn: Any = torch.backends.mkldnn  # its flags are typed as the descriptors behind them
+    onednn: Any = torch.backends.mkldnn  # Any: torch's annotations give `enabled` a wrong type
     before, onednn.enabled = onednn.enabled, False
     try:
         yield
@@ -87,6 +87,13 @@ class Encoder(nn.Module, ABC):
 
 class Recurrent(Encoder):
     """Stack of recurrent layers with dropout between and after the layers.
+
+    Args:
+        features: Width F of the input.
+        on_top: Ignored; the constructor accepts it as every encoder's does.
+        hidden: Width H of each layer.
+        layers: Number of layers.
+        dropout: Dropout probability.
 
     Attributes:
         layer: Torch module of the recurrent layers.
@@ -167,6 +174,18 @@ class Transformer(Encoder):
 
     A linear layer maps the F features to H, and sinusoidal positions are added. On top of another
     transformer no positions are added, and there is no linear layer if F = H.
+
+    Args:
+        features: Width F of the input.
+        on_top: True if the input is the output of another transformer.
+        hidden: Width H of each layer; even, and a multiple of ``heads``.
+        layers: Number of layers.
+        heads: Number of attention heads in a layer.
+        feedforward: Width of the feed-forward network in a layer.
+        dropout: Dropout probability.
+
+    Raises:
+        InputError: ``hidden`` is odd or no multiple of ``heads``.
     """
 
     carries_state = False
@@ -217,7 +236,14 @@ class Transformer(Encoder):
 class PerFrame(Encoder):
     """Layers of (Linear, ReLU, Dropout) applied to each frame by itself.
 
-    The difference to this encoder measures the gain of the temporal encoders.
+    A temporal encoder's gain over this encoder is the gain from seeing other frames.
+
+    Args:
+        features: Width F of the input.
+        on_top: Ignored; the constructor accepts it as every encoder's does.
+        hidden: Width H of each layer.
+        layers: Number of layers.
+        dropout: Dropout probability.
     """
 
     carries_state = False

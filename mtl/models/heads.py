@@ -30,7 +30,13 @@ class Head(nn.Module):
 
 
 class Linear(Head):
-    """Head of dropout and one linear layer."""
+    """Head of dropout and one linear layer.
+
+    Args:
+        hidden: Width H of the input.
+        outputs: Number C of outputs.
+        dropout: Dropout probability.
+    """
 
     def __init__(self, hidden: int, outputs: int, *, dropout: Probability) -> None:
         super().__init__()
@@ -42,6 +48,12 @@ class MLP(Head):
     """Head of dropout, (Linear, ReLU, Dropout) for each width, and a linear output layer.
 
     Zhang et al. 2022 use the widths 512 and 256.
+
+    Args:
+        hidden: Width H of the input.
+        outputs: Number C of outputs.
+        widths: Width of each hidden layer.
+        dropout: Dropout probability.
     """
 
     def __init__(

@@ -38,7 +38,7 @@ def leaves(plain: dict[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[
 
 
 def changed(path: tuple[str, ...], value: Any, **component: str) -> dict[str, Any]:
-    """A plain config in which one place holds another value."""
+    """Return a plain config with another value at one path."""
     plain = json.loads(json.dumps(plain_config(*component.values())))
     node = plain
     for key in path[:-1]:
@@ -56,7 +56,7 @@ def at(path: tuple[str, ...], value: Any) -> dict[str, Any]:
 
 @pytest.mark.parametrize("encoder", ENCODERS)
 @pytest.mark.parametrize("head", HEADS)
-def test_plain_reads_back(encoder: str, head: str) -> None:
+def test_plain_settings_are_read_back(encoder: str, head: str) -> None:
     trial = config(encoder, head)
     assert read_config(trial.plain()) == trial
     assert read_config(json.loads(json.dumps(trial.plain()))) == trial
@@ -87,7 +87,7 @@ def test_no_key_has_a_hidden_default(path: tuple[str, ...]) -> None:
 @pytest.mark.parametrize(
     "section", ["sequence", "encoder", "head", "loss", "balancing", "optim", "training"]
 )
-def test_an_unknown_key_brings_the_nearest(section: str) -> None:
+def test_the_error_for_an_unknown_key_names_the_nearest_key(section: str) -> None:
     known = next(key for key in plain_config()[section] if key != "name")
     with pytest.raises(
         InputError, match=rf"{section}\.{known}x .*did you mean '{section}.{known}'"
@@ -96,7 +96,7 @@ def test_an_unknown_key_brings_the_nearest(section: str) -> None:
 
 
 @pytest.mark.parametrize("group", REGISTRIES)
-def test_an_unknown_component_brings_the_known(group: str) -> None:
+def test_the_error_for_an_unknown_component_names_the_nearest_one(group: str) -> None:
     name = next(iter(REGISTRIES[group]))
     with pytest.raises(InputError, match=f"{group} = '{name}s' is unknown: did you mean '{name}'"):
         read_config(changed((group, "name"), f"{name}s"))

@@ -1,10 +1,11 @@
-"""Keys that were renamed or added: old settings are read, and signatures stay what they were."""
+"""Tests that configs of earlier versions are read and keep their signatures."""
 
 import pytest
 
 from mtl import config_keys
 from mtl.config import read_config
 from mtl.config_keys import hashed_settings, present_path, with_present_names
+from mtl.errors import InputError
 from tests.support.laws import plain_config
 
 FEEDBACK = {
@@ -17,7 +18,7 @@ FEEDBACK = {
 }
 
 
-def test_a_key_is_read_under_its_first_name_and_its_present_one():
+def test_a_renamed_key_is_read_under_its_first_and_its_present_name():
     first, present = (
         read_config({**plain_config(), "framework": {**FEEDBACK, key: 0.5}})
         for key in ("truth_share", "teacher_forcing_ratio")
@@ -46,8 +47,16 @@ def test_an_added_key_is_hashed_only_where_it_differs_from_its_default(monkeypat
     assert hashed_settings(changed) == {"training": {"epochs": 2, "new": 4}}
 
 
+@pytest.mark.parametrize("names", [("truth_share", "teacher_forcing_ratio")[::s] for s in (1, -1)])
+def test_a_key_under_both_names_is_refused(names):
+    settings = {"framework": {**FEEDBACK, **dict.fromkeys(names, 0.5)}}
+    message = "two names: keep only framework.teacher_forcing_ratio"
+    with pytest.raises(InputError, match=message):
+        with_present_names(settings)
+
+
 @pytest.mark.parametrize("path", ["framework.truth_share", "framework.teacher_forcing_ratio"])
-def test_both_names_lead_to_the_present_one(path):
+def test_the_present_name_replaces_both_names(path):
     assert present_path(path) == "framework.teacher_forcing_ratio"
     section, key = path.split(".")
     renamed = with_present_names({section: {key: 0.5, "other": 1}, "truth_share": 2})

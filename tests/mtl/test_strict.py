@@ -18,18 +18,18 @@ from mtl.strict import (
 
 
 class Small:
-    """Two keyword parameters, one with a default; what is positional is no setting."""
+    """Component with two keyword parameters, one with a default, and a positional parameter."""
 
     def __init__(self, features: int, *, hidden: Positive, dropout: Probability = 0.5) -> None:
         self.settings = (features, hidden, dropout)
 
 
 class Large(Small):
-    """The parameters of its parent."""
+    """Component that inherits its parameters."""
 
 
 class Other:
-    """Lists and words."""
+    """Component with a list and a choice as parameters."""
 
     def __init__(self, *, widths: tuple[Positive, ...], mode: Literal["fast", "slow"]) -> None:
         self.settings = (widths, mode)
@@ -39,14 +39,14 @@ REGISTRY: dict[str, type] = {"small": Small, "large": Large, "other": Other}
 
 
 class Inner(Strict):
-    """A section."""
+    """Nested settings with two numbers."""
 
     rate: AboveZero
     decay: NonNegative
 
 
 class Settings(Strict):
-    """All kinds of values."""
+    """Settings with one value of each kind."""
 
     part: Annotated[Component, component_of("part", REGISTRY)]
     inner: Inner
@@ -79,12 +79,12 @@ def test_components_are_built_from_their_parameters() -> None:
     assert other.parameters == {"widths": (5, 6), "mode": "fast"}
 
 
-def test_a_component_may_be_given_as_such() -> None:
+def test_a_value_may_be_a_component_object() -> None:
     part = read().part
     assert Settings(part=part, inner=read().inner, count=2, names=("a",)).part is part
 
 
-def test_whole_numbers_are_numbers() -> None:
+def test_integers_are_accepted_as_floats() -> None:
     inner = read(inner={"rate": 1, "decay": 2}).inner
     assert (inner.rate, inner.decay) == (1.0, 2.0)
     assert isinstance(inner.rate, float)
@@ -147,7 +147,7 @@ def test_faults_are_named_in_one_sentence(changes: dict[str, Any], sentence: str
     assert error.value.__suppress_context__
 
 
-def test_a_prefix_stands_before_the_path() -> None:
+def test_the_prefix_precedes_the_path() -> None:
     with pytest.raises(InputError, match=r"^search\.inner\.decay is missing$"):
         validate_as(Settings, PLAIN | {"inner": {"rate": 1}}, "search")
 

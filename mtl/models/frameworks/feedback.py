@@ -147,6 +147,7 @@ class Feedback(Framework):
         hidden: dict[str, Tensor],
         teacher_forcing: TeacherForcing | None,
     ) -> list[Tensor]:
+        """Return the detached feedback of each source task for a target task."""
         if self.form == "features":
             return [hidden[source].detach() for source in self.sources]
         embeddings: Any = self.embeddings[target]

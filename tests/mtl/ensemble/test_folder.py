@@ -1,4 +1,4 @@
-"""An export that is damaged, foreign or of another version is refused in one sentence."""
+"""Tests that an export that is damaged, invalid or of another version is refused."""
 
 import json
 from collections.abc import Callable
@@ -69,7 +69,7 @@ def test_damaged_weights(
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "expected"),
     [
         ("{", "damaged"),
         ("[" * 100_000, "damaged"),
@@ -79,12 +79,12 @@ def test_damaged_weights(
         ('{"format": 1}', "versions is missing"),
     ],
 )
-def test_another_model_json(tmp_path: Path, text: str, said: str) -> None:
+def test_another_model_json(tmp_path: Path, text: str, expected: str) -> None:
     (tmp_path / MODEL).write_text(text)
-    assert said in refusal(tmp_path)
+    assert expected in refusal(tmp_path)
 
 
-def test_a_folder_that_is_none(tmp_path: Path) -> None:
+def test_a_folder_that_is_no_export(tmp_path: Path) -> None:
     assert "is no exported model" in refusal(tmp_path)
     assert "is no exported model" in refusal(tmp_path / "nowhere")
 
@@ -148,13 +148,13 @@ CASES: dict[str, tuple[Callable[[dict[str, Any]], dict[str, Any]], str]] = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_what_model_json_must_not_say(
+def test_invalid_content_of_model_json_is_refused(
     data: Dataset, trained: Trials, tmp_path: Path, case: str
 ) -> None:
-    change, said = CASES[case]
+    change, expected = CASES[case]
     changes = change(zoo.export_plain(data, trained))
     write_folder(tmp_path / "export", zoo.export_files(data, trained, **changes))
-    assert said in refusal(tmp_path / "export")
+    assert expected in refusal(tmp_path / "export")
 
 
 def test_a_std_of_0_is_refused(data: Dataset, trained: Trials, tmp_path: Path) -> None:

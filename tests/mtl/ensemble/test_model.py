@@ -1,4 +1,4 @@
-"""An ensemble says of any dataset what its members said in training, fused and post-processed."""
+"""Tests that an ensemble's outputs are the fused and post-processed outputs of its trials."""
 
 import subprocess
 import sys
@@ -49,7 +49,7 @@ def near(found: np.ndarray, expected: np.ndarray) -> None:
     np.testing.assert_allclose(found, expected, atol=TOLERANCE, rtol=0)
 
 
-def test_the_zoo_has_what_can_be_missing(data: Dataset, ensemble: Ensemble) -> None:
+def test_the_test_data_lack_features_of_some_frames(data: Dataset, ensemble: Ensemble) -> None:
     source = Source.open(ensemble.export, data)
     both, face, turned = source.describe_missing_features(ensemble.export)
     assert "pose+face" in both
@@ -62,7 +62,7 @@ def test_the_zoo_has_what_can_be_missing(data: Dataset, ensemble: Ensemble) -> N
     assert max(epochs) > 1, "no member needs weights of two epochs"
 
 
-def test_a_member_says_what_its_trial_said(
+def test_a_member_s_outputs_are_those_of_its_trial(
     data: Dataset, trained: dict[str, zoo.Trained], ensemble: Ensemble
 ) -> None:
     source = Source.open(ensemble.export, data)
@@ -95,7 +95,7 @@ def test_every_listed_frame_has_the_members_mean(
 
 @pytest.mark.parametrize("span_bytes", [1, 6000, 2**30])
 def test_outputs_do_not_depend_on_spans(data: Dataset, ensemble: Ensemble, span_bytes: int) -> None:
-    """Not even smoothed: a span is of whole videos, one of them without any features."""
+    """Smoothed outputs are the same too, because a span has whole videos."""
     source = Source.open(ensemble.export, data)
     spans = source.spans(span_bytes)
     assert len(spans) in {1: range(10, 11), 6000: range(3, 9), 2**30: range(1, 2)}[span_bytes]
@@ -120,10 +120,10 @@ def test_one_split(data: Dataset, ensemble: Ensemble, split: str) -> None:
     assert set(source.splits) == {split}
 
 
-def test_statistics_and_prior_are_the_trainings(
+def test_statistics_and_prior_are_those_of_the_training_data(
     data: Dataset, ensemble: Ensemble, tmp_path: Path
 ) -> None:
-    """Another dataset of the same videos: no label, other training videos."""
+    """The other dataset has the same videos, no labels, and other training videos."""
     other = zoo.dataset(tmp_path / "other", zoo.listing(labels=False, splits=zoo.SPLITS[::-1]))
     assert np.abs(other.statistics("face")[0] - data.statistics("face")[0]).max() > 0.01
     assert np.isnan(training_prior(other.listing())).all()
@@ -171,7 +171,7 @@ def test_models_are_built_once_and_only_needed_passes_run(
     assert len(passes) == sum(map(len, needed))
 
 
-def test_members_share_what_is_joined(
+def test_members_share_joined_sequences(
     data: Dataset, ensemble: Ensemble, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     joined = []
@@ -195,7 +195,7 @@ def test_a_gpu_that_is_not_there_is_refused(ensemble: Ensemble) -> None:
         Ensemble(ensemble.export, "cuda")
 
 
-def test_it_needs_neither_ray_nor_optuna_nor_hydra() -> None:
+def test_the_ensemble_imports_neither_ray_nor_optuna_nor_hydra() -> None:
     banned = "{'ray', 'optuna', 'hydra', 'omegaconf'}"
     code = f"import sys, mtl.ensemble; print({banned} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
@@ -213,10 +213,10 @@ def test_spans_hold_whole_videos() -> None:
     assert video_spans(mixed, sizes, 1) == [slice(0, 2), slice(2, 6), slice(6, 7)]
 
 
-def test_videos_of_which_nothing_is_known_are_predicted_alike(
+def test_predictions_do_not_need_labels_or_statistics_of_the_dataset(
     data: Dataset, ensemble: Ensemble, tmp_path: Path
 ) -> None:
-    """Test frames alone: no label, no statistics, no training prior of their own."""
+    """The other dataset has only test frames, so no labels, statistics or training prior."""
     only = zoo.listing(labels=False, splits=("test",) * len(zoo.NAMES))
     other = zoo.dataset(tmp_path / "other", only)
     found, expected = (by_frame(ensemble.predict(each)) for each in (other, data))

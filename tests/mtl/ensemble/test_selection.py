@@ -1,4 +1,4 @@
-"""Greedy selection equals brute force, keeps its tie rule and is never below the best single."""
+"""Tests of ensemble selection against brute force, of its ties and of its baselines."""
 
 import numpy as np
 import pytest
@@ -23,7 +23,7 @@ Case = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 def case(task: Task, members: int = 5, frames: int = 120, seed: int = 0) -> Case:
-    """Members of uneven skill, labels with gaps, the mask."""
+    """Return outputs of members with different accuracy, labels, and a mask with missing labels."""
     random = np.random.default_rng(seed)
     width = len(task.columns)
     mask = random.random((frames, width)) < 0.7
@@ -51,7 +51,7 @@ def score(task: Task, outputs: np.ndarray, labels: np.ndarray, mask: np.ndarray)
 def plain_greedy(
     task: Task, members: np.ndarray, labels: np.ndarray, mask: np.ndarray
 ) -> list[list[float]]:
-    """The rule as its sentence says it, without any shortcut; scores after each of 6 steps."""
+    """Return the members and scores of greedy selection in 6 steps, computed by brute force."""
     chosen: list[int] = []
     path = []
     for _ in range(6):
@@ -101,7 +101,7 @@ def test_members_that_err_independently_gain_together() -> None:
 
 
 @EACH_TASK
-def test_identical_members_tie_to_those_already_in_else_to_the_lower_index(task: Task) -> None:
+def test_of_identical_members_a_chosen_one_or_the_lower_index_is_taken(task: Task) -> None:
     members, labels, mask = case(task, members=4, seed=3)
     doubled = np.concatenate([members, members])
     selection = greedy(task, doubled, labels, mask)
@@ -128,7 +128,7 @@ def test_the_order_of_members_does_not_matter(task: Task, seed: int) -> None:
 
 
 @EACH_TASK
-def test_what_is_not_labelled_is_not_seen(task: Task) -> None:
+def test_frames_without_labels_are_not_used(task: Task) -> None:
     members, labels, mask = case(task)
     mask[::3] = False
     expected = greedy(task, members, labels, mask)
@@ -170,7 +170,7 @@ def test_the_cut_is_at_the_earliest_best_step() -> None:
 
 
 @pytest.mark.parametrize("task", [EXPRESSION, UNITS], ids=lambda task: task.name)
-def test_hard_votes_tie_as_the_metrics_say(task: Task) -> None:
+def test_ties_of_hard_votes_are_decided_as_in_the_metrics(task: Task) -> None:
     members, labels, mask = case(task, members=3)
     votes = np.zeros_like(members)
     if task is EXPRESSION:
@@ -184,7 +184,7 @@ def test_hard_votes_tie_as_the_metrics_say(task: Task) -> None:
 
 
 @pytest.mark.parametrize("task", [EXPRESSION, UNITS], ids=lambda task: task.name)
-def test_totals_with_many_ties_are_decided_as_the_metrics_decide_means(task: Task) -> None:
+def test_ties_of_totals_are_decided_as_the_metrics_decide_means(task: Task) -> None:
     total = np.random.default_rng(0).integers(0, 4, (task.width, 500)).astype(float)
     np.testing.assert_array_equal(_decisions(task, total, 4), decisions(task, total.T / 4).T)
 
@@ -200,7 +200,7 @@ def test_totals_with_many_ties_are_decided_as_the_metrics_decide_means(task: Tas
         ([-0.5, -0.4], [0], 1),
     ],
 )
-def test_ties_go_to_those_already_in_then_to_the_lower_index(
+def test_ties_go_to_chosen_members_then_to_the_lower_index(
     ratings: list[float], chosen: list[int], expected: int
 ) -> None:
     assert _pick(np.array(ratings), chosen) == expected
@@ -224,7 +224,7 @@ def test_members_are_left_as_they_are() -> None:
 
 @EACH_TASK
 @pytest.mark.parametrize("rule", RULES)
-def test_every_rule_says_what_its_mean_scores(task: Task, rule: str) -> None:
+def test_every_rule_returns_the_score_of_its_mean(task: Task, rule: str) -> None:
     members, labels, mask = case(task, members=9, frames=400)
     selection = RULES[rule](task, members, labels, mask, steps=5)
     assert selection.fusion_weights.shape == (9,)
@@ -237,7 +237,7 @@ def test_every_rule_says_what_its_mean_scores(task: Task, rule: str) -> None:
 
 
 @EACH_TASK
-def test_greedy_beats_or_equals_the_best_single_and_the_best_single_is_one(task: Task) -> None:
+def test_best_single_selects_the_member_with_the_highest_score(task: Task) -> None:
     members, labels, mask = case(task, members=9)
     singles = [score(task, member, labels, mask) for member in members]
     single = RULES["best_single"](task, members, labels, mask)
@@ -271,7 +271,7 @@ def test_weights_by_score_are_the_scores_of_the_best_and_never_below_zero() -> N
 
 
 def every_task(members: int, seed: int) -> Case:
-    """Members of all four tasks: (M, N, 22), (N, 15), (N, 15)."""
+    """Return outputs (M, N, 22), labels (N, 15) and mask (N, 15) of all four tasks."""
     cases = [case(task, members=members, seed=seed + i) for i, task in enumerate(TASKS.values())]
     outputs, labels, mask = zip(*cases, strict=True)
     joined = [np.concatenate(each, axis=-1) for each in (outputs, labels, mask)]
@@ -305,7 +305,7 @@ def test_the_correlation_of_errors_is_that_of_the_differences_to_the_truth(task:
     assert found[0, 3] == pytest.approx(1)
 
 
-def test_the_correlation_of_errors_leaves_out_what_is_not_known() -> None:
+def test_the_correlation_of_errors_ignores_unknown_labels() -> None:
     members, labels, mask = case(UNITS, members=2, frames=200)
     changed = np.where(mask, members, 77)
     np.testing.assert_array_equal(

@@ -1,4 +1,4 @@
-"""Backbones: their images, sizes and features."""
+"""Tests of the images, sizes and features of backbones."""
 
 import numpy as np
 import pytest
@@ -61,7 +61,7 @@ def test_an_image_of_the_right_size_is_left_as_it_is(name: str) -> None:
 def test_the_whole_image_is_resized_and_antialiased() -> None:
     model = backbone("iresnet18")
     stripes = np.zeros((320, 640, 3), np.uint8)
-    stripes[:, ::2] = 200  # finer than a pixel: their mean is left
+    stripes[:, ::2] = 200  # narrower than an output pixel, so the output is their mean
     stripes[:, :320, 1] = 0
     taken = model.transform(Image.fromarray(stripes)).astype(int)
     assert np.abs(taken[..., [0, 2]] - 100).max() <= 2
@@ -88,7 +88,7 @@ def test_colours_are_normalised_as_the_weights_expect(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", SIZES)
-def test_features_are_the_model_s_of_normalised_images(name: str) -> None:
+def test_features_are_the_model_s_outputs_for_normalised_images(name: str) -> None:
     model = backbone(name)
     pixels = faces(model.size, 2)
     with torch.no_grad():
@@ -123,7 +123,7 @@ def test_timm_s_models_are_without_their_classifier(
         ("timm:test_vit", 160, 64),
     ],
 )
-def test_sizes_and_widths_unless_told_otherwise(name: str, size: int, width: int) -> None:
+def test_default_sizes_and_widths(name: str, size: int, width: int) -> None:
     model = make_backbone(name)
     assert (model.name, model.size, model.width) == (name, size, width)
 
@@ -132,7 +132,7 @@ def test_sizes_and_widths_unless_told_otherwise(name: str, size: int, width: int
     ("name", "size", "width"),
     [("timm:xcit_nano_12_p16_224", 112, 128), ("timm:efficientvit_m0", 64, 192)],
 )
-def test_models_that_give_a_patch_by_one_number(name: str, size: int, width: int) -> None:
+def test_models_whose_patch_size_is_one_number(name: str, size: int, width: int) -> None:
     assert make_backbone(name, size).width == width
 
 

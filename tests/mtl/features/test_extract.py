@@ -1,4 +1,4 @@
-"""One chunk of frames: read ahead, the same whatever the batches; what fails is listed with it."""
+"""Tests of part files: content, independence of batch size and threads, and failed images."""
 
 import threading
 from pathlib import Path
@@ -19,7 +19,7 @@ SIZE = 4
 
 
 class Means(nn.Module):
-    """Features that can be told: the image's mean colour, twice."""
+    """Backbone with known features: the image's mean colour, twice."""
 
     name, size, width = "means", SIZE, 6
 
@@ -35,7 +35,7 @@ class Means(nn.Module):
 
 
 class Painted(Images):
-    """Images that need no files: the i-th is of one colour, those of ``broken`` are broken."""
+    """Images without files: each has one colour, and those with a number in ``broken`` fail."""
 
     broken: tuple[int, ...] = ()
 
@@ -88,7 +88,7 @@ def test_the_same_bytes_each_time():
 def test_broken_images_are_listed_in_the_part(tmp_path, batch):
     part = Extractor(Means(), batch, 2).part(painted(6, 1, 2, 4), range(6))
     assert part.failed == 3
-    # v0 has the frames 2, 4, 6, then v1 1, 3, 5.
+    # The rows are frames 2, 4, 6 of v0, then frames 1, 3, 5 of v1.
     expected = [(f"v{i % 2}/{i:05d}.jpg", "truncated") for i in (2, 4, 1)]
     assert read_failed(stored(part, tmp_path)) == expected
     found = {name: frame.tolist() for name, frame, _ in read_features(tmp_path)}
@@ -107,7 +107,7 @@ def test_a_part_without_any_image_is_empty_and_still_read(tmp_path):
 
 
 @pytest.mark.filterwarnings("error")
-def test_what_float16_cannot_hold_is_listed(tmp_path):
+def test_images_with_features_beyond_float16_are_listed(tmp_path):
     backbone = Means()
     backbone.scale.data.fill_(2000.0)
     part = Extractor(backbone, 2, 1).part(painted(40), range(40))

@@ -1,4 +1,4 @@
-"""Images: read or named as broken, taken as the frames of videos."""
+"""Tests of reading images, of broken images, and of the videos and frames of images."""
 
 import errno
 import io
@@ -23,7 +23,7 @@ from tests.support.pictures import encoded, put
 
 
 def detailed(exif: bytes = b"") -> bytes:
-    """A JPEG of noise: of any bytes in their place zeros are an image too, if not the same."""
+    """Return a JPEG of noise, so large that a part of it can be replaced by zeros."""
     content = io.BytesIO()
     noise = np.random.default_rng(0).integers(0, 255, (112, 112, 3), dtype=np.uint8)
     Image.fromarray(noise).save(content, "JPEG", exif=exif)
@@ -50,7 +50,7 @@ def test_every_format_comes_in_rgb(kind, mode):
     assert np.array_equal(np.asarray(found), np.asarray(expected))
 
 
-def test_a_picture_of_16_bits_is_refused_not_cut():
+def test_a_picture_of_16_bits_is_refused_not_clipped():
     stream = io.BytesIO()
     Image.new("I;16", (4, 4), 40_000).save(stream, "PNG")
     with pytest.raises(BrokenImage, match=r"more than 8 bits a colour \(PIL's mode I;16\)"):
@@ -71,7 +71,7 @@ def turned(orientation: int) -> bytes:
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
-def test_it_is_turned_as_its_exif_says(kind):
+def test_an_image_is_turned_upright_by_its_exif_data(kind):
     plain, upside_down, unclear = (
         np.asarray(decode("a/1.jpg", encoded(kind, exif=exif)))
         for exif in (b"", turned(3), b"Exif\0\0nonsense")
@@ -80,7 +80,7 @@ def test_it_is_turned_as_its_exif_says(kind):
     assert np.array_equal(unclear, plain)
 
 
-def png_that_says(width: int, height: int) -> bytes:
+def png_with_header(width: int, height: int) -> bytes:
     header = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     chunk = struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header))
     return b"\x89PNG\r\n\x1a\n" + chunk + encoded("PNG")[33:]
@@ -99,13 +99,13 @@ def png_that_says(width: int, height: int) -> bytes:
         (encoded("PNG")[:-30], "truncated"),
         (encoded("BMP")[:200], "truncated"),
         (encoded("WEBP")[:-40], "not an image|truncated|damaged"),
-        (png_that_says(9_000, 9_000), "too large .9000 x 9000 pixels"),
-        (png_that_says(40_000, 40_000), "too large"),
-        (png_that_says(2**31 - 1, 2**31 - 1), "too large|not an image|damaged"),
+        (png_with_header(9_000, 9_000), "too large .9000 x 9000 pixels"),
+        (png_with_header(40_000, 40_000), "too large"),
+        (png_with_header(2**31 - 1, 2**31 - 1), "too large|not an image|damaged"),
     ],
     ids=lambda value: value if isinstance(value, str) else str(len(value)),
 )
-def test_what_is_broken_is_said(tmp_path, content, reason):
+def test_a_broken_image_is_an_error_with_its_reason(tmp_path, content, reason):
     root = put(tmp_path, "a/1.jpg", content=content)
     with pytest.raises(BrokenImage, match=rf"^a/1.jpg: ({reason})") as caught:
         find_images(root).read(0)
@@ -119,7 +119,7 @@ def test_what_follows_the_end_of_a_picture_does_not_matter():
     )
 
 
-def test_an_image_that_cannot_be_had_is_broken_but_not_where_all_are_gone(tmp_path):
+def test_a_missing_image_is_broken_and_a_missing_folder_is_an_input_error(tmp_path):
     root = put(tmp_path / "faces", "a/1.jpg", "a/2.jpg", "b/1.jpg")
     images = find_images(root)
     (root / "a" / "1.jpg").unlink()
@@ -140,7 +140,7 @@ def test_an_image_that_cannot_be_had_is_broken_but_not_where_all_are_gone(tmp_pa
 
 
 class Failing:
-    """A file system of which nothing can be read."""
+    """File system that raises an error for every file."""
 
     def __init__(self, error: OSError) -> None:
         self.error = error
@@ -149,11 +149,11 @@ class Failing:
         raise self.error
 
 
-class FailingHere(Failing, pafs.LocalFileSystem):
-    """One of this machine."""
+class FailingLocally(Failing, pafs.LocalFileSystem):
+    """Local file system that raises an error for every file."""
 
-    def __new__(cls, error: OSError) -> "FailingHere":
-        made: FailingHere = pafs.LocalFileSystem.__new__(cls)
+    def __new__(cls, error: OSError) -> "FailingLocally":
+        made: FailingLocally = pafs.LocalFileSystem.__new__(cls)
         return made
 
 
@@ -161,11 +161,11 @@ class FailingHere(Failing, pafs.LocalFileSystem):
     ("filesystem", "kind", "message"),
     [
         (
-            FailingHere(PermissionError(errno.EACCES, "Failed to open local file")),
+            FailingLocally(PermissionError(errno.EACCES, "Failed to open local file")),
             *(BrokenImage, r"^a/1.jpg: unreadable \(Permission denied\)$"),
         ),
         (
-            FailingHere(OSError(errno.EMFILE, "Too many open files")),
+            FailingLocally(OSError(errno.EMFILE, "Too many open files")),
             *(InputError, r"cannot read .*/a/1.jpg \(.*Too many open files\)"),
         ),
         (
@@ -184,7 +184,7 @@ def test_one_file_that_is_unreadable_is_broken_and_a_network_is_not(
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "BMP", "WEBP"])
-def test_whatever_happens_to_the_bytes_it_is_an_image_or_broken(kind):
+def test_damaged_bytes_are_an_image_or_broken(kind):
     random = np.random.default_rng(0)
     whole = np.frombuffer(encoded(kind), np.uint8)
     for _ in range(100):
@@ -241,7 +241,7 @@ def test_only_the_listed_frames_are_kept_and_those_without_an_image_are_named(tm
         frames_of(named("a/00001.jpg"), read_annotations(folder))
 
 
-def test_they_are_small_and_come_back_from_pickle():
+def test_frames_are_small_when_pickled_and_read_back():
     many = named(*(f"video_{i // 1000:03d}/{i % 1000:05d}.jpg" for i in range(20_000)))
     frames = frames_of(many)
     content = pickle.dumps(frames)

@@ -1,4 +1,4 @@
-"""Images are found in any folder, and what is none is said."""
+"""Tests of finding the images in a folder, and of messages about other files."""
 
 import errno
 import os
@@ -13,7 +13,7 @@ from mtl.features.image_folder import is_mounted, list_files
 from tests.support.pictures import put
 
 
-def test_images_are_found_in_path_order_wherever_they_lie(tmp_path):
+def test_images_of_all_subfolders_are_found_in_path_order(tmp_path):
     root = put(tmp_path / "faces", "b/2.JPG", "a/x/1.png", "b/10.jpeg", "top.webp", "a/1.bmp")
     put(root, "b/notes.txt", "b/._2.jpg", ".cache/1.jpg")
     (root / "b" / "folder.jpg").mkdir()
@@ -27,7 +27,7 @@ def test_images_are_found_in_path_order_wherever_they_lie(tmp_path):
     assert find_images(root).take([4, 0]).files.to_pylist() == ["top.webp", "a/1.bmp"]
 
 
-def test_what_is_left_out_is_said(tmp_path):
+def test_files_that_are_left_out_are_counted(tmp_path):
     root = put(tmp_path / "faces", "a/1.jpg", "a/.hidden.tif", ".cache/2.tif")
     assert find_images(root).left_out == ""
     put(root, "a/2.tif", "b/1.gif")
@@ -53,7 +53,7 @@ def test_a_remote_file_system_is_listed_as_a_disk_is(tmp_path):
     assert not is_mounted(remote, "gone", "s3://bucket/gone")
 
 
-def test_links_are_followed_but_not_round_and_those_to_nothing_are_missing(tmp_path):
+def test_links_are_followed_except_loops_and_broken_links_are_missing(tmp_path):
     root = put(tmp_path / "data" / "faces", "a/1.jpg", "b/c/1.jpg")
     elsewhere = put(tmp_path / "elsewhere", "1.jpg", "more/1.jpg")
     (root / "gone.jpg").symlink_to(root / "nowhere.jpg")
@@ -84,7 +84,7 @@ def test_a_name_that_is_not_utf8_is_one_sentence(tmp_path):
         find_images(root)
 
 
-def test_a_folder_that_cannot_be_listed_is_said(tmp_path, monkeypatch):
+def test_a_folder_that_cannot_be_listed_is_refused(tmp_path, monkeypatch):
     root, scandir = put(tmp_path, "a/1.jpg", "b/1.jpg"), os.scandir
 
     def denied(path: str) -> object:
@@ -97,7 +97,7 @@ def test_a_folder_that_cannot_be_listed_is_said(tmp_path, monkeypatch):
         find_images(root)
 
 
-def test_an_address_means_the_same_elsewhere(tmp_path, monkeypatch):
+def test_addresses_for_other_processes_are_absolute(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.chdir(tmp_path)
     for address, expected in {
@@ -112,7 +112,7 @@ def test_an_address_means_the_same_elsewhere(tmp_path, monkeypatch):
         images_address("~nobody_here/faces")
 
 
-def test_where_there_are_none_it_says_what_there_is(tmp_path):
+def test_the_error_for_a_folder_without_images_names_its_files(tmp_path):
     put(tmp_path, "numbers/a/1.npy", "numbers/a/2.npy", "numbers/b.txt", content=b"1")
     (tmp_path / "empty").mkdir()
     for address, message in {

@@ -20,7 +20,7 @@ def norm(name: str, width: int) -> dict[str, tuple[int, ...]]:
 
 
 def reference(layers: tuple[int, ...], size: int) -> dict[str, tuple[int, ...]]:
-    """The reference's layout: each name with its shape."""
+    """Return the names and shapes of the reference implementation's weights."""
     layout = {"conv1.weight": (64, 3, 3, 3), **norm("bn1", 64), "prelu.weight": (64,)}
     before = 64
     for stage, (blocks, width) in enumerate(zip(layers, (64, 128, 256, 512), strict=True), start=1):
@@ -46,7 +46,7 @@ def shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
 
 
 def randomise(module: nn.Module) -> None:
-    """Statistics and norms too, which begin as if they did nothing."""
+    """Randomise all weights and statistics; initial norms and statistics would have no effect."""
     generator = torch.Generator().manual_seed(5)
     for key, value in module.state_dict().items():
         if key.endswith("running_var"):
@@ -74,7 +74,11 @@ def test_names_and_shapes_are_the_reference_s(name: str) -> None:
     ],
 )
 def test_the_number_of_parameters(name: str, parameters: int) -> None:
-    """Golden, and by arithmetic: 9CD + 9D² + D convolve, 2C + 4D normalise, CD + 2D go around."""
+    """The number is a golden value and a sum.
+
+    A block has 9CD + 9D² + D parameters in convolutions and PReLU, 2C + 4D in norms and CD + 2D in
+    the shortcut.
+    """
     blocks = 0
     for stage, count in enumerate(LAYERS[name]):
         d = 64 * 2**stage
@@ -91,7 +95,7 @@ def test_the_number_of_parameters(name: str, parameters: int) -> None:
 
 
 def by_hand(weights: dict[str, Tensor], x: Tensor, block: str, stride: int) -> Tensor:
-    """A block of torch's functions."""
+    """Return the output of a block computed by torch's functions."""
 
     def normed(x: Tensor, name: str) -> Tensor:
         mean, var, scale, shift = (

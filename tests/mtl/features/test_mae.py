@@ -1,4 +1,4 @@
-"""The masked autoencoder: against plain loops, timm's own ViT, and the paper's numbers."""
+"""Tests of the masked autoencoder against plain loops, timm's ViT and known parameter counts."""
 
 import math
 
@@ -98,11 +98,10 @@ def test_removed_pixels_are_not_seen(images, noise):
     assert not torch.allclose(changed, predicted)
 
 
-def test_the_decoder_is_told_where_each_patch_was(images, noise):
-    """Whatever the order in which visible patches are encoded, the same is said of each place."""
+def test_the_order_of_visible_patches_does_not_change_predictions(images, noise):
     mae = model()
     predicted, removed = mae.predict(images, noise)
-    # The same patches stay, but come in the opposite order.
+    # The same patches are visible, but in the opposite order.
     order = noise.argsort(dim=1)
     swapped = noise.clone()
     for one in range(3):
@@ -112,14 +111,14 @@ def test_the_decoder_is_told_where_each_patch_was(images, noise):
     torch.testing.assert_close(again, predicted, atol=1e-5, rtol=0)
 
 
-def test_a_picture_keeps_what_was_visible_and_tells_the_rest(images, noise, monkeypatch):
+def test_reconstructions_keep_visible_patches_and_predict_masked_ones(images, noise, monkeypatch):
     mae = model()
     _, removed = mae.predict(images, noise)
     patches = patchify(images, 4)
     mean, deviation = patch_statistics(patches)
     monkeypatch.setattr(mae, "predict", lambda *_: ((patches - mean) / deviation, removed))
-    masked, told = mae.reconstruct(images, noise)
-    torch.testing.assert_close(told, images)  # a perfect decoder's
+    masked, predicted = mae.reconstruct(images, noise)
+    torch.testing.assert_close(predicted, images)  # the patched decoder is perfect
     hidden = patchify(masked, 4)
     assert torch.equal(hidden[~removed], patches[~removed])
     assert (hidden[removed] == 0).all()
@@ -162,7 +161,7 @@ def test_names_are_the_references():
 
 
 def test_the_encoder_is_timms_vit_with_the_same_weights():
-    """Of the same tokens, that is: timm is given ours, positions included."""
+    """The timm model gets all weights of ours, including the position embeddings."""
     theirs = timm.create_model(
         "vit_tiny_patch16_224", img_size=64, num_classes=0, global_pool="token"
     ).eval()
@@ -177,7 +176,7 @@ def test_the_encoder_is_timms_vit_with_the_same_weights():
 
 
 @pytest.mark.parametrize(
-    ("size", "ratio", "says"),
+    ("size", "ratio", "message"),
     [
         (18, 0.75, r"size = 18 is refused: it must be a multiple of a patch's 4 pixels"),
         (2, 0.75, "size = 2 is refused"),
@@ -185,6 +184,6 @@ def test_the_encoder_is_timms_vit_with_the_same_weights():
         (16, 0.0, "mask_ratio = 0 is refused: of 16 patches it leaves 16"),
     ],
 )
-def test_impossible_numbers_are_refused(size, ratio, says):
-    with pytest.raises(InputError, match=says):
+def test_impossible_numbers_are_refused(size, ratio, message):
+    with pytest.raises(InputError, match=message):
         MaskedAutoencoder(SHAPE, size, ratio)

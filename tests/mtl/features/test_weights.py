@@ -32,7 +32,7 @@ def pickled(content: Any, zipped: bool = True) -> bytes:
 
 
 @pytest.mark.parametrize("suffix", ["safetensors", "pth", "bin"])
-def test_safetensors_are_told_by_their_content(tmp_path: Path, suffix: str) -> None:
+def test_safetensors_are_recognised_by_their_content(tmp_path: Path, suffix: str) -> None:
     save_file(STATE, tmp_path / f"w.{suffix}")
     same(read_weights(tmp_path / f"w.{suffix}"), STATE)
 
@@ -55,20 +55,18 @@ def test_safetensors_are_told_by_their_content(tmp_path: Path, suffix: str) -> N
         {**STATE, "epoch": 3},
     ],
 )
-def test_torch_s_files_with_what_is_around_the_weights(
-    tmp_path: Path, content: Any, zipped: bool
-) -> None:
+def test_torch_s_files_with_wrapped_weights(tmp_path: Path, content: Any, zipped: bool) -> None:
     (tmp_path / "w.pth").write_bytes(pickled(content, zipped))
     same(read_weights(str(tmp_path / "w.pth")), STATE)
 
 
-def test_a_prefix_of_some_names_is_left_where_it_is(tmp_path: Path) -> None:
+def test_a_prefix_of_some_names_is_kept(tmp_path: Path) -> None:
     state = {"encoder.a": torch.ones(1), "b": torch.ones(1)}
     save_file(state, tmp_path / "w.safetensors")
     same(read_weights(tmp_path / "w.safetensors"), state)
 
 
-def test_a_prefix_of_the_module_s_own_names_is_no_prefix(tmp_path: Path) -> None:
+def test_a_prefix_of_the_module_s_own_names_is_kept(tmp_path: Path) -> None:
     state = {"encoder." + key: value for key, value in STATE.items()}
     torch.save({"module." + key: value for key, value in state.items()}, tmp_path / "w.pth")
     same(read_weights(tmp_path / "w.pth", state), state)
@@ -110,7 +108,7 @@ NO_FILE_OF_WEIGHTS = {
 
 
 @pytest.mark.parametrize("name", NO_FILE_OF_WEIGHTS)
-def test_what_is_no_file_of_weights_is_refused(tmp_path: Path, name: str) -> None:
+def test_a_file_without_weights_is_refused(tmp_path: Path, name: str) -> None:
     (tmp_path / "w.pth").write_bytes(NO_FILE_OF_WEIGHTS[name])
     with pytest.raises(InputError, match=r"w.pth is (damaged or )?no file of weights") as error:
         read_weights(tmp_path / "w.pth")
@@ -135,7 +133,7 @@ def test_damaged_safetensors_are_refused(tmp_path: Path) -> None:
 
 
 class Touch:
-    """Makes a file wherever it is unpickled."""
+    """Object that creates a file when it is unpickled."""
 
     def __init__(self, file: Path) -> None:
         self.file = file
@@ -217,12 +215,12 @@ def test_weights_that_do_not_fit_are_listed_and_none_is_loaded(
     same(kept.state_dict(), before)
 
 
-def test_what_is_ignored_may_be_there_or_not() -> None:
+def test_names_with_ignored_prefixes_are_optional() -> None:
     state = module().state_dict()
     load_weights(module(), state, "x", ["head.", "extra"])
     load_weights(module(), state | {"head.w": torch.ones(1)}, "x", ["head.", "extra"])
     with pytest.raises(InputError, match=r"header\.w is unknown"):
         load_weights(module(), state | {"header.w": torch.ones(1)}, "x", ["head.", "extra"])
-    # The module's own are never ignored.
+    # Names of the module are required even if they have an ignored prefix.
     with pytest.raises(InputError, match=r"0\.bias is missing"):
         load_weights(module(), {k: v for k, v in state.items() if k != "0.bias"}, "x", ["0."])

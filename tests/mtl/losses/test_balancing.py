@@ -39,7 +39,7 @@ def labelled(tasks: object, *without: str) -> dict[str, Tensor]:
     return {task: torch.tensor(task not in without) for task in TASKS}
 
 
-def plainly(loss: Tensor) -> Tensor:
+def unscaled(loss: Tensor) -> Tensor:
     return loss
 
 
@@ -55,17 +55,17 @@ def test_every_task_counts(name: str, tasks: tuple[str, ...]) -> None:
 
 @every_balancing
 def test_losses_of_zero_do_no_harm(name: str) -> None:
-    """A batch may hold no label of any task."""
+    """All losses of a batch without any label are 0."""
     given = {task: torch.zeros((), requires_grad=True) for task in TASKS}
     balancing = make(name)
-    balancing.backward(given, labelled(TASKS, *TASKS), [], plainly)
+    balancing.backward(given, labelled(TASKS, *TASKS), [], unscaled)
     assert all(loss.grad is not None and loss.grad.isfinite() for loss in given.values())
     assert all(p.grad is None or not p.grad.any() for p in balancing.parameters())
 
 
 @every_balancing
 def test_losses_of_two_precisions_are_added(name: str) -> None:
-    """1 - CCC comes in double precision."""
+    """The loss 1 - CCC has double precision, other losses have single precision."""
     given = losses("valence", dtype=torch.float64) | losses("expression")
     make(name)(given, labelled(given)).backward()
     assert given["valence"].grad is not None
@@ -81,12 +81,12 @@ def test_fixed_is_the_weighted_sum() -> None:
     assert [given[t].grad.item() for t in TASKS] == pytest.approx(list(weights.values()))
 
 
-def test_normalised_pulls_with_the_weights_whatever_the_losses() -> None:
+def test_normalised_gradients_have_the_size_of_the_weights() -> None:
     weights = {"valence": 12.0, "arousal": 3.0, "expression": 0.35, "action_units": 0.0}
     given = losses(*TASKS)
     Normalised(**weights)(given, labelled(TASKS)).backward()
-    pulls = [given[t].grad.item() * VALUES[t] for t in TASKS]
-    assert pulls == pytest.approx(list(weights.values()))
+    sizes = [given[t].grad.item() * VALUES[t] for t in TASKS]
+    assert sizes == pytest.approx(list(weights.values()))
 
 
 def test_uncertainty_is_kendall_s_and_leaves_unlabelled_tasks_alone() -> None:
@@ -133,7 +133,7 @@ def test_dynamic_weight_average_follows_its_history() -> None:
 
 
 class Small(nn.Module):
-    """A shared layer under two tasks."""
+    """Network with a shared layer and the heads of two tasks."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -152,7 +152,7 @@ class Small(nn.Module):
 
 def gradients(fill: Callable[[Small], None]) -> list[Tensor]:
     network = Small()
-    torch.manual_seed(5)  # PCGrad takes the tasks in random order
+    torch.manual_seed(5)  # PCGrad visits the tasks in random order
     fill(network)
     return [p.grad for p in network.parameters() if p.grad is not None]
 
@@ -163,7 +163,7 @@ def test_gradients_are_balanced_as_torchjd_does(name: str) -> None:
 
     def ours(network: Small) -> None:
         _, given = network.losses()
-        make(name).backward(given, labelled(given), [*network.shared.parameters()], plainly)
+        make(name).backward(given, labelled(given), [*network.shared.parameters()], unscaled)
 
     def theirs(network: Small) -> None:
         h, given = network.losses()
@@ -176,23 +176,23 @@ def test_gradients_are_balanced_as_torchjd_does(name: str) -> None:
 
 @pytest.mark.parametrize("name", GRADIENT_BALANCINGS)
 @pytest.mark.parametrize("scale", [torch.inf, torch.nan])
-def test_gradients_that_overflow_stay_so(name: str, scale: float) -> None:
-    """So that the gradient scaler leaves out the step and scales less."""
+def test_gradients_that_overflow_stay_non_finite(name: str, scale: float) -> None:
+    """The gradient scaler must detect the overflow to skip the step and lower its scale."""
     network = Small()
     _, given = network.losses()
-    given["expression"] = given["valence"] * 2  # two tasks would not fail
+    given["expression"] = given["valence"] * 2  # aggregators fail with three tasks or more
     shared = [*network.shared.parameters()]
     make(name).backward(given, labelled(given), shared, lambda loss: loss * scale)
     assert not any(p.grad.isfinite().any() for p in shared)
 
 
 @pytest.mark.parametrize("name", GRADIENT_BALANCINGS)
-def test_a_task_without_a_label_has_no_say_in_the_shared_gradient(name: str) -> None:
+def test_a_task_without_a_label_does_not_change_the_shared_gradient(name: str) -> None:
     def both(network: Small) -> None:
         _, given = network.losses()
         given["arousal"] = given["arousal"] * 0
         make(name).backward(
-            given, labelled(given, "arousal"), [*network.shared.parameters()], plainly
+            given, labelled(given, "arousal"), [*network.shared.parameters()], unscaled
         )
 
     def alone(network: Small) -> None:

@@ -19,13 +19,13 @@ def make(kind: Kind, name: str) -> tuple[Loss, Task]:
 
 
 def prior(task: Task) -> Tensor:
-    """How frequent each class or unit is: some rare."""
+    """Return different frequencies of the classes or units of a task."""
     shares = torch.arange(1, task.width + 1) / (task.width + 1)
     return shares / shares.sum() if task.kind == "multiclass" else shares
 
 
 def case(kind: Kind, frames: int = FRAMES, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
-    """Outputs, labels and a mask that leaves about half."""
+    """Return outputs, labels and a mask where about half of the labels are known."""
     task = next(task for task in TASKS.values() if task.kind == kind)
     generator = torch.Generator().manual_seed(seed)
     outputs = torch.randn(frames, task.width, generator=generator)
@@ -58,7 +58,7 @@ def test_a_missing_label_changes_nothing(kind: Kind, name: str, wrong: float) ->
 
 
 @pytest.mark.parametrize(("kind", "name"), LOSS_NAMES)
-def test_a_frame_without_labels_might_as_well_not_be_there(kind: Kind, name: str) -> None:
+def test_removing_frames_without_labels_changes_nothing(kind: Kind, name: str) -> None:
     loss, _ = make(kind, name)
     outputs, labels, mask = case(kind)
     mask[5:] = False
@@ -70,7 +70,7 @@ def test_a_frame_without_labels_might_as_well_not_be_there(kind: Kind, name: str
 
 
 @pytest.mark.parametrize(("kind", "name"), LOSS_NAMES)
-def test_a_label_that_is_there_changes_both(kind: Kind, name: str) -> None:
+def test_a_known_label_changes_loss_and_gradient(kind: Kind, name: str) -> None:
     loss, _ = make(kind, name)
     outputs, labels, mask = case(kind)
     mask[0] = True
@@ -110,7 +110,7 @@ def test_sums_of_parts_add_up_to_the_whole(kind: Kind, name: str, cut: int) -> N
 
 
 @pytest.mark.parametrize(("kind", "name"), LOSS_NAMES)
-def test_no_sum_of_one_frame_breaks(kind: Kind, name: str) -> None:
+def test_one_frame_has_finite_loss_and_gradient(kind: Kind, name: str) -> None:
     loss, _ = make(kind, name)
     outputs, labels, _ = case(kind, 1)
     value, gradient = loss_and_gradient(loss, outputs, labels, torch.ones_like(labels).bool())
@@ -166,7 +166,7 @@ REFERENCES = {
 @pytest.mark.parametrize(
     ("kind", "name"), [(kind, name) for kind, name in LOSS_NAMES if name != "ccc"]
 )
-def test_means_equal_those_of_torch_and_timm_on_the_labelled(kind: Kind, name: str) -> None:
+def test_mean_losses_equal_torch_and_timm_on_labelled_frames(kind: Kind, name: str) -> None:
     loss, _ = make(kind, name)
     outputs, labels, mask = case(kind)
     value, gradient = loss_and_gradient(loss, outputs, labels, mask)
@@ -201,7 +201,7 @@ def test_ccc_s_gradient_is_its_derivative() -> None:
 
 @pytest.mark.parametrize(("outputs", "labels"), [(0.5, 0.5), (0.0, 0.3), (1.0, -1.0)])
 def test_ccc_of_constants_is_one_and_finite(outputs: float, labels: float) -> None:
-    """Constants have no correlation, whether they agree or not."""
+    """Constants have no correlation, even if they are equal."""
     x, y = torch.full((FRAMES, 1), outputs), torch.full((FRAMES, 1), labels)
     value, gradient = loss_and_gradient(CCC(torch.zeros(1)), x, y, torch.ones(FRAMES, 1).bool())
     assert value.item() == pytest.approx(1, abs=1e-6)
@@ -217,7 +217,7 @@ GOLDEN = {
 
 
 def fixed_input(task: Task) -> tuple[Tensor, Tensor, Tensor]:
-    """Three frames, the second without a label."""
+    """Return outputs, labels and mask of three frames, the second without a label."""
     outputs = torch.linspace(-1, 1, 3 * task.width).reshape(3, task.width)
     labels = torch.zeros(3, task.labels.stop - task.labels.start)
     labels[2] = 1 if task.kind != "regression" else 0.4
@@ -248,7 +248,7 @@ NEUTRAL = {
 
 
 @pytest.mark.parametrize(("kind", "name"), NEUTRAL)
-def test_with_neutral_parameters_it_is_the_plain_loss(kind: Kind, name: str) -> None:
+def test_a_loss_with_neutral_parameters_equals_the_plain_loss(kind: Kind, name: str) -> None:
     plain, neutral = NEUTRAL[kind, name]
     task = next(task for task in TASKS.values() if task.kind == kind)
     found = loss_and_gradient(LOSSES[kind][name](prior(task), **neutral), *case(kind))
@@ -259,7 +259,7 @@ def test_with_neutral_parameters_it_is_the_plain_loss(kind: Kind, name: str) -> 
 
 @pytest.mark.parametrize("exponent", [0.0, 0.5, 1.0, 4.0])
 @pytest.mark.parametrize(("kind", "name"), LOSS_NAMES)
-def test_sure_outputs_right_or_wrong_keep_loss_and_gradient_finite(
+def test_large_outputs_keep_loss_and_gradient_finite(
     kind: Kind, name: str, exponent: float
 ) -> None:
     task = next(task for task in TASKS.values() if task.kind == kind)

@@ -15,7 +15,14 @@ from mtl.models.encoders import (
     Transformer,
     sinusoidal_positions,
 )
-from tests.support.laws import CARRYING, ENCODER_NAMES, TOLERANCE, WIDTH, inputs, parameters
+from tests.support.laws import (
+    ENCODER_NAMES,
+    STATEFUL_ENCODERS,
+    TOLERANCE,
+    WIDTH,
+    inputs,
+    parameters,
+)
 
 LENGTHS = (6, 3, 1, 5)
 
@@ -44,7 +51,7 @@ def test_padding_changes_no_real_frame(name: str, training: bool) -> None:
 @pytest.mark.parametrize("lengths", [LENGTHS, (4, 0, 2)])
 @pytest.mark.parametrize("name", ENCODER_NAMES)
 def test_padding_in_inference_mode(name: str, lengths: tuple[int, ...]) -> None:
-    """Torch has another way through a transformer there."""
+    """Torch runs a transformer by other code in inference mode."""
     encoder = make(name).eval()
     x, valid = inputs(lengths)
     expected, _ = encoder(x, valid, None)
@@ -90,7 +97,7 @@ def test_lanes_do_not_see_each_other(name: str) -> None:
     close(encoder(x, valid, None)[0][0], encoder(other, valid, None)[0][0])
 
 
-@pytest.mark.parametrize("name", CARRYING)
+@pytest.mark.parametrize("name", STATEFUL_ENCODERS)
 @pytest.mark.parametrize("cuts", [(1, 2, 3), (5, 1), (3, 3)])
 def test_windows_with_a_carried_state_equal_the_whole(name: str, cuts: tuple[int, ...]) -> None:
     encoder = make(name)
@@ -104,8 +111,8 @@ def test_windows_with_a_carried_state_equal_the_whole(name: str, cuts: tuple[int
     close(torch.cat(outputs, dim=1), whole)
 
 
-@pytest.mark.parametrize("name", CARRYING)
-def test_a_video_that_begins_in_a_window_hears_nothing_of_the_one_before(name: str) -> None:
+@pytest.mark.parametrize("name", STATEFUL_ENCODERS)
+def test_a_video_start_within_a_window_resets_the_state(name: str) -> None:
     encoder = make(name)
     x, valid = inputs((6, 6, 6))
     _, before = encoder(x.flip(1), valid, None)
@@ -119,15 +126,15 @@ def test_a_video_that_begins_in_a_window_hears_nothing_of_the_one_before(name: s
             own = (
                 None if sequence_starts[lane, start] else tuple(p[lane : lane + 1] for p in before)
             )
-            here = slice(lane, lane + 1), slice(start, stop)
-            alone, left = encoder(x[here], valid[here], own)
-            close(whole[here], alone)
-        for part, expected in zip(after, left, strict=True):
+            piece = slice(lane, lane + 1), slice(start, stop)
+            alone, last = encoder(x[piece], valid[piece], own)
+            close(whole[piece], alone)
+        for part, expected in zip(after, last, strict=True):
             close(part[lane], expected[0])
 
 
-@pytest.mark.parametrize("name", CARRYING)
-def test_the_gradient_goes_back_to_where_a_video_begins_and_no_further(name: str) -> None:
+@pytest.mark.parametrize("name", STATEFUL_ENCODERS)
+def test_the_gradient_stops_at_a_video_start(name: str) -> None:
     encoder = make(name)
     x, valid = inputs((6, 6))
     sequence_starts = torch.zeros(2, 6, dtype=torch.bool)
@@ -139,8 +146,8 @@ def test_the_gradient_goes_back_to_where_a_video_begins_and_no_further(name: str
     assert x.grad[1].any(dim=1).all()
 
 
-@pytest.mark.parametrize("name", CARRYING)
-def test_lanes_that_have_run_out_are_forgotten(name: str) -> None:
+@pytest.mark.parametrize("name", STATEFUL_ENCODERS)
+def test_states_of_lanes_without_further_windows_are_dropped(name: str) -> None:
     encoder = make(name)
     x, valid = inputs((4, 4, 4))
     _, before = encoder(x, valid, None)
@@ -150,7 +157,7 @@ def test_lanes_that_have_run_out_are_forgotten(name: str) -> None:
     assert {len(part) for part in state} == {2}
 
 
-@pytest.mark.parametrize("name", CARRYING)
+@pytest.mark.parametrize("name", STATEFUL_ENCODERS)
 def test_a_carried_state_is_detached_and_batch_first(name: str) -> None:
     x, valid = inputs((4, 4, 4))
     _, state = make(name)(x, valid, None)
@@ -167,15 +174,15 @@ def test_dropout_acts_in_training_only(name: str) -> None:
     assert torch.equal(encoder(x, valid, None)[0], encoder(x, valid, None)[0])
 
 
-@pytest.mark.parametrize("name", CARRYING)
-def test_dropout_stands_after_the_recurrent_layers(name: str) -> None:
+@pytest.mark.parametrize("name", STATEFUL_ENCODERS)
+def test_dropout_is_applied_after_the_recurrent_layers(name: str) -> None:
     x, valid = inputs((50, 50))
     outputs, _ = make(name, dropout=0.5)(x, valid, None)
     assert 0.4 < (outputs == 0).float().mean() < 0.6
 
 
 def unroll(encoder: GRU | LSTM, x: Tensor, cells: list[nn.Module]) -> Tensor:
-    """The stack's weights in torch's cells, one frame after the other."""
+    """Return the outputs of torch's cells with the stack's weights, computed frame by frame."""
     for layer, cell in enumerate(cells):
         names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
         cell.load_state_dict({n: getattr(encoder.stack, f"{n}_l{layer}") for n in names})
@@ -210,7 +217,7 @@ def test_the_transformer_equals_torch_s_layers() -> None:
 
 
 def test_the_bias_of_attention_s_keys_stays_zero() -> None:
-    """Its gradient is 0 but for rounding, which Adam would take for a direction."""
+    """The gradient of this bias is pure rounding, which Adam would turn into full steps."""
     encoder = make("transformer")
     optimizer = torch.optim.AdamW(encoder.parameters(), lr=0.1, weight_decay=0.1)
     x, valid = inputs(LENGTHS)
@@ -225,7 +232,7 @@ def test_the_bias_of_attention_s_keys_stays_zero() -> None:
         assert values.all()
 
 
-def test_the_bias_of_attention_s_keys_says_nothing() -> None:
+def test_the_bias_of_attention_s_keys_does_not_change_outputs() -> None:
     encoder = make("transformer").eval()
     x, valid = inputs(LENGTHS)
     expected, _ = encoder(x, valid, None)
@@ -244,7 +251,7 @@ def test_sinusoidal_positions_have_their_closed_form() -> None:
             assert table[position, 2 * i + 1].item() == pytest.approx(math.cos(angle), abs=1e-5)
 
 
-def test_the_transformer_knows_the_order_of_frames() -> None:
+def test_the_transformer_depends_on_the_order_of_frames() -> None:
     encoder = make("transformer")
     x, valid = inputs((6,))
     turned = encoder(x.flip(1), valid, None)[0].flip(1)

@@ -37,7 +37,7 @@ def test_a_frame_s_output_is_that_of_the_frame_alone(name: str) -> None:
 
 
 @every_head
-def test_the_output_layer_stands_on_the_trunk(name: str) -> None:
+def test_outputs_are_the_output_layer_of_the_trunk(name: str) -> None:
     head, h = make(name), hidden()
     assert torch.equal(head.output(head.trunk(h)), head(h))
 

@@ -1,8 +1,9 @@
-"""What sources feed back into targets, in both forms and all wirings."""
+"""Tests of the feedback from source tasks to target tasks, in both forms and all wirings."""
 
 from itertools import combinations
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -38,21 +39,21 @@ def test_there_are_28_wirings_of_one_target() -> None:
 @pytest.mark.parametrize(
     ("sources", "targets"), [*WIRINGS, (("valence",), ("arousal", "expression"))]
 )
-def test_a_target_hears_each_source_and_no_source_hears_it(
+def test_outputs_of_a_target_depend_on_each_source_and_not_the_reverse(
     form: str, sources: tuple[str, ...], targets: tuple[str, ...]
 ) -> None:
     network = wired(form, sources, targets)
     x, valid = inputs(LENGTHS)
     before, _ = network(x, valid, None)
-    for heard in TASKS:
+    for task in TASKS:
         with torch.no_grad():
-            kept = {k: v.clone() for k, v in network.heads[heard].state_dict().items()}
-            for parameter in network.heads[heard].parameters():
+            kept = {k: v.clone() for k, v in network.heads[task].state_dict().items()}
+            for parameter in network.heads[task].parameters():
                 parameter.add_(0.5)
         after, _ = network(x, valid, None)
-        network.heads[heard].load_state_dict(kept)
+        network.heads[task].load_state_dict(kept)
         changed = {t for t in TASKS if not torch.equal(before[t], after[t])}
-        assert changed == ({heard, *targets} if heard in sources else {heard})
+        assert changed == ({task, *targets} if task in sources else {task})
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -101,7 +102,7 @@ def raw_outputs(task: str, seed: int = 0) -> Tensor:
 
 
 def truth(shown: bool = True) -> TeacherForcing:
-    known, _ = labels(6, __import__("numpy").random.default_rng(0))
+    known, _ = labels(6, np.random.default_rng(0))
     whole = torch.from_numpy(known).reshape(2, 3, 15)
     return TeacherForcing(whole, torch.full(whole.shape, shown))
 
@@ -158,7 +159,7 @@ def test_embeddings_are_learnt_from_the_target_alone() -> None:
     assert all(p.grad is not None and p.grad.any() for p in network.embeddings.parameters())
 
 
-def test_the_share_that_is_shown_decays_to_none() -> None:
+def test_the_teacher_forcing_ratio_falls_to_zero() -> None:
     network = wired("labels", ("valence",), ("arousal",))
     assert network.teacher_forcing_ratio(0.0) == 0.75
     assert network.teacher_forcing_ratio(0.5) == 0.375
@@ -166,7 +167,7 @@ def test_the_share_that_is_shown_decays_to_none() -> None:
     assert wired("features", ("valence",), ("arousal",)).teacher_forcing_ratio(0.0) == 0.0
 
 
-def test_in_training_the_share_of_known_labels_is_shown_and_at_evaluation_none(
+def test_known_labels_are_shown_by_the_ratio_in_training_and_never_at_evaluation(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     wiring = {"form": "labels", "sources": ["valence"], "targets": ["arousal"]}
@@ -201,8 +202,8 @@ def test_in_training_the_share_of_known_labels_is_shown_and_at_evaluation_none(
     )
 
 
-def test_truth_is_drawn_for_the_batch_whoever_trains_it() -> None:
-    """Two workers of two lanes each are shown what one of four is."""
+def test_shown_labels_do_not_depend_on_the_number_of_workers() -> None:
+    """Two workers with two lanes each are shown the same labels as one worker with four."""
     from mtl.optimisation.distributed import Workers
 
     wiring = {"form": "labels", "sources": ["valence"], "targets": ["arousal"]}

@@ -15,9 +15,9 @@ from mtl.optimisation.device import choose_device, choose_precision
 from mtl.tasks import TASKS
 from tests.support.covering import covering
 from tests.support.laws import (
-    CARRYING,
     CONFIGS,
     MODELS,
+    STATEFUL_ENCODERS,
     TOLERANCE,
     WIDTH,
     config,
@@ -71,7 +71,7 @@ def test_padding_changes_no_real_frame(names: Names, training: bool) -> None:
 
 @every_model
 def test_padding_changes_no_gradient(names: Names) -> None:
-    """One padded batch, or each window alone."""
+    """One padded batch has the same gradients as its windows one by one."""
     x, valid = inputs(LENGTHS)
     together, apart = model(config(*names)), model(config(*names))
     outputs, _ = together(x, valid, None)
@@ -84,7 +84,7 @@ def test_padding_changes_no_gradient(names: Names) -> None:
 
 
 SEEDS = range(4)
-"""Of models: in one of them all six units of a head may be off."""
+"""Seeds of several models, because in one of them all six ReLU units of a head may be 0."""
 
 
 @cache
@@ -125,18 +125,17 @@ def test_models_are_built_without_memory_on_the_meta_device(names: Names) -> Non
 
 
 @every_model
-def test_each_shared_layer_hears_every_task(names: Names) -> None:
+def test_every_task_trains_each_shared_layer(names: Names) -> None:
     for task in TASKS:
         _, moved = gradients_of(names, task)
         for part in model(config(*names)).shared:
             own = [name for name in moved if name.startswith(f"{part}.")]
             assert own, f"{task} does not reach {part}"
-            assert all(moved[name] for name in own), f"{task} does not move all of {part}"
+            assert all(moved[name] for name in own), f"{task} does not train all of {part}"
 
 
 @every_model
-def test_what_is_not_shared_belongs_to_one_task_or_to_what_it_hears(names: Names) -> None:
-    """Each parameter outside ``shared`` is moved by exactly one task."""
+def test_exactly_one_task_trains_each_parameter_that_is_not_shared(names: Names) -> None:
     network = model(config(*names))
     for name, _ in network.named_parameters():
         tasks = [task for task in TASKS if gradients_of(names, task)[1][name]]
@@ -144,7 +143,7 @@ def test_what_is_not_shared_belongs_to_one_task_or_to_what_it_hears(names: Names
 
 
 @pytest.mark.parametrize("framework", FRAMEWORKS)
-@pytest.mark.parametrize("encoder", CARRYING)
+@pytest.mark.parametrize("encoder", STATEFUL_ENCODERS)
 @pytest.mark.parametrize("cuts", [(1, 2, 3), (3, 3)])
 def test_windows_with_carried_states_equal_the_whole(
     encoder: str, framework: str, cuts: tuple[int, ...]
@@ -199,7 +198,7 @@ PARAMETERS = {
     ("transformer", "linear"): 70_486,
     ("transformer", "mlp"): 87_126,
 }
-"""With 32 features and everything as the YAML has it."""
+"""Number of parameters with 32 features and the settings of the shipped YAML files."""
 
 
 @pytest.mark.parametrize(("encoder", "head"), PARAMETERS)
@@ -214,7 +213,7 @@ def test_golden_parameter_counts(encoder: str, head: str) -> None:
     assert sum(p.numel() for p in network.parameters()) == PARAMETERS[encoder, head]
 
 
-def test_device_and_precision_that_are_named_are_taken() -> None:
+def test_a_named_device_and_precision_are_used() -> None:
     cpu = torch.device("cpu")
     assert choose_device("cpu") == cpu
     assert choose_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
