@@ -1,13 +1,14 @@
-"""Why models stay below the demo's exact posterior: how their share of it grows with videos.
+"""Scores of trained models relative to the demo's exact posterior, by number of videos.
 
 python benchmarks/ceiling.py [--videos 80 160 320 640] [--jobs 2]
 
-The demo's generator as it is, with more videos of the same world, three seeds (``SEEDS``, fixed
-before the first run). On each a GRU and a transformer of all three sets are trained, their mean is
-post-processed by what pays on `select`, and its score on `confirm` is divided by that of the exact
-posterior given all frames (the smoother), which knows the generator's constants and learns
-nothing. Beside it: the exact posterior given past frames alone (the filter), all that a recurrent
-encoder can reach before post-processing; and the GRU and the transformer alone, raw.
+Demo datasets with more videos are drawn with three seeds (``SEEDS``, fixed before the first run).
+On each dataset a GRU and a transformer over all three feature sets are trained. The mean of their
+outputs is post-processed by the steps that improve the score on `select`. Its score on `confirm` is
+divided by the score of the exact posterior given all frames (the smoother), which is computed with
+the true constants of the generator. For comparison: the exact posterior given only past frames (the
+filter), the best that a recurrent encoder can reach without post-processing, and the raw outputs of
+the GRU and of the transformer.
 """
 
 import argparse
@@ -37,7 +38,7 @@ from mtl.synthetic.ornstein_uhlenbeck import _filter, decay
 from sweeps.data.trial_data import SlotData
 from sweeps.planning.compose import compose
 from sweeps.planning.plan import divide
-from sweeps.train import Files
+from sweeps.train import FeatureFiles
 
 SEEDS = (11, 22, 33)
 VIDEOS = (80, 160, 320, 640)
@@ -54,19 +55,29 @@ ROWS = {
 def causal(
     features: np.ndarray, loadings: np.ndarray, frames: np.ndarray, seconds: np.ndarray
 ) -> Any:
-    """The filtered path of ``mtl.synthetic.ornstein_uhlenbeck.smooth``, before smoothing."""
+    """Return the Kalman filter's means and covariances, as a replacement for ``smooth``.
+
+    The arguments are those of ``mtl.synthetic.ornstein_uhlenbeck.smooth``.
+    """
     return _filter(features @ loadings, loadings.T @ loadings, decay(frames, seconds))
 
 
 def filtered(planted: Planted) -> Predictions:
-    """The exact posterior's predictions of `validation` from each frame's past."""
+    """Return the exact posterior's validation predictions given the frames up to each frame."""
     with patch.object(generator, "smooth", causal):
         return best_predictions(planted, "validation")
 
 
-def shares(asked: tuple[int, int]) -> dict[str, float]:
-    """Scores on `confirm` over that of the exact posterior there."""
-    videos, seed = asked
+def shares(point: tuple[int, int]) -> dict[str, float]:
+    """Return each model's score on `confirm` divided by the exact posterior's score there.
+
+    Args:
+        point: Number of videos, and the seed.
+
+    Returns:
+        Shares by the keys of ``ROWS``; "posterior" is the exact posterior's score itself.
+    """
+    videos, seed = point
     torch.set_num_threads(1)
     demo = replace(Demo(), videos=videos)
     planted = plant(demo, seed)
@@ -74,20 +85,20 @@ def shares(asked: tuple[int, int]) -> dict[str, float]:
         folder = Path(temporary) / "planted"
         dataset = write_planted(folder, planted, seed, demo)
         listing = dataset.listing()
-        slot = SlotData(Files(dataset, listing), listing, divide(listing, 0.5, seed))
+        slot = SlotData(FeatureFiles(dataset, listing), listing, divide(listing, 0.5, seed))
         outputs: dict[str, dict[str, np.ndarray]] = {}
         for encoder in ENCODERS:
-            words = [*TRAINING, JOINED, f"encoder={encoder}", f"training.seed={seed}"]
-            data = slot.of(config := compose(words))
+            overrides = [*TRAINING, JOINED, f"encoder={encoder}", f"training.seed={seed}"]
+            data = slot.for_trial(config := compose(overrides))
             _, outputs[encoder] = train(config, data)
         select, confirm = data.parts["select"], data.parts["confirm"]
-        where = {
+        frames = {
             name: (listing.video[part.rows], listing.frame[part.rows])
             for name, part in (("select", select), ("confirm", confirm))
         }
-        mean = {name: np.mean([o[name] for o in outputs.values()], axis=0) for name in where}
-        labels = (select.labels, select.mask, *where["select"])
-        found = choose(mean["select"], *labels, training_prior(listing))
+        mean = {name: np.mean([o[name] for o in outputs.values()], axis=0) for name in frames}
+        labels = (select.labels, select.mask, *frames["select"])
+        postprocessing = choose(mean["select"], *labels, training_prior(listing))
 
         def score(rows: np.ndarray) -> float:
             value = scores(rows, confirm.labels, confirm.mask)["p_labelled"]
@@ -97,44 +108,45 @@ def shares(asked: tuple[int, int]) -> dict[str, float]:
         def exact(predictions: Predictions) -> np.ndarray:
             names = np.array(predictions.names)[predictions.video]
             row = {key: n for n, key in enumerate(zip(names, predictions.frame, strict=True))}
-            video, frame = where["confirm"]
+            video, frame = frames["confirm"]
             keys = zip(np.array(listing.names)[video], frame, strict=True)
             return predictions.outputs[[row[key] for key in keys]]
 
-        best = score(exact(Predictions.load(folder / CEILING_FILE)))
+        posterior = score(exact(Predictions.load(folder / CEILING_FILE)))
+        fused = postprocessing(mean["confirm"], *frames["confirm"])
         return {
-            "posterior": best,
-            "fused": score(found(mean["confirm"], *where["confirm"])) / best,
-            **{encoder: score(outputs[encoder]["confirm"]) / best for encoder in ENCODERS},
-            "filter": score(exact(filtered(planted))) / best,
+            "posterior": posterior,
+            "fused": score(fused) / posterior,
+            **{encoder: score(outputs[encoder]["confirm"]) / posterior for encoder in ENCODERS},
+            "filter": score(exact(filtered(planted))) / posterior,
         }
 
 
 def table(results: Mapping[int, Sequence[Mapping[str, float]]]) -> str:
-    """Shares as Markdown, a column for each number of videos."""
+    """Return the shares as a Markdown table with a column for each number of videos."""
     lines = [
         "| share of the exact posterior | " + " | ".join(f"{n} videos" for n in results) + " |",
         "|---|" + "---:|" * len(results),
     ]
     for key, title in ROWS.items():
-        cells = [mean_and_half([found[key] for found in own]) for own in results.values()]
+        cells = [mean_and_half([r[key] for r in by_seed]) for by_seed in results.values()]
         lines.append(f"| {title} | " + " | ".join(f"{m:.3f} ± {h:.3f}" for m, h in cells) + " |")
     return "\n".join(lines)
 
 
 def main() -> None:
-    """The program."""
+    """Run the benchmark from the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--videos", type=int, nargs="+", default=VIDEOS)
     parser.add_argument("--jobs", type=int, default=2)
-    words = parser.parse_args()
-    asked = [(videos, seed) for videos in words.videos for seed in SEEDS]
-    results: dict[int, list[dict[str, float]]] = {videos: [] for videos in words.videos}
-    with multiprocessing.get_context("spawn").Pool(words.jobs) as pool:
-        for (videos, seed), found in zip(asked, pool.imap(shares, asked), strict=True):
-            rounded = {key: round(value, 4) for key, value in found.items()}
+    args = parser.parse_args()
+    points = [(videos, seed) for videos in args.videos for seed in SEEDS]
+    results: dict[int, list[dict[str, float]]] = {videos: [] for videos in args.videos}
+    with multiprocessing.get_context("spawn").Pool(args.jobs) as pool:
+        for (videos, seed), result in zip(points, pool.imap(shares, points), strict=True):
+            rounded = {key: round(value, 4) for key, value in result.items()}
             print(f"{videos} videos, seed {seed}: {rounded}", flush=True)
             results[videos].append(rounded)
     print(table(results))

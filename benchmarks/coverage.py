@@ -1,18 +1,19 @@
-"""How often the intervals hold what they must: simulated sweeps whose truth is known.
+"""Coverage of the bootstrap intervals, in simulated sweeps with known true scores.
 
 python benchmarks/coverage.py [--sweeps 200] [--videos 10 19 80 300] [--jobs 2]
 
-A population of 10,000 videos with labels of all four tasks. A member's outputs are the truth, a
-level and an error for each frame and video; the error is a mix of fields that all members share, so
-that skill and correlation are known and a member's outputs exist for every video. Each simulated
-sweep draws as many videos for `select` as for `confirm` and 12 trials of 8 epochs. On `select` it
-takes each task's best epoch, the best trial, and fuses greedily; on `confirm` it says how good
-the fused model is, and by how much better than the best single trial. The truth is what the very
-same models score on the whole population.
+The population is 10,000 videos with labels of all four tasks. The outputs of a simulated model are
+the label, a constant, and an error of each frame and video. The error is a linear mix of random
+fields that all models share, so skills and error correlations are known and every model has outputs
+for every video. Each simulated sweep draws equal numbers of videos for `select` and for `confirm`,
+and 12 trials of 8 epochs. On `select` the sweep chooses each task's best epoch, the best trial, and
+the greedily fused ensemble. On `confirm` it estimates the ensemble's score and the gain over the
+best single trial. The true values are the scores of the same models on the whole population.
 
-Printed for each number of videos: in how many sweeps the 95 % interval holds the truth (90 to 99 %
-wanted from 19 videos on), how wide it is beside an oracle's (the central 95 % of the scores that
-400 other sets of as many videos give the same model), and by how much `select` flatters.
+Printed for each number of videos: the fraction of sweeps with the true value inside the 95 %
+interval (target: 90 to 99 % from 19 videos on), the interval's width and the width of an oracle
+interval (the central 95 % of the same model's scores on 400 other sets of the same number of
+videos), and the optimistic bias of the scores on `select`.
 """
 
 import argparse
@@ -41,50 +42,66 @@ UNIT_SHARES = np.array([0.12, 0.06, 0.15, 0.25, 0.3, 0.3, 0.2, 0.05, 0.04, 0.03,
 
 @dataclass(frozen=True)
 class Population:
-    """All frames of all videos: N frames, K fields."""
+    """All frames of all videos.
 
-    video: np.ndarray  # (N,)
-    labels: np.ndarray  # (N, 15)
-    fields: np.ndarray  # (K, N, 22)
+    Attributes:
+        video: Number of each frame's video, (N,).
+        labels: Labels of each frame, (N, 15).
+        fields: Random error fields that the models mix, (K, N, 22).
+    """
+
+    video: np.ndarray
+    labels: np.ndarray
+    fields: np.ndarray
 
     def rows(self, videos: np.ndarray) -> np.ndarray:
-        """Where the frames of these videos are."""
+        """Return the row numbers of the frames of these videos."""
         return np.flatnonzero(np.isin(self.video, videos))
 
 
 @dataclass(frozen=True)
 class Member:
-    """A trial at one epoch: how skilled, and which mix of the fields it gets wrong."""
+    """Simulated model: a trial at one epoch.
+
+    Attributes:
+        skill: Signal strength of the outputs.
+        mix: Unit vector of the weights that mix the error fields, (K,).
+    """
 
     skill: float
-    mix: np.ndarray  # (K,), of length 1
+    mix: np.ndarray
 
-    def outputs(self, everybody: Population, rows: np.ndarray | slice, task: Task) -> np.ndarray:
-        """Of some frames, one task's columns."""
-        own = everybody.fields[:, rows, task.outputs]
-        error = np.tensordot(self.mix.astype(np.float32), own, axes=1)
-        labels = everybody.labels[rows, task.labels]
+    def outputs(self, population: Population, rows: np.ndarray | slice, task: Task) -> np.ndarray:
+        """Return one task's outputs for some frames."""
+        fields = population.fields[:, rows, task.outputs]
+        error = np.tensordot(self.mix.astype(np.float32), fields, axes=1)
+        labels = population.labels[rows, task.labels]
         if task.kind == "regression":
             return np.asarray(0.7 * labels + 0.25 / self.skill * error)
         if task.kind == "multiclass":
-            truth = labels == np.arange(task.width)
-            likely = 0.5 * np.log(EXPRESSION_SHARES).astype(np.float32)
-            return np.asarray(softmax(1.2 * self.skill * truth + error + likely, axis=1))
-        likely = 0.5 * logit(UNIT_SHARES).astype(np.float32)
-        return np.asarray(expit(1.6 * self.skill * (labels - 0.5) + error + likely))
+            one_hot = labels == np.arange(task.width)
+            prior = 0.5 * np.log(EXPRESSION_SHARES).astype(np.float32)
+            return np.asarray(softmax(1.2 * self.skill * one_hot + error + prior, axis=1))
+        prior = 0.5 * logit(UNIT_SHARES).astype(np.float32)
+        return np.asarray(expit(1.6 * self.skill * (labels - 0.5) + error + prior))
 
 
 @cache
-def population() -> Population:
-    """The same in every process."""
+def draw_population() -> Population:
+    """Draw the population, with a fixed seed so that all processes have the same one."""
     random = np.random.default_rng(SEED)
     sizes = np.maximum(3, random.lognormal(2, 0.8, VIDEOS)).astype(int)
     video = np.repeat(np.arange(VIDEOS), sizes)
     labels = np.zeros((len(video), 15), np.float32)
-    level, way = random.normal(0.1, 0.35, (VIDEOS, 2)), random.normal(0, 0.25, (len(video), 2))
-    labels[:, :2] = np.tanh(level[video] + way)
-    own, any_one = (random.choice(8, size, p=EXPRESSION_SHARES) for size in (VIDEOS, len(video)))
-    labels[:, 2] = np.where(random.random(len(video)) < 0.6, own[video], any_one)
+    level, deviation = (
+        random.normal(0.1, 0.35, (VIDEOS, 2)),
+        random.normal(0, 0.25, (len(video), 2)),
+    )
+    labels[:, :2] = np.tanh(level[video] + deviation)
+    of_video, of_frame = (
+        random.choice(8, size, p=EXPRESSION_SHARES) for size in (VIDEOS, len(video))
+    )
+    labels[:, 2] = np.where(random.random(len(video)) < 0.6, of_video[video], of_frame)
     shares = expit(logit(UNIT_SHARES) + random.normal(0, 1.2, (VIDEOS, 12)))
     labels[:, 3:] = random.random((len(video), 12)) < shares[video]
     fields = 0.9 * random.standard_normal((FIELDS, len(video), 22), np.float32)
@@ -94,110 +111,136 @@ def population() -> Population:
 
 
 def draw_trials(random: np.random.Generator) -> list[list[Member]]:
-    """Trials of epochs, the best somewhere on the way: skills near 1, errors correlated by 0.6."""
+    """Draw the models of all trials and epochs: skills near 1, errors correlated by about 0.6.
+
+    The skill of a trial has its maximum at a random epoch.
+    """
 
     def direction() -> np.ndarray:
-        found = random.standard_normal(FIELDS)
-        return np.asarray(found / np.linalg.norm(found))
+        vector = random.standard_normal(FIELDS)
+        return np.asarray(vector / np.linalg.norm(vector))
 
     shared = direction()
     trials = []
     for _ in range(TRIALS):
-        own, skill, best = direction(), random.normal(1, 0.1), random.uniform(0, EPOCHS)
+        of_trial, skill, best = direction(), random.normal(1, 0.1), random.uniform(0, EPOCHS)
         epochs = []
         for epoch in range(EPOCHS):
-            mix = np.sqrt(0.6) * shared + np.sqrt(0.4) * own + 0.3 * direction()
-            lost = 0.03 * abs(epoch - best)
-            epochs.append(Member(float(skill - lost), mix / np.linalg.norm(mix)))
+            mix = np.sqrt(0.6) * shared + np.sqrt(0.4) * of_trial + 0.3 * direction()
+            decrease = 0.03 * abs(epoch - best)
+            epochs.append(Member(float(skill - decrease), mix / np.linalg.norm(mix)))
         trials.append(epochs)
     return trials
 
 
-Chosen = Mapping[str, Sequence[tuple[Member, int]]]
-"""For each task which members, how often each."""
+Ensemble = Mapping[str, Sequence[tuple[Member, int]]]
+"""Members of an ensemble and their integer weights, by task."""
 
 
-def outputs_of(chosen: Chosen, everybody: Population, rows: np.ndarray | slice) -> np.ndarray:
-    """Of an ensemble: (n, 22)."""
+def outputs_of(ensemble: Ensemble, population: Population, rows: np.ndarray | slice) -> np.ndarray:
+    """Return the outputs of an ensemble for n frames, (n, 22)."""
     parts = []
-    for name, members in chosen.items():
-        outputs = np.stack([m.outputs(everybody, rows, TASKS[name]) for m, _ in members])
+    for name, members in ensemble.items():
+        outputs = np.stack([m.outputs(population, rows, TASKS[name]) for m, _ in members])
         parts.append(fuse(outputs, np.array([times for _, times in members])))
     return np.concatenate(parts, axis=1)
 
 
 def search(
-    trials: Sequence[Sequence[Member]], everybody: Population, rows: np.ndarray
-) -> tuple[Chosen, Chosen]:
-    """What a sweep chooses on `select`: the fused model and the best single trial."""
-    labels, known = everybody.labels[rows], np.ones((len(rows), 15), bool)
+    trials: Sequence[Sequence[Member]], population: Population, rows: np.ndarray
+) -> tuple[Ensemble, Ensemble]:
+    """Choose on some frames as a sweep does: the fused ensemble and the best single trial.
+
+    Args:
+        trials: Models of each trial, one per epoch.
+        population: The population.
+        rows: Row numbers of the frames of `select`.
+    """
+    labels, known = population.labels[rows], np.ones((len(rows), 15), bool)
     fused: dict[str, list[tuple[Member, int]]] = {}
     best: dict[str, list[Member]] = {}
     totals = np.zeros(len(trials))
     for name, task in TASKS.items():
-        own = labels[:, task.labels], known[:, task.labels]
+        of_task = labels[:, task.labels], known[:, task.labels]
         outputs, best[name] = [], []
-        for place, epochs in enumerate(trials):
-            each = [member.outputs(everybody, rows, task) for member in epochs]
-            scores = [task_score(task, task_sums(task, one, *own)) or 0.0 for one in each]
-            at = int(np.argmax(scores))
-            outputs.append(each[at])
-            best[name].append(epochs[at])
-            totals[place] += scores[at] * (0.5 if task.kind == "regression" else 1)
-        found = greedy(task, np.stack(outputs), *own, STEPS)
+        for number, epochs in enumerate(trials):
+            by_epoch = [member.outputs(population, rows, task) for member in epochs]
+            scores = [task_score(task, task_sums(task, one, *of_task)) or 0.0 for one in by_epoch]
+            epoch = int(np.argmax(scores))
+            outputs.append(by_epoch[epoch])
+            best[name].append(epochs[epoch])
+            totals[number] += scores[epoch] * (0.5 if task.kind == "regression" else 1)
+        selection = greedy(task, np.stack(outputs), *of_task, STEPS)
         fused[name] = [
-            (best[name][i], int(found.weights[i])) for i in np.flatnonzero(found.weights)
+            (best[name][i], int(selection.fusion_weights[i]))
+            for i in np.flatnonzero(selection.fusion_weights)
         ]
     first = int(np.argmax(totals))
     return fused, {name: [(members[first], 1)] for name, members in best.items()}
 
 
-def sampled(
-    chosen: Chosen, everybody: Population, rows: np.ndarray | slice
+def bootstrap_scores(
+    ensemble: Ensemble, population: Population, rows: np.ndarray | slice
 ) -> dict[str, BootstrapScore]:
-    """The scores of an ensemble on some videos."""
-    labels = everybody.labels[rows]
+    """Return an ensemble's scores on some frames, with bootstrap draws over videos."""
+    labels = population.labels[rows]
     known = np.ones(labels.shape, bool)
-    return bootstrap(outputs_of(chosen, everybody, rows), labels, known, everybody.video[rows])
+    return bootstrap(outputs_of(ensemble, population, rows), labels, known, population.video[rows])
 
 
-def true_sums(chosen: Chosen, everybody: Population) -> dict[str, np.ndarray]:
-    """Each task's sums of every video of the population."""
-    outputs = outputs_of(chosen, everybody, slice(None))
-    known = np.ones(everybody.labels.shape, bool)
+def true_sums(ensemble: Ensemble, population: Population) -> dict[str, np.ndarray]:
+    """Return an ensemble's metric sums for every video of the population, by task."""
+    outputs = outputs_of(ensemble, population, slice(None))
+    known = np.ones(population.labels.shape, bool)
     return {
         name: task_sums_by_group(
             task,
             outputs[:, task.outputs],
-            everybody.labels[:, task.labels],
+            population.labels[:, task.labels],
             known[:, task.labels],
-            everybody.video,
+            population.video,
             VIDEOS,
         )
         for name, task in TASKS.items()
     }
 
 
-def p_of(sums: Mapping[str, np.ndarray]) -> np.ndarray:
-    """The challenge's P of pooled sums (last axis)."""
-    return np.asarray(combine({n: task_scores(TASKS[n], own) for n, own in sums.items()}))
+def pooled_p(sums: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Return the challenge's P from each task's metric sums, which are on the last axis."""
+    return np.asarray(combine({n: task_scores(TASKS[n], s) for n, s in sums.items()}))
 
 
-def simulate(asked: tuple[int, int]) -> dict[str, float]:
-    """One sweep: whether the truth was held, and how wide the intervals were."""
-    videos, seed = asked
-    everybody, random = population(), np.random.default_rng([SEED, videos, seed])
+def simulate(point: tuple[int, int]) -> dict[str, float]:
+    """Simulate one sweep.
+
+    Args:
+        point: Number of videos for `select` and for `confirm`, and the seed of the sweep.
+
+    Returns:
+        For the fused score (``score_``) and the gain over the best single trial (``gain_``): the
+        true value, 1 if the interval (or the percentile interval) contains it, else 0, the widths
+        of the interval and of the oracle interval, and the bias of the value on `select`.
+    """
+    videos, seed = point
+    population, random = draw_population(), np.random.default_rng([SEED, videos, seed])
     drawn = random.permutation(VIDEOS)[: 2 * videos]
-    select, confirm = (everybody.rows(part) for part in np.split(drawn, 2))
-    fused, single = search(draw_trials(random), everybody, select)
-    sums = {"fused": true_sums(fused, everybody), "single": true_sums(single, everybody)}
-    truth = {n: float(p_of({t: s.sum(axis=0) for t, s in own.items()})) for n, own in sums.items()}
-    here = {n: sampled(c, everybody, confirm) for n, c in (("fused", fused), ("single", single))}
-    seen = {n: sampled(c, everybody, select) for n, c in (("fused", fused), ("single", single))}
+    select, confirm = (population.rows(part) for part in np.split(drawn, 2))
+    fused, single = search(draw_trials(random), population, select)
+    sums = {"fused": true_sums(fused, population), "single": true_sums(single, population)}
+    truth = {
+        model: float(pooled_p({task: s.sum(axis=0) for task, s in by_task.items()}))
+        for model, by_task in sums.items()
+    }
+    models = {"fused": fused, "single": single}
+    on_confirm = {n: bootstrap_scores(m, population, confirm) for n, m in models.items()}
+    on_select = {n: bootstrap_scores(m, population, select) for n, m in models.items()}
     sets = random.integers(0, VIDEOS, (ORACLE_SETS, videos))
-    others = {n: p_of({t: s[sets].sum(axis=1) for t, s in own.items()}) for n, own in sums.items()}
-    p = {n: own["p_labelled"] for n, own in here.items()}
-    found: dict[str, float] = {}
+    others = {
+        model: pooled_p({task: s[sets].sum(axis=1) for task, s in by_task.items()})
+        for model, by_task in sums.items()
+    }
+    p = {model: by_name["p_labelled"] for model, by_name in on_confirm.items()}
+    result: dict[str, float] = {}
     for name, score, true, oracle in (
         ("score", p["fused"], truth["fused"], others["fused"]),
         (
@@ -210,24 +253,24 @@ def simulate(asked: tuple[int, int]) -> dict[str, float]:
         low, high = score.interval()
         ends = np.percentile(oracle, [2.5, 97.5])
         plain = np.nanpercentile(score.draws, [2.5, 97.5])
-        found |= {
+        result |= {
             f"{name}_true": true,
             f"{name}_held": float(low <= true <= high),
             f"{name}_held_by_percentiles": float(plain[0] <= true <= plain[1]),
             f"{name}_width": high - low,
             f"{name}_oracle": float(ends[1] - ends[0]),
         }
-    in_sample = {n: own["p_labelled"].score for n, own in seen.items()}
-    found["score_flattered"] = in_sample["fused"] - truth["fused"]
-    found["gain_flattered"] = in_sample["fused"] - in_sample["single"] - found["gain_true"]
-    return found
+    in_sample = {model: by_name["p_labelled"].score for model, by_name in on_select.items()}
+    result["score_flattered"] = in_sample["fused"] - truth["fused"]
+    result["gain_flattered"] = in_sample["fused"] - in_sample["single"] - result["gain_true"]
+    return result
 
 
 def table(results: Mapping[int, Sequence[Mapping[str, float]]]) -> str:
-    """Means over the sweeps, a row for each number of videos and statistic."""
+    """Return a Markdown table of means over sweeps, a row per number of videos and statistic."""
     lines = [
-        "| videos | of | truth | held by the interval | by percentiles | width | oracle's | "
-        "`select` flatters by |",
+        "| videos | statistic | true value | inside interval | inside percentile interval | "
+        "width | oracle width | bias on `select` |",
         "|---:|---|---:|---:|---:|---:|---:|---:|",
     ]
     for videos, sweeps in results.items():
@@ -242,22 +285,22 @@ def table(results: Mapping[int, Sequence[Mapping[str, float]]]) -> str:
 
 
 def main() -> None:
-    """The program."""
+    """Run the benchmark from the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--sweeps", type=int, default=200)
     parser.add_argument("--videos", type=int, nargs="+", default=SIZES)
     parser.add_argument("--jobs", type=int, default=2)
-    words = parser.parse_args()
+    args = parser.parse_args()
     results: dict[int, list[dict[str, float]]] = {}
-    with multiprocessing.get_context("spawn").Pool(words.jobs) as pool:
-        for videos in words.videos:
-            asked = [(videos, seed) for seed in range(words.sweeps)]
-            results[videos] = list(pool.imap(simulate, asked))
+    with multiprocessing.get_context("spawn").Pool(args.jobs) as pool:
+        for videos in args.videos:
+            points = [(videos, seed) for seed in range(args.sweeps)]
+            results[videos] = list(pool.imap(simulate, points))
             print(table({videos: results[videos]}).splitlines()[-2:], flush=True)
     print(table(results))
-    print(json.dumps({"benchmark": "coverage", "seed": SEED, "sweeps": words.sweeps}))
+    print(json.dumps({"benchmark": "coverage", "seed": SEED, "sweeps": args.sweeps}))
 
 
 if __name__ == "__main__":

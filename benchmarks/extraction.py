@@ -1,21 +1,21 @@
-"""Extraction by Ray's pool of workers against a plain PyTorch loop with a DataLoader.
+"""Speed and memory of extraction on a pool of Ray workers, relative to a plain PyTorch loop.
 
 python benchmarks/extraction.py [--backbone mae_vit_mini] [--images 4096] [--rounds 5] [--cores 2]
                                 [--memory 2000 20000]
 
-Both read the same JPEGs (smooth random pictures, 112 px), run the same model in the same batches
-and end with float16 features; ours also writes them. Ours: a worker for each core, one torch thread
-in each. The loop: of 0, 1 and 2 loading processes, and of one torch thread or as many as cores,
-what was fastest beforehand, the better of two tries each (on a busy machine threads that wait for
-each other are slow). Each run is a process of its own, so that no cluster idles beside the loop.
+Both sides read the same JPEG files (smooth random pictures, 112 px), run the same model with the
+same batch size and produce float16 features; only our side writes them. Our side has one worker for
+each core, with one torch thread each. The loop uses a DataLoader; its number of loading processes
+(0, 1 or 2) and torch threads (1 or one per core) are the fastest combination in two preliminary
+runs of each. Every run is a separate process, so that no idle cluster slows the loop.
 
-The rate of a run is that from the moment when a quarter of its images is done to its end: what
-starts (Ray, the workers, the loading processes) has then started on both sides, and the end, when
-workers run out of parts, counts. At the quarter the other workers may have almost a part each done
-that is not there yet: so many images are taken off ours. The figure is the median of the rounds'
-ratios, the two taking turns at being first; 0.95 is wanted. Then the most memory (PSS of driver,
-Ray and workers) that runs of few and of many images took: whether pictures pile up (features of
-20,000 are but 5 MB).
+The rate of a run is measured from the time when a quarter of its images is done to its end. It thus
+excludes the start of Ray, workers and loading processes, and includes the end, when workers have no
+more parts. At the quarter each other worker may have almost finished a part that has not arrived;
+the same number of images is subtracted on our side. The result is the median over rounds of the
+ratio of rates; the sides alternate in which runs first. The target is 0.95. Then the peak memory
+(PSS of driver, Ray and workers) of runs with few and with many images is compared, to detect
+pictures that accumulate (the features of 20,000 images take only 5 MB).
 """
 
 import argparse
@@ -47,11 +47,11 @@ LOADING_PROCESSES = (0, 1, 2)
 TRIES = 2
 LEAST_RATIO, MOST_MEMORY = 0.95, 1.1
 Arrivals = list[tuple[float, int]]
-"""When images were done, and how many."""
+"""Time in seconds since the epoch and number of images, for each finished batch or part."""
 
 
 def make_images(folder: Path, count: int) -> Path:
-    """Smooth random pictures as JPEGs, in videos of ``VIDEO_FRAMES``."""
+    """Write smooth random pictures as JPEG files, in videos of ``VIDEO_FRAMES`` frames."""
     random = np.random.default_rng(SEED)
     for i in range(count):
         file = folder / f"v{i // VIDEO_FRAMES:04d}" / f"{i % VIDEO_FRAMES + 1:05d}.jpg"
@@ -62,24 +62,30 @@ def make_images(folder: Path, count: int) -> Path:
 
 
 def steady_rate(arrivals: Arrivals, ahead: int = 0) -> float:
-    """Images/s after the first quarter of them, when as many as ``ahead`` more may be done."""
+    """Return the rate after the first quarter of the images, in images/s.
+
+    Args:
+        arrivals: Times and numbers of finished images.
+        ahead: Number of images that may be finished at the quarter without having arrived; they
+            are subtracted.
+    """
     total, done = sum(count for _, count in arrivals), 0
     for when, count in arrivals:
         done += count
         if 4 * done >= total:
             return (total - done - ahead) / (arrivals[-1][0] - when)
-    raise ValueError("nothing arrived")
+    raise ValueError("no image was extracted")
 
 
 def extracted(images: Path, backbone: str, batch: int, chunk: int, cores: int) -> Arrivals:
-    """As ``sweeps/extract.py`` does it, parts written and all."""
+    """Extract features on Ray workers and write them, with the functions of ``extract.py``."""
     from sweeps.cluster.connection import LOCAL, connect
 
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # as the program does
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # as in the program
     frames = frames_of(find_images(images))
     model = load_backbone(backbone, "random", PIXELS, SEED)
     with tempfile.TemporaryDirectory() as out, connect(LOCAL):
-        # Ray must be imported after its settings are made.
+        # Ray reads its settings when it is imported.
         from sweeps.extraction.folder import write_part
         from sweeps.extraction.workers import ExtractionPlan, extract_chunks
 
@@ -93,7 +99,7 @@ def extracted(images: Path, backbone: str, batch: int, chunk: int, cores: int) -
 
 
 class Files(torch.utils.data.Dataset[torch.Tensor]):
-    """Images as a plain loop reads them."""
+    """Dataset of image files for a DataLoader."""
 
     def __init__(self, images: Images, transform: Callable[[Image.Image], np.ndarray]) -> None:
         self.folder, self.files = Path(images.address), images.files.to_pylist()
@@ -108,7 +114,15 @@ class Files(torch.utils.data.Dataset[torch.Tensor]):
 
 
 def looped(images: Path, backbone: str, batch: int, threads: int, loading: int) -> Arrivals:
-    """The plain loop."""
+    """Extract features in a plain loop.
+
+    Args:
+        images: Folder of the images.
+        backbone: Name of the backbone.
+        batch: Images per batch.
+        threads: Torch threads.
+        loading: Loading processes of the DataLoader.
+    """
     torch.set_num_threads(threads)
     model = load_backbone(backbone, "random", PIXELS, SEED)
     loader = DataLoader(
@@ -125,30 +139,30 @@ def looped(images: Path, backbone: str, batch: int, threads: int, loading: int) 
 
 
 def alone(function: Callable[..., Arrivals], *arguments: Any) -> Arrivals:
-    """What a function returns in a process of its own."""
+    """Call a function in a new process and return its result."""
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=spawn) as pool:
         return pool.submit(function, *arguments).result()
 
 
-def speed(images: Path, words: argparse.Namespace) -> dict[str, Any]:
-    """Both sides' rates, in pairs."""
-    common = (images, words.backbone, words.batch)
+def speed(images: Path, args: argparse.Namespace) -> dict[str, Any]:
+    """Measure the rates of both sides and their ratio."""
+    common = (images, args.backbone, args.batch)
     tried = {
         pair: max(steady_rate(alone(looped, *common, *pair)) for _ in range(TRIES))
-        for pair in product(sorted({1, words.cores}), LOADING_PROCESSES)
+        for pair in product(sorted({1, args.cores}), LOADING_PROCESSES)
     }
     best = max(tried, key=lambda pair: tried[pair])
-    print("images/s of the loop by torch threads and loading processes:")
+    print("images/s of the loop by (torch threads, loading processes):")
     print({pair: round(rate) for pair, rate in tried.items()})
     sides: dict[str, Callable[[], Arrivals]] = {
-        "ours": lambda: alone(extracted, *common, words.chunk, words.cores),
+        "ours": lambda: alone(extracted, *common, args.chunk, args.cores),
         "loop": lambda: alone(looped, *common, *best),
     }
     rates: dict[str, list[float]] = {name: [] for name in sides}
-    for turn in range(words.rounds):
+    for turn in range(args.rounds):
         for name in sorted(sides, reverse=bool(turn % 2)):
-            ahead = words.chunk * (words.cores - 1) if name == "ours" else 0
+            ahead = args.chunk * (args.cores - 1) if name == "ours" else 0
             rates[name].append(steady_rate(sides[name](), ahead))
     ratios = [ours / loop for ours, loop in zip(rates["ours"], rates["loop"], strict=True)]
     return {
@@ -162,16 +176,16 @@ def speed(images: Path, words: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def most_memory(folder: Path, count: int, words: argparse.Namespace) -> int:
-    """Bytes, at the most."""
+def most_memory(folder: Path, count: int, args: argparse.Namespace) -> int:
+    """Return the peak memory of an extraction of ``count`` images, in bytes."""
     images = make_images(folder, count)
     with MemoryWatch() as watch:
-        alone(extracted, images, words.backbone, words.batch, words.chunk, words.cores)
+        alone(extracted, images, args.backbone, args.batch, args.chunk, args.cores)
     return max(size for _, size in watch.samples)
 
 
 def main() -> None:
-    """The program."""
+    """Run the benchmark from the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -182,24 +196,24 @@ def main() -> None:
     parser.add_argument("--cores", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--memory", type=int, nargs="*", default=[2000, 20_000], metavar="IMAGES")
-    words = parser.parse_args()
+    args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        result = speed(make_images(Path(folder) / "speed", words.images), words)
-        memory = {n: most_memory(Path(folder) / str(n), n, words) for n in words.memory}
-    print("| backbone | ours images/s | loop images/s | ratio (min-max) | wanted |")
+        result = speed(make_images(Path(folder) / "speed", args.images), args)
+        memory = {n: most_memory(Path(folder) / str(n), n, args) for n in args.memory}
+    print("| backbone | ours images/s | loop images/s | ratio (min-max) | target |")
     print("|---|---|---|---|---|")
     print(
-        f"| {words.backbone} | {result['ours_images_per_s']:,} | {result['loop_images_per_s']:,} | "
+        f"| {args.backbone} | {result['ours_images_per_s']:,} | {result['loop_images_per_s']:,} | "
         f"{result['ratio']} ({result['ratio_min']}-{result['ratio_max']}) | {LEAST_RATIO} |"
     )
     if memory:
-        print("\n| images | most memory, MiB |\n|---|---|")
+        print("\n| images | peak memory, MiB |\n|---|---|")
         for count, size in memory.items():
             print(f"| {count:,} | {size / 2**20:,.0f} |")
         result["memory_mib"] = {n: round(size / 2**20) for n, size in memory.items()}
         result["memory_ratio"] = round(memory[max(memory)] / memory[min(memory)], 3)
-        print(f"\n{result['memory_ratio']} times as much; at most {MOST_MEMORY} is wanted")
-    print(json.dumps({"benchmark": "extraction", "backbone": words.backbone, **result}))
+        print(f"\nratio of peak memory {result['memory_ratio']}; limit {MOST_MEMORY}")
+    print(json.dumps({"benchmark": "extraction", "backbone": args.backbone, **result}))
 
 
 if __name__ == "__main__":

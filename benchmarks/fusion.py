@@ -1,14 +1,15 @@
-"""What the end of a sweep costs: its trials fused, scored with 1,000 draws of videos, written.
+"""Time and memory of fusion at the end of a sweep: select, post-process, score, write.
 
 python benchmarks/fusion.py [--trials 500] [--frames 27000] [--videos 300] [--folder DIR]
 
-Trials that err alike (and differ in skill) leave predictions of all frames, half of them `select`,
-half `confirm`. Timed is `SweepFusion.finish`, all of it: reading, choosing, post-processing,
-scores with intervals, other rules, small ensembles, contributions, the report; at most 2 minutes
-on 2 cores are wanted for 500 trials. Beside it, on all trials and not only the best 25 of each
-task: the greedy choice and the draws of one model, against the same by a plain NumPy loop that
-averages and scores each candidate, and each draw, from scratch. Prints the peak of memory before
-the loop begins. The folder it makes takes 2.5 MB a trial and is removed.
+The simulated trials have correlated errors and different skills. Their predictions cover all
+frames, half in `select`, half in `confirm`. The first measurement is the whole of
+`SweepFusion.finish`: reading, greedy selection, post-processing, scores with intervals from 1,000
+bootstrap draws, other fusion rules, small ensembles, contributions and the report. The limit for
+500 trials is 2 minutes on 2 cores. Two steps are also compared with a plain NumPy loop that
+averages and scores every candidate, or every draw, from scratch: greedy selection among all trials
+(not only the best 25 per task), and the bootstrap draws of one model. The printed peak memory
+excludes these loops. The temporary folder takes 2.5 MB per trial and is removed at the end.
 """
 
 import argparse
@@ -37,7 +38,7 @@ TRAIN_FRAMES = 100
 
 
 def make_listing(videos: int, frames: int) -> Listing:
-    """Videos of equal length with labels of all tasks, and a short one to train on."""
+    """Return validation videos of equal length with all labels, and one short training video."""
     random = np.random.default_rng(SEED)
     lengths = [*np.full(videos, frames // videos), TRAIN_FRAMES]
     video = np.repeat(np.arange(videos + 1), lengths).astype(np.int32)
@@ -57,7 +58,14 @@ def make_listing(videos: int, frames: int) -> Listing:
 
 
 def write_trials(folder: Path, listing: Listing, trials: int, rows: np.ndarray) -> None:
-    """Predictions of differing skill, half of whose error is shared."""
+    """Write the trials' folders; skills differ, and half of the errors' variance is shared.
+
+    Args:
+        folder: Run folder of the sweep.
+        listing: Videos, frames and labels.
+        trials: Number of trials.
+        rows: Rows of the listing that the trials predict.
+    """
     random = np.random.default_rng([SEED, 1])
     truth = outputs_of(listing.values[rows], listing.mask[rows])
     shared = random.standard_normal(truth.shape, np.float32)
@@ -68,68 +76,76 @@ def write_trials(folder: Path, listing: Listing, trials: int, rows: np.ndarray) 
         outputs = truth * 0.5 + 0.25 + random.uniform(0.2, 0.5) * error
         trial = folder / "trials" / f"{number:016x}"
         trial.mkdir(parents=True)
-        own = listing.video[rows], listing.frame[rows], listing.names, outputs
-        Predictions(*own).save(trial / "predictions.parquet")
-        found = scores(outputs[select], labels, mask)
-        tasks = {name: found[f"{task.score}_{name}"] for name, task in TASKS.items()}
+        predictions = Predictions(listing.video[rows], listing.frame[rows], listing.names, outputs)
+        predictions.save(trial / "predictions.parquet")
+        by_name = scores(outputs[select], labels, mask)
+        tasks = {name: by_name[f"{task.score}_{name}"] for name, task in TASKS.items()}
         content = {
-            "select": {"score": found["p_labelled"], **tasks},
+            "select": {"score": by_name["p_labelled"], **tasks},
             "epochs": dict.fromkeys(tasks, 1),
         }
         (trial / "scores.json").write_text(json.dumps(content))
 
 
 def timed(call: Callable[[], Any]) -> tuple[float, Any]:
-    """Seconds, and the result."""
+    """Call a function and return its duration in seconds and its result."""
     started = time.perf_counter()
     result = call()
     return time.perf_counter() - started, result
 
 
 def plain_greedy(members: np.ndarray, labels: np.ndarray, mask: np.ndarray) -> dict[str, list[int]]:
-    """The same choice, each candidate's mean averaged and scored from scratch."""
-    chosen: dict[str, list[int]] = {}
+    """Select greedily, with each candidate's mean computed and scored from scratch.
+
+    Returns:
+        Numbers of the selected members in order of selection, by task.
+    """
+    selected: dict[str, list[int]] = {}
     for name, task in TASKS.items():
-        own, known = labels[:, task.labels], mask[:, task.labels]
+        of_task, known = labels[:, task.labels], mask[:, task.labels]
         taken: list[int] = []
         total = np.zeros((len(labels), task.width))
         for step in range(1, STEPS + 1):
             means = ((total + member[:, task.outputs]) / step for member in members)
-            rated = [task_score(task, task_sums(task, mean, own, known)) for mean in means]
+            rated = [task_score(task, task_sums(task, mean, of_task, known)) for mean in means]
             taken.append(int(np.argmax(np.array(rated, float))))
             total += members[taken[-1]][:, task.outputs]
-        chosen[name] = taken
-    return chosen
+        selected[name] = taken
+    return selected
 
 
 def plain_draws(
     outputs: np.ndarray, labels: np.ndarray, mask: np.ndarray, video: np.ndarray
 ) -> np.ndarray:
-    """P of each draw, from the drawn frames."""
+    """Return P of each bootstrap draw of videos, computed from the drawn frames."""
     names = np.unique(video)
     rows = {name: np.flatnonzero(video == name) for name in names}
-    found = []
+    draws = []
     for counts in draw_videos(len(names)).astype(int):
         drawn = np.concatenate(
             [rows[n] for n, c in zip(names, counts, strict=True) for _ in range(c)]
         )
-        found.append(scores(outputs[drawn], labels[drawn], mask[drawn])["p_labelled"])
-    return np.array(found)
+        draws.append(scores(outputs[drawn], labels[drawn], mask[drawn])["p_labelled"])
+    return np.array(draws)
 
 
-def measure(words: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """All of it, in seconds and MB."""
-    listing = make_listing(words.videos, words.frames)
-    rows = np.flatnonzero(listing.video < words.videos)
+def measure(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """Measure all times in seconds and the peak memory in MB.
+
+    Raises:
+        AssertionError: A plain NumPy loop gives another result than the project's code.
+    """
+    listing = make_listing(args.videos, args.frames)
+    rows = np.flatnonzero(listing.video < args.videos)
     parts = {name: ("select", "confirm")[i % 2] for i, name in enumerate(listing.names)}
     parts[listing.names[-1]] = "train"
-    written, _ = timed(lambda: write_trials(folder, listing, words.trials, rows))
+    written, _ = timed(lambda: write_trials(folder, listing, args.trials, rows))
     dataset = Dataset(str(folder), {"image_name": "{frame:05d}.jpg"})
     before = _peak_mb()
     fusion = SweepFusion(folder, dataset, listing, parts, FusionSection(steps=STEPS))
-    whole, content = timed(fusion.finish)
+    finish_seconds, content = timed(fusion.finish)
     peak = _peak_mb()
-    again, _ = timed(lambda: (fusion.used(), fusion.improve()))
+    repeat_seconds, _ = timed(lambda: (fusion.member_signatures(), fusion.improve()))
     select = rows[listing.video[rows] % 2 == 0]
     labels, mask = listing.values[select], listing.mask[select]
     stored = [
@@ -137,7 +153,7 @@ def measure(words: argparse.Namespace, folder: Path) -> dict[str, Any]:
         for trial in sorted((folder / "trials").iterdir())
     ]
     members = np.stack([outputs[listing.video[rows] % 2 == 0] for outputs in stored])
-    mine, chosen = timed(
+    greedy_seconds, selections = timed(
         lambda: {
             name: greedy(
                 task,
@@ -149,25 +165,26 @@ def measure(words: argparse.Namespace, folder: Path) -> dict[str, Any]:
             for name, task in TASKS.items()
         }
     )
-    plain, taken = timed(lambda: plain_greedy(members, labels, mask))
-    for name, own in chosen.items():
-        kept = np.bincount(taken[name][: len(own.path)], minlength=len(members))
-        np.testing.assert_array_equal(own.weights, kept)
-    draws, sampled = timed(lambda: bootstrap(members[0], labels, mask, listing.video[select]))
-    plainly, drawn = timed(lambda: plain_draws(members[0], labels, mask, listing.video[select]))
-    np.testing.assert_allclose(sampled["p_labelled"].draws, drawn, atol=1e-6)
+    plain_greedy_seconds, taken = timed(lambda: plain_greedy(members, labels, mask))
+    for name, selection in selections.items():
+        weights = np.bincount(taken[name][: len(selection.path)], minlength=len(members))
+        np.testing.assert_array_equal(selection.fusion_weights, weights)
+    sample = members[0], labels, mask, listing.video[select]
+    draws_seconds, bootstrapped = timed(lambda: bootstrap(*sample))
+    plain_draws_seconds, drawn = timed(lambda: plain_draws(*sample))
+    np.testing.assert_allclose(bootstrapped["p_labelled"].draws, drawn, atol=1e-6)
     return {
         "written_s": written,
-        "whole_s": whole,
-        "again_s": again,
+        "whole_s": finish_seconds,
+        "again_s": repeat_seconds,
         "peak_mb": peak,
         "own_mb": peak - before,
-        "greedy_s": mine,
-        "plain_greedy_s": plain,
-        "draws_s": draws,
-        "plain_draws_s": plainly,
+        "greedy_s": greedy_seconds,
+        "plain_greedy_s": plain_greedy_seconds,
+        "draws_s": draws_seconds,
+        "plain_draws_s": plain_draws_seconds,
         "p_select": content["rules"]["greedy"]["select"]["p"],
-        "steps": {name: len(own.path) for name, own in chosen.items()},
+        "steps": {name: len(selection.path) for name, selection in selections.items()},
     }
 
 
@@ -176,38 +193,38 @@ def _peak_mb() -> float:
 
 
 def table(found: dict[str, Any]) -> str:
-    """The measurement in words."""
+    """Return the measurements as a Markdown table and a line about memory."""
     return "\n".join(
         [
             "| | seconds | plain NumPy loop | ratio |",
             "|---|---:|---:|---:|",
-            f"| a sweep's end, all of it | {found['whole_s']:.1f} | | |",
-            f"| fused again, nothing new | {found['again_s']:.2f} | | |",
-            _row("greedy choice among all trials", found["greedy_s"], found["plain_greedy_s"]),
-            _row("1,000 draws of one model", found["draws_s"], found["plain_draws_s"]),
-            f"\npeak {found['peak_mb']:.0f} MB, {found['own_mb']:.0f} MB of it by fusing",
+            f"| fusion at a sweep's end, complete | {found['whole_s']:.1f} | | |",
+            f"| fusion repeated without new trials | {found['again_s']:.2f} | | |",
+            _row("greedy selection among all trials", found["greedy_s"], found["plain_greedy_s"]),
+            _row("1,000 bootstrap draws of one model", found["draws_s"], found["plain_draws_s"]),
+            f"\npeak memory {found['peak_mb']:.0f} MB, of which fusion {found['own_mb']:.0f} MB",
         ]
     )
 
 
-def _row(what: str, ours: float, plain: float) -> str:
-    return f"| {what} | {ours:.2f} | {plain:.1f} | {plain / ours:.1f} |"
+def _row(title: str, ours: float, plain: float) -> str:
+    return f"| {title} | {ours:.2f} | {plain:.1f} | {plain / ours:.1f} |"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """The program."""
+    """Run the benchmark from the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--trials", type=int, default=500)
     parser.add_argument("--frames", type=int, default=27_000)
     parser.add_argument("--videos", type=int, default=300)
-    parser.add_argument("--folder", help="where to make the temporary folder")
-    words = parser.parse_args(argv)
-    with tempfile.TemporaryDirectory(dir=words.folder) as folder:
-        found = measure(words, Path(folder))
+    parser.add_argument("--folder", help="parent of the temporary folder")
+    args = parser.parse_args(argv)
+    with tempfile.TemporaryDirectory(dir=args.folder) as folder:
+        found = measure(args, Path(folder))
     print(table(found))
-    print(json.dumps({"benchmark": "fusion", "seed": SEED, **vars(words), **found}))
+    print(json.dumps({"benchmark": "fusion", "seed": SEED, **vars(args), **found}))
 
 
 if __name__ == "__main__":

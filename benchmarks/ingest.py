@@ -1,11 +1,12 @@
-"""What an epoch waits for its data: shards in the object store against tensors in memory.
+"""Training speed with data from shards in the object store, relative to prepared tensors.
 
 python benchmarks/ingest.py [--rounds 7]
 
-The same training loop runs over the same schedule twice per round, in turn: once cutting its
-batches out of Ray Data's blocks (gather, join, cast, z-score), once with every batch ready as
-tensors. The figure is the median of the rounds' ratios of frames/s; 1 means that data costs
-nothing. The demo's sets, and sets as wide as the challenge's (768, 1024 and 512), each with a GRU.
+In each round the same training loop runs over the same schedule twice: once it cuts its batches
+from Ray Data's blocks (gather, join, cast, z-score), once every batch is prepared in memory. The
+result is the median over rounds of the ratio of frames/s; 1 means that reading data takes no time.
+A GRU is trained on the demo's feature sets and on random sets as wide as the challenge's (768, 1024
+and 512).
 """
 
 import argparse
@@ -34,19 +35,19 @@ WIDE = {"mae": 768, "iresnet": 1024, "densenet": 512}
 
 
 class Resident:
-    """Batches that were cut before: what a loop without any data work would get."""
+    """Batches prepared in memory, so that the training loop does no data work."""
 
     def __init__(self, trainer: Trainer, epoch: int) -> None:
         cut = trainer.batches.cut
         self._batches = {step.tobytes(): cut(step) for step in trainer._schedule(epoch)}
 
     def cut(self, step: np.ndarray) -> WindowBatch:
-        """The batch of a step."""
+        """Return the prepared batch of a step."""
         return self._batches[step.tobytes()]
 
 
 def wide_dataset(out: Path, demo: Listing) -> Dataset:
-    """The demo's frames with random features as wide as the challenge's."""
+    """Write the demo's listing with random features as wide as the challenge's."""
     random = np.random.default_rng(SEED)
 
     def rows(width: int) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
@@ -59,12 +60,12 @@ def wide_dataset(out: Path, demo: Listing) -> Dataset:
 
 
 def measure(dataset: Dataset, config: TrialConfig, rounds: int) -> dict[str, Any]:
-    """Frames/s from shards and from resident tensors, in turn."""
+    """Measure frames/s with shards and with prepared tensors, in alternation."""
     from sweeps.data.sharding import make_shards
 
     listing = dataset.listing()
     shards = make_shards(dataset, config.features, listing)
-    data = SlotData(shards, listing, divide(listing, 0.5, SEED)).of(config)
+    data = SlotData(shards, listing, divide(listing, 0.5, SEED)).for_trial(config)
     trainer = Trainer(config, data)
     sharded, resident = trainer.batches, Resident(trainer, epoch=1)
     rates: dict[str, list[float]] = {"shards": [], "resident": []}
@@ -72,12 +73,12 @@ def measure(dataset: Dataset, config: TrialConfig, rounds: int) -> dict[str, Any
     for _ in range(rounds + 1):
         for name, batches in (("shards", sharded), ("resident", resident)):
             trainer.batches = batches  # type: ignore[assignment]
-            done = trainer._train_epoch(1, lambda: False)
-            assert done is not None
-            rates[name].append(done["frames"] / done["seconds"])
+            epoch = trainer._train_epoch(1, lambda: False)
+            assert epoch is not None
+            rates[name].append(epoch["frames"] / epoch["seconds"])
             if name == "shards":
-                waits.append(done["data_seconds"] / done["seconds"])
-    # The first round warms up.
+                waits.append(epoch["data_seconds"] / epoch["seconds"])
+    # The first round is a warm-up.
     ratios = [a / b for a, b in zip(rates["shards"][1:], rates["resident"][1:], strict=True)]
     return {
         "features": sum(map(dataset.width, config.features)),
@@ -91,7 +92,7 @@ def measure(dataset: Dataset, config: TrialConfig, rounds: int) -> dict[str, Any
 
 
 def main() -> None:
-    """The program."""
+    """Run the benchmark from the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -1,11 +1,11 @@
-"""What it saves to encode visible patches only: a masked autoencoder's step against a plain one.
+"""Speed of a masked autoencoder's training step that encodes only the visible patches.
 
     python benchmarks/mae_step.py [--rounds 7] [--batch 64] [--threads 1]
 
-Both are trained steps (forward, backward, AdamW) of the same encoder and decoder on the same random
-images and masks. The plain one is what follows from BERT: a mask token stands in each removed
-patch's place and the encoder walks over all of them. In turn in each round; the figure is the
-median of the rounds' ratios of seconds, plain over ours. Prints a table and one JSON line.
+The reference is a plain step after BERT: a mask token replaces each removed patch, and the encoder
+processes all patches. Both are full training steps (forward, backward, AdamW) with the same encoder
+and decoder on the same random images and masks. They alternate in each round. The result is the
+median over rounds of the ratio of seconds, plain over ours. Prints a table and one JSON line.
 """
 
 import argparse
@@ -24,14 +24,14 @@ CASES = {"mae_vit_mini": (64,), "mae_vit_base": (112, 224)}
 
 
 class Plain(MaskedAutoencoder):
-    """Encodes all patches, the removed ones as a token."""
+    """Masked autoencoder that encodes all patches, with a mask token for each removed patch."""
 
     def __init__(self, name: str, size: int) -> None:
         super().__init__(VITS[name], size)
         self.removed_token = nn.Parameter(torch.zeros(1, 1, VITS[name].width))
 
     def losses(self, images: Tensor, noise: Tensor) -> Tensor:
-        """Each image's loss."""
+        """Return the reconstruction loss of each image, (B,)."""
         removed = noise.argsort(dim=1).argsort(dim=1) >= self.visible
         patches = torch.where(removed[..., None], self.removed_token, self.patch_embed(images))
         first = self.cls_token.expand(len(images), -1, -1)
@@ -43,13 +43,13 @@ class Plain(MaskedAutoencoder):
             x = block(x)
         target = patchify(images, self.shape.patch)
         mean, deviation = patch_statistics(target)
-        told = self.decoder_pred(self.decoder_norm(x))[:, 1:]
-        each = (told - (target - mean) / deviation).square().mean(dim=-1)
-        return (each * removed).sum(dim=1) / removed.sum(dim=1)
+        predicted = self.decoder_pred(self.decoder_norm(x))[:, 1:]
+        errors = (predicted - (target - mean) / deviation).square().mean(dim=-1)
+        return (errors * removed).sum(dim=1) / removed.sum(dim=1)
 
 
 def stepper(model: MaskedAutoencoder, images: Tensor, noise: Tensor) -> Callable[[], None]:
-    """One training step."""
+    """Return a function that does one training step on these images."""
     optimizer = torch.optim.AdamW((p for p in model.parameters() if p.requires_grad), fused=True)
 
     def step() -> None:
@@ -61,7 +61,7 @@ def stepper(model: MaskedAutoencoder, images: Tensor, noise: Tensor) -> Callable
 
 
 def measure(name: str, size: int, batch: int, rounds: int) -> dict[str, float]:
-    """Seconds a step of both, in turn."""
+    """Measure the seconds per step of both models, in alternation, and their ratio."""
     torch.manual_seed(SEED)
     images = torch.randn(batch, 3, size, size)
     noise = torch.rand(batch, (size // VITS[name].patch) ** 2)
@@ -75,10 +75,10 @@ def measure(name: str, size: int, batch: int, rounds: int) -> dict[str, float]:
             started = time.perf_counter()
             step()
             seconds[key].append(time.perf_counter() - started)
-    # The first round warms up.
+    # The first round is a warm-up.
     ratios = [b / a for a, b in zip(seconds["ours"][1:], seconds["plain"][1:], strict=True)]
     return {
-        **{f"{key}_s": round(statistics.median(own[1:]), 4) for key, own in seconds.items()},
+        **{f"{key}_s": round(statistics.median(s[1:]), 4) for key, s in seconds.items()},
         "ratio": round(statistics.median(ratios), 3),
         "ratio_min": round(min(ratios), 3),
         "ratio_max": round(max(ratios), 3),
@@ -86,31 +86,31 @@ def measure(name: str, size: int, batch: int, rounds: int) -> dict[str, float]:
 
 
 def main() -> None:
-    """The program."""
+    """Run the benchmark from the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument(
-        "--batch", type=int, default=64, help="images of 64 pixels; fewer larger ones"
+        "--batch", type=int, default=64, help="images of 64 pixels per batch; fewer if larger"
     )
     parser.add_argument("--threads", type=int, default=1)
-    words = parser.parse_args()
-    torch.set_num_threads(words.threads)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
     results = {}
     print(
         "| encoder | size | ours s | plain s | plain / ours (min-max) |\n|---|---:|---:|---:|---:|"
     )
     for name, sizes in CASES.items():
         for size in sizes:
-            batch = words.batch if size <= 64 else max(1, words.batch // (size // 28) ** 2 * 4)
-            found = measure(name, size, batch, words.rounds)
+            batch = args.batch if size <= 64 else max(1, args.batch // (size // 28) ** 2 * 4)
+            found = measure(name, size, batch, args.rounds)
             results[f"{name}_{size}"] = {"batch": batch, **found}
             print(
                 f"| {name} | {size} | {found['ours_s']} | {found['plain_s']} | "
                 f"{found['ratio']} ({found['ratio_min']}-{found['ratio_max']}) |"
             )
-    print(json.dumps({"benchmark": "mae_step", "threads": words.threads, **results}))
+    print(json.dumps({"benchmark": "mae_step", "threads": args.threads, **results}))
 
 
 if __name__ == "__main__":

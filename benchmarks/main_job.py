@@ -1,9 +1,10 @@
-"""The main job as a whole: wall time and memory of a sweep's process tree.
+"""Wall time and peak memory of a complete sweep, all processes included.
 
 python benchmarks/main_job.py [--space search.yaml] [path=value ...]
 
-Runs ``python sweeps/run.py`` in an empty folder and sums the PSS of all its processes (Ray's
-included, shared pages counted once) every half second.
+Runs ``python sweeps/run.py`` in an empty folder. Every half second the PSS (proportional set size:
+shared pages are counted once) of the program and all its child processes, Ray's included, is
+summed.
 """
 
 import argparse
@@ -18,15 +19,16 @@ import psutil
 
 ROOT = Path(__file__).parents[1]
 EVERY_SECONDS = 0.5
+"""Time between two measurements of memory."""
 
 
 def tree_pss(process: psutil.Process) -> int:
-    """PSS of a process and all that descend from it, in bytes."""
+    """Return the PSS of a process and all its descendants, in bytes."""
     return sum(map(pss, [process, *process.children(recursive=True)]))
 
 
 def pss(process: psutil.Process) -> int:
-    """A process's PSS in bytes; 0 if it has just ended."""
+    """Return the PSS of a process in bytes, or 0 if the process has ended."""
     try:
         return int(process.memory_full_info().pss)
     except psutil.Error:
@@ -34,17 +36,17 @@ def pss(process: psutil.Process) -> int:
 
 
 def main() -> int:
-    """The program."""
+    """Run the benchmark from the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--space", type=Path, default=ROOT / "search.yaml")
     parser.add_argument("overrides", nargs="*")
-    words = parser.parse_args()
-    program = [sys.executable, str(ROOT / "sweeps" / "run.py"), "--space", words.space.resolve()]
+    args = parser.parse_args()
+    program = [sys.executable, str(ROOT / "sweeps" / "run.py"), "--space", args.space.resolve()]
     with tempfile.TemporaryDirectory() as folder:
         started = time.monotonic()
-        run = subprocess.Popen([*program, *words.overrides], cwd=folder)
+        run = subprocess.Popen([*program, *args.overrides], cwd=folder)
         process, peak = psutil.Process(run.pid), 0
         while run.poll() is None:
             peak = max(peak, tree_pss(process))
@@ -52,7 +54,7 @@ def main() -> int:
         seconds = time.monotonic() - started
     print("\n| space | minutes | peak PSS GiB | exit code |")
     print("|---|---|---|---|")
-    name, gib = words.space.name, peak / 2**30
+    name, gib = args.space.name, peak / 2**30
     print(f"| {name} | {seconds / 60:.1f} | {gib:.2f} | {run.returncode} |")
     result = {"space": name, "seconds": round(seconds, 1), "peak_pss_gib": round(gib, 2)}
     print(json.dumps({"benchmark": "main_job", **result, "exit_code": run.returncode}))

@@ -1,12 +1,12 @@
-"""Do the mechanisms pay where data are planted so that they must, and not where they cannot?
+"""Gain of each modelling mechanism on planted data where it should help, and where it cannot.
 
 python benchmarks/mechanisms.py [--only temporal ...] [--jobs 2]
 
-For each mechanism a planted dataset is drawn with each of five seeds (``SEEDS``, fixed before the
-first run), and the same model is trained without it and with it. Everything is chosen on `select`;
-the difference of pooled scores on `confirm` (30 videos) is taken for each seed, and its mean over
-seeds comes with Student's 95 % interval. One mechanism is planted to be useless: its interval must
-hold 0.
+For each mechanism and each of five seeds (``SEEDS``, fixed before the first run) a dataset is
+planted, and the same model is trained with and without the mechanism. All choices are made on
+`select`. For each seed the difference of the pooled scores on `confirm` (30 videos) is computed;
+its mean over seeds has Student's 95 % interval. The mechanism ``useless`` cannot help on its data,
+so its interval must contain 0.
 """
 
 import argparse
@@ -33,29 +33,31 @@ from mtl.training.inference import TrialData
 from sweeps.data.trial_data import SlotData
 from sweeps.planning.compose import compose
 from sweeps.planning.plan import divide
-from sweeps.train import Files
+from sweeps.train import FeatureFiles
 
 SEEDS = (101, 202, 303, 404, 505)
 DEMO = Demo(videos=120, split_shares=(0.48, 0.5, 0.02), mean_frames=150)
 JOINED = "features=[appearance,geometry,motion]"
 BASE = ("training.epochs=20", "training.device=cpu")
 RARE = 0.1
-"""Share of the labelled training frames that keep a rare task's labels."""
+"""Share of the training videos that keep the labels of a rare task."""
 
 Change = Callable[[Planted, np.random.Generator], Planted]
+"""Function that returns a changed copy of a planted dataset."""
 
 
 @dataclass(frozen=True)
 class Mechanism:
-    """What is compared.
+    """Comparison of a model with a mechanism to a reference without it.
 
     Attributes:
-        question: In words.
-        measure: The task, or ``p_labelled``.
-        without: Overrides of the reference; of several, the best on `select` counts.
-        with_it: Overrides with the mechanism.
-        change: What is done to the planted data.
-        postprocess: The step of post-processing that is the mechanism: one model serves both sides.
+        question: Description of the comparison.
+        measure: Task whose score is compared, or ``p_labelled`` for the sum over tasks.
+        without: Overrides of each reference; the best one on `select` is compared.
+        with_it: Overrides of the model with the mechanism.
+        change: Change to the planted data before training.
+        postprocess: Post-processing step, if the mechanism is one; the outputs of a single model
+            are then compared with and without this step.
     """
 
     question: str
@@ -67,7 +69,7 @@ class Mechanism:
 
 
 def rare(task: str) -> Change:
-    """Few training videos keep the task's labels."""
+    """Return a change that removes a task's labels from most training videos."""
 
     def change(planted: Planted, random: np.random.Generator) -> Planted:
         train = np.flatnonzero([split == "train" for split in planted.layout.splits])
@@ -81,7 +83,7 @@ def rare(task: str) -> Change:
 
 
 def dependent(planted: Planted, random: np.random.Generator) -> Planted:
-    """Arousal is valence, its sign turned where AU12 is off; few videos know it."""
+    """Replace arousal by valence, negated where AU12 is off; few training videos are labelled."""
     labels = planted.labels.copy()
     on = labels[:, UNITS.labels][:, 6] > 0.5
     noise = 0.05 * random.standard_normal(len(labels))
@@ -90,7 +92,7 @@ def dependent(planted: Planted, random: np.random.Generator) -> Planted:
 
 
 def unrelated(planted: Planted, random: np.random.Generator) -> Planted:
-    """Expressions are drawn anew for each run of frames: nothing can be known from them."""
+    """Replace expressions by random ones, constant over 20 frames and independent of all else."""
     labels = planted.labels.copy()
     runs = np.arange(len(labels)) // 20
     labels[:, EXPRESSION.labels] = random.integers(0, 8, runs.max() + 1)[runs][:, None]
@@ -98,7 +100,7 @@ def unrelated(planted: Planted, random: np.random.Generator) -> Planted:
 
 
 def feedback(*sources: str) -> tuple[str, ...]:
-    """Into arousal."""
+    """Return the overrides of a model with feedback from the source tasks into arousal."""
     wiring = (f"framework.sources=[{','.join(sources)}]", "framework.targets=[arousal]")
     return (JOINED, "framework=feedback", *wiring)
 
@@ -157,18 +159,22 @@ MECHANISMS = {
 
 
 def score(measure: str, outputs: np.ndarray, data: TrialData) -> float:
-    """On `confirm`."""
+    """Return the score of outputs on `confirm`, for a task or ``p_labelled``."""
     part = data.parts["confirm"]
-    found = metrics.scores(outputs, part.labels, part.mask)
+    by_name = metrics.scores(outputs, part.labels, part.mask)
     name = measure if measure == "p_labelled" else f"{TASKS[measure].score}_{measure}"
-    value = found[name]
+    value = by_name[name]
     assert value is not None, f"confirm has no label of {measure}"
     return float(value)
 
 
-def difference(asked: tuple[str, int]) -> tuple[float, float]:
-    """Scores without the mechanism and with it, with this seed."""
-    name, seed = asked
+def difference(point: tuple[str, int]) -> tuple[float, float]:
+    """Return the scores on `confirm` without and with a mechanism.
+
+    Args:
+        point: Name of the mechanism, and the seed.
+    """
+    name, seed = point
     torch.set_num_threads(1)
     mechanism = MECHANISMS[name]
     with tempfile.TemporaryDirectory() as folder:
@@ -176,11 +182,11 @@ def difference(asked: tuple[str, int]) -> tuple[float, float]:
         dataset = write_planted(Path(folder) / "planted", planted, seed, DEMO)
         listing = dataset.listing()
         parts = divide(listing, 0.5, seed)
-        slot = SlotData(Files(dataset, listing), listing, parts)
+        slot = SlotData(FeatureFiles(dataset, listing), listing, parts)
 
-        def trained(words: Sequence[str]) -> tuple[float, dict[str, np.ndarray], TrialData]:
-            config = compose([*BASE, f"training.seed={seed}", *words])
-            data = slot.of(config)
+        def trained(overrides: Sequence[str]) -> tuple[float, dict[str, np.ndarray], TrialData]:
+            config = compose([*BASE, f"training.seed={seed}", *overrides])
+            data = slot.for_trial(config)
             epochs, outputs = train(config, data)
             return epochs[-1].objective, outputs, data
 
@@ -192,7 +198,7 @@ def difference(asked: tuple[str, int]) -> tuple[float, float]:
                 for part in ("select", "confirm")
             }
             select = data.parts["select"]
-            found = choose(
+            postprocessing = choose(
                 outputs["select"],
                 select.labels,
                 select.mask,
@@ -200,18 +206,22 @@ def difference(asked: tuple[str, int]) -> tuple[float, float]:
                 training_prior(listing),
                 [mechanism.postprocess],
             )
-            done = found(outputs["confirm"], *frames["confirm"])
-            return raw, score(mechanism.measure, done, data)
-        references = [trained(words) for words in mechanism.without]
-        _, best, its_data = max(references, key=lambda found: found[0])
+            processed = postprocessing(outputs["confirm"], *frames["confirm"])
+            return raw, score(mechanism.measure, processed, data)
+        references = [trained(overrides) for overrides in mechanism.without]
+        _, reference, reference_data = max(references, key=lambda reference: reference[0])
         return (
-            score(mechanism.measure, best["confirm"], its_data),
+            score(mechanism.measure, reference["confirm"], reference_data),
             score(mechanism.measure, outputs["confirm"], data),
         )
 
 
 def summary(pairs: Sequence[tuple[float, float]]) -> dict[str, Any]:
-    """Means, and the mean difference with Student's 95 % interval over seeds."""
+    """Return mean scores, and the mean difference with Student's 95 % interval over seeds.
+
+    Args:
+        pairs: Scores without and with the mechanism, one pair per seed.
+    """
     without, with_it = np.array(pairs).T
     gains = with_it - without
     mean, half = mean_and_half(gains.tolist())
@@ -225,8 +235,8 @@ def summary(pairs: Sequence[tuple[float, float]]) -> dict[str, Any]:
 
 
 def table(results: Mapping[str, Mapping[str, Any]]) -> str:
-    """Results as Markdown."""
-    lines = ["| mechanism | measure | without | with | difference [95 %] | it |"]
+    """Return the results as a Markdown table."""
+    lines = ["| mechanism | measure | without | with | difference [95 %] | result |"]
     lines.append("|---|---|---:|---:|---:|---|")
     for name, r in results.items():
         low, high = r["interval"]
@@ -240,22 +250,22 @@ def table(results: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def main() -> None:
-    """The program."""
+    """Run the benchmark from the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--only", nargs="+", choices=MECHANISMS, default=tuple(MECHANISMS))
     parser.add_argument("--jobs", type=int, default=2)
-    words = parser.parse_args()
-    asked = [(name, seed) for name in words.only for seed in SEEDS]
+    args = parser.parse_args()
+    points = [(name, seed) for name in args.only for seed in SEEDS]
     pairs = []
-    with multiprocessing.get_context("spawn").Pool(words.jobs) as pool:
-        for (name, seed), pair in zip(asked, pool.imap(difference, asked), strict=True):
+    with multiprocessing.get_context("spawn").Pool(args.jobs) as pool:
+        for (name, seed), pair in zip(points, pool.imap(difference, points), strict=True):
             print(f"{name}, seed {seed}: {pair[0]:.4f} -> {pair[1]:.4f}", flush=True)
             pairs.append(pair)
     results = {
-        name: summary([p for p, (own, _) in zip(pairs, asked, strict=True) if own == name])
-        for name in words.only
+        name: summary([p for p, (other, _) in zip(pairs, points, strict=True) if other == name])
+        for name in args.only
     }
     print(table(results))
     print(json.dumps({"benchmark": "mechanisms", "seeds": SEEDS, **results}))

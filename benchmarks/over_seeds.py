@@ -1,4 +1,4 @@
-"""How sure a figure is that was measured once with each of a few seeds."""
+"""Confidence interval of a mean over a few seeds."""
 
 from collections.abc import Sequence
 
@@ -7,7 +7,7 @@ from scipy.stats import t as student
 
 
 def mean_and_half(values: Sequence[float]) -> tuple[float, float]:
-    """The mean over seeds and half of Student's 95 % interval (NaN of one seed)."""
+    """Return the mean and the half width of Student's 95 % interval, NaN for a single value."""
     if len(values) < 2:
         return float(np.mean(values)), float("nan")
     spread = np.std(values, ddof=1) / np.sqrt(len(values))

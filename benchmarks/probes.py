@@ -1,16 +1,18 @@
-"""What pretraining is worth: linear probes of trained and of random features, on planted faces.
+"""Linear probes of features from pretrained and from random backbones, on planted faces.
 
     python benchmarks/probes.py [--seeds 61 62 63] [--out runs/probes]
 
 For each seed ``make features`` plants faces, trains a masked autoencoder and a supervised backbone
-on them, extracts the features of both and sweeps over each set and both together. Beside them the
-same two backbones are extracted as they start, at random. Each set is probed by ridge regression on
-single frames (``benchmarks/ridge.py``): fitted on training videos, scored on ``confirm``, whose
-labels nothing saw (the masked autoencoder trains on the pictures of all splits, without labels).
-Scores and differences are of the predictions of all seeds pooled, with 95 % intervals over all
-their videos, for these trainings as they are; then each gain's mean over the seeds, with Student's
-interval over them. About a quarter of an hour a seed on two cores; the same command goes on after
-an interruption. Prints three tables and one JSON line.
+on them, extracts the features of both, and sweeps over each feature set and over both together.
+Features of the same two backbones with random weights are extracted for comparison. Each set is
+probed by ridge regression on single frames (``benchmarks/ridge.py``), fitted on the training videos
+and scored on ``confirm``. No training uses the labels of ``confirm``; the masked autoencoder trains
+on the pictures of all splits without labels.
+
+Scores and differences are computed on the pooled predictions of all seeds, with 95 % intervals over
+all videos, given these trained backbones. Each gain's mean over seeds has Student's 95 % interval.
+One seed takes about a quarter of an hour on two cores; after an interruption the same command
+continues. Prints three tables and one JSON line.
 """
 
 import argparse
@@ -33,15 +35,17 @@ from sweeps.planning.plan import divide
 
 ROOT = Path(__file__).parents[1]
 SEEDS = (61, 62, 63)
-CONFIRM, SEED = 0.5, 1234  # the division of the sweeps
+CONFIRM, SEED = 0.5, 1234
+"""Share of the validation videos in ``confirm``, and the seed, as in the sweeps."""
+
 SETS = {"mae": ("mae_vit_mini", "64"), "supervised": ("timm:resnet10t", "64")}
 RANDOM = {name: f"random_{name}" for name in SETS}
-SHOWN = ("p_labelled", "ccc_valence", "ccc_arousal", "f1_expression", "f1_action_units")
+SHOWN_SCORES = ("p_labelled", "ccc_valence", "ccc_arousal", "f1_expression", "f1_action_units")
 
 
 @dataclass(frozen=True)
 class Probed:
-    """What regressions on one feature set say of ``confirm`` (N frames), and its labels."""
+    """Predictions of one feature set's probe for the N frames of ``confirm``, with the labels."""
 
     outputs: NDArray[np.float32]
     values: NDArray[np.float32]
@@ -50,7 +54,7 @@ class Probed:
 
 
 def make(seed: int, out: Path) -> Path:
-    """Run everything that comes before the probes; the dataset with the four feature sets."""
+    """Create the dataset with the four feature sets of one seed and return its folder."""
     folder = out / f"probes-{seed}"
     run(
         "make",
@@ -61,12 +65,12 @@ def make(seed: int, out: Path) -> Path:
     )
     planted, features = folder / "planted", folder / "features"
     for name, (backbone, size) in SETS.items():
-        words = ["--backbone", backbone, "--size", size, "--weights", "random"]
+        model = ["--backbone", backbone, "--size", size, "--weights", "random"]
         run_program(
             "extract",
             "--images",
             planted / "cropped_aligned",
-            *words,
+            *model,
             "--out",
             features / RANDOM[name],
         )
@@ -77,78 +81,91 @@ def make(seed: int, out: Path) -> Path:
     return data
 
 
-def run_program(name: str, *words: object) -> None:
-    """One of the project's programs."""
-    run(sys.executable, ROOT / "sweeps" / f"{name}.py", *words)
+def run_program(name: str, *arguments: object) -> None:
+    """Run one of the project's programs, ``sweeps/<name>.py``."""
+    run(sys.executable, ROOT / "sweeps" / f"{name}.py", *arguments)
 
 
-def run(*words: object) -> None:
-    """A command, its output to standard error."""
-    subprocess.run([str(word) for word in words], cwd=ROOT, stdout=sys.stderr, check=True)
+def run(*command: object) -> None:
+    """Run a command and redirect its output to standard error."""
+    subprocess.run([str(part) for part in command], cwd=ROOT, stdout=sys.stderr, check=True)
 
 
 def probe(data: Path, name: str) -> Probed:
-    """A feature set's linear probe on the videos that nothing was chosen on."""
+    """Fit a linear probe of one feature set and predict the ``confirm`` videos."""
     dataset = open_dataset(data)
     listing = dataset.listing()
     rows, outputs = predict_validation(dataset, listing, (), SEED, [name])
     parts = divide(listing, CONFIRM, SEED)
     confirm = np.array([part == "confirm" for part in (parts[n] for n in listing.names)])
     kept = confirm[listing.video[rows]]
-    at = rows[kept]
-    return Probed(outputs[kept], listing.values[at], listing.mask[at], listing.video[at])
+    rows = rows[kept]
+    return Probed(outputs[kept], listing.values[rows], listing.mask[rows], listing.video[rows])
 
 
 def pooled(parts: Sequence[Probed]) -> dict[str, BootstrapScore]:
-    """The scores of several seeds' predictions together, each seed's videos its own."""
+    """Return the scores of several seeds' pooled predictions; videos of two seeds are distinct."""
     video = np.concatenate([part.video + 100_000 * n for n, part in enumerate(parts)])
     columns = [(part.outputs, part.values, part.mask) for part in parts]
     outputs, values, mask = (np.concatenate(column) for column in zip(*columns, strict=True))
     return bootstrap(outputs, values, mask, video)
 
 
-def shown(score: BootstrapScore, kind: str) -> dict[str, Any]:
-    """A score, or a difference, and its interval."""
+def with_interval(score: BootstrapScore, kind: str) -> dict[str, Any]:
+    """Return a score or difference with its 95 % interval, rounded.
+
+    Args:
+        score: The score or the difference of two scores.
+        kind: First part of a score's name, "ccc" or "f1", for the score's bounds; another word
+            means no bounds.
+    """
     low, high = score.interval(*BOUNDS[kind]) if kind in BOUNDS else score.interval()
     return {"score": round(score.score, 4), "interval": [round(low, 4), round(high, 4)]}
 
 
 def compare(scores: Mapping[str, Mapping[str, BootstrapScore]]) -> dict[str, dict[str, Any]]:
-    """Each set's scores, and each trained one's gain over the same backbone at random."""
-    found = {
-        name: {key: shown(own[key], key.partition("_")[0]) for key in SHOWN if key in own}
-        for name, own in scores.items()
+    """Return each set's scores, and the gains of trained over random weights per backbone."""
+    rows = {
+        name: {
+            key: with_interval(of_set[key], key.partition("_")[0])
+            for key in SHOWN_SCORES
+            if key in of_set
+        }
+        for name, of_set in scores.items()
     }
     for name, random in RANDOM.items():
-        found[f"{name} - {random}"] = {
-            key: shown(scores[name][key] - scores[random][key], "difference")
-            for key in SHOWN
+        rows[f"{name} - {random}"] = {
+            key: with_interval(scores[name][key] - scores[random][key], "difference")
+            for key in SHOWN_SCORES
             if key in scores[name] and key in scores[random]
         }
-    return found
+    return rows
 
 
-def gained(gains: Mapping[str, Sequence[float]]) -> dict[str, dict[str, Any]]:
-    """Each trained set's gains of P by seed, their mean and its interval."""
-    found = {}
-    for name, each in gains.items():
-        mean, half = mean_and_half(each)
+def gains_over_seeds(gains: Mapping[str, Sequence[float]]) -> dict[str, dict[str, Any]]:
+    """Return the gains in P by seed, with their mean and its 95 % interval."""
+    rows = {}
+    for name, by_seed in gains.items():
+        mean, half = mean_and_half(by_seed)
         interval = [round(mean - half, 4), round(mean + half, 4)]
-        found[name] = {"seeds": list(each), "mean": round(mean, 4), "interval": interval}
-    return found
+        rows[name] = {"seeds": list(by_seed), "mean": round(mean, 4), "interval": interval}
+    return rows
 
 
-def swept(folder: Path) -> dict[str, Any]:
-    """What the sweep over each set and both together came to, on ``confirm``."""
+def sweep_scores(folder: Path) -> dict[str, Any]:
+    """Return a sweep's scores on ``confirm``: by feature sets, and of the fused model."""
     comparison = json.loads((folder / "report" / "comparison.json").read_text())
-    whole = json.loads((folder / "scores.json").read_text())
-    by_set = {way: found["scores"] for way, found in comparison["standings"]["all"].items()}
-    return {"sets": by_set, "fused": whole["confirm"]["fused"]["p_labelled"]}
+    scores = json.loads((folder / "scores.json").read_text())
+    by_set = {sets: row["scores"] for sets, row in comparison["standings"]["all"].items()}
+    return {"sets": by_set, "fused": scores["confirm"]["fused"]["p_labelled"]}
 
 
 def table(found: Mapping[str, Mapping[str, Any]]) -> str:
-    """Markdown, a row for each set and difference."""
-    lines = [f"| linear probe | {' | '.join(SHOWN)} |", f"|---|{'---:|' * len(SHOWN)}"]
+    """Return a Markdown table with a row for each feature set and difference."""
+    lines = [
+        f"| linear probe | {' | '.join(SHOWN_SCORES)} |",
+        f"|---|{'---:|' * len(SHOWN_SCORES)}",
+    ]
     for name, row in found.items():
         sign = "+" if " - " in name else ""
         cells = [
@@ -156,47 +173,47 @@ def table(found: Mapping[str, Mapping[str, Any]]) -> str:
             f"{row[key]['interval'][1]:{sign}.3f}]"
             if key in row
             else "-"
-            for key in SHOWN
+            for key in SHOWN_SCORES
         ]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
 def main() -> None:
-    """The program."""
+    """Run the benchmark from the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
     parser.add_argument("--out", type=Path, default=Path("runs/probes"))
-    words = parser.parse_args()
+    args = parser.parse_args()
     names = [*SETS, *RANDOM.values()]
     probes: dict[str, list[Probed]] = {name: [] for name in names}
     sweeps = {}
     gains: dict[str, list[float]] = {}
-    for seed in words.seeds:
-        data = make(seed, words.out)
+    for seed in args.seeds:
+        data = make(seed, args.out)
         for name in names:
             probes[name].append(probe(data, name))
-        sweeps[seed] = swept(ROOT / "runs" / f"probes-{seed}")
-        one = compare({name: pooled(probes[name][-1:]) for name in names})
-        p = {name: own["p_labelled"]["score"] for name, own in one.items()}
+        sweeps[seed] = sweep_scores(ROOT / "runs" / f"probes-{seed}")
+        of_seed = compare({name: pooled(probes[name][-1:]) for name in names})
+        p = {name: row["p_labelled"]["score"] for name, row in of_seed.items()}
         print(f"seed {seed}: {json.dumps(p)}")
         for name in filter(lambda name: " - " in name, p):
             gains.setdefault(name, []).append(p[name])
     found = compare({name: pooled(probes[name]) for name in names})
     print(table(found))
-    by_seed = gained(gains)
-    print("\n| gain of P | by seed | mean | over seeds, 95 % |\n|---|---|---:|---:|")
-    for name, own in by_seed.items():
-        seeds = ", ".join(f"{gain:+.3f}" for gain in own["seeds"])
-        low, high = own["interval"]
-        print(f"| {name} | {seeds} | {own['mean']:+.3f} | [{low:+.3f}, {high:+.3f}] |")
+    by_seed = gains_over_seeds(gains)
+    print("\n| gain in P | by seed | mean | over seeds, 95 % |\n|---|---|---:|---:|")
+    for name, row in by_seed.items():
+        seeds = ", ".join(f"{gain:+.3f}" for gain in row["seeds"])
+        low, high = row["interval"]
+        print(f"| {name} | {seeds} | {row['mean']:+.3f} | [{low:+.3f}, {high:+.3f}] |")
     print()
     print("| seed | sweep: P of each set's best config on confirm | fused |\n|---|---|---:|")
-    for seed, of in sweeps.items():
-        sets = ", ".join(f"{way} {np.mean(scores):.3f}" for way, scores in of["sets"].items())
-        print(f"| {seed} | {sets} | {of['fused']:.3f} |")
+    for seed, sweep in sweeps.items():
+        sets = ", ".join(f"{name} {np.mean(p):.3f}" for name, p in sweep["sets"].items())
+        print(f"| {seed} | {sets} | {sweep['fused']:.3f} |")
     print(json.dumps({"benchmark": "probes", "probes": found, "gains": by_seed, "sweeps": sweeps}))
 
 

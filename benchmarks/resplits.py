@@ -1,20 +1,22 @@
-"""Whether an interval holds what a sweep's fused model then scores on videos it never saw.
+"""Comparison of a fused model's score interval with the model's score on held-back videos.
 
 python benchmarks/resplits.py --data DIR [--splits 10] [--trials 12] [--out runs/resplits]
 
-Re-splits of studyforrest (cues; any dataset with its feature sets will do) by whole scenes, or
-whole subjects where scenes share them: the labelled videos are shuffled by seed and split; half as
-many as there are validation videos are held back, as many as there are validate, the rest train;
-the unlabelled test videos are left out. The held-back videos become the test split of a dataset
-that has none of their labels. ``sweeps/run.py`` searches and fuses there, and says how good the
-fused model is on `confirm`, with an interval. Only then the held-back labels score its predictions.
+The dataset is studyforrest (cues) or any dataset with the same feature sets. For each split, all
+labelled subjects are shuffled and divided anew into train, validation and held-back videos. There
+are as many validation videos as in the dataset, and half as many held-back ones. The unlabelled
+test videos are left out. The held-back videos become the test split of a new dataset that lacks
+their labels. ``sweeps/run.py`` searches and fuses on this dataset and reports the fused model's
+score on `confirm` with a 95 % interval. Afterwards the held-back labels score the same model's
+predictions.
 
-P is the sweep's ``p_labelled``: over the tasks that have labels in those videos, of which few
-videos may lack one; the table says how many there are. A few held-back videos are a sample of their
-own, so fewer than 95 % of the intervals can hold their score. Beside it stands the difference of
-the two scores over its standard error, from both jackknife errors: 95 % should be within 1.96.
+The score is the sweep's ``p_labelled``, the sum over the tasks that have labels in the scored
+videos; the table shows their number. The held-back videos are themselves a small sample, so fewer
+than 95 % of the intervals can contain their score. The table therefore also shows the difference
+between the two scores divided by its standard error, from the jackknife errors of both: 95 % of
+these values should be at most 1.96.
 
-A split that is finished is kept in ``--out`` and not run again. 1 to 2 minutes a split on 2 cores.
+A finished split is kept in ``--out`` and not run again. One split takes 1 to 2 minutes on 2 cores.
 """
 
 import argparse
@@ -43,12 +45,22 @@ from sweeps.search_file import load
 ROOT = Path(__file__).parents[1]
 SPACE = ROOT / "sweeps" / "configs" / "spaces" / "studyforrest_cues.yaml"
 SEED = 17
-WITHIN = 1.96  # standard errors, 95 % of the time
+WITHIN = 1.96
+"""Standard errors within which 95 % of normal deviations lie."""
+
 SCORES = ("ccc_valence", "ccc_arousal", "f1_expression", "f1_action_units")
 
 
 def draw_split(listing: Listing, split: int) -> dict[str, str]:
-    """The new split of each video that has one, whole subjects at a time; held-back ones: test."""
+    """Draw the new split of each labelled video; all videos of a subject get the same split.
+
+    Args:
+        listing: Listing of the source dataset.
+        split: Number of the re-split, which seeds the draw.
+
+    Returns:
+        Split by video name; held-back videos are "test". The source's test videos are left out.
+    """
     subject_of = {
         name: subject
         for name, subject, old in zip(listing.names, listing.subjects, listing.splits, strict=True)
@@ -66,7 +78,7 @@ def draw_split(listing: Listing, split: int) -> dict[str, str]:
 
 
 def resplit(listing: Listing, split_of: Mapping[str, str]) -> Listing:
-    """The videos in their new splits, those of the test split without labels, others left out."""
+    """Return the listing with new splits, without labels on test and without other videos."""
     kept = [place for place, name in enumerate(listing.names) if name in split_of]
     names = tuple(listing.names[place] for place in kept)
     splits = tuple(split_of[name] for name in names)
@@ -83,7 +95,7 @@ def resplit(listing: Listing, split_of: Mapping[str, str]) -> Listing:
 
 
 def write_split(source: Dataset, split: int, out: Path) -> Dataset:
-    """The dataset of one split, unless it is there."""
+    """Write the dataset of one re-split to ``out``, or open it if it exists."""
     if out.exists():
         return open_dataset(out)
     listing = source.listing()
@@ -98,11 +110,11 @@ def write_split(source: Dataset, split: int, out: Path) -> Dataset:
 
 
 def sweep(data: Path, name: str, trials: int, out: Path) -> Path:
-    """The real program on one dataset; its run folder."""
+    """Run ``sweeps/run.py`` on one dataset and return the run folder."""
     program = [sys.executable, str(ROOT / "sweeps" / "run.py"), "--space", str(SPACE)]
     command = [*program, f"data={data.resolve()}", f"name={name}", f"search.trials={trials}"]
     log = out / f"{name}.log"
-    # Not run(): after Ctrl-C that kills what is about to end cleanly.
+    # subprocess.run() would kill the sweep after Ctrl-C, before it can end cleanly.
     with (
         log.open("a") as stream,
         subprocess.Popen(command, cwd=out, stdout=stream, stderr=stream) as process,
@@ -114,70 +126,82 @@ def sweep(data: Path, name: str, trials: int, out: Path) -> Path:
 
 
 def score(predictions: Predictions, truth: Listing, videos: Collection[str]) -> dict[str, Any]:
-    """P of all listed frames of some videos, its standard error, and over how many tasks it is."""
-    wanted = np.array([name in videos for name in truth.names])
-    rows = np.flatnonzero(wanted[truth.video])
+    """Return P over all listed frames of some videos, its standard error, and the task count.
+
+    Args:
+        predictions: The model's predictions, in any order.
+        truth: Listing with the labels.
+        videos: Names of the videos to score.
+    """
+    included = np.array([name in videos for name in truth.names])
+    rows = np.flatnonzero(included[truth.video])
     keys = zip(predictions.video.tolist(), predictions.frame.tolist(), strict=True)
-    place = {(predictions.names[video], frame): at for at, (video, frame) in enumerate(keys)}
-    own = zip(truth.video[rows].tolist(), truth.frame[rows].tolist(), strict=True)
-    outputs = predictions.outputs[[place[truth.names[video], frame] for video, frame in own]]
+    row_of = {(predictions.names[video], frame): row for row, (video, frame) in enumerate(keys)}
+    listed = zip(truth.video[rows].tolist(), truth.frame[rows].tolist(), strict=True)
+    outputs = predictions.outputs[[row_of[truth.names[video], frame] for video, frame in listed]]
     labelled = outputs, truth.values[rows], truth.mask[rows]
-    found = scores(*labelled)
+    by_name = scores(*labelled)
     return {
-        "p_labelled": found["p_labelled"],
+        "p_labelled": by_name["p_labelled"],
         "error": bootstrap(*labelled, truth.video[rows])["p_labelled"].standard_error(),
-        "tasks": sum(found[name] is not None for name in SCORES),
+        "tasks": sum(by_name[name] is not None for name in SCORES),
         "videos": len(videos),
     }
 
 
 def compare(folder: Path, written: Listing, truth: Listing) -> dict[str, Any]:
-    """What a sweep said of its fused model, and what the held-back labels say."""
-    said = json.loads((folder / "scores.json").read_text())
+    """Compare the fused model's reported scores with its score on the held-back labels.
+
+    Args:
+        folder: Run folder of the sweep.
+        written: Listing of the sweep's dataset.
+        truth: Listing of the source dataset, with all labels.
+    """
+    reported = json.loads((folder / "scores.json").read_text())
     search = load(folder / "space.yaml").search
     parts = divide(written, search.confirm, search.seed)
     predictions = Predictions.load(folder / "fusion" / "predictions.parquet")
     confirm, held = (
-        score(predictions, truth, {name for name, own in parts.items() if own == part})
+        score(predictions, truth, {name for name, p in parts.items() if p == part})
         for part in ("confirm", "test")
     )
-    fused = said["confirm"]["fused"]
+    fused = reported["confirm"]["fused"]
     assert np.isclose(confirm["p_labelled"], fused["p_labelled"]), "other frames were scored"
     low, high = fused["interval"]["p_labelled"]
-    off = held["p_labelled"] - confirm["p_labelled"]
+    difference = held["p_labelled"] - confirm["p_labelled"]
     return {
-        "select": said["select"]["fused"]["p_labelled"],
+        "select": reported["select"]["fused"]["p_labelled"],
         "confirm": {**confirm, "interval": [low, high]},
         "held_back": held,
         "inside": bool(low <= held["p_labelled"] <= high),
-        "errors_apart": abs(off) / float(np.hypot(confirm["error"], held["error"])),
+        "errors_apart": abs(difference) / float(np.hypot(confirm["error"], held["error"])),
     }
 
 
 def run_split(source: Dataset, split: int, trials: int, out: Path) -> dict[str, Any]:
-    """One split's result, from its file where it has been run."""
+    """Return the result of one re-split, from its file if it was run with the same settings."""
     name = f"resplit_{split}"
     file = out / f"{name}.json"
-    asked = {"split": split, "seed": SEED, "trials": trials, "data": source.hash}
+    settings = {"split": split, "seed": SEED, "trials": trials, "data": source.hash}
     if file.exists():
-        known: dict[str, Any] = json.loads(file.read_text())
-        if asked.items() <= known.items():
-            return known
-    begun = time.monotonic()
+        stored: dict[str, Any] = json.loads(file.read_text())
+        if settings.items() <= stored.items():
+            return stored
+    started = time.monotonic()
     dataset = write_split(source, split, out / "datasets" / name)
     written = dataset.listing()
     videos = ", ".join(f"{written.splits.count(part)} {part}" for part in SPLITS)
     print(f"split {split}: sweep of {trials} trials on {videos} (held back) videos", flush=True)
     folder = sweep(Path(dataset.address), name, trials, out)
-    found = compare(folder, written, source.listing())
-    result = {**asked, **found, "seconds": round(time.monotonic() - begun)}
+    comparison = compare(folder, written, source.listing())
+    result = {**settings, **comparison, "seconds": round(time.monotonic() - started)}
     write_json(file, result)
-    shutil.rmtree(dataset.address)  # as large as the source, and written again alike
+    shutil.rmtree(dataset.address)  # it is as large as the source and can be written again
     return result
 
 
 def table(results: Sequence[Mapping[str, Any]]) -> str:
-    """A row for each split."""
+    """Return the results as a Markdown table with a row for each split."""
     lines = [
         "| split | select | confirm | held back | inside | errors apart | tasks | seconds |",
         "|---:|---:|---:|---:|---|---:|---:|---:|",
@@ -195,7 +219,7 @@ def table(results: Sequence[Mapping[str, Any]]) -> str:
 
 
 def summary(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Counts over the splits, mean scores, and how wide the intervals are that held so many."""
+    """Return counts over the splits, mean scores, and the mean width of the intervals."""
     ends = np.array([result["confirm"]["interval"] for result in results])
     return {
         "splits": len(results),
@@ -209,7 +233,7 @@ def summary(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def main() -> None:
-    """The program."""
+    """Run the benchmark from the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -217,12 +241,12 @@ def main() -> None:
     parser.add_argument("--splits", type=int, default=10)
     parser.add_argument("--trials", type=int, default=12)
     parser.add_argument("--out", type=Path, default=Path("runs/resplits"))
-    words = parser.parse_args()
-    source = open_dataset(words.data)
-    words.out.mkdir(parents=True, exist_ok=True)
+    args = parser.parse_args()
+    source = open_dataset(args.data)
+    args.out.mkdir(parents=True, exist_ok=True)
     results = []
-    for split in range(words.splits):
-        results.append(run_split(source, split, words.trials, words.out))
+    for split in range(args.splits):
+        results.append(run_split(source, split, args.trials, args.out))
         print(table(results[-1:]).splitlines()[-1], flush=True)
     counted = summary(results)
     print(f"\n{table(results)}\n")

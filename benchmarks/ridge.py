@@ -1,17 +1,16 @@
-"""Ridge regression on single frames: the floor under every temporal model.
+"""Ridge regression on single frames, the baseline for temporal models.
 
     python benchmarks/ridge.py --data DIR [--confirm 0.5] [--seed 1234]
                                [--smooth-seconds 2 20 --fps 25]
 
-Features of all sets at the listed frames, z-scored, optionally beside their moving averages over
-centred windows of the given lengths; one closed-form ridge regression per label column on its
-labelled training frames (the expression as eight 0/1 columns, decided by argmax; valence and
-arousal cut to [-1, 1]). Whatever is
-chosen is chosen per task where out-of-fold predictions over the training videos score best: the
-penalty, and whether an action unit is decided at 0.5 or at the value that as many out-of-fold
-predictions exceed as training frames are positive. Prints the scores on all validation videos and
-on the ``confirm`` part alone, then one JSON line. A minute at most for 22,000 frames and 450
-features.
+The inputs are the z-scored features of all sets at the listed frames and, optionally, their moving
+averages over centred windows of the given lengths. Each label column has its own closed-form ridge
+regression on its labelled training frames. The expression is eight 0/1 columns, decided by argmax;
+valence and arousal are clipped to [-1, 1]. For each task, the penalty and the decision threshold of
+action units are those with the best out-of-fold score over the training videos. The threshold is
+either 0.5 or the quantile at which the rate of positive out-of-fold predictions equals the rate of
+positive training labels. Prints the scores on all validation videos and on the ``confirm`` part
+alone, then one JSON line. Takes at most a minute for 22,000 frames and 450 features.
 """
 
 import argparse
@@ -33,14 +32,24 @@ from sweeps.cli.run_program import run_program
 
 PENALTIES = tuple(10.0**n for n in range(-2, 7))
 FOLDS = 5
-ROWS_SHOWN = ("p_labelled", "ccc_valence", "ccc_arousal", "f1_expression", "f1_action_units")
+SHOWN_SCORES = ("p_labelled", "ccc_valence", "ccc_arousal", "f1_expression", "f1_action_units")
 
 Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Moments:
-    """Sums over n rows that a ridge regression needs; sums of disjoint rows add up."""
+    """Sums over n rows from which a ridge regression is solved.
+
+    The sums of two disjoint sets of rows can be added, and those of a subset subtracted.
+
+    Attributes:
+        n: Number of rows.
+        x: Sum of the features, (F,).
+        y: Sum of the targets, (C,).
+        xx: Sum of outer products of the features, (F, F).
+        xy: Sum of outer products of features and targets, (F, C).
+    """
 
     n: float
     x: Floats
@@ -50,11 +59,11 @@ class Moments:
 
     @classmethod
     def of(cls, x: Floats, y: Floats) -> "Moments":
-        """Of features (n, F) and targets (n, C)."""
+        """Compute the sums of features (n, F) and targets (n, C)."""
         return cls(len(x), x.sum(0), y.sum(0), x.T @ x, x.T @ y)
 
-    def less(self, other: "Moments") -> "Moments":
-        """Without the rows of the other."""
+    def without(self, other: "Moments") -> "Moments":
+        """Return the sums without the rows of ``other``."""
         return Moments(
             self.n - other.n,
             self.x - other.x,
@@ -64,7 +73,7 @@ class Moments:
         )
 
     def solve(self, penalties: Sequence[float]) -> list[tuple[Floats, Floats]]:
-        """Weights (F, C) and intercept (C,) for each penalty; the intercept is not penalised."""
+        """Return weights (F, C) and unpenalised intercept (C,) of the solution for each penalty."""
         n = max(self.n, 1)
         mean_x, mean_y = self.x / n, self.y / n
         values, vectors = np.linalg.eigh(self.xx - n * np.outer(mean_x, mean_x))
@@ -77,15 +86,24 @@ class Moments:
 
 
 def targets(task: Task, labels: NDArray[np.float32]) -> Floats:
-    """What is regressed on: the label columns (N, c), or a class's 0/1 columns (N, C)."""
-    own = labels[:, task.labels].astype(np.float64)
-    return own if task.kind != "multiclass" else np.equal(own, np.arange(task.width)) * 1.0
+    """Return the regression targets: a task's label columns, or one 0/1 column per class."""
+    columns = labels[:, task.labels].astype(np.float64)
+    return columns if task.kind != "multiclass" else np.equal(columns, np.arange(task.width)) * 1.0
 
 
 def columns_labelled_alike(
     task: Task, mask: NDArray[np.bool_]
 ) -> list[tuple[NDArray[np.int64], NDArray[np.bool_]]]:
-    """Target columns that are labelled on the same rows, and these rows (N,), where any are."""
+    """Group a task's target columns by the rows on which they are labelled.
+
+    Args:
+        task: The task.
+        mask: True where a label is known, (N, 15).
+
+    Returns:
+        For each group, the column numbers and the labelled rows, (N,). Columns without labels are
+        in no group.
+    """
     known = mask[:, task.labels]
     if task.kind == "multiclass":
         known = np.repeat(known, task.width, axis=1)
@@ -98,19 +116,25 @@ def columns_labelled_alike(
 
 
 def regress(x: Floats, y: Floats, fold: NDArray[np.int64], x_new: Floats) -> tuple[Floats, Floats]:
-    """Predictions for each penalty.
+    """Return out-of-fold predictions and predictions for new rows, for each penalty.
+
+    Args:
+        x: Features of the training rows, (n, F).
+        y: Targets of the training rows, (n, C).
+        fold: Fold of each training row, (n,).
+        x_new: Features of the new rows, (M, F).
 
     Returns:
-        Of the rows of ``x`` (n, F) by regressions on the other folds, (penalties, n, C); of new
-        rows (M, F) by one on all, (penalties, M, C).
+        Predictions for each training row by a regression on the other folds, (penalties, n, C), and
+        predictions for the new rows by a regression on all training rows, (penalties, M, C).
     """
-    whole = Moments.of(x, y)
-    own = np.zeros((len(PENALTIES), *y.shape))
+    moments = Moments.of(x, y)
+    out_of_fold = np.zeros((len(PENALTIES), *y.shape))
     for k in np.unique(fold):
         held = fold == k
-        rest = whole.less(Moments.of(x[held], y[held]))
-        own[:, held] = [x[held] @ w + b for w, b in rest.solve(PENALTIES)]
-    return own, np.array([x_new @ w + b for w, b in whole.solve(PENALTIES)])
+        rest = moments.without(Moments.of(x[held], y[held]))
+        out_of_fold[:, held] = [x[held] @ w + b for w, b in rest.solve(PENALTIES)]
+    return out_of_fold, np.array([x_new @ w + b for w, b in moments.solve(PENALTIES)])
 
 
 def fit_task(
@@ -121,26 +145,26 @@ def fit_task(
     fold: NDArray[np.int64],
     x_new: Floats,
 ) -> Floats:
-    """Outputs (M, width) for new rows, NaN where nothing was labelled.
+    """Fit one task and return outputs for new rows, (M, width), NaN in columns without labels.
 
     Args:
-        task: One of the four.
-        x: Features of the training rows, shape (N, F).
-        labels: Shape (N, 15).
-        mask: Shape (N, 15).
-        fold: The fold of each training row, shape (N,).
-        x_new: Shape (M, F).
+        task: The task.
+        x: Features of the training rows, (N, F).
+        labels: Labels of the training rows, (N, 15).
+        mask: True where a label is known, (N, 15).
+        fold: Fold of each training row, (N,).
+        x_new: Features of the new rows, (M, F).
     """
     y = targets(task, labels)
     guesses = np.full((len(PENALTIES), *y.shape), np.nan)
     final = np.full((len(PENALTIES), len(x_new), y.shape[1]), np.nan)
     for columns, rows in columns_labelled_alike(task, mask):
-        own, new = regress(x[rows], y[rows][:, columns], fold[rows], x_new)
-        guesses[:, rows[:, None] & np.isin(np.arange(y.shape[1]), columns)] = own.reshape(
+        out_of_fold, new = regress(x[rows], y[rows][:, columns], fold[rows], x_new)
+        guesses[:, rows[:, None] & np.isin(np.arange(y.shape[1]), columns)] = out_of_fold.reshape(
             len(PENALTIES), -1
         )
         final[:, :, columns] = new
-    if task.kind == "regression":  # as the models' own outputs are
+    if task.kind == "regression":  # the models' outputs are clipped as well
         guesses, final = guesses.clip(-1, 1), final.clip(-1, 1)
     options = [
         (guess + shift, outputs + shift)
@@ -152,7 +176,17 @@ def fit_task(
 
 
 def decision_shifts(task: Task, guess: Floats, y: Floats, known: NDArray[np.bool_]) -> list[Floats]:
-    """What may be added before a decision at 0.5: nothing, or what meets each unit's prior."""
+    """Return candidate shifts of the outputs before the decision at 0.5.
+
+    The candidates are no shift and, for action units, the shift of each unit with which the rate of
+    positive predictions equals the rate of positive labels.
+
+    Args:
+        task: The task.
+        guess: Out-of-fold predictions, (N, C).
+        y: Targets, (N, C).
+        known: True where a target is labelled, (N, C).
+    """
     nothing = np.zeros(y.shape[1])
     if task.kind != "multilabel":
         return [nothing]
@@ -166,7 +200,7 @@ def decision_shifts(task: Task, guess: Floats, y: Floats, known: NDArray[np.bool
 def score(
     task: Task, outputs: Floats, labels: NDArray[np.float32], mask: NDArray[np.bool_]
 ) -> float:
-    """The task's score, -inf where nothing is labelled."""
+    """Return the task's score, or -inf if no row is labelled."""
     rows = mask[:, task.labels].any(axis=1)
     sums = task_sums(task, outputs[rows], labels[rows, task.labels], mask[rows, task.labels])
     reached = task_score(task, sums)
@@ -176,7 +210,14 @@ def score(
 def moving_average(
     values: NDArray[Any], frames: NDArray[np.int32], at: NDArray[np.int32], radius_frames: float
 ) -> Floats:
-    """Mean of the rows whose frame is within the radius of each of ``at``; else of the nearest."""
+    """Return the mean of the rows around each frame number; the nearest row if none is in range.
+
+    Args:
+        values: Features of a video's frames, (n, F).
+        frames: Frame numbers of the rows, increasing, (n,).
+        at: Frame numbers at which the mean is taken, (m,).
+        radius_frames: Largest distance from ``at`` of the averaged rows, in frames.
+    """
     sums = np.concatenate([np.zeros((1, values.shape[1])), np.cumsum(values, axis=0, dtype=float)])
     nearest = _nearest(frames, at)
     start = np.minimum(np.searchsorted(frames, at - radius_frames, "left"), nearest)
@@ -185,6 +226,7 @@ def moving_average(
 
 
 def _nearest(frames: NDArray[np.int32], at: NDArray[np.int32]) -> NDArray[np.int64]:
+    """Return the row of the frame nearest to each of ``at``."""
     after = np.searchsorted(frames, at).clip(1, max(len(frames) - 1, 1))
     before = after - 1
     after = np.minimum(after, len(frames) - 1)
@@ -198,9 +240,17 @@ def frame_features(
     radii_frames: Sequence[float],
     sets: Sequence[str] | None = None,
 ) -> Floats:
-    """Features of some sets (all), and their moving averages, for listed rows, shape (N, F).
+    """Return features and their moving averages for rows of the listing, shape (N, F).
 
-    A frame without features has those of the nearest frame of its video; a video without any, NaN.
+    A frame without features gets those of the nearest frame of its video; the rows of a video
+    without features are NaN.
+
+    Args:
+        dataset: The dataset.
+        listing: Listing of the dataset.
+        rows: Rows of the listing, (N,).
+        radii_frames: Radius of each moving average, in frames.
+        sets: Names of the feature sets; all if None.
     """
     columns = [
         moving_averages(dataset, name, listing, rows, radius)
@@ -213,21 +263,25 @@ def frame_features(
 def moving_averages(
     dataset: Dataset, name: str, listing: Listing, rows: NDArray[np.int64], radius_frames: float
 ) -> Floats:
-    """One feature set's means around listed rows, over all rows of each video, shape (N, F)."""
+    """Return one feature set's moving average at rows of the listing, shape (N, F).
+
+    The average is over all frames of the video that have features, listed or not.
+    """
     index = dataset.index(name)
     spans = dict(zip(index.names, zip(index.starts, index.starts[1:], strict=False), strict=True))
     out = np.full((len(rows), dataset.width(name)), np.nan)
     for video in np.unique(listing.video[rows]):
         start, stop = map(int, spans.get(listing.names[video], (0, 0)))
         if start < stop:
-            own = np.flatnonzero(listing.video[rows] == video)
+            of_video = np.flatnonzero(listing.video[rows] == video)
             values, frames = dataset.read(name, start, stop), index.frames[start:stop]
-            out[own] = moving_average(values, frames, listing.frame[rows][own], radius_frames)
+            at = listing.frame[rows][of_video]
+            out[of_video] = moving_average(values, frames, at, radius_frames)
     return out
 
 
 def standardise(x: Floats, train: int) -> Floats:
-    """Z-scores by the first ``train`` rows; what is NaN becomes their mean."""
+    """Return z-scores with the statistics of the first ``train`` rows; NaN becomes 0, the mean."""
     mean, std = np.nanmean(x[:train], axis=0), np.nanstd(x[:train], axis=0)
     return np.asarray(np.nan_to_num((x - mean) / np.where(std > 0, std, 1)))
 
@@ -239,8 +293,17 @@ def predict_validation(
     seed: int,
     sets: Sequence[str] | None = None,
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """The validation rows of the listing, (M,), and what regressions on some of the feature sets
-    (all) say there, (M, 22).
+    """Fit all tasks on the training rows and predict the validation rows.
+
+    Args:
+        dataset: The dataset.
+        listing: Listing of the dataset.
+        radii_frames: Radius of each moving average, in frames.
+        seed: Seed of the folds.
+        sets: Names of the feature sets; all if None.
+
+    Returns:
+        The validation rows of the listing, (M,), and the outputs for them, (M, 22).
     """
     split = np.array(listing.splits)[listing.video]
     train, new = np.flatnonzero(split == "train"), np.flatnonzero(split == "validation")
@@ -263,27 +326,35 @@ def predict_validation(
 def ridge_scores(
     dataset: Dataset, radii_frames: Sequence[float] = (), confirm: float = 0.5, seed: int = 1234
 ) -> dict[str, dict[str, Any]]:
-    """Scores on all of ``validation`` and, where ``confirm`` is not 0, on that part alone."""
+    """Return scores and intervals on all validation videos and on the ``confirm`` part alone.
+
+    Args:
+        dataset: The dataset.
+        radii_frames: Radius of each moving average, in frames.
+        confirm: Share of the validation videos in ``confirm``; with 0 this part is left out.
+        seed: Seed of the folds and of the division into parts.
+    """
     listing = dataset.listing()
     rows, outputs = predict_validation(dataset, listing, radii_frames, seed)
     videos = [n for n, split in enumerate(listing.splits) if split == "validation"]
     names = [listing.names[n] for n in videos]
     part = select_videos(names, [listing.subjects[n] for n in videos], confirm, seed)
     kept = np.array([part[listing.names[n]] == "confirm" for n in listing.video[rows]])
-    chosen = {"validation": np.full(len(rows), True)} | ({"confirm": kept} if confirm else {})
+    parts = {"validation": np.full(len(rows), True)} | ({"confirm": kept} if confirm else {})
     results = {}
-    for name, own in chosen.items():
-        labelled = outputs[own], listing.values[rows][own], listing.mask[rows][own]
-        sampled = bootstrap(*labelled, listing.video[rows][own])
-        results[name] = {**scores(*labelled), "interval": intervals(sampled)}
+    for name, rows_of_part in parts.items():
+        at = rows[rows_of_part]
+        labelled = outputs[rows_of_part], listing.values[at], listing.mask[at]
+        bootstrapped = bootstrap(*labelled, listing.video[at])
+        results[name] = {**scores(*labelled), "interval": intervals(bootstrapped)}
     return results
 
 
 def table(results: dict[str, dict[str, Any]]) -> str:
-    """Scores as Markdown, a row for each part."""
-    lines = [f"| ridge | {' | '.join(ROWS_SHOWN)} |", f"|---|{'---:|' * len(ROWS_SHOWN)}"]
+    """Return the scores as a Markdown table with a row for each part."""
+    lines = [f"| ridge | {' | '.join(SHOWN_SCORES)} |", f"|---|{'---:|' * len(SHOWN_SCORES)}"]
     for name, result in results.items():
-        cells = [_cell(result, key) for key in ROWS_SHOWN]
+        cells = [_cell(result, key) for key in SHOWN_SCORES]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -296,7 +367,7 @@ def _cell(result: dict[str, Any], key: str) -> str:
 
 
 def main() -> None:
-    """The command line."""
+    """Run the benchmark from the command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--data", required=True, help="a dataset directory or address")
     parser.add_argument("--confirm", type=float, default=0.5, help="share of validation videos")
@@ -304,13 +375,13 @@ def main() -> None:
     parser.add_argument(
         "--smooth-seconds", type=float, nargs="*", default=[], help="lengths of the windows"
     )
-    parser.add_argument("--fps", type=float, default=30, help="what turns seconds into frames")
-    asked = parser.parse_args()
-    radii_frames = [seconds / 2 * asked.fps for seconds in asked.smooth_seconds]
-    dataset = open_dataset(asked.data)
-    results = ridge_scores(dataset, radii_frames, asked.confirm, asked.seed)
+    parser.add_argument("--fps", type=float, default=30, help="frames per second")
+    args = parser.parse_args()
+    radii_frames = [seconds / 2 * args.fps for seconds in args.smooth_seconds]
+    dataset = open_dataset(args.data)
+    results = ridge_scores(dataset, radii_frames, args.confirm, args.seed)
     print(table(results))
-    print(json.dumps({"benchmark": "ridge", "data": Path(asked.data).name, **results}))
+    print(json.dumps({"benchmark": "ridge", "data": Path(args.data).name, **results}))
 
 
 if __name__ == "__main__":

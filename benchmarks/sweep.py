@@ -1,24 +1,25 @@
-"""What a sweep costs beside plain Optuna that trains the same configurations.
+"""Time and memory of a sweep relative to plain Optuna that trains the same configurations.
 
 python benchmarks/sweep.py [--parts time memory] [--rounds 3] [--trials 24]
 
-One side is ``sweeps/run.py`` with two slots of one process each, the other plain Optuna in two
-processes (``benchmarks/plain_optuna.py``). Both train the same configurations of search.yaml's
-space, drawn once, without pruning, and both are watched until the last trial has ended: fusion is
-not in it.
+One side is ``sweeps/run.py`` with two slots of one process each, the other side is plain Optuna in
+two processes (``benchmarks/plain_optuna.py``). Both train the same configurations from
+search.yaml's space, drawn once, without pruning. Both are measured until the end of the last trial,
+so fusion is not included.
 
-``time``: wall time from the start of a side's first process. Ray's start, which is taken out of the
-first ratio and is in the second, is the time from the plan's print to that of the dashboard's
-address: Ray's import and ``ray.init``, and the run folder's opening. What the program reads and
-plans before, the shards and the slots' start stay in, as do the start of plain Optuna's processes
-and their reading. The third ratio begins with the first trial. In each round both sides run, after
-a first half minute each in turns of two seconds (``benchmarks/turns.py``), the other standing
-still, so that a slow minute of the machine meets both. The ratios are medians over the rounds.
+``time``: wall time from the start of a side's first process. Ray's start is excluded from the first
+ratio and included in the second. It is measured from the output of the plan to the output of the
+dashboard's address, and comprises Ray's import, ``ray.init`` and the opening of the run folder. All
+else counts: reading and planning, the shards, the slots' start; likewise the start of plain
+Optuna's processes and their reading. The third ratio counts from the start of the first trial. In
+each round both sides run: first half a minute each, then in turns of two seconds
+(``benchmarks/turns.py``), so that changes in the machine's speed affect both. The ratios are
+medians over rounds.
 
-``memory``: PSS of a side's process tree every half second, with what the object store holds that no
-process has touched, less that of the same side's run on features one value wide. ``peak`` is the
-highest of the whole run, ``training`` the median between the first trial's start and the last
-one's end. Four trials of one epoch on 1.1 GB of random features.
+``memory``: PSS of a side's process tree, measured every half second, plus the pages of the object
+store that no process has mapped, minus the same measure on features of width 1. ``peak`` is the
+maximum over the run, ``training`` the median between the start of the first and the end of the last
+trial. Four trials of one epoch run on 1.1 GB of random features.
 """
 
 import argparse
@@ -50,7 +51,7 @@ MOST_TIME, MOST_MEMORY = 1.10, 0.60
 SIDES = ("sweep", "plain")
 WIDE, VIDEO_FRAMES = 2304, 1000
 SPANS = {
-    "less_ray": "from the program's start, less Ray's start",
+    "less_ray": "from the program's start, without Ray's start",
     "with_ray": "from the program's start",
     "trials": "from the first trial's start",
 }
@@ -59,13 +60,13 @@ SPLITS = ("train",) * 160 + ("validation",) * 60 + ("test",) * 20
 
 @dataclass(frozen=True)
 class Times:
-    """When things happened, in seconds since the epoch.
+    """Times of events in one run, in seconds since the epoch.
 
     Attributes:
-        begun: The first process was started.
-        ray: How many seconds Ray took to start.
-        starts: Each trial began, in order.
-        ends: Each trial ended, in order.
+        begun: Start of the first process.
+        ray: Duration of Ray's start, in seconds.
+        starts: Starts of the trials, increasing.
+        ends: Ends of the trials, increasing.
     """
 
     begun: float
@@ -75,26 +76,36 @@ class Times:
 
     @classmethod
     def of(cls, begun: float, ray: float, trials: Iterable[FrozenTrial]) -> "Times":
-        """By the trials of a journal."""
-        found = list(trials)
-        starts = sorted(t.datetime_start.timestamp() for t in found if t.datetime_start)
-        ends = sorted(t.datetime_complete.timestamp() for t in found if t.datetime_complete)
+        """Return the times of a run with these trials of its journal."""
+        trials = list(trials)
+        starts = sorted(t.datetime_start.timestamp() for t in trials if t.datetime_start)
+        ends = sorted(t.datetime_complete.timestamp() for t in trials if t.datetime_complete)
         return cls(begun, ray, tuple(starts), tuple(ends))
 
     def by(self, clock: Callable[[float], float]) -> "Times":
-        """The same on another clock, which Ray's start did not see stand still."""
+        """Convert all times to another clock, except the duration of Ray's start.
+
+        Ray starts in the program's first turn, during which the clock is not interrupted.
+        """
         starts, ends = (tuple(map(clock, stamps)) for stamps in (self.starts, self.ends))
         return Times(clock(self.begun), self.ray, starts, ends)
 
     def seconds(self) -> dict[str, float]:
-        """Wall time to the last trial's end, as each of the three ratios takes it."""
-        whole = self.ends[-1] - self.begun
+        """Return the seconds until the end of the last trial, for each key of ``SPANS``."""
+        total = self.ends[-1] - self.begun
         trials = self.ends[-1] - self.starts[0]
-        return {"less_ray": whole - self.ray, "with_ray": whole, "trials": trials}
+        return {"less_ray": total - self.ray, "with_ray": total, "trials": trials}
 
 
 def write_space(file: Path, data: Path, trials: int, **sections: Mapping[str, Any]) -> Path:
-    """search.yaml for other data, in two slots, at random and unpruned; some sections replaced."""
+    """Write a copy of search.yaml with two slots, the random sampler and no pruner.
+
+    Args:
+        file: Search file to write; its stem becomes the sweep's name.
+        data: Dataset directory.
+        trials: Number of trials.
+        sections: Sections of the search file to replace.
+    """
     space: dict[str, Any] = yaml.safe_load((ROOT / "search.yaml").read_text())
     space |= {"name": file.stem, "data": str(data), "pruner": {"kind": "none"}}
     space |= {"resources": {"concurrent_trials": 2}, **sections}
@@ -104,26 +115,38 @@ def write_space(file: Path, data: Path, trials: int, **sections: Mapping[str, An
 
 
 def run_sweep(space: Path, side: Side | None = None) -> Times:
-    """A sweep; its run folder comes to lie beside its search file."""
+    """Run a sweep and return its times; its run folder is ``runs/<name>`` beside the search file.
+
+    Args:
+        space: The search file.
+        side: Side to which the sweep's process is added.
+    """
     side = side or Side()
     command = [sys.executable, "-u", ROOT / "sweeps" / "run.py", "--space", space]
-    said: dict[str, float] = {}
+    # Time of the last line of output that starts with each word.
+    printed: dict[str, float] = {}
     begun = time.time()
     with subprocess.Popen(command, cwd=space.parent, stdout=subprocess.PIPE, text=True) as process:
         side.roots.append(process.pid)
         for line in process.stdout or ():
-            said[(line.split() or [""])[0]] = time.time()
+            printed[(line.split() or [""])[0]] = time.time()
     assert process.returncode == 0, f"the sweep ended with exit code {process.returncode}"
     trials = ended(space.parent / "runs" / space.stem / "study.journal", space.stem)
-    asked = yaml.safe_load(space.read_text())["search"]["trials"]
-    assert len(trials) == asked, f"{len(trials)} of {asked} trials came to a value"
-    return Times.of(begun, said["Ray's"] - said["varied"], trials)
+    expected = yaml.safe_load(space.read_text())["search"]["trials"]
+    assert len(trials) == expected, f"{len(trials)} of {expected} trials are complete"
+    return Times.of(begun, printed["Ray's"] - printed["varied"], trials)
 
 
 def run_plain(
     space: Path, configurations: Sequence[FrozenTrial], side: Side | None = None
 ) -> Times:
-    """Plain Optuna in two processes; its journal comes to lie beside the search file."""
+    """Run plain Optuna in two processes and return its times.
+
+    Args:
+        space: The search file; the journal is written beside it.
+        configurations: Trials to train.
+        side: Side to which the processes are added.
+    """
     side = side or Side()
     journal = space.with_suffix(".journal")
     enqueue(journal, configurations)
@@ -131,12 +154,14 @@ def run_plain(
     with working((space, journal), (space, journal)) as processes:
         side.roots += [process.pid for process in processes if process.pid]
     trials = ended(journal)
-    assert len(trials) == len(configurations), "plain Optuna left some out, or trained some twice"
+    assert len(trials) == len(configurations), (
+        f"plain Optuna completed {len(trials)} trials instead of {len(configurations)}"
+    )
     return Times.of(begun, 0.0, trials)
 
 
 def measure_time(folder: Path, trials: int, rounds: int) -> dict[str, Any]:
-    """Both sides on the demo, round after round."""
+    """Measure the wall times of both sides on the demo in several rounds."""
     data = folder / "demo"
     make_demo(data)
     configurations = draw(write_space(folder / "drawn.yaml", data, trials), folder / "drawn")
@@ -149,14 +174,14 @@ def measure_time(folder: Path, trials: int, rounds: int) -> dict[str, Any]:
         }
         order = SIDES if number % 2 else SIDES[::-1]
         ran = dict(zip(order, in_turns([programs[side] for side in order]), strict=True))
-        times = {side: found.by(its.clock) for side, (found, its) in ran.items()}
+        times = {name: wall.by(side.clock) for name, (wall, side) in ran.items()}
         taken.append({side: {**times[side].seconds(), "ray": times[side].ray} for side in SIDES})
         print(f"round {number + 1}: {taken[-1]}", file=sys.stderr)
     return {"trials": trials, "rounds": taken, "ratio": time_ratios(taken)}
 
 
 def time_ratios(rounds: Sequence[Mapping[str, Mapping[str, float]]]) -> dict[str, float]:
-    """Median over rounds of the sweep's seconds over plain Optuna's, for each way of counting."""
+    """Return the median over rounds of sweep seconds per plain Optuna second, by span."""
     return {
         span: round(statistics.median(r["sweep"][span] / r["plain"][span] for r in rounds), 3)
         for span in SPANS
@@ -164,7 +189,7 @@ def time_ratios(rounds: Sequence[Mapping[str, Mapping[str, float]]]) -> dict[str
 
 
 def random_dataset(out: Path, width: int) -> Dataset:
-    """A feature set of random values, its videos fully listed and labelled."""
+    """Write a dataset with one random feature set of this width; all frames have all labels."""
     random = np.random.default_rng(SEED)
     names = tuple(f"video_{number:03d}" for number in range(len(SPLITS)))
     frames = np.arange(1, VIDEO_FRAMES + 1, dtype=np.int32)
@@ -183,7 +208,7 @@ def random_dataset(out: Path, width: int) -> Dataset:
 
 
 def measure_memory(folder: Path) -> dict[str, Any]:
-    """Both sides on wide features and on narrow ones."""
+    """Measure the memory of both sides on wide and on narrow features."""
     gib: dict[str, dict[str, dict[str, float]]] = {side: {} for side in SIDES}
     for name, width in (("narrow", 1), ("wide", WIDE)):
         random_dataset(folder / name, width)
@@ -210,30 +235,30 @@ def measure_memory(folder: Path) -> dict[str, Any]:
 
 
 def peak_and_training(samples: Sequence[tuple[float, int]], times: Times) -> dict[str, float]:
-    """GiB: the highest up to the last trial's end, and the median while trials ran."""
+    """Return the peak until the last trial's end and the median while trials ran, in GiB."""
     before_end = [(at, size / 2**30) for at, size in samples if at <= times.ends[-1]]
     training = [size for at, size in before_end if at >= times.starts[0]]
     return {"peak": max(size for _, size in before_end), "training": statistics.median(training)}
 
 
 def time_table(result: Mapping[str, Any]) -> str:
-    """The ``time`` part as Markdown."""
-    middle = {
+    """Return the times as a Markdown table."""
+    medians = {
         side: {k: statistics.median(r[side][k] for r in result["rounds"]) for k in ("ray", *SPANS)}
         for side in SIDES
     }
     lines = ["| wall time to the last trial's end | sweep s | plain s | ratio | limit |"]
     lines.append("|---|---:|---:|---:|---:|")
-    for span, words in SPANS.items():
-        cells = f"{middle['sweep'][span]:.1f} | {middle['plain'][span]:.1f}"
+    for span, title in SPANS.items():
+        cells = f"{medians['sweep'][span]:.1f} | {medians['plain'][span]:.1f}"
         limit = f"{MOST_TIME:.2f}" if span == "less_ray" else "-"
-        lines.append(f"| {words} | {cells} | {result['ratio'][span]:.3f} | {limit} |")
-    lines.append(f"| Ray's start | {middle['sweep']['ray']:.1f} | - | - | - |")
+        lines.append(f"| {title} | {cells} | {result['ratio'][span]:.3f} | {limit} |")
+    lines.append(f"| Ray's start | {medians['sweep']['ray']:.1f} | - | - | - |")
     return "\n".join(lines)
 
 
 def memory_table(result: Mapping[str, Any]) -> str:
-    """The ``memory`` part as Markdown."""
+    """Return the memory as a Markdown table."""
     lines = ["| GiB | sweep: wide, narrow, net | plain: wide, narrow, net | ratio | limit |"]
     lines.append("|---|---:|---:|---:|---:|")
     for kind in ("peak", "training"):
@@ -254,7 +279,7 @@ def memory_table(result: Mapping[str, Any]) -> str:
 
 
 def main() -> None:
-    """The program."""
+    """Run the benchmark from the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -263,13 +288,13 @@ def main() -> None:
     )
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--trials", type=int, default=24)
-    words = parser.parse_args()
+    args = parser.parse_args()
     results = {}
     with tempfile.TemporaryDirectory() as folder:
-        if "time" in words.parts:
-            results["time"] = measure_time(Path(folder), words.trials, words.rounds)
+        if "time" in args.parts:
+            results["time"] = measure_time(Path(folder), args.trials, args.rounds)
             print(time_table(results["time"]))
-        if "memory" in words.parts:
+        if "memory" in args.parts:
             results["memory"] = measure_memory(Path(folder))
             print(memory_table(results["memory"]))
     print(json.dumps({"benchmark": "sweep", **results}))

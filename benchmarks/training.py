@@ -1,22 +1,22 @@
-"""How fast the training loop is on data of the shape of s-Aff-Wild2.
+"""Speed and memory of the training loop on data with the size of s-Aff-Wild2.
 
 python benchmarks/training.py [--encoders gru lstm transformer] [--rounds 3]
 
-307 videos with 142,333 training frames, their lengths lognormal (sigma 0.8), with random features
-768 + 1024 + 512 wide in float16, hidden 128. Three loops run the same model, on one thread, and are
-compared in frames/s (padding is no frame), as medians of the rounds' ratios. A machine that slows
-down meanwhile does so for all: in each round half of either reference comes before ours, the other
-half after it.
+The data are 307 videos with 142,333 training frames, lognormal lengths (sigma 0.8) and random
+float16 features of width 768 + 1024 + 512; the hidden size is 128. Three loops train the same model
+on one thread. They are compared in frames/s, without padding frames; the results are medians over
+rounds of the ratios. In each round one half of each reference runs before our loop and the other
+half after it, so that changes in the machine's speed affect all three.
 
 - ours: an epoch of ``mtl.training.trainer.Trainer``;
-- the ceiling: as many steps of the same batch size over tensors that are ready, without padding;
-- the authors' scheme, written anew: eight whole videos, padded to the longest, are walked through
-  window by window, the state carried, a step of Adam as torch has it for each. What we gain over it
-  is limited by what the ceiling gains over it, which is printed beside.
+- the ceiling: steps of the same batch size over prepared tensors without padding;
+- the authors' scheme, reimplemented: batches of eight whole videos, padded to the longest video,
+  are processed window by window with carried state and one step of ``torch.optim.Adam`` per window.
+  The ceiling's gain over this scheme is printed too, because it limits ours.
 
-Then how much of an epoch's time scoring `select` takes (a fifth as many frames again), and what
-memory the features cost: PSS of a process that reads and trains, less that of one on features of
-width 1, over the features' size on disk.
+Also measured: the time of scoring `select` (a fifth of the number of training frames) relative to
+an epoch's training, and the memory of the features: the PSS of a process that reads and trains,
+minus the PSS of a process on features of width 1, divided by the features' size on disk.
 """
 
 import argparse
@@ -41,7 +41,7 @@ from mtl.training.trainer import Trainer
 from sweeps.data.trial_data import SlotData
 from sweeps.planning.compose import compose
 from sweeps.planning.plan import divide
-from sweeps.train import Files
+from sweeps.train import FeatureFiles
 
 SEED = 0
 WIDTHS = {"mae": 768, "iresnet": 1024, "densenet": 512}
@@ -49,19 +49,24 @@ VIDEOS, FRAMES, SIGMA = 307, 142_333, 0.8
 VALIDATION_VIDEOS, VALIDATION_FRAMES = 58, 26_876
 LEAST_OF_CEILING, MOST_MEMORY, MOST_EVALUATION = 0.9, 1.5, 0.15
 GAIN = {"gru": 1.2, "lstm": 1.2, "transformer": 1.0}
-"""The least gain over the authors' scheme, as a multiple of its padding factor."""
+"""Required gain in speed over the authors' scheme, as a multiple of the scheme's padding factor."""
 
 
 def lengths(random: np.random.Generator, videos: int, frames: int) -> np.ndarray:
-    """Of videos, lognormal, with this sum."""
+    """Draw lognormal video lengths with a sum of ``frames``."""
     drawn = random.lognormal(0, SIGMA, videos)
-    whole = np.maximum(2, drawn / drawn.sum() * frames).astype(int)
-    whole[whole.argmax()] += frames - whole.sum()
-    return whole
+    rounded = np.maximum(2, drawn / drawn.sum() * frames).astype(int)
+    rounded[rounded.argmax()] += frames - rounded.sum()
+    return rounded
 
 
 def make_dataset(out: Path, widths: dict[str, int]) -> Dataset:
-    """Random features and labels; half of the labels are missing."""
+    """Write a dataset of random features and labels; half of the labels are missing.
+
+    Args:
+        out: Dataset directory to write.
+        widths: Number of features, by feature set.
+    """
     random = np.random.default_rng(SEED)
     sizes = [
         *lengths(random, VIDEOS, FRAMES),
@@ -85,25 +90,27 @@ def make_dataset(out: Path, widths: dict[str, int]) -> Dataset:
 
 
 def make_trainer(dataset: Dataset, encoder: str) -> Trainer:
-    """Of one model over all sets."""
+    """Return the trainer of a model with this encoder over all feature sets of the dataset."""
     sets = ",".join(dataset.feature_sets())
-    words = [f"encoder={encoder}", "encoder.hidden=128", f"features=[{sets}]"]
-    config = compose([*words, "training.precision=float32", "training.device=cpu"])
+    overrides = [f"encoder={encoder}", "encoder.hidden=128", f"features=[{sets}]"]
+    config = compose([*overrides, "training.precision=float32", "training.device=cpu"])
     listing = dataset.listing()
-    # All validation frames are scored, as after each epoch of a sweep without `confirm`.
+    # As in a sweep without `confirm`, all validation frames are scored after each epoch.
     parts = divide(listing, 0.0, SEED)
-    return Trainer(config, SlotData(Files(dataset, listing), listing, parts).of(config))
+    return Trainer(
+        config, SlotData(FeatureFiles(dataset, listing), listing, parts).for_trial(config)
+    )
 
 
 def ours(trainer: Trainer) -> float:
-    """Frames/s of an epoch."""
-    done = trainer._train_epoch(1, lambda: False)
-    assert done is not None
-    return float(done["frames"] / done["seconds"])
+    """Train one epoch and return the frames/s."""
+    epoch = trainer._train_epoch(1, lambda: False)
+    assert epoch is not None
+    return float(epoch["frames"] / epoch["seconds"])
 
 
 def ceiling(trainer: Trainer) -> tuple[int, float]:
-    """Half an epoch's steps over full batches that are ready: frames and seconds."""
+    """Run half an epoch's steps over prepared full batches; return frames and seconds."""
     lanes, window = trainer.config.optim.batch_videos, trainer.config.sequence.window_frames
     steps = len(trainer._schedule(1)) // 2
     lengths = np.array([len(sequence) for sequence in trainer.data.train])
@@ -122,13 +129,19 @@ def ceiling(trainer: Trainer) -> tuple[int, float]:
 
 
 def authors(trainer: Trainer, half: int) -> tuple[int, int, float]:
-    """Every other batch of whole videos padded to the longest of eight: frames without padding and
-    with it, and seconds.
+    """Train on half of the batches by the authors' scheme: whole videos, padded to the longest.
+
+    Args:
+        trainer: Trainer of the model and the data.
+        half: 0 for the even batches, 1 for the odd ones.
+
+    Returns:
+        Frames without padding, frames with padding, and seconds.
     """
     lanes, window = trainer.config.optim.batch_videos, trainer.config.sequence.window_frames
     train = trainer.data.train
     order = np.random.default_rng(SEED).permutation(len(train))
-    mean, scale = trainer.batches.mean, trainer.batches.scale
+    mean, inverse_std = trainer.batches.mean, trainer.batches.inverse_std
     model, clip = trainer.model.train(), trainer.config.optim.gradient_clip
     optimizer = torch.optim.Adam(model.parameters(), lr=trainer.config.optim.lr)
     frames = padded = 0
@@ -144,8 +157,8 @@ def authors(trainer: Trainer, half: int) -> tuple[int, int, float]:
             x[lane, : len(video)] = np.concatenate(sets, axis=1)
             labels[lane, : len(video)], mask[lane, : len(video)] = video.labels, video.mask
             valid[lane, : len(video)] = True
-        whole = WindowBatch(
-            (torch.from_numpy(x) - mean) * scale,
+        batch_of_videos = WindowBatch(
+            (torch.from_numpy(x) - mean) * inverse_std,
             torch.from_numpy(valid),
             torch.from_numpy(labels),
             torch.from_numpy(mask),
@@ -155,11 +168,11 @@ def authors(trainer: Trainer, half: int) -> tuple[int, int, float]:
         for start in range(0, longest, window):
             part = slice(start, start + window)
             batch = WindowBatch(
-                whole.x[:, part],
-                whole.valid[:, part],
-                whole.labels[:, part],
-                whole.mask[:, part],
-                whole.sequence_starts[:, part],
+                batch_of_videos.x[:, part],
+                batch_of_videos.valid[:, part],
+                batch_of_videos.labels[:, part],
+                batch_of_videos.mask[:, part],
+                batch_of_videos.sequence_starts[:, part],
             )
             outputs, states = model(batch.x, batch.valid, states)
             losses, _ = trainer._losses(outputs, batch)
@@ -173,19 +186,19 @@ def authors(trainer: Trainer, half: int) -> tuple[int, int, float]:
 
 
 def evaluation_share(trainer: Trainer) -> float:
-    """Time of scoring all validation frames over that of an epoch's training."""
+    """Return the time of scoring all validation frames divided by an epoch's training time."""
     started = time.perf_counter()
     trainer._score_select(1)
     scoring = time.perf_counter() - started
-    done = trainer._train_epoch(1, lambda: False)
-    assert done is not None
-    return float(scoring / done["seconds"])
+    epoch = trainer._train_epoch(1, lambda: False)
+    assert epoch is not None
+    return float(scoring / epoch["seconds"])
 
 
 def measure(dataset: Dataset, encoder: str, rounds: int) -> dict[str, float]:
-    """Medians over rounds."""
+    """Measure one encoder in all loops; return medians over rounds of rates and ratios."""
     trainer = make_trainer(dataset, encoder)
-    found: dict[str, list[float]] = {}
+    by_key: dict[str, list[float]] = {}
     for number in range(rounds):
         padded, ready = [authors(trainer, half=0)], [ceiling(trainer)]
         rates = {"ours": ours(trainer)}
@@ -203,12 +216,12 @@ def measure(dataset: Dataset, encoder: str, rounds: int) -> dict[str, float]:
         }
         print(encoder, number + 1, rates, flush=True)
         for key, value in rates.items():
-            found.setdefault(key, []).append(value)
-    return {key: round(statistics.median(values), 3) for key, values in found.items()}
+            by_key.setdefault(key, []).append(value)
+    return {key: round(statistics.median(values), 3) for key, values in by_key.items()}
 
 
 def train_once(folder: str, peak: Any) -> None:
-    """Read all features and train an epoch's first steps; tells the PSS at its end."""
+    """Read all features, train for 40 steps, and store the process's PSS in ``peak.value``."""
     torch.set_num_threads(1)
     trainer = make_trainer(open_dataset(folder), "gru")
     steps = trainer._schedule(1)[:40]
@@ -220,7 +233,12 @@ def train_once(folder: str, peak: Any) -> None:
 
 
 def memory(folder: Path) -> dict[str, float]:
-    """GiB of a process on wide and on narrow features, and their difference over the features."""
+    """Measure the memory of training on wide and on narrow features.
+
+    Returns:
+        GiB of both processes, GiB of the wide features on disk, and the ratio of the processes'
+        difference to the features.
+    """
     spawn = multiprocessing.get_context("spawn")
     gib = {}
     for name in ("wide", "narrow"):
@@ -235,20 +253,20 @@ def memory(folder: Path) -> dict[str, float]:
 
 
 def main() -> None:
-    """The program."""
+    """Run the benchmark from the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--encoders", nargs="+", choices=GAIN, default=tuple(GAIN))
     parser.add_argument("--rounds", type=int, default=3)
-    words = parser.parse_args()
+    args = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         wide = make_dataset(folder / "wide", WIDTHS)
         make_dataset(folder / "narrow", dict.fromkeys(WIDTHS, 1))
         spent = memory(folder)
-        results = {name: measure(wide, name, words.rounds) for name in words.encoders}
+        results = {name: measure(wide, name, args.rounds) for name in args.encoders}
     print(
         "| encoder | frames/s | of the ceiling (>= 0.9) | gain (limit) | the ceiling's | padding |"
     )

@@ -1,4 +1,4 @@
-"""Memory of process trees, shared pages counted once."""
+"""Memory of process trees; shared pages are counted once."""
 
 import threading
 import time
@@ -10,23 +10,24 @@ from typing import Any
 import psutil
 
 EVERY_SECONDS = 0.5
+"""Time between two measurements of memory."""
 
 
 class MemoryWatch(threading.Thread):
-    """Samples the memory of all processes that descend from this one; ``with`` it.
+    """Context manager that samples the memory of all descendants of the current process.
 
     Attributes:
-        samples: Seconds since the epoch, and bytes.
+        samples: Time in seconds since the epoch and memory in bytes, one pair per sample.
     """
 
     def __init__(self) -> None:
         super().__init__(daemon=True)
         self.samples: list[tuple[float, int]] = []
-        self._over = threading.Event()
+        self._stopped = threading.Event()
 
     def run(self) -> None:
-        """Sample until the end."""
-        while not self._over.wait(EVERY_SECONDS):
+        """Take samples until the context ends."""
+        while not self._stopped.wait(EVERY_SECONDS):
             processes = psutil.Process().children(recursive=True)
             self.samples.append((time.time(), memory_bytes(process.pid for process in processes)))
 
@@ -35,16 +36,19 @@ class MemoryWatch(threading.Thread):
         return self
 
     def __exit__(self, *error: Any) -> None:
-        self._over.set()
+        self._stopped.set()
         self.join()
 
 
 def memory_bytes(pids: Iterable[int]) -> int:
-    """PSS of processes, and what their object store holds that is mapped into none of them."""
+    """Return the memory of processes and of their Ray object store, in bytes.
+
+    The memory is the processes' PSS plus the pages of the object store that no process has mapped.
+    """
     pss = shared = 0
     store: dict[int, int] = {}
     for pid in pids:
-        with suppress(OSError):  # it has just ended
+        with suppress(OSError):  # the process may have ended
             rollup = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]
             kib = {line.partition(":")[0]: int(line.split()[1]) for line in rollup}
             pss += 1024 * kib["Pss"]
@@ -54,11 +58,11 @@ def memory_bytes(pids: Iterable[int]) -> int:
 
 
 def _object_store(pid: int) -> dict[int, int]:
-    """Bytes in use of Ray's shared files that a process has open, by inode."""
-    found = {}
+    """Return the used bytes of each object store file that a process has open, by inode."""
+    sizes = {}
     for descriptor in Path(f"/proc/{pid}/fd").iterdir():
-        with suppress(OSError):  # it has just been closed
+        with suppress(OSError):  # the file may have been closed
             if str(descriptor.readlink()).startswith("/dev/shm/plasma"):
                 file = descriptor.stat()
-                found[file.st_ino] = 512 * file.st_blocks
-    return found
+                sizes[file.st_ino] = 512 * file.st_blocks
+    return sizes

@@ -1,7 +1,8 @@
-"""Programs that run in turns: while one runs the others stand still, and its clock alone goes on.
+"""Time slicing of several programs: one runs at a time, and the others are stopped.
 
-A shared machine is faster in one minute than in the next, by more than what is to be measured.
-Cut into slices of seconds, two programs that take minutes meet the same machine.
+The speed of a shared machine changes between minutes by more than the difference to be measured.
+Two programs that alternate every few seconds run under the same conditions. Each has a clock that
+counts only its own turns.
 """
 
 import signal
@@ -15,34 +16,37 @@ from typing import Any
 import psutil
 
 FIRST_SECONDS = 30.0
-"""A program's first turn: its start is not cut, whose waiting would end while it stands still."""
+"""Length of a program's first turn, so that its start, which has timeouts, is not interrupted."""
+
 SECONDS = 2.0
+"""Length of every later turn."""
 
 
 @dataclass
 class Side:
-    """A program's processes.
+    """Processes and running times of one program.
 
     Attributes:
-        roots: Those that the others descend from; the program adds them when it starts them.
-        spans: When it ran, in seconds since the epoch.
+        roots: Process ids whose descendants are all of the program's processes; the program adds
+            each of them when it starts the process.
+        spans: Start and stop of each turn, in seconds since the epoch.
     """
 
     roots: list[int] = field(default_factory=list)
     spans: list[tuple[float, float]] = field(default_factory=list)
 
     def clock(self, at: float) -> float:
-        """For how many seconds it had run at a time."""
+        """Return the seconds that the program has run until a time in seconds since the epoch."""
         return sum(max(0.0, min(at, stop) - start) for start, stop in self.spans)
 
     def signal(self, number: signal.Signals) -> None:
-        """To all its processes, also those that start meanwhile."""
-        told: set[int] = set()
-        while new := {process for process in self._tree() if process.pid not in told}:
+        """Send a signal to all processes of the program, including those that start meanwhile."""
+        signalled: set[int] = set()
+        while new := {process for process in self._tree() if process.pid not in signalled}:
             for process in new:
                 with suppress(psutil.NoSuchProcess):
                     process.send_signal(number)
-                told.add(process.pid)
+                signalled.add(process.pid)
 
     def _tree(self) -> list[psutil.Process]:
         tree = []
@@ -54,17 +58,18 @@ class Side:
 
 
 def in_turns(programs: Sequence[Callable[[Side], Any]]) -> list[tuple[Any, Side]]:
-    """Run programs in turns, each begun after the one before it has had its first turn.
+    """Run programs in turns; each starts after the first turn of the program before it.
 
     Args:
-        programs: Each starts its processes, tells its side of them, and waits for their end.
+        programs: Functions that start processes, add their ids to ``Side.roots``, and wait for
+            their end.
 
     Returns:
-        What each returned, and when it ran.
+        For each program, the function's result, and the side with the program's running times.
     """
     sides = [Side() for _ in programs]
     running: list[Future[Any]] = []
-    # A shell that ends hangs up a process group some of whose members stand still.
+    # The end of a shell sends SIGHUP to its process group if a member of the group is stopped.
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     with ThreadPoolExecutor(len(programs)) as pool:
         try:
@@ -88,6 +93,7 @@ def in_turns(programs: Sequence[Callable[[Side], Any]]) -> list[tuple[Any, Side]
 
 
 def _turn(side: Side, future: Future[Any], started: float, seconds: float) -> None:
+    """Let a running program run for some seconds, then stop it and record its turn."""
     wait([future], seconds)
     side.signal(signal.SIGSTOP)
     stopped = time.time()

@@ -44,7 +44,7 @@ def ensemble(coverage):
 
 
 def test_population_is_the_same_in_every_process(coverage):
-    here, there = coverage.population(), small().population()
+    here, there = coverage.draw_population(), small().draw_population()
     assert here is not there
     for name in ("video", "labels", "fields"):
         assert np.array_equal(getattr(here, name), getattr(there, name))
@@ -53,14 +53,14 @@ def test_population_is_the_same_in_every_process(coverage):
 
 @pytest.mark.parametrize("task", TASKS.values(), ids=TASKS.keys())
 def test_more_skill_scores_better(coverage, task):
-    everybody = coverage.population()
-    labels = everybody.labels[:, task.labels]
+    population = coverage.draw_population()
+    labels = population.labels[:, task.labels]
     found = [
         task_score(
             task,
             task_sums(
                 task,
-                member.outputs(everybody, slice(None), task),
+                member.outputs(population, slice(None), task),
                 labels,
                 np.ones(labels.shape, bool),
             ),
@@ -72,11 +72,11 @@ def test_more_skill_scores_better(coverage, task):
 
 
 def test_a_model_says_the_same_of_a_video_in_any_set(coverage):
-    everybody, chosen = coverage.population(), ensemble(coverage)
-    rows = everybody.rows(np.array([3, 17, 101]))
-    assert set(everybody.video[rows]) == {3, 17, 101}
-    whole = coverage.outputs_of(chosen, everybody, slice(None))
-    own = coverage.outputs_of(chosen, everybody, rows)
+    population, chosen = coverage.draw_population(), ensemble(coverage)
+    rows = population.rows(np.array([3, 17, 101]))
+    assert set(population.video[rows]) == {3, 17, 101}
+    whole = coverage.outputs_of(chosen, population, slice(None))
+    own = coverage.outputs_of(chosen, population, rows)
     np.testing.assert_allclose(own, whole[rows], rtol=1e-5, atol=1e-6)
 
 
@@ -91,24 +91,26 @@ def test_trials_err_alike_by_what_is_said(coverage):
 
 
 def test_the_truth_is_the_score_of_all_frames(coverage):
-    everybody, chosen = coverage.population(), ensemble(coverage)
-    sums = coverage.true_sums(chosen, everybody)
-    outputs = coverage.outputs_of(chosen, everybody, slice(None))
-    known = np.ones(everybody.labels.shape, bool)
-    truth = scores(outputs, everybody.labels, known)["p_mtl"]
+    population, chosen = coverage.draw_population(), ensemble(coverage)
+    sums = coverage.true_sums(chosen, population)
+    outputs = coverage.outputs_of(chosen, population, slice(None))
+    known = np.ones(population.labels.shape, bool)
+    truth = scores(outputs, population.labels, known)["p_mtl"]
     pooled = {name: own.sum(axis=0) for name, own in sums.items()}
-    assert float(coverage.p_of(pooled)) == pytest.approx(truth)
+    assert float(coverage.pooled_p(pooled)) == pytest.approx(truth)
     videos = np.array([3, 17, 101])
     some = {name: own[videos].sum(axis=0) for name, own in sums.items()}
-    own_score = coverage.sampled(chosen, everybody, everybody.rows(videos))["p_labelled"].score
-    assert float(coverage.p_of(some)) == pytest.approx(own_score)
+    own_score = coverage.bootstrap_scores(chosen, population, population.rows(videos))[
+        "p_labelled"
+    ].score
+    assert float(coverage.pooled_p(some)) == pytest.approx(own_score)
 
 
 def test_search_finds_the_most_skilled(coverage):
-    everybody = coverage.population()
+    population = coverage.draw_population()
     weak, middle, strong = members(coverage, 0.3, 0.6, 2.0)
     trials = [[weak, middle], [middle, strong, weak], [weak, weak]]
-    fused, single = coverage.search(trials, everybody, everybody.rows(np.arange(100)))
+    fused, single = coverage.search(trials, population, population.rows(np.arange(100)))
     for name in TASKS:
         assert single[name] == [(strong, 1)]
         assert strong in [member for member, _ in fused[name]]

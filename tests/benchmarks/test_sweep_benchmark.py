@@ -17,7 +17,7 @@ from mtl.optimisation.distributed import Workers
 from sweeps.planning.compose import compose
 from sweeps.records.messages import Epoch, Job
 from sweeps.search_file import load
-from sweeps.slots.trial_loop import JobRun
+from sweeps.slots.trial_loop import TrialLoop
 from tests.support.paths import ROOT
 
 PROGRAMS = ROOT / "benchmarks"
@@ -141,7 +141,7 @@ def test_plain_optuna_trains_what_waits_and_as_a_slot_does(plain, space, tmp_pat
     for trial, config in zip(
         ended, (compose(t.user_attrs["overrides"]) for t in drawn), strict=True
     ):
-        job = JobRun(Job("alone", config.plain()), config, data.of(config))
+        job = TrialLoop(Job("alone", config.plain()), config, data.for_trial(config))
         *_, last = (event for event in job.events() if isinstance(event, Epoch))
         assert trial.value == last.result["objective"]
         assert trial.user_attrs["seconds"] > 0
@@ -160,7 +160,7 @@ def test_two_processes_train_each_configuration_together(plain, space, tmp_path)
     for trial, config in zip(
         ended, (compose(t.user_attrs["overrides"]) for t in drawn), strict=True
     ):
-        epochs, _ = plain.train(config, data.of(config), Workers())
+        epochs, _ = plain.train(config, data.for_trial(config), Workers())
         assert trial.value == pytest.approx(epochs[-1].objective, abs=1e-3)
         assert 0 < trial.user_attrs["epoch_seconds"] < trial.user_attrs["seconds"]
 
