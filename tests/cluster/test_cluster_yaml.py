@@ -1,4 +1,4 @@
-"""The cluster files pass Ray's own checks, offline, and keep to what cluster/README.md promises."""
+"""Tests of the cluster files: Ray's checks, offline, and the statements in cluster/README.md."""
 
 import copy
 import os
@@ -48,16 +48,14 @@ def test_the_dashboard_listens_on_loopback_and_ray_asks_for_a_token(cluster):
 
 
 def test_workers_on_several_nodes_talk_over_the_network(cluster, tmp_path):
-    """Left to itself gloo may take a loopback address: the default route's device is named."""
+    """The default route's network device is set for gloo, which may else use a loopback address."""
     command = next(command for command in cluster["setup_commands"] if "GLOO" in command)
     ip = tmp_path / "ip"
     ip.write_text("#!/bin/sh\necho 'default via 192.0.2.1 dev ens5 proto dhcp src 192.0.2.9'\n")
     ip.chmod(0o755)
     path = f"{tmp_path}:{os.environ['PATH']}"
     for _ in range(2):
-        subprocess.run(
-            ["sh", "-c", command], env={"HOME": str(tmp_path), "PATH": path}, check=True
-        )
+        subprocess.run(["sh", "-c", command], env={"HOME": str(tmp_path), "PATH": path}, check=True)
     assert (tmp_path / ".bashrc").read_text() == "export GLOO_SOCKET_IFNAME=ens5\n"
 
 
@@ -75,7 +73,7 @@ def test_every_aws_node_has_its_own_group_and_profile():
     types = read("gpu")["available_node_types"]
     for node in types.values():
         config = node["node_config"]
-        # With these ids Ray makes no group of its own, which would be open to the world.
+        # Without these ids Ray creates a security group that is open to all addresses.
         assert config["SecurityGroupIds"]
         assert config["IamInstanceProfile"]["Name"].startswith("mtl-sweeps-")
     assert types["head"]["max_workers"] == 0
@@ -90,7 +88,7 @@ def test_workers_come_and_go():
 
 
 class _Template(yaml.SafeLoader):
-    """CloudFormation's tags, as their plain values."""
+    """YAML loader that reads CloudFormation's tags as plain values."""
 
 
 _Template.add_multi_constructor("!", lambda loader, tag, node: {tag: loader.construct_scalar(node)})

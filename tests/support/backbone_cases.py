@@ -1,4 +1,4 @@
-"""Small backbones, and what tests of them ask."""
+"""Small backbones, their inputs, and comparison functions for tests."""
 
 from functools import lru_cache
 
@@ -32,18 +32,20 @@ def backbone(name: str) -> Backbone:
 
 
 def faces(size: int, count: int = 5, seed: int = 0) -> Tensor:
-    """Smooth images, no two alike."""
+    """Return smooth random images, all different, (count, size, size, 3)."""
     generator = torch.Generator().manual_seed(seed)
     coarse = torch.rand(count, 3, 4, 4, generator=generator) * 255
     return F.interpolate(coarse, size=(size, size)).permute(0, 2, 3, 1).to(torch.uint8)
 
 
 @torch.no_grad()
-def features(of: Backbone, pixels: Tensor) -> Tensor:
-    result: Tensor = of(pixels)
+def features(model: Backbone, pixels: Tensor) -> Tensor:
+    """Return a backbone's features without gradients."""
+    result: Tensor = model(pixels)
     return result
 
 
 def equal(one: nn.Module, other: nn.Module) -> bool:
+    """Return True if two modules have the same state."""
     a, b = one.state_dict(), other.state_dict()
     return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)

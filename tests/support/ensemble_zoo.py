@@ -1,4 +1,4 @@
-"""Trials trained on a small dataset with all that can be missing, and their ensemble exported."""
+"""Trained trials and their exported ensemble, on a small dataset with missing features."""
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -22,7 +22,7 @@ from tests.support.laws import config
 
 WIDTHS = {"face": 3, "pose": 2}
 SPLITS = ("train",) * 5 + ("validation",) * 3 + ("test",) * 2
-NAMES = tuple(f"v{9 - number}" for number in range(len(SPLITS)))  # listed against name order
+NAMES = tuple(f"v{9 - number}" for number in range(len(SPLITS)))  # in reverse alphabetical order
 WITHOUT_POSE, WITHOUT_ANY, WITH_HOLES = "v0", "v1", "v3"
 DONE = Postprocessing(
     {"valence": Smoothing("box", 3), "expression": Smoothing("gaussian", 2)},
@@ -45,7 +45,7 @@ COUNTS: dict[str, dict[str, float]] = {
 
 
 def listing(labels: bool = True, splits: tuple[str, ...] = SPLITS) -> Listing:
-    """Ten videos of uneven length and with gaps between their listed frames."""
+    """Return ten videos of different lengths with gaps between their listed frames."""
     random = np.random.default_rng(0)
     frames = [np.cumsum(random.integers(1, 4, 8 + 3 * (i % 5))) for i in range(len(NAMES))]
     order = [
@@ -64,7 +64,14 @@ def listing(labels: bool = True, splits: tuple[str, ...] = SPLITS) -> Listing:
 def dataset(
     folder: Path, listed: Listing | None = None, sets: Iterable[str] = WIDTHS, wider: int = 0
 ) -> Dataset:
-    """Every second feature row belongs to no listed frame; the features follow from the video."""
+    """Write a dataset in which about half of the feature rows belong to no listed frame.
+
+    Args:
+        folder: Dataset directory to write.
+        listed: Listing of the dataset; ``listing()`` if None.
+        sets: Names of the feature sets.
+        wider: Number of additional features in each set.
+    """
 
     def block(name: str, features: str) -> tuple[str, np.ndarray, np.ndarray]:
         random = np.random.default_rng([int(name[1:]), WIDTHS.get(features, 0)])
@@ -84,7 +91,14 @@ def dataset(
 
 @dataclass(frozen=True)
 class Trained:
-    """A trial: its weights, the best epoch of each task and all listed frames predicted."""
+    """Trained trial.
+
+    Attributes:
+        config: Config of the trial.
+        epochs: Best epoch of each task.
+        weights: Weights after each epoch.
+        outputs: Predictions of all listed frames.
+    """
 
     config: TrialConfig
     epochs: dict[str, int]
@@ -93,7 +107,7 @@ class Trained:
 
 
 def train(data: Dataset, name: str) -> Trained:
-    """One of ``SETTINGS``."""
+    """Train the trial of ``SETTINGS[name]``."""
     trial = config(ENCODERS.get(name, "gru"), **SETTINGS[name])
     known, sequence = data.listing(), trial.sequence
     listed = None if sequence.frames == "all" else known
@@ -117,7 +131,7 @@ def train(data: Dataset, name: str) -> Trained:
 
 
 def export_plain(data: Dataset, trained: dict[str, Trained]) -> dict[str, Any]:
-    """``model.json`` but for format and files."""
+    """Return the content of ``model.json`` without the keys for format and files."""
     prior = training_prior(data.listing())
     return {
         "versions": {"torch": "0"},
@@ -139,7 +153,7 @@ def export_plain(data: Dataset, trained: dict[str, Trained]) -> dict[str, Any]:
 
 
 def export_files(data: Dataset, trained: dict[str, Trained], **changes: Any) -> Files:
-    """An export; ``changes`` replace whole keys of its ``model.json``."""
+    """Return the files of an export; ``changes`` replace whole keys of its ``model.json``."""
     plain = {**export_plain(data, trained), **changes}
     weights = {
         weights_path(name, epoch): save(trained[name].weights[epoch])
@@ -150,10 +164,10 @@ def export_files(data: Dataset, trained: dict[str, Trained], **changes: Any) -> 
 
 
 def fused(trained: dict[str, Trained]) -> np.ndarray:
-    """The members' mean, as a formula."""
+    """Return the weighted mean of the members' outputs, as a reference."""
     outputs = np.full_like(trained["recurrent"].outputs, np.nan)
     for name, task in TASKS.items():
-        counts = {m: own[name] for m, own in COUNTS.items() if name in own}
+        counts = {m: by_task[name] for m, by_task in COUNTS.items() if name in by_task}
         parts = [c * trained[m].outputs[:, task.outputs] for m, c in counts.items()]
         outputs[:, task.outputs] = sum(parts) / sum(counts.values())
     return outputs

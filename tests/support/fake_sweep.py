@@ -1,7 +1,7 @@
-"""A sweep without Ray: a conditional space, learning curves that follow from the overrides, a slot.
+"""Simulated sweep without Ray: a conditional space, deterministic learning curves, one slot.
 
-What happens to a trial follows from its proposal alone, so a driver that is killed and started
-again meets the same slot.
+The course of a trial depends only on its proposal, so it is the same after the driver is killed and
+started again.
 """
 
 import hashlib
@@ -29,13 +29,15 @@ COMPARED: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Pruner:
+    """Settings of the pruner."""
+
     kind: str = "asha"
     min_epochs: int = 1
     reduction_factor: int = 2
 
 
 def sample(trial: optuna.Trial, chosen: Mapping[str, Any]) -> list[str]:
-    """A conditional space: layers exist under two of three encoders, with different bounds."""
+    """Sample a conditional space: two of three encoders have layers, with different bounds."""
     encoder = chosen.get("encoder") or trial.suggest_categorical(
         "encoder", ["gru", "lstm", "transformer"]
     )
@@ -49,26 +51,28 @@ def sample(trial: optuna.Trial, chosen: Mapping[str, Any]) -> list[str]:
 
 
 def sample_few(trial: optuna.Trial, chosen: Mapping[str, Any]) -> list[str]:
-    """`sample` without the learning rate: a few configurations, drawn again and again."""
+    """Sample as `sample` does without the learning rate, so that configurations repeat."""
     return sample(trial, chosen)[:-1]
 
 
 def sample_one_of_three(trial: optuna.Trial, chosen: Mapping[str, Any]) -> list[str]:
-    """Three signatures, but as many points as TPE likes."""
+    """Sample a continuous parameter that gives only three different signatures."""
     return [f"head.layers={int(trial.suggest_float('layers', 0.0, 2.99))}"]
 
 
 def sign(overrides: Sequence[str]) -> str:
+    """Return the signature of a trial."""
     return hashlib.sha256(" ".join(overrides).encode()).hexdigest()[:12]
 
 
 def objective(overrides: Sequence[str], epoch: int) -> float:
-    """A learning curve that follows from the overrides, different for any two."""
+    """Return the score of a trial after an epoch; the learning curve depends on its overrides."""
     level, speed = (int(sign([*overrides, part]), 16) / 16**12 for part in ("level", "speed"))
     return level * (1 - math.exp(-epoch * (0.2 + speed)))
 
 
 def opened(folder: Path, **changed: Any) -> SweepStudy:
+    """Open the study of a folder; ``changed`` replaces arguments of ``SweepStudy``."""
     arguments: dict[str, Any] = {
         "name": "demo",
         "combinations": [{}],
@@ -87,10 +91,13 @@ def opened(folder: Path, **changed: Any) -> SweepStudy:
 
 
 def train(study: SweepStudy, proposal: Proposal, mishaps: bool = False) -> None:
-    """A slot: goes on from the checkpoint, which for every other trial is one epoch behind.
+    """Train a proposal as a slot does, from its checkpoint, which may be one epoch behind.
 
-    Mishaps happen before the third epoch: the slot of every other trial is lost, and every other
-    configuration breaks unless it is retried.
+    Args:
+        study: The study.
+        proposal: The trial to train; with an odd number its checkpoint is one epoch behind.
+        mishaps: True for failures before the third epoch: trials with odd numbers lose their slot
+            once, and every other configuration fails unless it is retried.
     """
     key = (proposal.study, proposal.number)
     if proposal.stopped:
@@ -112,32 +119,33 @@ def train(study: SweepStudy, proposal: Proposal, mishaps: bool = False) -> None:
 
 
 def is_retry(study: SweepStudy, proposal: Proposal) -> bool:
+    """Return True if the trial retries a failed one."""
     return "retry_of" in study.record.trials()[proposal.study][proposal.number].user_attrs
 
 
 def finish(study: SweepStudy, mishaps: bool = False) -> list[Proposal]:
-    """One slot trains whatever there is; returns what it was handed."""
-    handed = []
+    """Train all remaining trials in one slot and return their proposals."""
+    proposals = []
     while (proposal := study.ask()) is not None:
-        handed.append(proposal)
+        proposals.append(proposal)
         train(study, proposal, mishaps)
-    return handed
+    return proposals
 
 
 def records(folder: Path) -> list[dict[str, Any]]:
-    """All that a journal says, but for who wrote it and when."""
+    """Return the records of a journal without writer and times."""
     lines = (folder / JOURNAL).read_text().splitlines()
-    found: list[dict[str, Any]] = [json.loads(line) for line in lines]
-    for line in found:
+    journal: list[dict[str, Any]] = [json.loads(line) for line in lines]
+    for record in journal:
         for key in ("worker_id", "datetime_start", "datetime_complete"):
-            line.pop(key, None)
-    return found
+            record.pop(key, None)
+    return journal
 
 
 def run(
     folder: Path, retry: bool = False, mishaps: bool = False, **changed: Any
 ) -> list[dict[str, Any]]:
-    """A sweep from wherever it is to its end; returns its `records`."""
+    """Run a new or interrupted sweep to its end and return its `records`."""
     with closing(opened(folder, **changed)) as study:
         if retry:
             study.record.retry_failed()
@@ -147,12 +155,18 @@ def run(
 
 
 class Killed(BaseException):
-    pass
+    """Simulated death of the driver."""
 
 
 @contextmanager
 def killed_after(monkeypatch: pytest.MonkeyPatch, appends: int, torn: bool) -> Iterator[None]:
-    """Dies at the append after so many, either before it or in the middle of its line."""
+    """Raise `Killed` at the journal append that follows ``appends`` appends.
+
+    Args:
+        monkeypatch: Fixture that replaces Optuna's append.
+        appends: Number of appends that succeed.
+        torn: True if the last append writes a part of its line.
+    """
     write = optuna.storages.journal.JournalFileBackend.append_logs
     left = iter(range(appends))
 

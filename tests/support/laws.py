@@ -1,7 +1,7 @@
-"""The zoo that the laws run over: small settings, models, videos and data from one seed.
+"""Small configs, models, videos and data for tests that run over all registries.
 
-A component's settings are those of its YAML, made small; so an entry that is new in a registry is
-built, and held to every law, without a line here.
+The settings of a component are those of its YAML file, made small. A new entry of a registry is
+therefore covered by these tests without changes in this module.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,7 +24,7 @@ from mtl.training.inference import TrialData
 from tests.support.covering import covering
 from tests.support.paths import ROOT
 
-# The order of a sum must not depend on how many cores are free.
+# With several threads the order of summation, and thus rounding, depends on the number of cores.
 torch.set_num_threads(1)
 
 CONFIGS = ROOT / "sweeps" / "configs"
@@ -33,7 +33,7 @@ WIDTH = 5
 TOLERANCE = 1e-5
 
 ENCODER_NAMES = tuple(ENCODERS)
-CARRYING = tuple(name for name, encoder in ENCODERS.items() if encoder.carries_state)
+STATEFUL_ENCODERS = tuple(name for name, encoder in ENCODERS.items() if encoder.carries_state)
 MODELS = tuple(covering(ENCODERS, HEADS, FRAMEWORKS, pairs=True))
 """Encoder, head and framework of models: each pair of two of them at least once."""
 FEW_MODELS = tuple(covering(ENCODERS, HEADS, FRAMEWORKS))
@@ -43,11 +43,11 @@ LOSS_OF_KIND = {kind: tuple(losses) for kind, losses in LOSSES.items()}
 
 
 def component(group: str, name: str, **changes: Any) -> dict[str, Any]:
-    """What ``configs/<group>/<name>.yaml`` says, small and without dropout."""
+    """Return the settings in ``configs/<group>/<name>.yaml``, made small and without dropout."""
     settings = _shipped(group, name)
     small = {key: value for key, value in SMALL.items() if key in settings}
-    quiet = {"dropout": 0.0} if "dropout" in settings else {}
-    return {**settings, **small, **quiet, **changes}
+    no_dropout = {"dropout": 0.0} if "dropout" in settings else {}
+    return {**settings, **small, **no_dropout, **changes}
 
 
 @cache
@@ -64,7 +64,16 @@ def plain_config(
     dropout: float = 0.0,
     **sections: Any,
 ) -> dict[str, Any]:
-    """A trial's plain settings; ``sections`` change ``optim``, ``encoder``, ... in places."""
+    """Return a trial's config as a plain dict.
+
+    Args:
+        encoder: Name of the encoder.
+        head: Name of the head.
+        framework: Name of the framework.
+        dropout: Dropout of encoder and head.
+        sections: Changes to sections such as ``optim``; a dict with a ``name`` replaces its section
+            (except ``optim``), any other dict is merged into it.
+    """
     loss = {name: {"name": LOSS_OF_KIND[task.kind][0]} for name, task in TASKS.items()}
     plain: dict[str, Any] = {
         "features": ["set"],
@@ -87,31 +96,31 @@ def plain_config(
         "training": {"epochs": 3, "seed": 0, "device": "cpu", "precision": "float32"},
     }
     for name, change in sections.items():
-        in_places = isinstance(change, dict) and (name == "optim" or "name" not in change)
-        plain[name] = plain[name] | change if in_places else change
+        merge = isinstance(change, dict) and (name == "optim" or "name" not in change)
+        plain[name] = plain[name] | change if merge else change
     return plain
 
 
 def config(*names: str, **changes: Any) -> TrialConfig:
-    """``plain_config`` typed."""
+    """Return ``plain_config`` as a typed config."""
     return read_config(plain_config(*names, **changes))
 
 
 def parameters(group: str, name: str, **changes: Any) -> dict[str, Any]:
-    """A component's keyword parameters, typed."""
+    """Return a component's keyword parameters with their types."""
     trial = read_config({**plain_config(), group: component(group, name, **changes)})
-    found: dict[str, Any] = getattr(trial, group).parameters
-    return found
+    typed: dict[str, Any] = getattr(trial, group).parameters
+    return typed
 
 
 def model(trial: TrialConfig, tasks: Sequence[str] = tuple(TASKS), seed: int = 0) -> Framework:
-    """An untrained model over ``WIDTH`` features."""
+    """Build an untrained model over ``WIDTH`` features."""
     torch.manual_seed(seed)
     return build_model(trial, WIDTH, tasks)
 
 
 def labels(frames: int, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Labels of all tasks and a mask that leaves about half; 0 where unknown."""
+    """Draw labels of all tasks and the mask of known labels, about half; unknown labels are 0."""
     values = np.zeros((frames, len(LABEL_COLUMNS)), np.float32)
     for task in TASKS.values():
         shape = values[:, task.labels].shape
@@ -125,7 +134,7 @@ def labels(frames: int, random: np.random.Generator) -> tuple[np.ndarray, np.nda
 
 
 def video(name: str, frames: int, random: np.random.Generator) -> VideoSequence:
-    """A video with two feature sets: float16 rows that follow each other, and scattered uint8."""
+    """Draw a video with two feature sets: consecutive float16 rows and scattered uint8 rows."""
     half = random.normal(size=(frames + 7, 3)).astype(np.float16)
     bytes_ = random.integers(0, 6, (2 * frames + 3, 2), np.uint8)
     numbers = np.cumsum(random.integers(1, 5, frames)).astype(np.int32)
@@ -135,14 +144,14 @@ def video(name: str, frames: int, random: np.random.Generator) -> VideoSequence:
 
 
 def videos(lengths: Sequence[int], seed: int = 0) -> tuple[VideoSequence, ...]:
-    """Videos ``0``, ``1``, ...; each follows from the seed and its own place alone."""
+    """Draw videos ``0``, ``1``, ... of these lengths; each depends on the seed and its number."""
     return tuple(
         video(str(i), frames, np.random.default_rng([seed, i])) for i, frames in enumerate(lengths)
     )
 
 
 def part(sequences: Sequence[VideoSequence]) -> Part:
-    """All frames of the sequences, listed in their order."""
+    """Return a part that lists all frames of the sequences, in order."""
     frames = sum(map(len, sequences))
     values = [np.zeros((0, len(LABEL_COLUMNS)), np.float32), *(s.labels for s in sequences)]
     mask = [np.zeros((0, len(LABEL_COLUMNS)), bool), *(s.mask for s in sequences)]
@@ -155,7 +164,7 @@ def data(
     select: Sequence[int] = (8, 5),
     tasks: Sequence[str] = tuple(TASKS),
 ) -> TrialData:
-    """What a trial is trained on: uneven videos, half of the labels missing."""
+    """Return a trial's data: videos of different lengths, half of the labels missing."""
     parts = {"select": part(videos(select, seed=1)), "confirm": part(videos((6,), seed=2))}
     mean = np.linspace(-0.2, 2.5, WIDTH, dtype=np.float32)
     std = np.linspace(0.5, 2.0, WIDTH, dtype=np.float32)
@@ -166,18 +175,19 @@ def data(
 def inputs(
     lengths: Sequence[int], seed: int = 0, width: int = WIDTH
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Features (B, T, F) and which frames are valid; padding holds noise, not 0."""
+    """Draw features (B, T, F) and their valid mask (B, T); padding is noise instead of 0."""
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn(len(lengths), max(lengths), width, generator=generator)
     return x, torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
 
 
 def gradients(module: torch.nn.Module) -> list[torch.Tensor]:
-    """Copies of all parameters' gradients."""
+    """Return copies of the gradients of all parameters."""
     return [p.grad.clone() for p in module.parameters() if p.grad is not None]
 
 
 def features_of(video: VideoSequence, at: slice, zoo: TrialData) -> torch.Tensor:
+    """Return the z-scored features of some frames of a video, (1, T, F)."""
     half, scattered = video.features
     assert isinstance(half.index, slice)
     values = [half.block[half.index][at], scattered.block[scattered.index][at]]

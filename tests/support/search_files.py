@@ -1,4 +1,4 @@
-"""Search files that tests begin with."""
+"""Search files from which tests start."""
 
 from tests.support.paths import ROOT
 
@@ -21,4 +21,5 @@ space:
 
 
 def space(node):
+    """Return a search file with this node as its only parameter."""
     return f"name: small\ndata: demo\nspace:\n  a.b: {node}\n"

@@ -1,4 +1,4 @@
-"""Datasets of a few kilobytes for the tests of this folder, and search files over them."""
+"""Datasets of a few kilobytes for tests, and search files over them."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -17,7 +17,7 @@ WIDTH = 3
 
 
 def make_listing(known: Iterable[int] = range(15), subjects: tuple[str, ...] = NAMES) -> Listing:
-    """Ten videos of 20 frames: labels in the columns ``known``, none in the test videos."""
+    """Return ten videos of 20 frames with labels in the columns ``known``, except in test."""
     random = np.random.default_rng(0)
     rows = len(NAMES) * len(FRAMES)
     video = np.repeat(np.arange(len(NAMES), dtype=np.int32), len(FRAMES))
@@ -35,15 +35,21 @@ def make_dataset(
     listing: Listing | None = None,
     frames: Mapping[str, Mapping[str, Iterable[int]]] | None = None,
 ) -> Dataset:
-    """A dataset; ``frames`` gives the feature sets, their videos and the frames of these."""
+    """Write a dataset of random features.
+
+    Args:
+        folder: Dataset directory to write.
+        listing: Listing of the dataset; ``make_listing()`` if None.
+        frames: Frame numbers with features, by feature set and video.
+    """
     frames = frames or {"appearance": dict.fromkeys(NAMES, FRAMES)}
     random = np.random.default_rng(1)
 
     def blocks(videos: Mapping[str, Iterable[int]]) -> list[tuple[str, np.ndarray, np.ndarray]]:
-        numbers = {name: np.array(list(own), np.int32) for name, own in sorted(videos.items())}
+        numbers = {name: np.array(list(of), np.int32) for name, of in sorted(videos.items())}
         return [
-            (name, own, random.normal(size=(len(own), WIDTH)).astype(np.float32))
-            for name, own in numbers.items()
+            (name, of_video, random.normal(size=(len(of_video), WIDTH)).astype(np.float32))
+            for name, of_video in numbers.items()
         ]
 
     sets = {name: blocks(videos) for name, videos in frames.items()}
@@ -51,7 +57,7 @@ def make_dataset(
 
 
 def write_space(folder: Path, data: str, /, **changes: Any) -> Path:
-    """A search file with whole sections changed."""
+    """Write a search file; ``changes`` replace whole sections."""
     settings = {
         "name": "small",
         "data": data,
@@ -66,5 +72,5 @@ def write_space(folder: Path, data: str, /, **changes: Any) -> Path:
 
 
 def search_file(folder: Path, *overrides: str, **changes: Any) -> SearchFile:
-    """``write_space`` loaded."""
+    """Write a search file and load it with these overrides."""
     return load(write_space(folder, "data", **changes), overrides)

@@ -1,4 +1,4 @@
-"""Small sweeps for the tests of this folder: search file, program, record."""
+"""Small sweeps for tests: search files, the running program, journals and Ray's state."""
 
 import json
 import os
@@ -24,7 +24,8 @@ from tests.support.paths import ROOT
 RUN = ROOT / "sweeps" / "run.py"
 START_SECONDS = 600
 END_SECONDS = 180
-EVENT_SECONDS = START_SECONDS  # workers may have to come anew first
+EVENT_SECONDS = START_SECONDS
+"""Longest wait for an event of a slot; the slot may have to restart its workers first."""
 LOOPBACK = {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
 SMALL: dict[str, Any] = {"encoder.hidden": 8, "head": "linear", "sequence.window_frames": 16}
 ENCODERS = {
@@ -37,7 +38,7 @@ ENCODERS = {
 
 
 def space_file(folder: Path, data: str, **changes: Any) -> Path:
-    """Write a search file of a few seconds; ``changes`` replace whole sections."""
+    """Write the search file of a sweep that takes seconds; ``changes`` replace whole sections."""
     settings: dict[str, Any] = {
         "name": "small",
         "data": data,
@@ -53,56 +54,56 @@ def space_file(folder: Path, data: str, **changes: Any) -> Path:
 
 
 def recorded(folder: Path) -> list[FrozenTrial]:
-    """All trials of a sweep, from a copy of its journal: reading must not disturb its owner."""
+    """Return all trials of a sweep, read from a copy of the journal, which may be in use."""
     copy = folder.parent / f".{folder.name}.journal"
-    copy.write_bytes(_whole_lines((folder / "study.journal").read_bytes()))
+    copy.write_bytes(_complete_lines((folder / "study.journal").read_bytes()))
     storage = JournalStorage(JournalFileBackend(str(copy)))
     studies = optuna.get_all_study_summaries(storage)
-    found = [
+    by_study = [
         optuna.load_study(study_name=s.study_name, storage=storage).get_trials() for s in studies
     ]
     copy.unlink()
-    return [trial for trials in found for trial in trials]
+    return [trial for trials in by_study for trial in trials]
 
 
-def _whole_lines(journal: bytes) -> bytes:
+def _complete_lines(journal: bytes) -> bytes:
     return journal[: journal.rfind(b"\n") + 1]
 
 
 def trial_folder(folder: Path, trial: FrozenTrial) -> Path:
-    """Where a trial's files are."""
+    """Return the folder of a trial's files."""
     return folder / "trials" / str(trial.user_attrs["signature"])
 
 
 def facts(trials: list[FrozenTrial]) -> list[dict[str, Any]]:
-    """All that the record says of trials, but for times."""
+    """Return all attributes of trials except times."""
     return [{k: v for k, v in vars(t).items() if "datetime" not in k} for t in trials]
 
 
 def written(folder: Path) -> dict[str, int]:
-    """When each file of a folder was last written, in ns."""
+    """Return the modification time of each file of a folder, in ns."""
     files = (file for file in folder.rglob("*") if file.is_file())
     return {str(file.relative_to(folder)): file.stat().st_mtime_ns for file in files}
 
 
 def scores(folder: Path) -> Mapping[str, Any]:
-    """A ``scores.json``."""
-    found: Mapping[str, Any] = json.loads((folder / "scores.json").read_text())
-    return found
+    """Return the content of ``scores.json`` in a folder."""
+    content: Mapping[str, Any] = json.loads((folder / "scores.json").read_text())
+    return content
 
 
 def wait_until(
     holds: Callable[[], bool], seconds: float, explain: Callable[[], object] = str
 ) -> None:
-    """Wait until something holds; fail after ``seconds``, explaining why."""
+    """Wait until a condition is true; fail after ``seconds`` with the text of ``explain``."""
     deadline = time.monotonic() + seconds
     while not holds():
-        assert time.monotonic() < deadline, f"waited {seconds:g} s in vain: {explain()}"
+        assert time.monotonic() < deadline, f"not true after {seconds:g} s: {explain()}"
         time.sleep(0.05)
 
 
 def in_mid_training(folder: Path, epochs: int = 1) -> bool:
-    """Whether a trial has ended and another is at work, ``epochs`` or more of it on record."""
+    """Return True if a trial has ended and a running one has reported at least ``epochs``."""
     if not (folder / "study.journal").exists():
         return False
     trials = recorded(folder)
@@ -116,7 +117,7 @@ def in_mid_training(folder: Path, epochs: int = 1) -> bool:
 def program(
     folder: Path, *arguments: str, environment: Mapping[str, str] | None = None
 ) -> Iterator[subprocess.Popen[str]]:
-    """``sweeps/run.py`` beside the test, in a session of its own as under a terminal."""
+    """Run ``sweeps/run.py`` in the background, in a session of its own as in a terminal."""
     with (folder / "output.txt").open("a") as output:
         process = subprocess.Popen(
             [sys.executable, str(RUN), *arguments],
@@ -136,13 +137,13 @@ def program(
 
 
 def stream(slot: Any, job: Job) -> Iterator[Event]:
-    """The events of a job in a slot; none may be long in coming."""
+    """Yield the events of a job in a slot; fail if one takes longer than ``EVENT_SECONDS``."""
     import ray
 
     events = slot.train.options(name=job.name, num_returns="streaming").remote(job)
     while True:
         ready, _ = ray.wait([events], timeout=EVENT_SECONDS)
-        assert ready, f"{job.name}: nothing in {EVENT_SECONDS} s"
+        assert ready, f"{job.name}: no event in {EVENT_SECONDS} s"
         try:
             reference = next(events)
         except StopIteration:
@@ -150,28 +151,28 @@ def stream(slot: Any, job: Job) -> Iterator[Event]:
         yield ray.get(reference)
 
 
-RAYS_OWN = {
+RAY_ACTORS = {
     "ActorLocationTracker",
     "TrainStateActor",
     "_AutoscalingCoordinatorActor",
     "_StatsActor",
 }
-"""Actors that Ray keeps once there was a Train run or a Ray Data pipeline."""
+"""Actors of Ray that remain after a Train run or a Ray Data pipeline."""
 
 
 def actors(dashboard: str) -> dict[str, list[int]]:
-    """The process ids of the living actors that are not Ray's own, by class."""
+    """Return the process ids of running actors by class, without those in ``RAY_ACTORS``."""
     from ray.util.state import list_actors
 
-    found: dict[str, list[int]] = {}
+    by_class: dict[str, list[int]] = {}
     for actor in list_actors(address=dashboard, limit=10_000):
-        if actor.state != "DEAD" and actor.class_name not in RAYS_OWN:
-            found.setdefault(actor.class_name, []).append(actor.pid)
-    return found
+        if actor.state != "DEAD" and actor.class_name not in RAY_ACTORS:
+            by_class.setdefault(actor.class_name, []).append(actor.pid)
+    return by_class
 
 
 def placement_groups(dashboard: str) -> list[str]:
-    """The ids of the placement groups that hold or want something."""
+    """Return the ids of all placement groups that are not removed."""
     from ray.util.state import list_placement_groups
 
     groups = list_placement_groups(address=dashboard, limit=10_000)
@@ -179,24 +180,24 @@ def placement_groups(dashboard: str) -> list[str]:
 
 
 def listening(processes: Iterable[psutil.Process]) -> list[tuple[str, str]]:
-    """The addresses that they listen at, and their names; of those that have not just ended."""
-    found = []
+    """Return listening address and process name for each listening socket of the processes."""
+    sockets = []
     for process in processes:
         with suppress(psutil.NoSuchProcess):
-            found += [
+            sockets += [
                 (connection.laddr.ip, process.name())
                 for connection in process.net_connections("inet")
                 if connection.status == psutil.CONN_LISTEN
             ]
-    return found
+    return sockets
 
 
 def alive(processes: Iterable[int]) -> list[str]:
-    """Those that are no zombie, described."""
-    found = []
+    """Return "<pid> <name>" of the processes that are running and not zombies."""
+    running = []
     for pid in processes:
         with suppress(psutil.NoSuchProcess):
             process = psutil.Process(pid)
             if process.status() != psutil.STATUS_ZOMBIE:
-                found.append(f"{pid} {process.name()}")
-    return found
+                running.append(f"{pid} {process.name()}")
+    return running

@@ -1,4 +1,4 @@
-"""What each of several workers does in the tests of workers, and one alone to compare it with."""
+"""Functions that each DDP worker, and a single worker for comparison, runs in the worker tests."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
@@ -25,9 +25,9 @@ from mtl.training.inference import TrialData, predict, predict_best
 from mtl.training.trainer import EpochResult, Trainer
 from tests.support.covering import covering
 from tests.support.laws import (
-    CARRYING,
     ENCODER_NAMES,
     LOSS_OF_KIND,
+    STATEFUL_ENCODERS,
     component,
     config,
     data,
@@ -42,7 +42,7 @@ CPU = torch.device("cpu")
 
 
 def uneven() -> TrialData:
-    """Valence is known in the first video alone, expression in one frame of the last."""
+    """Return data with valence labels only in the first video, expression in one frame only."""
     zoo = data(LENGTHS, SELECT)
     masks = [video.mask.copy() for video in zoo.train]
     for mask in masks:
@@ -54,15 +54,17 @@ def uneven() -> TrialData:
     return replace(zoo, train=train)
 
 
-def timeless(result: EpochResult) -> dict[str, Any]:
+def without_times(result: EpochResult) -> dict[str, Any]:
+    """Return an epoch's results without its times."""
     return {k: v for k, v in asdict(result).items() if k not in ("seconds", "data_seconds")}
 
 
 def arrays(weights: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
+    """Return copies of tensors as NumPy arrays."""
     return {name: value.detach().numpy().copy() for name, value in weights.items()}
 
 
-# Whole runs
+# Complete training runs
 
 
 def setting(
@@ -85,7 +87,7 @@ def setting(
 
 
 LOSSES = range(max(map(len, LOSS_OF_KIND.values())))
-FREE = [name for name in ENCODERS if name not in CARRYING]
+STATELESS_ENCODERS = [name for name in ENCODERS if name not in STATEFUL_ENCODERS]
 BALANCED = [name for name, balancing in BALANCINGS.items() if not balancing.single_worker_only]
 
 RUNS = {
@@ -93,14 +95,14 @@ RUNS = {
         f"{encoder}-{head}-{lanes}_lanes": setting(encoder, head, loss=loss, lanes=lanes)
         for encoder, head, lanes, loss in covering(ENCODERS, HEADS, (1, 3), (0, 1))
     },
-    # Each framework with an encoder that carries its state and with one that does not. Rounding
-    # moves what hears one label alone, as an own top of the expression here, by up to 2e-5 in
-    # float32: Adam's steps do not know how small a gradient is.
+    # Each framework with an encoder that carries its state and with one that does not. In float32,
+    # rounding changes parameters that few labels train (here the expression's) by up to 2e-5,
+    # because Adam's steps do not shrink with the gradient.
     **{
         f"{encoder}-{head}-{framework}-loss_{loss}-{balancing}-float64": setting(
             encoder, head, framework, loss=loss, lanes=4, balancing=balancing, precision="float64"
         )
-        for encoders in (CARRYING, FREE)
+        for encoders in (STATEFUL_ENCODERS, STATELESS_ENCODERS)
         for encoder, head, framework, loss, balancing in covering(
             encoders, HEADS, FRAMEWORKS, LOSSES, BALANCED
         )
@@ -109,7 +111,7 @@ RUNS = {
 
 
 def train(trial: TrialConfig, workers: Workers) -> dict[str, Any]:
-    """What is left of a whole run, and its parameters after ``STEPS`` steps."""
+    """Train a complete run; return its results, and its parameters after ``STEPS`` steps."""
     trainer = Trainer(trial, uneven(), workers=workers)
     after: list[dict[str, np.ndarray]] = []
     trainer.optimizer.register_step_post_hook(lambda *_: after.append(arrays(trainer.weights())))
@@ -118,13 +120,13 @@ def train(trial: TrialConfig, workers: Workers) -> dict[str, Any]:
     return {
         "after": after[STEPS - 1],
         "weights": after[-1],
-        "results": [timeless(result) for result in trainer.learning_curve],
+        "results": [without_times(result) for result in trainer.learning_curve],
         "predictions": predict_best(trial, trainer.data, weights, best_epochs, workers),
     }
 
 
 def learn_balancing(workers: Workers) -> dict[str, Any]:
-    """The sum of all gradients and the last value of parameters outside the model."""
+    """Train learned loss weights; return the sum of their gradients and their final values."""
     trainer = Trainer(config(balancing={"name": "uncertainty"}), uneven(), workers=workers)
     s: Any = trainer.balancing.log_variance
     with torch.no_grad():
@@ -142,27 +144,34 @@ def learn_balancing(workers: Workers) -> dict[str, Any]:
 
 
 def resume(workers: Workers) -> dict[str, Any]:
-    """Checkpoints of the first epoch, and the runs that go on from them."""
+    """Return first-epoch checkpoints of a group and of a single worker, and the resumed runs.
+
+    The group's checkpoint ("here") is resumed by a single worker, the single worker's ("alone") by
+    the group.
+    """
     trial, zoo = config("lstm", optim={"weight_decay": 0.1}), uneven()
-    first = {"here": workers, "alone": SINGLE_WORKER}
-    found: dict[str, Any] = {}
-    for name, by in first.items():
-        trainer = Trainer(trial, zoo, workers=by)
+    writers = {"here": workers, "alone": SINGLE_WORKER}
+    cases: dict[str, Any] = {}
+    for name, writer in writers.items():
+        trainer = Trainer(trial, zoo, workers=writer)
         next(trainer.epochs())
         checkpoint = trainer.checkpoint()
-        found[name] = unpack(checkpoint)
-        for result in found[name]["history"]:
+        cases[name] = unpack(checkpoint)
+        for result in cases[name]["history"]:
             del result["seconds"], result["data_seconds"]
-        goes_on = Trainer(
+        resumed = Trainer(
             trial, zoo, checkpoint, workers=SINGLE_WORKER if name == "here" else workers
         )
-        results = [timeless(result) for result in goes_on.epochs()]
-        found[f"after {name}"] = results, arrays(goes_on.weights())
-    return found
+        results = [without_times(result) for result in resumed.epochs()]
+        cases[f"after {name}"] = results, arrays(resumed.weights())
+    return cases
 
 
 def drop_out(workers: Workers) -> dict[str, Any]:
-    """A worker's own are the outputs that it drops and the frames it is given; the rest is not."""
+    """Train with dropout; return what differs between workers and ("same") what must not.
+
+    Dropped outputs, frames and seed belong to this worker; results and weights are common.
+    """
     trainer = Trainer(config(dropout=0.5, optim={"batch_videos": 6}), data((8,) * 6), None, workers)
     zeros: list[np.ndarray] = []
     frames: list[int] = []
@@ -172,17 +181,17 @@ def drop_out(workers: Workers) -> dict[str, Any]:
     trainer.model.register_forward_pre_hook(
         lambda module, given: frames.append(int(given[1].sum()))
     )
-    results = [timeless(result) for result in trainer.epochs()]
+    results = [without_times(result) for result in trainer.epochs()]
     seed = torch.initial_seed()
     same = results, arrays(trainer.weights())
     return {"zeros": zeros[0], "frames": sum(frames), "seed": seed, "same": same}
 
 
-# How it ends early
+# Runs that end early
 
 
 def stop(of: int, workers: Workers) -> tuple[int, int]:
-    """Steps and epochs of a run in which one worker alone says stop, after ten steps."""
+    """Return steps and epochs of a run that worker ``of`` requests to stop after ten steps."""
     trial = config(training={"epochs": 2}, optim={"batch_videos": 3})
     trainer = Trainer(trial, data((60,) * 4), workers=workers)
     steps: list[int] = []
@@ -192,6 +201,7 @@ def stop(of: int, workers: Workers) -> tuple[int, int]:
 
 
 def fail(trainer: Trainer) -> str:
+    """Train and return the message of the training error, or "no error"."""
     try:
         list(trainer.epochs())
     except TrainingError as error:
@@ -200,12 +210,13 @@ def fail(trainer: Trainer) -> str:
 
 
 def fail_at_a_rate(workers: Workers) -> str:
+    """Train with a learning rate that makes the loss infinite; return the error."""
     trial = config(optim={"lr": 1e30, "warmup_epochs": 0})
     return fail(Trainer(trial, uneven(), workers=workers))
 
 
 def fail_at_a_feature(workers: Workers) -> str:
-    """One frame, of one worker's video, is not finite."""
+    """Train with one frame of NaN features on one worker; return the error."""
     first, *rest = data().train
     block = first.features[0].block.copy()
     block[6] = np.nan
@@ -214,7 +225,10 @@ def fail_at_a_feature(workers: Workers) -> str:
 
 
 def fail_on_one(steps: int, workers: Workers) -> str:
-    """The last worker's weights break after so many steps; an epoch has 6."""
+    """Set weights of the last worker to NaN after ``steps`` steps; return the error.
+
+    An epoch has 6 steps.
+    """
     trainer = Trainer(config(), data((12,) * 6, SELECT), workers=workers)
     taken: list[int] = []
 
@@ -231,8 +245,8 @@ def fail_on_one(steps: int, workers: Workers) -> str:
 # Predictions
 
 
-def predict_anyhow(encoder: str, workers: Workers) -> dict[str, np.ndarray]:
-    """One trained model's predictions of the same videos: together, in turn, with other lanes."""
+def predict_in_several_ways(encoder: str, workers: Workers) -> dict[str, np.ndarray]:
+    """Predict the same videos in reverse order, one by one, and with several numbers of lanes."""
     trial = config(encoder)
     trainer = Trainer(trial, data())
     list(trainer.epochs())
@@ -242,21 +256,24 @@ def predict_anyhow(encoder: str, workers: Workers) -> dict[str, np.ndarray]:
         return predict(trainer.model, trial, trainer.data, where, CPU, workers)
 
     ends = np.cumsum(SELECT[::-1])[:-1]
-    found = {
+    predictions = {
         "reversed": np.concatenate(np.split(outputs(part(zoo[::-1])), ends)[::-1]),
         "one by one": np.concatenate([outputs(part([video])) for video in zoo]),
     }
     for lanes in (1, 2, 5, 16):
         with patch.object(inference, "EVALUATION_LANES", lanes):
-            found[f"{lanes} lanes"] = outputs()
-    return found
+            predictions[f"{lanes} lanes"] = outputs()
+    return predictions
 
 
-# The exchanges themselves
+# Collective operations
 
 
 def add_up(workers: Workers) -> dict[str, Any]:
-    """float32 has 2^24 and 2^24 + 2, but not what lies between them."""
+    """Sum tensors over workers; return sums, gradients and the number of collective calls.
+
+    The sum "large" is not exact in float32, which has no number between 2^24 and 2^24 + 2.
+    """
     parts = [
         torch.tensor([workers.rank, 2.0], requires_grad=True),
         torch.tensor([0.5 + workers.rank], dtype=torch.float64, requires_grad=True),
@@ -274,7 +291,8 @@ def add_up(workers: Workers) -> dict[str, Any]:
     }
 
 
-def talk(workers: Workers) -> dict[str, Any]:
+def communicate(workers: Workers) -> dict[str, Any]:
+    """Return the results of the workers' other collective operations."""
     values = np.zeros((4, 3), np.float32)
     values[workers.rank] = 0.1 + workers.rank
     kept = values.copy()
@@ -291,7 +309,7 @@ def talk(workers: Workers) -> dict[str, Any]:
 
 
 def shared_buffers(workers: Workers) -> dict[str, list[float]]:
-    """Of a BatchNorm that has seen this worker's rank, once."""
+    """Return the broadcast buffers of a BatchNorm that was updated with this worker's rank."""
     norm = torch.nn.BatchNorm1d(1)
     norm(torch.full((2, 1), float(workers.rank + 1)))
     workers.broadcast_buffers(norm)
@@ -300,7 +318,7 @@ def shared_buffers(workers: Workers) -> dict[str, list[float]]:
 
 CASES: dict[str, Callable[[Workers], Any]] = {
     **{f"train {name}": partial(train, trial) for name, trial in RUNS.items()},
-    **{f"predict {name}": partial(predict_anyhow, name) for name in ENCODER_NAMES},
+    **{f"predict {name}": partial(predict_in_several_ways, name) for name in ENCODER_NAMES},
     "learn balancing": learn_balancing,
     "resume": resume,
     "drop out": drop_out,
@@ -311,5 +329,5 @@ CASES: dict[str, Callable[[Workers], Any]] = {
     "fail in training": partial(fail_on_one, 2),
     "fail in evaluation": partial(fail_on_one, 6),
     "add up": add_up,
-    "talk": talk,
+    "talk": communicate,
 }

@@ -1,4 +1,4 @@
-"""Groups of workers, each in a process of its own, that run all cases in turn."""
+"""Groups of DDP workers in separate processes that run all worker cases one after another."""
 
 import os
 import pickle
@@ -15,16 +15,20 @@ from mtl.optimisation.distributed import Workers
 from tests.support.worker_cases import CASES
 
 BACKENDS = {2: "gloo", 3: "cpu:gloo"}
-"""By group size; the second is named by device, as one beside NCCL is."""
+"""Backend of torch.distributed by group size; the second has the form used together with NCCL."""
 TIMEOUT_SECONDS = 1200
-"""Of all cases and of each collective call: a group may wait for a smaller one's cases."""
+"""Limit for all cases and for each collective call, which may wait for a smaller group's cases."""
 
 Results = list[dict[str, Any]]
-"""By rank, by case."""
+"""Result of each case by name, for each rank."""
 
 
 def run_groups(folder: Path) -> dict[int, Results]:
-    """What the workers of each group found, by its size; ``folder`` is empty."""
+    """Run all cases in groups of all sizes and return the results by group size.
+
+    Args:
+        folder: Empty folder for the rendezvous and the results.
+    """
     spawned = torch.multiprocessing.spawn(_run, (folder,), max(BACKENDS), join=False)
     deadline = time.monotonic() + TIMEOUT_SECONDS
     try:
@@ -40,7 +44,7 @@ def run_groups(folder: Path) -> dict[int, Results]:
 
 
 def _run(rank: int, folder: Path) -> None:
-    """One worker, of each group in turn that it is needed in."""
+    """Run all cases as worker ``rank`` of each group that is large enough."""
     loopback = next(name for _, name in socket.if_nameindex() if name.startswith("lo"))
     os.environ["GLOO_SOCKET_IFNAME"] = loopback
     for size in (size for size in BACKENDS if rank < size):
@@ -52,9 +56,9 @@ def _run(rank: int, folder: Path) -> None:
             timeout=timedelta(seconds=TIMEOUT_SECONDS),
         )
         workers = Workers.from_process_group()
-        found = {name: case(workers) for name, case in CASES.items()}
-        (folder / f"{size}-{rank}").write_bytes(pickle.dumps(found))
+        results = {name: case(workers) for name, case in CASES.items()}
+        (folder / f"{size}-{rank}").write_bytes(pickle.dumps(results))
         dist.barrier()
         if size == max(BACKENDS):
-            os._exit(0)  # gloo may abort a process whose peer has gone while its threads end
+            os._exit(0)  # gloo may abort a process that shuts down after its peer
         dist.destroy_process_group()

@@ -12,9 +12,9 @@ from mtl.tasks import TASKS
 from mtl.training import inference
 from mtl.training.inference import predict, predict_best
 from tests.support.laws import (
-    CARRYING,
     ENCODER_NAMES,
     MODELS,
+    STATEFUL_ENCODERS,
     TOLERANCE,
     config,
     data,
@@ -66,7 +66,7 @@ def test_predictions_do_not_depend_on_lanes(
 
 
 @pytest.mark.parametrize("window", [2, 3, 64])
-@pytest.mark.parametrize("encoder", CARRYING)
+@pytest.mark.parametrize("encoder", STATEFUL_ENCODERS)
 def test_predictions_do_not_depend_on_how_a_video_is_cut(encoder: str, window: int) -> None:
     zoo = part(videos(LENGTHS))
     expected = predicted(config(encoder), zoo)
@@ -74,7 +74,7 @@ def test_predictions_do_not_depend_on_how_a_video_is_cut(encoder: str, window: i
     np.testing.assert_allclose(predicted(trial, zoo), expected, atol=TOLERANCE, rtol=0)
 
 
-@pytest.mark.parametrize("encoder", CARRYING)
+@pytest.mark.parametrize("encoder", STATEFUL_ENCODERS)
 def test_predictions_look_back_over_windows(encoder: str) -> None:
     """With a state that is not carried the law above would hold for a window of any encoder."""
     (video,) = videos((12,))

@@ -11,8 +11,8 @@ from mtl.evaluation import metrics
 from mtl.tasks import TASKS
 from mtl.training.trainer import Trainer
 from tests.support.laws import (
-    CARRYING,
     FEW_MODELS,
+    STATEFUL_ENCODERS,
     config,
     data,
     features_of,
@@ -72,7 +72,7 @@ def test_scores_are_those_of_select(names: tuple[str, str, str]) -> None:
             assert trainer.learning_curve[epoch - 1].scores[task] == best[task]
 
 
-@pytest.mark.parametrize("encoder", CARRYING)
+@pytest.mark.parametrize("encoder", STATEFUL_ENCODERS)
 def test_a_score_is_that_of_whole_videos(encoder: str) -> None:
     zoo = data()
     trainer = Trainer(config(encoder), zoo)
