@@ -23,7 +23,7 @@ from sweeps.planning.plan import divide
 from sweeps.prediction.export import check_destination, export
 from sweeps.search_file import load
 from sweeps.storage.driver_lock import DriverLock
-from sweeps.storage.run_folder import dataset_hash
+from sweeps.storage.run_folder import REPORT, SPACE, dataset_hash
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -31,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parse(argv)
     folder: Path = arguments.run
     _check_arguments(arguments)
-    file = load(folder / "space.yaml", arguments.overrides)
+    file = load(folder / SPACE, arguments.overrides)
     dataset = open_data(arguments.data or file.data)
     _check_data(folder, dataset)
     listing = dataset.listing()
@@ -61,7 +61,7 @@ def _fuse(fusion: SweepFusion, arguments: argparse.Namespace) -> dict[str, Any] 
         content = fusion.finish()
     finally:
         lock.close()
-    print(f"report:      {fusion.folder / 'report' / 'fusion.html'}\n")
+    print(f"report:      {fusion.folder / REPORT / 'fusion.html'}\n")
     return content
 
 
@@ -85,8 +85,8 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _check_arguments(arguments: argparse.Namespace) -> None:
-    if not (arguments.run / "space.yaml").is_file():
-        raise InputError(f"{arguments.run} is no sweep's folder: it has no space.yaml")
+    if not (arguments.run / SPACE).is_file():
+        raise InputError(f"{arguments.run} is no sweep's folder: it has no {SPACE}")
     if arguments.export:
         check_destination(arguments.export)
     for override in arguments.overrides:
