@@ -1,4 +1,4 @@
-"""Planted demo datasets: features and face pictures drawn from a known hidden path."""
+"""Planted (synthetic) datasets: features and face pictures drawn from a known hidden path."""
 
 from mtl.synthetic.demo import CEILING_FILE, make_demo
 from mtl.synthetic.faces import FACES_DEMO, Faces, make_faces

@@ -1,4 +1,4 @@
-"""Draw the planted dataset, score the predictions of its exact posterior, write both."""
+"""Draw and write a planted (synthetic) dataset and the predictions of its exact posterior."""
 
 from collections.abc import Collection, Iterator
 from dataclasses import asdict, dataclass, replace
@@ -32,7 +32,7 @@ CEILING_FILE = "ceiling.parquet"
 
 @dataclass(frozen=True)
 class Planted:
-    """A drawn dataset: N listed frames over all videos, in listing order.
+    """Synthetic dataset in memory: N listed frames of all videos, in listing order.
 
     Attributes:
         world: Random constants that all videos share.
@@ -52,7 +52,7 @@ class Planted:
 
 
 def make_demo(out: str | Path, seed: int = 20221018, demo: Demo | None = None) -> Dataset:
-    """Draw and write a planted dataset; the same seed gives the same content hash.
+    """Draw and write a synthetic dataset; the same seed gives the same content hash.
 
     ``extra.ceiling`` in ``dataset.json`` holds the ceiling: the validation scores of the exact
     posterior given all features, an approximate upper bound for any model. The posterior's
@@ -88,7 +88,9 @@ def write_planted(out: str | Path, planted: Planted, seed: int, demo: Demo) -> D
 
 
 def plant(demo: Demo, seed: int) -> Planted:
-    """Draw a dataset; layout, mask, world, path, labels and features have separate random streams.
+    """Draw a synthetic dataset.
+
+    Layout, mask, world, path, labels and features have separate random streams.
 
     Args:
         demo: Size and difficulty of the dataset.

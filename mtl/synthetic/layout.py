@@ -85,7 +85,7 @@ def split_sizes(videos: int, shares: tuple[float, float, float]) -> tuple[int, i
 
 
 def _subjects(counts: tuple[int, ...]) -> list[int]:
-    """Return the subject number of each video; each split counts 0 0 1 2 3 | 4 4 5 6 7 | ..."""
+    """Return the subject number of each video: 0 0 1 2 3 4 4 5 6 7 8 8 ... in each split."""
     return [n - n // 5 - (n % 5 > 0) for count in counts for n in range(count)]
 
 
@@ -120,7 +120,7 @@ def label_mask(
 
 
 def _runs(rng: np.random.Generator, video: np.ndarray, run_frames: float) -> list[np.ndarray]:
-    """Return the rows of each run: the listed frames cut between videos and at random places."""
+    """Cut the listed frames into runs, at the ends of videos and at random; return their rows."""
     cut = (np.diff(video) > 0) | (rng.random(len(video) - 1) < 1 / run_frames)
     return np.split(np.arange(len(video)), np.flatnonzero(cut) + 1)
 

@@ -125,6 +125,6 @@ def _readouts(rng: np.random.Generator, demo: Demo, sizes: Sequence[int]) -> Rea
 def _directions(
     rng: np.random.Generator, count: int, blocks: Sequence[float], sizes: Sequence[int]
 ) -> np.ndarray:
-    """Draw unit vectors after scaling each block by its weight, shape (count, S)."""
+    """Draw random vectors, scale each block by its weight, normalise them; shape (count, S)."""
     vectors = rng.standard_normal((count, sum(sizes))) * np.repeat(blocks, sizes)
     return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True))

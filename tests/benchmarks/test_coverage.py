@@ -1,4 +1,4 @@
-"""The coverage benchmark: a population and models whose true scores are known."""
+"""Tests of the coverage benchmark: population, simulated models and true scores."""
 
 import importlib.util
 from itertools import combinations
@@ -16,7 +16,7 @@ VIDEOS = 200
 
 
 def small() -> ModuleType:
-    """The program as a module of its own, its population of a few videos."""
+    """Load the program as a new module with a small population."""
     spec = importlib.util.spec_from_file_location("benchmark_coverage", PROGRAM)
     assert spec is not None
     assert spec.loader is not None
@@ -32,23 +32,23 @@ def coverage() -> ModuleType:
 
 
 def members(coverage, *skills):
-    """They err alike."""
+    """Return models of these skills with the same errors."""
     mix = np.random.default_rng(0).standard_normal(coverage.FIELDS)
     return [coverage.Member(skill, mix / np.linalg.norm(mix)) for skill in skills]
 
 
 def ensemble(coverage):
-    """Two members of a task, one of them twice."""
+    """Return an ensemble of two members, one with weight 2, for every task."""
     one, other = coverage.draw_trials(np.random.default_rng(0))[0][:2]
     return {name: [(one, 1), (other, 2)] for name in TASKS}
 
 
 def test_population_is_the_same_in_every_process(coverage):
-    here, there = coverage.draw_population(), small().draw_population()
-    assert here is not there
+    first, second = coverage.draw_population(), small().draw_population()
+    assert first is not second
     for name in ("video", "labels", "fields"):
-        assert np.array_equal(getattr(here, name), getattr(there, name))
-    assert len(np.unique(here.video)) == VIDEOS
+        assert np.array_equal(getattr(first, name), getattr(second, name))
+    assert len(np.unique(first.video)) == VIDEOS
 
 
 @pytest.mark.parametrize("task", TASKS.values(), ids=TASKS.keys())
@@ -71,23 +71,23 @@ def test_more_skill_scores_better(coverage, task):
     assert found[-1] - found[0] > 0.2
 
 
-def test_a_model_says_the_same_of_a_video_in_any_set(coverage):
+def test_outputs_of_a_video_are_the_same_in_any_set(coverage):
     population, chosen = coverage.draw_population(), ensemble(coverage)
     rows = population.rows(np.array([3, 17, 101]))
     assert set(population.video[rows]) == {3, 17, 101}
-    whole = coverage.outputs_of(chosen, population, slice(None))
-    own = coverage.outputs_of(chosen, population, rows)
-    np.testing.assert_allclose(own, whole[rows], rtol=1e-5, atol=1e-6)
+    of_all = coverage.outputs_of(chosen, population, slice(None))
+    of_some = coverage.outputs_of(chosen, population, rows)
+    np.testing.assert_allclose(of_some, of_all[rows], rtol=1e-5, atol=1e-6)
 
 
-def test_trials_err_alike_by_what_is_said(coverage):
+def test_errors_of_trials_are_correlated_as_documented(coverage):
     random = np.random.default_rng(0)
-    alike = []
+    correlations = []
     for _ in range(20):
         trials = coverage.draw_trials(random)
         assert all(abs(np.linalg.norm(m.mix) - 1) < 1e-9 for trial in trials for m in trial)
-        alike += [one[0].mix @ other[0].mix for one, other in combinations(trials, 2)]
-    assert np.mean(alike) == pytest.approx(0.6, abs=0.1)
+        correlations += [one[0].mix @ other[0].mix for one, other in combinations(trials, 2)]
+    assert np.mean(correlations) == pytest.approx(0.6, abs=0.1)
 
 
 def test_the_truth_is_the_score_of_all_frames(coverage):

@@ -1,4 +1,4 @@
-"""The extraction benchmark: what is counted, and that both sides run over the same images."""
+"""Tests of the extraction benchmark: the rate, and that both sides process the same images."""
 
 import importlib
 from types import ModuleType
@@ -13,13 +13,13 @@ PROGRAMS = ROOT / "benchmarks"
 
 @pytest.fixture
 def extraction(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """It imports others as scripts of one folder."""
+    """The program as a module; it imports other scripts from its own folder."""
     monkeypatch.syspath_prepend(PROGRAMS)
     return importlib.import_module("extraction")
 
 
 def test_the_rate_is_that_after_the_first_quarter(extraction):
-    # 10 images/s, but for a start of 100 s and a last part that takes 3 s more.
+    # 10 images/s after a start of 100 s; the last part takes 3 s longer.
     arrivals = [(100.0 + i, 10) for i in range(1, 11)] + [(114.0, 10)]
     assert extraction.steady_rate(arrivals) == pytest.approx(80 / 11)
     assert extraction.steady_rate(arrivals, 20) == pytest.approx(60 / 11)

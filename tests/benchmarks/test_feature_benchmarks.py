@@ -1,4 +1,4 @@
-"""The benchmarks of features, in small: what they measure is what they say."""
+"""Tests of the benchmarks of features, on small data."""
 
 from importlib import import_module
 from types import ModuleType
@@ -24,7 +24,7 @@ def benchmark(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.parametrize("benchmark", ["probes"], indirect=True)
-def test_a_probe_is_of_one_set_and_of_videos_that_nothing_was_chosen_on(benchmark, tmp_path):
+def test_a_probe_uses_one_set_and_the_confirm_videos(benchmark, tmp_path):
     dataset = make_demo(tmp_path / "demo", demo=SMALL)
     listing = dataset.listing()
     probed = benchmark.probe(tmp_path / "demo", "geometry")
@@ -34,7 +34,7 @@ def test_a_probe_is_of_one_set_and_of_videos_that_nothing_was_chosen_on(benchmar
     )
     confirm = {listing.names.index(name) for name, part in parts.items() if part == "confirm"}
     assert set(probed.video.tolist()) == confirm
-    # The same as of a dataset that has but this set.
+    # A dataset that has only this set gives the same outputs.
     blocks = [
         (name, index.frames[a:b], dataset.read("geometry", int(a), int(b)))
         for index in [dataset.index("geometry")]
@@ -60,13 +60,13 @@ def test_gains_are_paired_differences_to_the_same_backbone_at_random(benchmark):
     mask[:, :2] = True
     video = np.repeat(np.arange(20, dtype=np.int32), 20)
 
-    def said(noise: float):
+    def probed(noise: float):
         outputs = np.full((400, 22), np.nan, np.float32)
         outputs[:, :2] = values[:, :2] + noise * random.standard_normal((400, 2))
         return benchmark.Probed(outputs, values, mask, video)
 
     noise = {"mae": 0.1, "supervised": 0.1, "random_mae": 0.5, "random_supervised": 0.1}
-    scored = {name: benchmark.pooled([said(own)]) for name, own in noise.items()}
+    scored = {name: benchmark.pooled([probed(std)]) for name, std in noise.items()}
     found = benchmark.compare(scored)
     gain = found["mae - random_mae"]["p_labelled"]
     both = found["mae"]["p_labelled"]["score"] - found["random_mae"]["p_labelled"]["score"]
@@ -80,7 +80,7 @@ def test_gains_are_paired_differences_to_the_same_backbone_at_random(benchmark):
 
 @pytest.mark.parametrize("benchmark", ["mae_step"], indirect=True)
 def test_the_plain_step_is_the_same_learning_problem(benchmark, monkeypatch):
-    """As many numbers to learn but for the token, and the same patches' pixels to tell."""
+    """The plain model has the same parameters plus the mask token, and the same targets."""
     torch.manual_seed(0)
     plain, ours = benchmark.Plain("mae_vit_mini", 64), MaskedAutoencoder(VITS["mae_vit_mini"], 64)
     extra = sum(p.numel() for p in plain.parameters()) - sum(p.numel() for p in ours.parameters())
@@ -89,7 +89,7 @@ def test_the_plain_step_is_the_same_learning_problem(benchmark, monkeypatch):
     before = plain.losses(images, noise)
     removed = noise.argsort(dim=1).argsort(dim=1) >= plain.visible
     grid = removed.reshape(2, 4, 4).repeat_interleave(16, 1).repeat_interleave(16, 2)[:, None]
-    # What it encodes of removed patches is the token: only their target may change the loss.
+    # With constant predictions, removed patches can change the loss only through their targets.
     with torch.no_grad():
         plain.decoder_pred.weight.zero_()
         plain.decoder_pred.bias.zero_()
@@ -120,5 +120,5 @@ def test_a_gain_is_as_sure_as_its_seeds_agree(benchmark):
     assert found["apart"]["mean"] == 0.1
     low, high = found["apart"]["interval"]
     assert (low + high) / 2 == pytest.approx(0.1)
-    assert high - 0.1 == pytest.approx(4.303 * 0.2 / 3**0.5, abs=1e-3)  # a table's t of 2
+    assert high - 0.1 == pytest.approx(4.303 * 0.2 / 3**0.5, abs=1e-3)
     assert np.isnan(found["one"]["interval"]).all()

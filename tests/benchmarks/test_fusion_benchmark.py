@@ -1,4 +1,4 @@
-"""The benchmark of a sweep's end, small: it fuses, and holds itself against the plain loop."""
+"""Tests of the fusion benchmark on few trials, and of its comparison with the plain loop."""
 
 import importlib
 import json

@@ -1,4 +1,4 @@
-"""The benchmarks of the modelling, in small: what they measure is there, and told as it is."""
+"""Tests of the benchmarks of mechanisms, training speed and ceiling, on small data."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -44,7 +44,7 @@ def test_a_mechanism_is_scored_with_and_without(
 
 
 @pytest.mark.parametrize("benchmark", ["mechanisms"], indirect=True)
-def test_what_pays_is_told_by_its_interval(benchmark: ModuleType) -> None:
+def test_verdict_follows_from_the_interval(benchmark: ModuleType) -> None:
     pays, unsure = [(0.1, 0.3), (0.2, 0.5), (0.1, 0.2)], [(0.1, 0.3), (0.2, 0.1), (0.1, 0.1)]
     found = {"temporal": benchmark.summary(pays * 2), "useless": benchmark.summary(unsure)}
     gains = [0.2, -0.1, 0.0]

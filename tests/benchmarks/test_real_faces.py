@@ -1,4 +1,4 @@
-"""The benchmark on real faces: its pieces on made-up data, and the videos where they lie."""
+"""Tests of the benchmark on real faces: its functions on made-up data, and on the videos."""
 
 import importlib.util
 import sys
@@ -31,7 +31,7 @@ def real_faces() -> ModuleType:
 
 
 def frames_like(**counts: int) -> CropFrames:
-    """Videos of so many frames, without images."""
+    """Return videos with these numbers of frames, without images."""
     names = tuple(sorted(counts))
     video = np.repeat(np.arange(len(names), dtype=np.int32), [counts[n] for n in names])
     frame = np.concatenate([np.arange(1, counts[n] + 1, dtype=np.int32) for n in names])
@@ -88,7 +88,7 @@ def test_baselines_equal_a_loop(real_faces):
     images = random.normal(size=(3, 3, 8, 8))
     removed = random.random((3, 4)) < 0.5
     removed[:, 0], removed[:, 1] = True, False
-    told = random.normal(size=(8 // 4 * 8 // 4, 4 * 4 * 3))  # a patch for each place
+    predicted = random.normal(size=(8 // 4 * 8 // 4, 4 * 4 * 3))  # one patch per position
     visible, given = [], []
     for b in range(3):
         places = [(row, column) for row in (0, 4) for column in (0, 4)]
@@ -98,20 +98,20 @@ def test_baselines_equal_a_loop(real_faces):
         )
         hidden = [n for n in range(4) if removed[b, n]]
         visible.append(np.mean([(cut[n] - colour[:, None, None]) ** 2 for n in hidden]))
-        patches = told.reshape(4, 4, 4, 3).transpose(0, 3, 1, 2)
+        patches = predicted.reshape(4, 4, 4, 3).transpose(0, 3, 1, 2)
         given.append(np.mean([(cut[n] - patches[n]) ** 2 for n in hidden]))
     target, gone = patchify(torch.from_numpy(images), 4), torch.from_numpy(removed)
     mean = real_faces.visible_colour(target, gone)
     np.testing.assert_allclose(real_faces.removed_error(target, mean, gone), visible)
-    own = real_faces.removed_error(target, torch.from_numpy(told), gone)
-    np.testing.assert_allclose(own, given)
+    errors = real_faces.removed_error(target, torch.from_numpy(predicted), gone)
+    np.testing.assert_allclose(errors, given)
 
 
 def test_the_interval_is_over_blocks(real_faces):
     random = np.random.default_rng(0)
     baseline, video = random.uniform(1, 2, 60), np.repeat([0, 1], [40, 20])
     assert real_faces.ratio(0.5 * baseline, baseline, video) == pytest.approx((0.5, 0.5, 0.5))
-    # The same noise is wider where it is a block's than where it is each frame's own.
+    # Noise that is constant over a block gives a wider interval than the same noise shuffled.
     block = np.repeat(random.normal(size=12), 5)
     widths = []
     for noise in (block, random.permutation(block)):
@@ -125,7 +125,7 @@ def test_the_interval_is_over_blocks(real_faces):
     )
 
 
-def test_a_baseline_that_is_not_to_be_had_is_left_out_of_the_table(real_faces):
+def test_a_missing_baseline_is_left_out_of_the_table(real_faces):
     frames = frames_like(WolfgangLanger_Pexels=60, single_face=50)
     split = real_faces.divide(frames)[1]
     errors = {name: np.ones(50) for name in ("mae", "visible", "training")}
@@ -149,9 +149,9 @@ def test_program_refuses_it_in_one_sentence(real_faces, tmp_path, monkeypatch, c
     monkeypatch.setattr(sys, "argv", ["real_faces.py", "--packages", str(tmp_path)])
     with pytest.raises(SystemExit, match="2"):
         real_faces.run_program(real_faces.main)
-    said = capsys.readouterr()
-    assert said.err.startswith("error: ")
-    assert said.err.count("\n") == 1
+    printed = capsys.readouterr()
+    assert printed.err.startswith("error: ")
+    assert printed.err.count("\n") == 1
 
 
 @pytest.mark.skipif(not PACKAGES.is_dir(), reason="no build/real-faces: make real-faces makes it")
@@ -164,7 +164,7 @@ def test_real_faces_are_cut_out_and_learned(real_faces, tmp_path, monkeypatch):
     assert np.bincount(frames.video).tolist() == [32, 24]
     assert frames.frame[[0, 1, 32, 55]].tolist() == [1, 16, 97, 166]
     crops = [np.asarray(frames.images.read(i)) for i in range(len(frames))]
-    # Faces, and not the sky or the black frame beside them: bright, and more red than blue.
+    # Faces are bright and more red than blue, unlike the sky and the black borders.
     assert all(crop.shape == (112, 112, 3) and crop.mean() > 60 for crop in crops)
     assert all(crop[..., 0].mean() > crop[..., 2].mean() for crop in crops)
     for split in real_faces.divide(frames):

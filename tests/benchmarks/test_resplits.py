@@ -1,4 +1,4 @@
-"""Re-splits: whole subjects, no held-back label left, and the held-back frames' own score."""
+"""Tests of the re-splits: undivided subjects, no held-back labels, scores of held-back frames."""
 
 import importlib
 from dataclasses import replace
@@ -24,14 +24,15 @@ def resplits(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 @pytest.fixture
 def listing(planted: Dataset) -> Listing:
-    """8 training, 5 validation and 3 test videos, each of a subject of its own."""
-    found = planted.listing()
-    return replace(found, subjects=found.names)
+    """Listing of 8 training, 5 validation and 3 test videos, one subject per video."""
+    listing = planted.listing()
+    return replace(listing, subjects=listing.names)
 
 
 def by_split(splits: dict[str, str]) -> dict[str, set[str]]:
+    """Return the names of the videos in each split."""
     return {
-        split: {name for name, own in splits.items() if own == split}
+        split: {name for name, of_video in splits.items() if of_video == split}
         for split in ("train", "validation", "test")
     }
 
@@ -59,7 +60,7 @@ def test_subjects_stay_together(resplits, listing):
         pairs = {(subject_of[name], part) for name, part in drawn.items()}
         assert len(pairs) == len({subject_of[name] for name in drawn})
         sizes = [len(names) for names in by_split(drawn).values()]
-        assert sizes[1] in (5, 6)  # the first to be as many as validate now, or one more
+        assert sizes[1] in (5, 6)  # a subject of two videos may exceed the wanted number by one
         assert sizes[2] in (2, 3)
 
 
@@ -102,7 +103,7 @@ def test_statistics_are_of_the_new_training_frames(resplits, planted, tmp_path):
 
 
 def test_held_back_frames_are_scored_by_their_own_labels(resplits, listing):
-    """The truth, predicted in another order of frames and of names, is all right."""
+    """Correct predictions in another order of frames and names have the best score."""
     held = set(by_split(resplits.draw_split(listing, 0))["test"])
     order = np.random.default_rng(0).permutation(len(listing.frame))
     outputs = outputs_of(listing.values[order], np.ones_like(listing.mask))
@@ -146,7 +147,7 @@ def test_counts_and_means(resplits):
 
 def test_a_finished_split_is_not_run_again(resplits, planted, tmp_path, monkeypatch):
     ran = []
-    monkeypatch.setattr(resplits, "sweep", lambda *asked: ran.append(asked[2]) or tmp_path)
+    monkeypatch.setattr(resplits, "sweep", lambda *given: ran.append(given[2]) or tmp_path)
     monkeypatch.setattr(resplits, "compare", lambda *_: result(0, True, 0.1))
     first = resplits.run_split(planted, 0, 3, tmp_path)
     assert resplits.run_split(planted, 0, 3, tmp_path) == first

@@ -1,4 +1,4 @@
-"""The ridge baseline: its closed form, its averages over time, and the program."""
+"""Tests of the ridge baseline: closed form, moving averages, and the program."""
 
 import importlib.util
 import json
@@ -33,13 +33,14 @@ def test_regressions_equal_scikit_learns(ridge: ModuleType) -> None:
     rng = np.random.default_rng(0)
     x, y, new = rng.normal(2, 1, (60, 5)), rng.normal(size=(60, 3)), rng.normal(size=(4, 5))
     fold = np.arange(60) % 3
-    own, final = ridge.regress(x, y, fold, new)
+    out_of_fold, final = ridge.regress(x, y, fold, new)
     for p, penalty in enumerate(ridge.PENALTIES):
         reference = Ridge(alpha=penalty)
         np.testing.assert_allclose(final[p], reference.fit(x, y).predict(new), atol=1e-8)
         for k in range(3):
             reference.fit(x[fold != k], y[fold != k])
-            np.testing.assert_allclose(own[p, fold == k], reference.predict(x[fold == k]))
+            expected = reference.predict(x[fold == k])
+            np.testing.assert_allclose(out_of_fold[p, fold == k], expected)
 
 
 @pytest.mark.parametrize("radius", [0, 1.5, 4, 100])
@@ -89,8 +90,9 @@ def test_valence_and_arousal_stay_in_their_range(ridge: ModuleType) -> None:
     x[:, 0] = labels[:, 0] = labels[:, 1] = np.linspace(-0.9, 0.9, 50)
     new = np.array([[-40.0], [0.5], [40.0]])
     for task in (VALENCE, AROUSAL):
-        said = ridge.fit_task(task, x, labels, np.ones(labels.shape, bool), np.arange(50) % 5, new)
-        np.testing.assert_allclose(said, [[-1], [0.5], [1]], atol=1e-3)
+        mask = np.ones(labels.shape, bool)
+        outputs = ridge.fit_task(task, x, labels, mask, np.arange(50) % 5, new)
+        np.testing.assert_allclose(outputs, [[-1], [0.5], [1]], atol=1e-3)
 
 
 def test_program_ends_with_one_json_line(tmp_path: Path) -> None:

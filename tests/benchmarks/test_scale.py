@@ -1,4 +1,4 @@
-"""Fake slots, the stopwatch, and the program in small."""
+"""Tests of the benchmark of many trials: fake slots, stopwatch, and the program on few trials."""
 
 import datetime
 import json
@@ -37,7 +37,7 @@ def scale(fake_slots: ModuleType) -> ModuleType:
 
 
 def sweep(fake_slots: ModuleType, folder: Path) -> list[tuple[Any, ...]]:
-    """Twelve trials in three slots; never more at once."""
+    """Run twelve trials in three slots; check that no more than three run at once."""
     file = load(ROOT / "search.yaml", [])
     with closing(fake_slots.open_study(folder, file, 12, "tpe")) as study:
         for _ in fake_slots.FakeSlots(study, 3, 20, fake_slots.Stopwatch()):
@@ -79,7 +79,7 @@ def test_the_stopwatch_counts_a_call_within_its_like_once(
 
 
 class Clock:
-    """Tells a second for each write."""
+    """Clock that advances by one second with each write."""
 
     def __init__(self, ticks: list[int]) -> None:
         self.perf_counter = self.thread_time = lambda: len(ticks)

@@ -1,4 +1,4 @@
-"""The sweep's benchmark: what is counted, and that plain Optuna trains what a slot trains."""
+"""Tests of the sweep benchmark: times, memory, and that plain Optuna trains as a slot does."""
 
 import importlib
 import subprocess
@@ -22,7 +22,7 @@ from tests.support.paths import ROOT
 
 PROGRAMS = ROOT / "benchmarks"
 MIB = 2**20
-# Without dropout, which two workers draw each for itself.
+# Dropout is off because two workers draw different masks.
 SMALL = {"features": ["motion"], "encoder.hidden": 8, "encoder.dropout": 0.0, "head": "linear"}
 USES_THE_STORE = """
 import mmap, os, tempfile
@@ -42,7 +42,7 @@ with tempfile.NamedTemporaryFile(prefix="plasma-test-", dir="/dev/shm") as file:
 
 @pytest.fixture(autouse=True)
 def programs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """They import each other as scripts of one folder."""
+    """Make the benchmarks importable; they import each other as scripts of one folder."""
     monkeypatch.syspath_prepend(PROGRAMS)
 
 
@@ -60,7 +60,7 @@ def plain() -> Iterator[ModuleType]:
 
 @pytest.fixture
 def space(sweep: ModuleType, planted: Dataset, tmp_path: Path) -> Path:
-    """Three trials of two epochs."""
+    """Search file of three trials with two epochs each."""
     written = sweep.write_space(
         tmp_path / "tiny.yaml",
         Path(planted.address),
@@ -101,7 +101,7 @@ def test_memory_after_the_last_trial_does_not_count(sweep):
 
 
 def test_pages_of_the_object_store_count_once_mapped_or_not():
-    """Of a small process: who else maps the same libraries changes its memory little."""
+    """Measure a small process, whose PSS depends little on other users of shared libraries."""
     memory_bytes = importlib.import_module("tree_memory").memory_bytes
     size = 64 * MIB
     child = subprocess.Popen(
@@ -113,13 +113,13 @@ def test_pages_of_the_object_store_count_once_mapped_or_not():
     with child as process:
         assert process.stdin
         assert process.stdout
-        found = {}
-        for said in process.stdout:
-            found[said.strip()] = memory_bytes([process.pid])
+        measured = {}
+        for line in process.stdout:
+            measured[line.strip()] = memory_bytes([process.pid])
             process.stdin.write("on\n")
             process.stdin.flush()
-    assert found["unmapped"] - found["before"] == pytest.approx(size, abs=8 * MIB)
-    assert found["mapped"] - found["before"] == pytest.approx(size, abs=8 * MIB)
+    assert measured["unmapped"] - measured["before"] == pytest.approx(size, abs=8 * MIB)
+    assert measured["mapped"] - measured["before"] == pytest.approx(size, abs=8 * MIB)
 
 
 def test_the_search_file_is_the_shipped_one_at_random_and_unpruned(sweep, tmp_path):

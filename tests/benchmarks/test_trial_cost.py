@@ -1,4 +1,4 @@
-"""The benchmark of a trial's cost: what is taken off what, and what the table shows."""
+"""Tests of the benchmark of a trial's cost: its calculation and its table."""
 
 import importlib
 from types import ModuleType, SimpleNamespace

@@ -1,4 +1,4 @@
-"""Programs in turns: only one runs at a time, and each one's clock counts its own turns."""
+"""Tests of programs in turns: one runs at a time, and its clock counts its own turns."""
 
 import importlib
 import itertools
@@ -14,7 +14,7 @@ import pytest
 from tests.support.paths import ROOT
 
 PROGRAMS = ROOT / "benchmarks"
-# Burns CPU for a while in a process of its own, and its parent says how much wall time went by.
+# Program that uses CPU time in a child process.
 BUSY = """
 import subprocess, sys
 subprocess.run([sys.executable, "-c", "import time\\nwhile time.process_time() < {cpu}: pass"])
@@ -46,14 +46,14 @@ def test_each_clock_counts_its_own_turns_alone(turns):
     spans = sorted([*first.spans, *second.spans])
     assert all(stop <= start for (_, stop), (start, _) in itertools.pairwise(spans))
     assert first.clock(begun) == second.clock(begun) == 0
-    # What one took in CPU time it took on its own clock, however long the other held it up.
+    # A program's own clock covers at least its CPU time, without the turns of the other program.
     assert first.clock(first_end) >= 1.0
     assert second.clock(second_end) >= 1.0
     assert second.clock(first_end) > 0
     assert first_end - begun >= first.clock(first_end) + second.clock(first_end)
 
 
-def test_who_fails_ends_the_others(turns):
+def test_a_failing_program_ends_the_others(turns):
     def broken(side: Any) -> None:
         raise ValueError("broken")
 
@@ -61,7 +61,7 @@ def test_who_fails_ends_the_others(turns):
         turns.in_turns([busy(0.2), broken])
 
 
-def test_an_interrupt_leaves_nothing_that_stands_still(turns, monkeypatch):
+def test_an_interrupt_leaves_no_stopped_process(turns, monkeypatch):
     started: list[int] = []
 
     def program(side: Any) -> None:

@@ -210,7 +210,7 @@ def fail(trainer: Trainer) -> str:
 
 
 def fail_at_a_rate(workers: Workers) -> str:
-    """Train with a learning rate that makes the loss infinite; return the error."""
+    """Train with a learning rate that makes the training diverge; return the error."""
     trial = config(optim={"lr": 1e30, "warmup_epochs": 0})
     return fail(Trainer(trial, uneven(), workers=workers))
 

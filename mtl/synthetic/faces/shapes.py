@@ -27,8 +27,8 @@ def lens(x: Plane, y: Plane, width: Length, top: Length, bottom: Length, pixel: 
     """Return the pixel coverage of the area between two parabolas, for an eye or a mouth.
 
     Both parabolas pass through (-width, 0) and (width, 0); at x = 0 they reach y = ``-top`` and
-    y = ``bottom``. The coverage is the difference of the coverages of the areas above each
-    parabola, so it goes to 0 as the eye or mouth closes.
+    y = ``bottom``. The coverage is the difference of the coverages of two areas, those on the +y
+    side of each parabola, so it goes to 0 as the eye or mouth closes.
     """
     u = x / width
     bow = (1 - u * u).clip(-1, 1)

@@ -197,8 +197,8 @@ def test_light_stays_near_a_videos_own_and_pose_moves(planted: Planted) -> None:
 
     assert within(scene.light.strength) < 0.2
     assert within(scene.light.backdrop[:, 0]) < 1e-6
-    for own in fields(Pose):
-        assert within(getattr(scene.pose, own.name)) > 0.25
+    for field in fields(Pose):
+        assert within(getattr(scene.pose, field.name)) > 0.25
     assert scene.pose.rotation.std() == pytest.approx(
         np.deg2rad(Faces().rotation_degrees), rel=0.15
     )
@@ -208,7 +208,7 @@ def test_nuisance_follows_no_affect() -> None:
     """None of the 112 correlations between nuisances and affect exceeds 0.3 on 300 videos."""
     planted = plant(Demo(videos=300, mean_frames=10), SEED)
     scene = draw_scene(SEED, planted.layout, Faces())
-    pose = [getattr(scene.pose, own.name) for own in fields(Pose)]
+    pose = [getattr(scene.pose, field.name) for field in fields(Pose)]
     light = [scene.light.strength, *scene.light.direction.T, *scene.light.colour.T]
     nuisance = np.stack([*pose, *light])
     affect = planted.states[:, planted.world.affect]
