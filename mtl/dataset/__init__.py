@@ -1,6 +1,7 @@
 """Dataset directory: file format, reader and writer.
 
-A dataset directory holds:
+A feature set is one feature vector per frame, computed by one extractor. The listed frames are the
+frames that the challenge's annotation files and test list name. A dataset directory holds:
 
 - ``features/<set>``: sorted Parquet part files (``video, frame, feature``), one row per frame;
 - ``labels.parquet``: the listed frames in the order of the challenge's files, with null for a

@@ -136,7 +136,8 @@ class FeatureSetWriter:
         if value_type != self.value_type:
             raise InputError(
                 f"{where}: {value_type[1]} features of {value_type[0]} per frame, but "
-                f"{self.value_type[1]} of {self.value_type[0]} before; all videos of a set must agree"
+                f"{self.value_type[1]} of {self.value_type[0]} before; all videos of a set must "
+                "agree"
             )
         self._check_frames(where, frames)
         bad = first_non_finite(values)

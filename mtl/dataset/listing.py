@@ -19,6 +19,8 @@ MIN_TRAINING_VIDEOS = 2
 class Listing:
     """Listed frames with their labels: training, then validation, then test frames.
 
+    A listed frame is one that the challenge's annotation files or test list name.
+
     Attributes:
         names: Names of the V videos.
         splits: Split of each video, one of ``SPLITS``.

@@ -79,8 +79,8 @@ class BootstrapScore:
     def t_statistics(self) -> Float[np.ndarray, " r"]:
         """Return t = (draw - score) / standard error of the draw, for each draw that has one.
 
-        The standard error of a draw is the infinitesimal jackknife's, sqrt(V / (V - 1) sum_v c_v
-        influence_v^2), in which video v is drawn c_v times.
+        The standard error of a draw is the infinitesimal jackknife's,
+        sqrt(V / (V - 1) * sum_v c_v * influence_v^2), where c_v counts how often video v is drawn.
         """
         counts = draw_videos(self.influence.shape[1])
         videos = max(self.influence.shape[1], 2)  # avoids a division by zero for one video
@@ -126,7 +126,12 @@ class BootstrapScore:
 
 
 def weighted_sum(scores: Sequence[BootstrapScore], weights: Sequence[float]) -> BootstrapScore:
-    """Return the weighted sum of scores of the same videos."""
+    """Return the weighted sum of scores of the same videos.
+
+    Args:
+        scores: Scores to add.
+        weights: Factor of each score.
+    """
     return BootstrapScore(
         sum(w * score.score for w, score in zip(weights, scores, strict=True)),
         np.asarray(sum(w * score.draws for w, score in zip(weights, scores, strict=True))),
@@ -201,6 +206,10 @@ def combine_tasks(by_task: Mapping[str, BootstrapScore]) -> BootstrapScore | Non
 
 
 def draw_videos(videos: int) -> Float[np.ndarray, "R V"]:
-    """Return how often each video is in each draw; equal for equal numbers of videos."""
+    """Return how often each video is in each bootstrap draw, (R, V).
+
+    Args:
+        videos: Number of videos (V); the draws are the same for the same number.
+    """
     random = np.random.default_rng(SEED)
     return random.multinomial(videos, np.full(videos, 1 / videos), size=DRAWS).astype(float)

@@ -85,7 +85,8 @@ def task_scores(task: Task, sums: Float[np.ndarray, "*S"]) -> Float[np.ndarray, 
     """Return the score of each vector of sums.
 
     The score is the concordance correlation coefficient with population variance (0 if predictions
-    or labels are constant), or the mean F1 of the classes that have labels.
+    or labels are constant), or the mean F1 of the classes. An action unit without labels is left
+    out of the mean; an expression that no labelled frame shows is not.
 
     Args:
         task: The task.
@@ -115,7 +116,8 @@ def class_scores(task: Task, sums: Float[np.ndarray, "*S"]) -> Float[np.ndarray,
         sums: Vectors of sums along the last axis.
 
     Returns:
-        One F1 for each class; 0 for 0/0, and NaN for a class without labels.
+        One F1 for each class: 0 for 0/0, NaN for an action unit without labels, and NaN for all
+        expressions if no frame has an expression label.
     """
     true_positives, predicted, actual, labelled = _class_sums(task, sums)
     total = predicted + actual

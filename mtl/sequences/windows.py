@@ -39,15 +39,15 @@ def carried_schedule(
 ) -> Schedule:
     """Schedule windows for an encoder that carries its recurrent state from window to window.
 
-    Each lane processes whole sequences, one after another. A window may hold the end of one
-    sequence and the start of the next, so only the last window of a lane is padded. Sequences are
-    assigned, longest first, to the lane with the fewest frames.
+    Each lane (row of a batch) processes whole sequences, one after another. A window may hold the
+    end of one sequence and the start of the next, so only the last window of a lane is padded.
+    Sequences are assigned, longest first, to the lane with the fewest frames.
 
     Args:
         lengths: Number of frames of each sequence.
-        lanes: Most lanes of a batch.
+        lanes: Largest number of lanes of a batch.
         window_frames: Frames of a window.
-        random: Generator that shuffles the sequences within each lane; None keeps their order.
+        random: Generator that shuffles the sequences within each lane; None keeps them longest first.
     """
     queues: list[list[int]] = [[] for _ in range(min(lanes, len(lengths)))]
     load = np.zeros(len(queues), int)
@@ -92,8 +92,8 @@ def free_schedule(
 
     Args:
         lengths: Number of frames of each sequence.
-        lanes: Most lanes of a batch of full windows.
-        window_frames: Most frames of a window.
+        lanes: Largest number of lanes of a batch of full windows.
+        window_frames: Largest number of frames of a window.
         random: Generator for training windows; None for prediction windows.
     """
     windows: list[Piece] = []
@@ -141,15 +141,15 @@ def _stacked(lanes: Sequence[Sequence[Sequence[Piece]]]) -> Schedule:
 
 @dataclass(frozen=True)
 class WindowBatch:
-    """Batch of windows of one step.
+    """Batch of windows of one step of a schedule.
 
     Attributes:
-        x: Z-scored features; 0 where padded.
-        valid: Valid mask: True for a frame, False for padding.
-        labels: Labels of each frame in the columns ``LABEL_COLUMNS``; 0 where missing.
-        mask: True where a label is present.
-        sequence_starts: True where a sequence starts; the recurrent state is reset there. This
-            tensor stays on the CPU, because the encoder reads it to split the window.
+        x: Z-scored features, (B, T, F); 0 where padded.
+        valid: Valid mask, (B, T): True for a frame, False for padding.
+        labels: Labels of each frame in the columns ``LABEL_COLUMNS``, (B, T, 15); 0 where missing.
+        mask: True where a label is present, (B, T, 15).
+        sequence_starts: True where a sequence starts, (B, T); the recurrent state is reset there.
+            This tensor stays on the CPU, because the encoder reads it to split the window.
     """
 
     x: Float[Tensor, "B T F"]
@@ -191,10 +191,11 @@ class Batches:
         return (self.cut(step) for step in schedule)
 
     def cut(self, step: Int[np.ndarray, "B P 3"]) -> WindowBatch:
-        """Return the batch of one step of a schedule, without its idle lanes.
+        """Return the batch of one step of a schedule, without lanes that have no frames.
 
         Args:
-            step: Pieces of each lane. If all lanes are idle, the batch is one frame of padding.
+            step: Pieces (sequence index, first frame, length) of each lane, (B, P, 3). If no lane
+                has frames, the batch is one frame of padding.
         """
         lengths = step[:, :, 2].sum(axis=1)
         lanes, frames = max(1, int(np.count_nonzero(lengths))), max(1, int(lengths.max()))
@@ -229,7 +230,7 @@ class Batches:
 
 
 class Stitch:
-    """Mean of the outputs of all windows that contain a frame, for every frame.
+    """Accumulator of window outputs: for every frame the mean over the windows that contain it.
 
     Args:
         lengths: Number of frames of each sequence.
@@ -244,8 +245,8 @@ class Stitch:
         """Add the outputs of one step of a schedule.
 
         Args:
-            step: Pieces of each lane.
-            outputs: Outputs of each lane that is not idle.
+            step: Pieces (sequence index, first frame, length) of each lane, (B, P, 3).
+            outputs: Outputs of each of the A lanes that have frames, (A, T, 22).
         """
         for pieces, rows in zip(step.tolist(), outputs, strict=False):
             position = 0
@@ -256,5 +257,5 @@ class Stitch:
                 position += length
 
     def rows(self) -> Float[np.ndarray, "N 22"]:
-        """Return the mean outputs of every frame, sequence after sequence."""
+        """Return the mean outputs of every frame, sequence after sequence, (N, 22)."""
         return self.sums / self.counts[:, None]
