@@ -248,7 +248,7 @@ def _check_size(address: str, entry: dict[str, Any]) -> None:
         raise InputError(f"{shown} is missing: copy it again or prepare the dataset again")
     if found.size != entry["bytes"]:
         raise InputError(
-            f"{shown} has {found.size} bytes, but dataset.json says {entry['bytes']} (it is cut "
+            f"{shown} has {found.size} bytes, but dataset.json records {entry['bytes']} (it is cut "
             "short or changed): copy it again or prepare the dataset again"
         )
 
@@ -259,5 +259,5 @@ def _check_footer(file: FeatureFile) -> None:
     if (found.dtype, found.width, found.group_rows) != recorded:
         raise InputError(
             f"{file.shown} holds {found.rows} rows of {found.width} x {found.dtype}, but "
-            f"dataset.json says {file.rows} of {file.width} x {file.dtype}: prepare it again"
+            f"dataset.json records {file.rows} of {file.width} x {file.dtype}: prepare it again"
         )

@@ -47,7 +47,7 @@ def carried_schedule(
         lengths: Number of frames of each sequence.
         lanes: Largest number of lanes of a batch.
         window_frames: Frames of a window.
-        random: Generator that shuffles the sequences within each lane; None keeps them longest first.
+        random: Generator that shuffles the sequences of each lane; None keeps them longest first.
     """
     queues: list[list[int]] = [[] for _ in range(min(lanes, len(lengths)))]
     load = np.zeros(len(queues), int)

@@ -295,7 +295,7 @@ def record_sizes(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (cut, rf"{PART} has \d+ bytes, but dataset.json says \d+ \(it is cut short"),
+        (cut, rf"{PART} has \d+ bytes, but dataset.json records \d+ \(it is cut short"),
         (cut_and_recorded, rf"{PART} is cut short or damaged"),
         (lambda d: (d / "labels.parquet").unlink(), "labels.parquet is missing: copy it again"),
         (lambda d: (d / "dataset.json").unlink(), "is no dataset: it has no dataset.json"),
@@ -350,7 +350,9 @@ def test_stored_rows_out_of_order_are_named(tmp_path, change, message):
 def test_stored_features_of_another_size_are_refused(tmp_path):
     written(tmp_path / "d")
     rewrite(tmp_path / "d", lambda t: t.slice(0, 30))
-    with pytest.raises(InputError, match=r"holds 30 rows of 3 x float32, but dataset.json says 40"):
+    with pytest.raises(
+        InputError, match=r"holds 30 rows of 3 x float32, but dataset.json records 40"
+    ):
         open_dataset(tmp_path / "d")
 
 
