@@ -109,18 +109,18 @@ class FakeSlots:
             self._start(self._free.pop())
         while self._training:
             now, number, epoch, proposal = heappop(self._training)
-            prune = self._study.report(proposal.study, number, epoch, value(number, epoch))
+            prune = self._study.record.report(proposal.study, number, epoch, value(number, epoch))
             if prune or epoch == self._epochs:
                 state = TrialState.PRUNED if prune else TrialState.COMPLETE
-                self._study.tell(proposal.study, number, state)
-                self._study.ended()
+                self._study.record.tell(proposal.study, number, state)
+                self._study.record.ended()
                 self._free.append(now)
                 return self._watch.lap()
             self._train(now, epoch + 1, proposal)
         raise StopIteration
 
     def _start(self, now: float) -> None:
-        self._study.failures()
+        self._study.record.failures()
         proposal = self._study.ask()
         if proposal is not None:
             self._train(now, 1, proposal)
