@@ -18,9 +18,7 @@ from optuna_dashboard import wsgi
 from mtl.predictions.table import Predictions
 from sweeps import fuse, train
 from sweeps.planning.compose import compose, compose_plain
-from sweeps.search_file import load
-from sweeps.search_file.overrides import format_override
-from sweeps.storage.run_folder import open_run_folder
+from sweeps.search_file import SearchFile, load
 from tests.support.fake_sweep import opened
 from tests.support.paths import ROOT
 from tests.support.small_data import make_dataset, write_space
@@ -102,7 +100,7 @@ COVERED = {
         "tests/sweeps/test_train.py::test_without_out_the_folder_bears_the_signature"
     ),
     "python sweeps/fuse.py runs/demo fusion.method=top_k": (
-        "tests/sweeps/fusion/test_fuse.py::test_the_program_fuses_a_sweeps_folder_again"
+        "tests/sweeps/fusion/test_fuse.py::test_the_program_fuses_a_run_folder_again"
     ),
     "python sweeps/fuse.py runs/demo --export demo-model": EXPORT,
     "python sweeps/predict.py --model demo-model --data datasets/demo "
@@ -260,6 +258,10 @@ def parsed(program: str, words: list[str]) -> argparse.Namespace:
     return caught.value.arguments
 
 
+def addresses_the_search_file(word: str) -> bool:
+    return re.split("[.=]", word)[0] in SearchFile.model_fields
+
+
 @pytest.mark.parametrize("command", sweeps_commands())
 def test_a_program_accepts_its_command(command):
     _, file, *words = shlex.split(command)
@@ -267,8 +269,8 @@ def test_a_program_accepts_its_command(command):
     arguments = parsed(program, words)
     overrides = getattr(arguments, "overrides", [])
     if program == "run":
-        file = load(ROOT / arguments.space, overrides)
-        compose([format_override(path, value) for path, value in file.fixed.items()])
+        load(ROOT / arguments.space, overrides)
+        compose([word for word in overrides if not addresses_the_search_file(word)])
     elif program == "train":
         compose(overrides)
     elif program == "fuse":
@@ -312,7 +314,9 @@ def test_an_exported_model_predicts_by_the_lines_of_the_docs(tmp_path, monkeypat
     monkeypatch.chdir(tmp_path)
     dataset = make_dataset(tmp_path / "datasets" / "demo")
     file = load(write_space(tmp_path, "datasets/demo"))
-    open_run_folder(Path("runs/demo"), file, dataset)
+    Path("runs/demo").mkdir(parents=True)
+    Path("runs/demo/space.yaml").write_text(file.to_yaml())
+    Path("runs/demo/environment.json").write_text(json.dumps({"dataset": dataset.hash}))
     division = ["--confirm", str(file.search.confirm), "--seed", str(file.search.seed)]
     small = ["encoder.hidden=8", "encoder.layers=1", "head=linear", "training.epochs=1"]
     trial = ["--data", "datasets/demo", "--out", "runs/demo/trials/one", *division, *small]
