@@ -1,4 +1,4 @@
-"""A comparison through Ray: each compared value's best config with new seeds, then the table."""
+"""Test of a comparison on a Ray cluster: the best config of each value with new seeds."""
 
 import io
 import json
@@ -18,7 +18,7 @@ from tests.support.small_sweeps import SMALL, recorded, space_file, trial_folder
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 
-def test_each_values_best_is_trained_with_new_seeds_and_compared(
+def test_the_best_config_of_each_value_is_trained_with_new_seeds_and_compared(
     planted, ray_address, tmp_path, monkeypatch
 ):
     monkeypatch.chdir(tmp_path)
@@ -39,25 +39,28 @@ def test_each_values_best_is_trained_with_new_seeds_and_compared(
     folder = tmp_path / "runs" / "compared"
     repeats = [trial for trial in recorded(folder) if "repeat_of" in trial.user_attrs]
     assert [trial.state for trial in repeats] == [TrialState.COMPLETE] * 4
-    assert all(trial.last_step == 3 for trial in repeats), "a rung stopped one"
+    assert all(trial.last_step == 3 for trial in repeats), "a rung stopped a repeat"
     assert {trial.user_attrs["overrides"][-1] for trial in repeats} == {
         "training.seed=1001",
         "training.seed=1002",
     }
-    found = json.loads((folder / "report" / "comparison.json").read_text())
+    comparison = json.loads((folder / "report" / "comparison.json").read_text())
     listing = planted.listing()
     confirm = [name for name, part in divide(listing, 0.5, 3).items() if part == "confirm"]
 
     def score(trial: FrozenTrial) -> float | None:
         predictions = Predictions.load(trial_folder(folder, trial) / "predictions.parquet")
-        here = np.isin([predictions.names[video] for video in predictions.video], confirm)
-        rows = listed_rows(listing, predictions)[here]
-        outputs = predictions.outputs[here]
+        in_confirm = np.isin([predictions.names[video] for video in predictions.video], confirm)
+        rows = listed_rows(listing, predictions)[in_confirm]
+        outputs = predictions.outputs[in_confirm]
         return metrics.scores(outputs, listing.values[rows], listing.mask[rows])["ccc_valence"]
 
-    for way in ("gru", "lstm"):
-        own = [t for t in repeats if t.user_attrs["repeat_of"].startswith(f"compared/{way} ")]
-        assert found["standings"]["valence"][way]["scores"] == pytest.approx(list(map(score, own)))
+    for encoder in ("gru", "lstm"):
+        of_encoder = [
+            t for t in repeats if t.user_attrs["repeat_of"].startswith(f"compared/{encoder} ")
+        ]
+        scores = comparison["standings"]["valence"][encoder]["scores"]
+        assert scores == pytest.approx(list(map(score, of_encoder)))
     table = (folder / "report" / "comparison.md").read_text()
     assert table.strip() in printed.getvalue()
     before = written(folder / "trials")

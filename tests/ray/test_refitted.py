@@ -1,4 +1,4 @@
-"""A refit through Ray: killed among them, the same command trains what is missing."""
+"""Test of a refit on a Ray cluster: after a kill the same command trains the missing folds."""
 
 import io
 import os
@@ -28,7 +28,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow]
 FOLDS = 3
 
 
-def test_the_fused_trials_are_trained_anew_on_folds_and_a_kill_costs_nothing(
+def test_fused_trials_are_trained_again_on_folds_and_a_kill_loses_nothing(
     planted, ray_address, tmp_path, monkeypatch
 ):
     monkeypatch.chdir(tmp_path)
@@ -50,7 +50,7 @@ def test_the_fused_trials_are_trained_anew_on_folds_and_a_kill_costs_nothing(
 
     with program(tmp_path, *command) as driver:
         wait_until(lambda: len(ended()) >= 1, START_SECONDS, (tmp_path / "output.txt").read_text)
-        # The best so far is there before the sweep ends, without a look at confirm.
+        # The best fused model so far is written before the sweep ends, without reading confirm.
         wait_until((folder / "scores.json").exists, START_SECONDS)
         os.killpg(driver.pid, signal.SIGKILL)
         driver.wait(END_SECONDS)
@@ -73,15 +73,15 @@ def test_the_fused_trials_are_trained_anew_on_folds_and_a_kill_costs_nothing(
     assert (folder / "refit" / "submission.txt").exists()
     outputs = Predictions.load(folder / "refit" / "predictions.parquet").outputs
     assert np.isfinite(outputs).all()
-    _alone_it_predicts_the_same(folder, planted.address, trials[-1])
+    _check_that_train_predicts_the_same(folder, planted.address, trials[-1])
 
 
-def _alone_it_predicts_the_same(folder, data, trial):
-    kept = trial_folder(folder, trial)
+def _check_that_train_predicts_the_same(folder, data, trial):
+    trial_path = trial_folder(folder, trial)
     words = [*trial.user_attrs["overrides"], f"--fold={trial.user_attrs['fold']}of{FOLDS}"]
     with redirect_stdout(io.StringIO()):
         assert train(["--data", data, "--out", str(folder / "alone"), *words]) == 0
     alone = Predictions.load(folder / "alone" / "predictions.parquet")
-    swept = Predictions.load(kept / "predictions.parquet")
+    swept = Predictions.load(trial_path / "predictions.parquet")
     np.testing.assert_array_equal(alone.video, swept.video)
     np.testing.assert_allclose(alone.outputs, swept.outputs, atol=1e-5)

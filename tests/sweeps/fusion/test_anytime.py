@@ -1,4 +1,4 @@
-"""The best so far is written beside the search, and nothing there ends the search."""
+"""Tests of the fusion during the search: it follows each trial's end and never stops the search."""
 
 import threading
 import time
@@ -10,58 +10,58 @@ WAIT_SECONDS = 10.0
 
 
 class Fusion:
-    """Counts how often it was asked; the first ``broken`` times it breaks."""
+    """Fusion that counts its calls and raises an error in the first ``broken`` ones."""
 
     def __init__(self, broken: int = 0) -> None:
-        self.asked, self.broken = 0, broken
+        self.calls, self.broken = 0, broken
         self.done = threading.Semaphore(0)
 
     def improve(self) -> bool:
-        self.asked += 1
+        self.calls += 1
         self.done.release()
-        if self.asked <= self.broken:
+        if self.calls <= self.broken:
             raise OSError("no space left")
         return True
 
 
-def running(fusion: Any, said: list[str]) -> tuple[AnytimeFusion, Any]:
+def running(fusion: Any, messages: list[str]) -> tuple[AnytimeFusion, Any]:
     anytime = AnytimeFusion(fusion)
-    return anytime, anytime.running(said.append)
+    return anytime, anytime.running(messages.append)
 
 
-def test_each_end_of_a_trial_is_followed_by_a_fusion_and_without_one_there_is_none(
+def test_only_an_ended_trial_is_followed_by_a_fusion(
     monkeypatch,
 ):
     monkeypatch.setattr("sweeps.fusion.anytime.REST_RATIO", 0)
-    fusion, said = Fusion(), []
-    anytime, lasting = running(fusion, said)
-    with lasting:
+    fusion, messages = Fusion(), []
+    anytime, context = running(fusion, messages)
+    with context:
         assert not fusion.done.acquire(timeout=0.1)
         for _ in range(3):
             anytime.trial_ended()
             assert fusion.done.acquire(timeout=WAIT_SECONDS)
-    assert fusion.asked == 3
-    assert said == []
+    assert fusion.calls == 3
+    assert messages == []
     assert "fusion" not in [thread.name for thread in threading.enumerate()]
 
 
-def test_what_goes_wrong_is_said_and_the_next_is_tried(monkeypatch):
+def test_an_error_is_reported_and_the_next_fusion_is_tried(monkeypatch):
     monkeypatch.setattr("sweeps.fusion.anytime.REST_RATIO", 0)
-    fusion, said = Fusion(broken=1), []
-    anytime, lasting = running(fusion, said)
-    with lasting:
+    fusion, messages = Fusion(broken=1), []
+    anytime, context = running(fusion, messages)
+    with context:
         for _ in range(2):
             anytime.trial_ended()
             assert fusion.done.acquire(timeout=WAIT_SECONDS)
-    assert said == ["the trials so far could not be fused: OSError: no space left"]
+    assert messages == ["the trials so far could not be fused: OSError: no space left"]
 
 
-def test_it_rests_so_many_times_as_long_as_it_fused():
-    waited: list[float] = []
+def test_the_pause_is_proportional_to_the_fusions_time():
+    pauses: list[float] = []
 
     class Over(threading.Event):
         def wait(self, timeout: float | None = None) -> bool:
-            waited.append(timeout or 0.0)
+            pauses.append(timeout or 0.0)
             return super().wait(0)
 
     class Slow(Fusion):
@@ -69,10 +69,10 @@ def test_it_rests_so_many_times_as_long_as_it_fused():
             time.sleep(0.05)
             return super().improve()
 
-    fusion, said = Slow(), []
-    anytime, lasting = running(fusion, said)
+    fusion, messages = Slow(), []
+    anytime, context = running(fusion, messages)
     anytime._stopped = Over()
-    with lasting:
+    with context:
         anytime.trial_ended()
         assert fusion.done.acquire(timeout=WAIT_SECONDS)
-    assert waited[0] >= REST_RATIO * 0.05
+    assert pauses[0] >= REST_RATIO * 0.05

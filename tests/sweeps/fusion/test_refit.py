@@ -1,4 +1,4 @@
-"""Out-of-fold predictions: each frame from the fold that held its video out, scored pooled."""
+"""Tests of the refit: each frame is predicted by the fold that held its video out."""
 
 import json
 from dataclasses import replace
@@ -41,15 +41,24 @@ def fused(**changes: Any) -> dict[str, Any]:
 
 
 def train(folder: Path, plan: Any, missing: str = "") -> dict[tuple[str, int], np.ndarray]:
-    """What each member's models predict; in each fold of the parts that a trial predicts."""
+    """Write the predictions of each member in each fold, and those of the fused model.
+
+    Args:
+        folder: The run folder.
+        plan: The plan with the folds.
+        missing: Signature of a trial that is left out.
+
+    Returns:
+        Outputs for all listed frames, by member and fold.
+    """
     listing = plan.listing
     exact = outputs_of(listing.values, np.ones(listing.mask.shape, bool))
-    made = {}
+    by_fold = {}
     for fold, parts in enumerate(plan.folds):
         for seed, member in enumerate(MEMBERS):
             random = np.random.default_rng([fold, seed])
             outputs = (exact + random.normal(scale=0.5, size=exact.shape)).astype(np.float32)
-            made[member, fold] = outputs
+            by_fold[member, fold] = outputs
             rows = np.flatnonzero([parts[listing.names[v]] != "train" for v in listing.video])
             random.shuffle(rows)
             trial = folder / "trials" / f"{member}.fold{fold}of{FOLDS}"
@@ -61,31 +70,31 @@ def train(folder: Path, plan: Any, missing: str = "") -> dict[tuple[str, int], n
     (folder / "fusion").mkdir(parents=True)
     stored = Predictions(listing.video, listing.frame, listing.names, exact)
     stored.save(folder / "fusion" / "predictions.parquet")
-    return made
+    return by_fold
 
 
-def mean(made: dict[tuple[str, int], np.ndarray], fold: int) -> np.ndarray:
-    return (2 * made["one", fold].astype(float) + made["two", fold]) / 3
+def mean(by_fold: dict[tuple[str, int], np.ndarray], fold: int) -> np.ndarray:
+    return (2 * by_fold["one", fold].astype(float) + by_fold["two", fold]) / 3
 
 
-def test_each_frame_is_predicted_by_models_that_have_not_seen_its_video(plan, tmp_path):
-    made = train(tmp_path, plan)
-    found = score_refit(tmp_path, plan, fused())
+def test_each_frame_is_predicted_by_models_that_held_its_video_out(plan, tmp_path):
+    by_fold = train(tmp_path, plan)
+    content = score_refit(tmp_path, plan, fused())
     stored = Predictions.load(tmp_path / "refit" / "predictions.parquet")
     assert stored.names == plan.listing.names
     for row, video in enumerate(plan.listing.video):
         held = [k for k, parts in enumerate(plan.folds) if parts[NAMES[video]] == "confirm"]
-        folds = held or range(FOLDS)  # of test videos all models speak
-        expected = np.mean([mean(made, fold)[row] for fold in folds], axis=0)
+        folds = held or range(FOLDS)  # a test video is predicted by all folds
+        expected = np.mean([mean(by_fold, fold)[row] for fold in folds], axis=0)
         np.testing.assert_allclose(stored.outputs[row], expected, atol=1e-5)
-    assert found == json.loads((tmp_path / "refit" / "scores.json").read_text()) | found
+    assert content == json.loads((tmp_path / "refit" / "scores.json").read_text()) | content
     submission = read_file(tmp_path / "refit" / "submission.txt")
     assert {image.split("/")[0] for image in submission.images} == {"v8", "v9"}
 
 
-def test_scores_are_pooled_over_the_frames_that_they_name(plan, tmp_path):
+def test_scores_are_pooled_over_the_frames_of_their_parts(plan, tmp_path):
     train(tmp_path, plan)
-    found = score_refit(tmp_path, plan, fused())["out_of_fold"]
+    content = score_refit(tmp_path, plan, fused())["out_of_fold"]
     outputs = Predictions.load(tmp_path / "refit" / "predictions.parquet").outputs
     part = np.array([plan.parts[name] for name in NAMES])[plan.listing.video]
     for name, parts in {
@@ -95,34 +104,32 @@ def test_scores_are_pooled_over_the_frames_that_they_name(plan, tmp_path):
     }.items():
         at = np.isin(part, parts)
         expected = metrics.scores(outputs[at], plan.listing.values[at], plan.listing.mask[at])
-        shown = found[name]["refit"]
+        shown = content[name]["refit"]
         assert {key: shown[key] for key in expected} == expected
         low, high = shown["interval"]["p_labelled"]
         assert low < shown["p_labelled"] < high
-        assert found[name]["videos"] == sum(plan.parts[video] in parts for video in NAMES)
+        assert content[name]["videos"] == sum(plan.parts[video] in parts for video in NAMES)
 
 
-def test_the_sweeps_own_model_is_compared_on_confirm_with_what_it_is_post_processed_by(
-    plan, tmp_path
-):
+def test_the_fused_model_is_compared_on_confirm_after_the_same_post_processing(plan, tmp_path):
     train(tmp_path, plan)
     chosen = {"smoothing": {}, "bias": [9.0] + [0.0] * 7, "thresholds": []}
-    found = score_refit(tmp_path, plan, fused(postprocessing=chosen))
-    confirm = found["out_of_fold"]["confirm"]
+    content = score_refit(tmp_path, plan, fused(postprocessing=chosen))
+    confirm = content["out_of_fold"]["confirm"]
     assert confirm["refit"]["f1_expression"] < confirm["refit_raw"]["f1_expression"]
-    minus = found["refit_minus_fused"]
+    minus = content["refit_minus_fused"]
     at = np.array([plan.parts[name] == "confirm" for name in NAMES])[plan.listing.video]
     exact = outputs_of(plan.listing.values, np.ones(plan.listing.mask.shape, bool))
     best = metrics.scores(exact[at], plan.listing.values[at], plan.listing.mask[at])
     assert minus["ccc_valence"] == pytest.approx(
         confirm["refit"]["ccc_valence"] - best["ccc_valence"]
     )
-    text = refit_summary(found)
+    text = refit_summary(content)
     assert "| all labelled videos " in text
     assert "out of fold minus the sweep's fused model on confirm: -" in text
 
 
-def test_a_missing_fold_leaves_nothing_to_score(plan, tmp_path):
+def test_without_one_fold_nothing_is_scored(plan, tmp_path):
     train(tmp_path, plan, missing=f"two.fold1of{FOLDS}")
     assert score_refit(tmp_path, plan, fused()) is None
     assert not (tmp_path / "refit").exists()

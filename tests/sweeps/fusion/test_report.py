@@ -1,4 +1,4 @@
-"""A fused model in words: intervals, what is called a gain, what the search flatters itself by."""
+"""Tests of the fusion report: intervals, gains and the search optimism."""
 
 from typing import Any
 
@@ -30,7 +30,7 @@ def scores(fused: float = 1.25, low: float = 0.125, high: float = 0.5) -> dict[s
     return {"select": models, "confirm": models, "videos": videos, "search_optimism": optimism}
 
 
-WAY = {
+ALTERNATIVE = {
     "select": {"p": 1.5, "interval": (1.25, 1.75)},
     "confirm": {"p": 1.25, "interval": (1.0, 1.5)},
     "minus_fused_raw": {"p_labelled": -0.125, "interval": {"p_labelled": (-0.25, 0.0)}},
@@ -42,7 +42,7 @@ def rows(text: str) -> list[list[str]]:
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
 
 
-def test_a_score_table_has_intervals_where_there_are_and_dashes_for_none():
+def test_a_score_table_has_intervals_and_dashes_for_missing_scores():
     first, *others = rows(score_table(scores(), "confirm"))[2:]
     assert first[:3] == ["fused, post-processed", "1.250 [1.000, 1.500]", "0.5000"]
     assert first[4] == "-"
@@ -52,40 +52,40 @@ def test_a_score_table_has_intervals_where_there_are_and_dashes_for_none():
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "shown"),
+    ("low", "high", "is_gain"),
     [(0.125, 0.5, True), (-0.125, 0.5, False), (-0.5, -0.125, True)],
 )
-def test_a_gain_that_may_be_chance_is_called_that(low, high, shown):
+def test_a_gain_whose_interval_holds_0_is_marked(low, high, is_gain):
     text = gain(scores(1.25, low, high), "confirm")
     first, second = text.splitlines()[:2]
     assert first.startswith("fused minus best single on confirm, post-processed: +0.250 [")
-    assert ("no gain that these 9 videos can show" not in first) == shown
+    assert ("no gain that these 9 videos can show" not in first) == is_gain
     assert second.startswith("fused minus best single on confirm, raw: +0.000 [-1.000")
 
 
-def test_the_search_says_how_much_it_flatters_itself():
+def test_the_search_optimism_is_reported_on_confirm():
     text = gain(scores(), "confirm")
-    said = "search optimism (select minus confirm): fused, post-processed +0.250; best single"
-    assert said in text
+    expected = "search optimism (select minus confirm): fused, post-processed +0.250; best single"
+    assert expected in text
     assert "post-processed +0.125" in text
     assert "search optimism" not in gain(scores(), "select")
     assert "too optimistic" in gain(scores(), "select")
 
 
-def test_without_confirm_the_summary_speaks_of_select():
-    found = {**scores(), "confirm": None}
-    assert summary(found).startswith("| select ")
+def test_without_confirm_the_summary_is_about_select():
+    content = {**scores(), "confirm": None}
+    assert summary(content).startswith("| select ")
 
 
-def test_not_the_same_tasks_is_said():
-    found = scores()
-    found["confirm"] = {**found["confirm"], "fused_minus_best_single": {"interval": {}}}
-    assert gain(found, "confirm").endswith("not compared, no labels or different tasks")
+def test_models_of_different_tasks_are_not_compared():
+    content = scores()
+    content["confirm"] = {**content["confirm"], "fused_minus_best_single": {"interval": {}}}
+    assert gain(content, "confirm").endswith("not compared, no labels or different tasks")
 
 
-def test_rules_and_sizes_stand_beside_what_was_used():
-    found = {"method": "greedy", "rules": {"greedy": WAY, "top_k": WAY}}
-    first, second = rows(rules_table(found))[2:]
+def test_rules_and_sizes_are_listed_with_the_used_ones():
+    content = {"method": "greedy", "rules": {"greedy": ALTERNATIVE, "top_k": ALTERNATIVE}}
+    first, second = rows(rules_table(content))[2:]
     assert first == [
         "greedy (used)",
         "1.500 [1.250, 1.750]",
@@ -93,10 +93,12 @@ def test_rules_and_sizes_stand_beside_what_was_used():
         "-0.125 [-0.250, +0.000]",
     ]
     assert second[0] == "top_k"
-    sizes = [{"members": 1, "models": 2, "parameters": 12345, "frames_per_second": 1e4, **WAY}]
+    sizes = [
+        {"members": 1, "models": 2, "parameters": 12345, "frames_per_second": 1e4, **ALTERNATIVE}
+    ]
     unknown = {"models": 7, "parameters": None, "frames_per_second": None}
-    found |= {"small_ensembles": sizes, "cost": unknown}
-    small, whole = rows(sizes_table(found))[2:]
+    content |= {"small_ensembles": sizes, "cost": unknown}
+    small, all_members = rows(sizes_table(content))[2:]
     assert small[:4] == ["1", "2", "12,345", "10,000"]
-    assert whole[:4] == ["all members", "7", "-", "-"]
-    assert whole[4:] == ["1.500 [1.250, 1.750]", "1.250 [1.000, 1.500]", "-"]
+    assert all_members[:4] == ["all members", "7", "-", "-"]
+    assert all_members[4:] == ["1.500 [1.250, 1.750]", "1.250 [1.000, 1.500]", "-"]

@@ -1,4 +1,4 @@
-"""A sweep's fused model leaves its run folder, with all that it needs and nothing more."""
+"""Tests of the export: it holds the fused model with all that it needs and nothing more."""
 
 import json
 import shutil
@@ -21,7 +21,7 @@ from sweeps.prediction.export import export, export_files, sweep_data
 from sweeps.records.messages import Epoch, Job
 from sweeps.search_file import FusionSection, load
 from sweeps.slots.trial_loop import TrialLoop
-from sweeps.storage.run_folder import open_run_folder
+from sweeps.storage.run_folder import record_start
 from sweeps.storage.trial_folder import TrialFolder
 from sweeps.train import FeatureFiles
 from tests.support.small_data import NAMES, make_dataset, make_listing, write_space
@@ -35,13 +35,13 @@ TRIALS = (
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a sweep that has come to its end, without Ray."""
+def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Run folder of an ended sweep, made without Ray."""
     tmp_path: Path = tmp_path_factory.mktemp("export")
     frames = {name: range(1, 41) for name in NAMES[:-1]}  # the last video has no features
     data = make_dataset(tmp_path / "data", frames={"appearance": frames, "unused": frames})
     folder = tmp_path / "run"
-    open_run_folder(folder, load(write_space(tmp_path, data.address)), data)
+    record_start(folder, load(write_space(tmp_path, data.address)), data, resumed=False)
     listing = data.listing()
     parts = divide(listing, 0.5, 3)
     for overrides in TRIALS:
@@ -51,7 +51,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def train(folder: Path, data: Dataset, overrides: list[str], parts: dict[str, str]) -> None:
-    """A trial as a slot trains it."""
+    """Train a trial as a slot does."""
     trial, listing = compose(overrides), data.listing()
     listed = None if trial.sequence.frames == "all" else listing
     name = signature(trial, data.hash)
@@ -67,45 +67,45 @@ def train(folder: Path, data: Dataset, overrides: list[str], parts: dict[str, st
 
 
 @pytest.fixture
-def run(whole: Path, tmp_path: Path) -> Path:
-    """A copy to break."""
-    return Path(shutil.copytree(whole, tmp_path / "run"))
+def run(finished_run: Path, tmp_path: Path) -> Path:
+    """Copy of the run folder that a test may change."""
+    return Path(shutil.copytree(finished_run, tmp_path / "run"))
 
 
-def test_the_export_says_what_the_sweep_said(whole, tmp_path):
-    data = sweep_data(whole)
-    export(whole, data, tmp_path / "export")
-    found = Ensemble.load(tmp_path / "export", "cpu").predict(data)
-    stored = Predictions.load(whole / "fusion" / "predictions.parquet")
+def test_an_export_predicts_the_same_as_the_sweep(finished_run, tmp_path):
+    data = sweep_data(finished_run)
+    export(finished_run, data, tmp_path / "export")
+    predictions = Ensemble.load(tmp_path / "export", "cpu").predict(data)
+    stored = Predictions.load(finished_run / "fusion" / "predictions.parquet")
     rows = listed_rows(data.listing(), stored)
     assert len(rows) == 6 * 20
-    np.testing.assert_allclose(found.outputs[rows], stored.outputs, atol=1e-5, rtol=0)
+    np.testing.assert_allclose(predictions.outputs[rows], stored.outputs, atol=1e-5, rtol=0)
 
 
-def test_it_holds_what_is_needed_and_nothing_more(whole, tmp_path):
-    data = sweep_data(whole)
-    export(whole, data, tmp_path / "export")
-    said = json.loads((tmp_path / "export" / "model.json").read_text())
-    chosen = json.loads((whole / "fusion" / "members.json").read_text())
-    for task, counts in chosen["members"].items():
-        own = {n: m["weights"][task] for n, m in said["members"].items() if task in m["weights"]}
-        assert own == counts
+def test_an_export_holds_the_needed_files_only(finished_run, tmp_path):
+    data = sweep_data(finished_run)
+    export(finished_run, data, tmp_path / "export")
+    manifest = json.loads((tmp_path / "export" / "model.json").read_text())
+    chosen = json.loads((finished_run / "fusion" / "members.json").read_text())
+    for task, member_weights in chosen["members"].items():
+        weights = {name: member["weights"] for name, member in manifest["members"].items()}
+        assert {name: w[task] for name, w in weights.items() if task in w} == member_weights
     files = {str(p.relative_to(tmp_path / "export")) for p in (tmp_path / "export").rglob("*.*")}
-    assert files == {"model.json", *said["files"]}
-    assert said["features"] == {"appearance": 3}
-    scores = json.loads((whole / "scores.json").read_text())
-    assert said["scores"]["confirm"]["fused"] == scores["confirm"]["fused"]
-    assert said["versions"].keys() == {"python", "mtl-sweeps", "torch", "numpy"}
-    assert str(whole) not in json.dumps(said)
+    assert files == {"model.json", *manifest["files"]}
+    assert manifest["features"] == {"appearance": 3}
+    scores = json.loads((finished_run / "scores.json").read_text())
+    assert manifest["scores"]["confirm"]["fused"] == scores["confirm"]["fused"]
+    assert manifest["versions"].keys() == {"python", "mtl-sweeps", "torch", "numpy"}
+    assert str(finished_run) not in json.dumps(manifest)
     assert [path.name for path in tmp_path.iterdir()] == ["export"]
 
 
-def test_counts_may_be_broken_numbers_and_a_member_of_0_stays_behind(run):
+def test_weights_may_be_fractions_and_a_member_of_weight_0_is_left_out(run):
     file = run / "fusion" / "members.json"
-    made = json.loads(file.read_text())
+    fused = json.loads(file.read_text())
     first, second, *_ = (trial.name for trial in (run / "trials").iterdir())
-    made["members"] = {"valence": {first: 0.25, second: 0}}
-    file.write_text(json.dumps(made))
+    fused["members"] = {"valence": {first: 0.25, second: 0}}
+    file.write_text(json.dumps(fused))
     files = export_files(run, sweep_data(run))
     members = json.loads(files["model.json"])["members"]
     assert {name: member["weights"] for name, member in members.items()} == {
@@ -114,7 +114,7 @@ def test_counts_may_be_broken_numbers_and_a_member_of_0_stays_behind(run):
 
 
 @pytest.mark.parametrize("there", ["file", "folder", "link"])
-def test_nothing_is_overwritten(whole, tmp_path, there):
+def test_nothing_is_overwritten(finished_run, tmp_path, there):
     destination = tmp_path / "export"
     if there == "file":
         destination.write_text("mine")
@@ -123,11 +123,11 @@ def test_nothing_is_overwritten(whole, tmp_path, there):
     else:
         destination.symlink_to(tmp_path / "nowhere")
     with pytest.raises(InputError, match="export exists: export to another folder"):
-        export(whole, sweep_data(whole), destination)
+        export(finished_run, sweep_data(finished_run), destination)
     assert [path.name for path in tmp_path.iterdir()] == ["export"]
 
 
-def test_weights_that_are_no_longer_kept_are_named_with_the_way_back(run, tmp_path):
+def test_weights_that_are_no_longer_kept_are_refused_with_the_remedy(run, tmp_path):
     data = sweep_data(run)
     chosen = json.loads((run / "fusion" / "members.json").read_text())["members"]
     (member, *_) = chosen["valence"]
@@ -155,13 +155,13 @@ def test_a_sweep_without_a_fused_model_and_other_data_are_refused(run, tmp_path)
         export(run, data, tmp_path / "export")
 
 
-def test_a_disk_that_fails_leaves_no_half_export(whole, tmp_path, monkeypatch):
-    data = sweep_data(whole)
+def test_a_full_disk_leaves_no_partial_export(finished_run, tmp_path, monkeypatch):
+    data = sweep_data(finished_run)
 
     def full(self: Path, content: bytes) -> int:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(InputError, match=r"cannot write .*No space left"):
-        export(whole, data, tmp_path / "export")
+        export(finished_run, data, tmp_path / "export")
     assert not list(tmp_path.iterdir())

@@ -1,4 +1,4 @@
-"""Prediction files grow in parts and appear whole; what cannot be predicted is refused at once."""
+"""Tests of prediction files: spans make the same file as one write; bad requests are refused."""
 
 import re
 from pathlib import Path
@@ -39,27 +39,27 @@ def source(dataset) -> Source:
 
 @pytest.fixture
 def outputs() -> np.ndarray:
-    found = np.random.default_rng(0).random((len(NAMES) * len(FRAMES), 22)).astype(np.float32)
-    found[:, 1] = np.nan
-    return found
+    values = np.random.default_rng(0).random((len(NAMES) * len(FRAMES), 22)).astype(np.float32)
+    values[:, 1] = np.nan
+    return values
 
 
 SPANS = (slice(0, 20), slice(20, 100), slice(100, 200))
 
 
-def test_parquet_in_parts_is_parquet_at_once(source, outputs, tmp_path):
+def test_parquet_written_in_spans_equals_parquet_written_at_once(source, outputs, tmp_path):
     with writing(tmp_path / "p.parquet", source) as write:
         for span in SPANS:
             write(span, outputs[span])
         assert not (tmp_path / "p.parquet").exists()
-    found = Predictions.load(tmp_path / "p.parquet")
-    assert found.names == source.names
-    assert np.array_equal(found.video, source.video)
-    assert np.array_equal(found.frame, source.frame)
-    assert np.array_equal(found.outputs, outputs, equal_nan=True)
+    predictions = Predictions.load(tmp_path / "p.parquet")
+    assert predictions.names == source.names
+    assert np.array_equal(predictions.video, source.video)
+    assert np.array_equal(predictions.frame, source.frame)
+    assert np.array_equal(predictions.outputs, outputs, equal_nan=True)
 
 
-def test_a_submission_in_parts_is_a_submission_at_once(source, outputs, tmp_path):
+def test_a_submission_written_in_spans_equals_one_written_at_once(source, outputs, tmp_path):
     with writing(tmp_path / "p.txt", source) as write:
         for span in SPANS:
             write(span, outputs[span])
@@ -74,7 +74,7 @@ def test_a_submission_in_parts_is_a_submission_at_once(source, outputs, tmp_path
 @pytest.mark.parametrize("name", ["p.parquet", "p.txt"])
 @pytest.mark.parametrize("error", [KeyboardInterrupt, InputError])
 @pytest.mark.parametrize("before", [None, b"old"])
-def test_an_interruption_leaves_what_was_there(source, outputs, tmp_path, name, error, before):
+def test_an_interruption_leaves_the_old_file(source, outputs, tmp_path, name, error, before):
     file = tmp_path / "out" / name
     file.parent.mkdir()
     if before:
@@ -94,7 +94,7 @@ def test_an_interruption_leaves_what_was_there(source, outputs, tmp_path, name, 
 
 @pytest.fixture
 def exported(dataset, tmp_path, monkeypatch) -> Path:
-    """An export of one untrained model; a cluster is not to be had."""
+    """Export of one untrained model, in a process that cannot connect to a cluster."""
     trial = compose(["encoder.hidden=8", "head=linear", "features=[appearance]", "tasks=[valence]"])
     torch.manual_seed(0)
     weights = save(build_model(trial, WIDTH, ["valence"]).state_dict())
@@ -132,7 +132,7 @@ def refusal(**words: str) -> str:
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         ({"out": "new.csv"}, "--out new.csv must end in .parquet"),
         ({"out": "there.txt"}, "there.txt exists: write another file, or --overwrite it"),
@@ -147,15 +147,17 @@ def refusal(**words: str) -> str:
         ({"gpus": "1.5"}, "--gpus 1.5 must be a whole number, or a share below 1"),
     ],
 )
-def test_what_cannot_be_is_said_before_a_cluster_is_asked_for(exported, tmp_path, words, said):
+def test_bad_arguments_are_refused_before_a_cluster_is_connected(
+    exported, tmp_path, words, message
+):
     (tmp_path / "there.txt").write_text("mine")
     make_dataset(tmp_path / "other", frames={"appearances": dict.fromkeys(NAMES, FRAMES)})
-    assert re.search(said, refusal(**words))
+    assert re.search(message, refusal(**words))
     assert (tmp_path / "there.txt").read_text() == "mine"
 
 
 def test_a_split_whose_frames_have_no_features_is_refused(exported, tmp_path):
     apart = {name: FRAMES if name in NAMES[:4] else [99] for name in NAMES}
     make_dataset(tmp_path / "other", frames={"appearance": apart})
-    said = "feature sets appearance have no listed frame in common"
-    assert said in refusal(data="other", split="test")
+    message = "feature sets appearance have no listed frame in common"
+    assert message in refusal(data="other", split="test")

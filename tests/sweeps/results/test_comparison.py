@@ -1,4 +1,4 @@
-"""A sweep's comparison: read from stored predictions, scored on confirm, as tables and a page."""
+"""Tests of a sweep's comparison: scores on confirm from stored predictions, tables and plots."""
 
 import json
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ SEEDS = 2
 
 
 class Compared:
-    """A finished sweep over ``by``: the better the later a value comes."""
+    """Finished sweep that compares the values of ``by``; each value is better than the last."""
 
     def __init__(self, tmp_path: Path, by: str, values: Any, **changes: Any) -> None:
         space = {by: values, "optim.lr": {"min": 1e-3, "max": 1e-1, "log": True}}
@@ -35,7 +35,7 @@ class Compared:
         self.outputs: dict[str, list[np.ndarray]] = {}
 
     def repeats(self) -> dict[str, list[Any]]:
-        """As of a study, its predictions written."""
+        """Write the predictions of all trials and return the trials as a study does."""
         found: dict[str, list[Any]] = {}
         listing = self.plan.listing
         of_frame = np.array([self.plan.parts[name] for name in listing.names])[listing.video]
@@ -66,7 +66,7 @@ def labels(plan: Plan) -> Sequence[str]:
     return [Space.label(chosen) for chosen in plan.space.comparisons()]
 
 
-def test_means_over_seeds_of_scores_on_confirm_stand_in_the_table(tmp_path: Path) -> None:
+def test_the_table_holds_means_over_seeds_of_scores_on_confirm(tmp_path: Path) -> None:
     sweep = Compared(tmp_path, "encoder", {"values": ["gru", "lstm", "transformer"]})
     text = compare_sweep(sweep.folder, sweep.plan, sweep)
     assert text is not None
@@ -84,7 +84,7 @@ def test_means_over_seeds_of_scores_on_confirm_stand_in_the_table(tmp_path: Path
     assert "src=" not in page.split("<script")[0]
 
 
-def test_without_confirm_it_is_said_to_be_of_select(tmp_path: Path) -> None:
+def test_without_confirm_the_scores_are_those_of_select(tmp_path: Path) -> None:
     encoders = {"values": ["gru", "lstm"]}
     search = {"trials": 4, "seed": 3, "confirm": 0}
     sweep = Compared(tmp_path, "encoder", encoders, search=search)
@@ -93,7 +93,7 @@ def test_without_confirm_it_is_said_to_be_of_select(tmp_path: Path) -> None:
     assert "videos of select, before post-processing" in text
 
 
-def test_one_value_alone_is_no_comparison(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_value_is_not_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sweep = Compared(tmp_path, "encoder", {"values": ["gru", "lstm"]})
     (name, trials), *_ = sweep.repeats().items()
     monkeypatch.setattr(sweep, "repeats", lambda: {name: trials})
@@ -101,7 +101,9 @@ def test_one_value_alone_is_no_comparison(tmp_path: Path, monkeypatch: pytest.Mo
     assert not (sweep.folder / "report").exists()
 
 
-def test_tasks_yield_the_affinity_of_each_target_to_each_set_of_companions(tmp_path: Path) -> None:
+def test_task_sets_give_the_affinity_of_each_task_to_its_companions(
+    tmp_path: Path,
+) -> None:
     sweep = Compared(
         tmp_path, "tasks", {"subsets_of": list(TASKS)}, search={"trials": 15, "seed": 3}
     )
@@ -117,22 +119,23 @@ def test_tasks_yield_the_affinity_of_each_target_to_each_set_of_companions(tmp_p
         "arousal + expression + action_units"
     )
     assert len([row for row in rows if row]) == 14
-    heart = written["expression"][Space.label({"tasks": ["valence", "expression"]})]["difference"]
-    assert f"{heart['mean']:+.3f}" in next(r for r in rows if r.startswith("| valence "))
+    with_valence = written["expression"][Space.label({"tasks": ["valence", "expression"]})]
+    gain = with_valence["difference"]["mean"]
+    assert f"{gain:+.3f}" in next(r for r in rows if r.startswith("| valence "))
 
 
-def standing(mean: float, low: float, high: float, p: float) -> VariantScores:
+def scores_with(mean: float, low: float, high: float, p: float) -> VariantScores:
     return VariantScores((0.5 + mean,), Difference(mean, (low, high), p))
 
 
-STANDINGS = {
-    "valence": {"alone": VariantScores((0.5,), None), "with": standing(0.1, 0.05, 0.2, 0.01)},
+COMPARISON = {
+    "valence": {"alone": VariantScores((0.5,), None), "with": scores_with(0.1, 0.05, 0.2, 0.01)},
     "arousal": {"with": VariantScores((0.4,), None)},
 }
 
 
-def test_a_star_is_a_difference_that_holm_leaves() -> None:
-    text = comparison_table(STANDINGS, ["tasks"])
+def test_a_star_marks_a_significant_difference() -> None:
+    text = comparison_table(COMPARISON, ["tasks"])
     assert text.splitlines() == [
         "| tasks | valence                        | arousal |",
         "| ----- | ------------------------------ | ------- |",
@@ -141,26 +144,27 @@ def test_a_star_is_a_difference_that_holm_leaves() -> None:
     ]
 
 
-def test_affinity_leaves_out_what_was_not_compared() -> None:
+def test_affinity_leaves_out_task_sets_that_were_not_compared() -> None:
     sets = {"alone": ["valence"], "with": ["arousal", "valence"]}
-    gains = affinity(STANDINGS, sets)
+    gains = affinity(COMPARISON, sets)
     assert list(gains) == ["valence", "arousal"]
-    assert gains["arousal"] == {"valence": STANDINGS["valence"]["with"]}
+    assert gains["arousal"] == {"valence": COMPARISON["valence"]["with"]}
     assert "+0.100* [+0.050, +0.200]" in affinity_table(gains)
 
 
-def test_the_plots_show_what_the_tables_say() -> None:
-    figure = difference_plots.differences(STANDINGS)
+def test_the_plots_show_the_values_of_the_tables() -> None:
+    figure = difference_plots.differences(COMPARISON)
     points = [(list(t.x), list(t.y), list(t.error_x.array)) for t in figure.data if t.x]
     assert points == [([0.1], ["with"], [pytest.approx(0.1)])]
-    heat = difference_plots.affinity({"arousal": {"valence": STANDINGS["valence"]["with"]}}).data[0]
+    gains = {"arousal": {"valence": COMPARISON["valence"]["with"]}}
+    heat = difference_plots.affinity(gains).data[0]
     assert heat.z[0][0] == 0.1
     assert np.isnan(heat.z[0][1:]).all()
     assert list(heat.text[0]) == ["+0.100*", "", "", ""]
 
 
-def test_each_verdict_is_in_the_legend_once_and_by_its_first_points() -> None:
-    unsure, loss = standing(0.1, -0.1, 0.2, 0.5), standing(-0.1, -0.2, -0.05, 0.01)
+def test_each_verdict_is_in_the_legend_once_with_its_first_points() -> None:
+    unsure, loss = scores_with(0.1, -0.1, 0.2, 0.5), scores_with(-0.1, -0.2, -0.05, 0.01)
     first = VariantScores((0.5,), None)
     panels = {
         "valence": {"alone": first, "with": unsure},

@@ -1,4 +1,4 @@
-"""The leaderboard: trials best first, what failed and why."""
+"""Tests of the leaderboard: order of the trials, varied paths and failures."""
 
 from typing import Any
 
@@ -33,12 +33,12 @@ def rows(text: str) -> list[list[str]]:
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
 
 
-def test_trials_stand_best_first_with_what_varies():
+def test_trials_are_listed_best_first_with_their_varied_paths():
     text = leaderboard("demo", {"demo": TRIALS}, ["a remark"])
     assert text.startswith("# demo\n\n- a remark\n")
-    head, _, *found = rows(text)
+    head, _, *trial_rows = rows(text)
     assert head == ["", "trial", "state", "epochs", "select", "encoder", "folder"]
-    assert found == [
+    assert trial_rows == [
         ["1", "1", "complete", "3", "1.1000", "lstm", "signature1"],
         ["2", "3", "complete", "2", "1.1000", "gru", "signature3 (repeat)"],
         ["3", "0", "pruned", "2", "0.6000", "gru", "signature0"],
@@ -57,7 +57,7 @@ def test_a_pruned_trial_without_an_epoch_has_no_value():
     assert rows(text)[2][:5] == ["1", "9", "pruned", "None", "nan"]
 
 
-def test_only_what_differs_is_varied():
+def test_only_paths_with_several_values_are_varied():
     first, second = values_by_path(["a=1", "b=2", "c=x=3"]), values_by_path(["a=1", "b=3"])
     assert first["c"] == "x=3"
     assert varied_paths([first, second]) == ["b", "c"]

@@ -1,4 +1,4 @@
-"""Another sweep's finished trials: taken over where this one would train the very same."""
+"""Tests of the warm start: the same finished trials of another sweep are taken over."""
 
 import json
 from contextlib import closing
@@ -16,7 +16,7 @@ from sweeps.run import open_study
 from sweeps.search.warm_start import read_earlier, take_over
 from sweeps.search_file import load
 from sweeps.storage.driver_lock import DriverLock
-from sweeps.storage.run_folder import open_run_folder
+from sweeps.storage.run_folder import holds_sweep, record_start
 from sweeps.storage.trial_folder import TrialFolder
 from sweeps.study import SweepStudy
 from tests.support.small_data import make_dataset, make_listing, write_space
@@ -30,7 +30,7 @@ WITHOUT_WEIGHTS = 4
 
 
 class Sweeps:
-    """Run folders over one dataset, whose trials are told, not trained."""
+    """Run folders on one dataset, whose trials are recorded without training."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -46,7 +46,7 @@ class Sweeps:
         found = None
         if earlier:
             found = read_earlier(self.folder / "runs" / earlier, plan.file, self.dataset, folder)
-        open_run_folder(folder, plan.file, self.dataset)
+        record_start(folder, plan.file, self.dataset, resumed=holds_sweep(folder))
         study = open_study(folder, plan, DriverLock(folder))
         try:
             return folder, take_over(found, plan, study, folder) if found else "", study
@@ -55,8 +55,8 @@ class Sweeps:
             raise
 
     def finished(self, plan: Plan, earlier: str = "") -> tuple[Path, str, SweepStudy]:
-        """The first trial of each study fails, some of the others are pruned."""
-        folder, said, study = self.run(plan, earlier)
+        """Run a sweep to its end; the first trial of each study fails, some others are pruned."""
+        folder, message, study = self.run(plan, earlier)
         while (proposal := study.ask()) is not None:
             key = (proposal.study, proposal.number)
             trial = folder / "trials" / proposal.signature
@@ -75,7 +75,7 @@ class Sweeps:
                     *key, TrialState.FAIL if failed else TrialState.COMPLETE, "it broke"
                 )
         study.close()
-        return folder, said, study
+        return folder, message, study
 
 
 @pytest.fixture
@@ -88,11 +88,11 @@ def facts(trial: Any) -> tuple[Any, ...]:
     return trial.state, trial.value, trial.intermediate_values, trial.params, signature, overrides
 
 
-def test_the_same_space_takes_over_all_that_finished_and_draws_on(sweeps):
+def test_the_same_space_takes_over_all_finished_trials_and_proposes_new_ones(sweeps):
     first, _, _ = sweeps.finished(sweeps.plan("first"))
-    folder, said, study = sweeps.run(sweeps.plan("second"), "first")
+    folder, message, study = sweeps.run(sweeps.plan("second"), "first")
     with closing(study):
-        assert said == f"5 of 5 finished trials of {first} taken over"
+        assert message == f"5 of 5 finished trials of {first} taken over"
         taken = study.record.trials()["second"]
         origins = [trial.user_attrs["from"] for trial in taken]
         assert origins == [f"first: first {number}" for number in range(1, 6)]
@@ -108,14 +108,14 @@ def test_the_same_space_takes_over_all_that_finished_and_draws_on(sweeps):
     assert [facts(trial) for trial in taken] == [facts(trial) for trial in before]
     for number, signature in enumerate(signatures, 1):
         copied = folder / "trials" / signature / "predictions.parquet"
-        if number == WITHOUT_WEIGHTS:  # the sampler knows it; fused it could not be exported
+        if number == WITHOUT_WEIGHTS:  # it is in the study, but could not be exported
             assert not copied.exists()
         else:
             assert copied.read_text() == signature
     assert not (folder / "taken_over.unfinished").exists()
 
 
-def test_the_same_command_takes_over_nothing_twice_and_a_kill_costs_nothing(
+def test_nothing_is_taken_over_twice_and_a_kill_loses_nothing(
     sweeps, monkeypatch: pytest.MonkeyPatch
 ):
     sweeps.finished(sweeps.plan("first"))
@@ -125,19 +125,19 @@ def test_the_same_command_takes_over_nothing_twice_and_a_kill_costs_nothing(
     def killed(source: TrialFolder, run_folder: Path) -> None:
         copy(source, run_folder)
         if next(left, None) is None:
-            raise KeyboardInterrupt  # copied, and not on record
+            raise KeyboardInterrupt  # copied, but not recorded
 
     with monkeypatch.context() as patch:
         patch.setattr(TrialFolder, "copy_to", killed)
         with pytest.raises(KeyboardInterrupt):
             sweeps.run(plan, "first")
-    folder, said, study = sweeps.run(plan, "first")
+    folder, message, study = sweeps.run(plan, "first")
     study.close()
-    assert said.startswith("3 of 5 finished trials of ")
-    assert said.endswith(" taken over, 2 are in this sweep already")
-    _, said, study = sweeps.run(plan, "first")
+    assert message.startswith("3 of 5 finished trials of ")
+    assert message.endswith(" taken over, 2 are in this sweep already")
+    _, message, study = sweeps.run(plan, "first")
     study.close()
-    assert said.endswith(
+    assert message.endswith(
         "0 of 5 finished trials of "
         + str(folder.parent / "first")
         + " taken over, 5 are in this sweep already"
@@ -148,33 +148,33 @@ def test_the_same_command_takes_over_nothing_twice_and_a_kill_costs_nothing(
         assert len(study.record.trials()["second"]) == 5
 
 
-def test_what_lies_outside_the_space_is_left(sweeps):
+def test_trials_outside_the_space_are_left_out(sweeps):
     folder, _, _ = sweeps.finished(sweeps.plan("first"))
     named = {**SPACE, "encoder": {"values": ["gru"]}, "encoder.layers": {"values": [1, 2]}}
-    _, said, study = sweeps.run(sweeps.plan("gru", space=named), "first")
+    _, message, study = sweeps.run(sweeps.plan("gru", space=named), "first")
     study.close()
-    assert "5 are outside this space" in said  # the layers have another name there
+    assert "5 are outside this space" in message  # the layers' parameter has another name there
     ranged = {**SPACE, "optim.lr": {"min": 1e-2, "max": 1e-1, "log": True}}
-    _, said, study = sweeps.run(sweeps.plan("lr", space=ranged), "first")
+    _, message, study = sweeps.run(sweeps.plan("lr", space=ranged), "first")
     with closing(study):
         rates = [trial.params["optim.lr"] for trial in study.record.trials()["lr"]]
     assert rates
     assert all(rate >= 1e-2 for rate in rates)
-    assert f"{5 - len(rates)} are outside this space" in said
+    assert f"{5 - len(rates)} are outside this space" in message
     fixed = {"encoder.hidden": 16, "training.epochs": 3}
-    _, said, study = sweeps.run(sweeps.plan("wide", fixed=fixed), "first")
+    _, message, study = sweeps.run(sweeps.plan("wide", fixed=fixed), "first")
     study.close()
-    assert said == f"0 of 5 finished trials of {folder} taken over, 5 are outside this space"
+    assert message == f"0 of 5 finished trials of {folder} taken over, 5 are outside this space"
 
 
-def test_a_comparison_gives_to_a_search_and_takes_from_one(sweeps):
+def test_trials_go_from_a_comparison_to_a_search_and_back(sweeps):
     compared = sweeps.plan("compared", compare={"by": ["encoder"]})
     sweeps.finished(compared)
-    _, said, study = sweeps.finished(sweeps.plan("plain"), "compared")
-    assert said.startswith("4 of 4")
+    _, message, study = sweeps.finished(sweeps.plan("plain"), "compared")
+    assert message.startswith("4 of 4")
     assert {t.params["encoder"] for t in study.record.trials()["plain"][:5]} == {"gru", "lstm"}
     again = sweeps.plan("again", compare={"by": ["encoder"]})
-    _, said, study = sweeps.run(again, "plain")
+    _, message, study = sweeps.run(again, "plain")
     with closing(study):
         for encoder in ("gru", "lstm"):
             for trial in study.record.trials()[f"again/{encoder}"]:
@@ -186,7 +186,7 @@ def test_a_comparison_gives_to_a_search_and_takes_from_one(sweeps):
         assert study.record.ended() >= 8
 
 
-def test_refusals_name_what_does_not_agree(sweeps):
+def test_refusals_name_the_keys_that_differ(sweeps):
     folder, _, _ = sweeps.finished(sweeps.plan("first"))
 
     def refused(plan: Plan, earlier: Path = folder) -> str:
@@ -196,10 +196,10 @@ def test_refusals_name_what_does_not_agree(sweeps):
 
     assert "it is no sweep's folder" in refused(sweeps.plan("second"), sweeps.folder)
     assert "search.seed is 3 there and 4 here" in refused(sweeps.plan("second", "search.seed=4"))
-    said = refused(sweeps.plan("second", "search.confirm=0.25"))
-    assert "search.confirm is 0.5 there and 0.25 here" in said
-    said = refused(sweeps.plan("second", "search.metric=valence"))
-    assert "search.metric is score there and valence here" in said
+    message = refused(sweeps.plan("second", "search.confirm=0.25"))
+    assert "search.confirm is 0.5 there and 0.25 here" in message
+    message = refused(sweeps.plan("second", "search.metric=valence"))
+    assert "search.metric is score there and valence here" in message
     own = sweeps.plan("first")
     with pytest.raises(InputError, match="this sweep's own folder"):
         read_earlier(folder, own.file, sweeps.dataset, folder)
@@ -208,12 +208,12 @@ def test_refusals_name_what_does_not_agree(sweeps):
     assert yaml.safe_load((folder / "space.yaml").read_text())["name"] == "first"
 
 
-def test_a_torn_last_line_of_a_growing_journal_is_put_up_with(sweeps):
+def test_a_torn_last_line_of_a_growing_journal_is_ignored(sweeps):
     folder, _, _ = sweeps.finished(sweeps.plan("first"))
     journal = folder / "study.journal"
     before = journal.read_bytes() + b'{"op_code": 4, "worker'
     journal.write_bytes(before)
-    _, said, study = sweeps.run(sweeps.plan("second"), "first")
+    _, message, study = sweeps.run(sweeps.plan("second"), "first")
     study.close()
-    assert said.startswith("5 of 5")
+    assert message.startswith("5 of 5")
     assert journal.read_bytes() == before

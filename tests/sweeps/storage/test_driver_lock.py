@@ -17,7 +17,7 @@ from pathlib import Path
 from sweeps.storage.driver_lock import DriverLock
 lock = DriverLock(Path(sys.argv[1]))
 print("held", flush=True)
-sys.stdin.read()  # until the test is over
+sys.stdin.read()  # until the test ends
 """
 
 
@@ -29,11 +29,11 @@ def test_one_driver_at_a_time(tmp_path: Path) -> None:
     DriverLock(tmp_path / "runs" / "demo").close()
 
 
-def test_of_drivers_that_start_at_once_one_gets_the_lock(tmp_path: Path) -> None:
-    at_once = threading.Barrier(8)
+def test_one_of_several_drivers_that_start_together_gets_the_lock(tmp_path: Path) -> None:
+    barrier = threading.Barrier(8)
 
     def start(_: int) -> DriverLock | None:
-        at_once.wait()
+        barrier.wait()
         try:
             return DriverLock(tmp_path)
         except InputError:

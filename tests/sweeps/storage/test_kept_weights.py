@@ -1,4 +1,4 @@
-"""The best trials of each task keep their weights, the others lose them as they are beaten."""
+"""Tests of the kept weights: only the best trials of each task keep theirs."""
 
 import json
 from pathlib import Path
@@ -28,7 +28,7 @@ def total_bytes(run_folder: Path) -> int:
     return sum(file.stat().st_size for file in run_folder.rglob("*") if file.is_file())
 
 
-def test_the_25_best_are_kept_in_whatever_order_they_end(tmp_path):
+def test_the_25_best_are_kept_in_any_order_of_ending(tmp_path):
     values = [((7 * n) % 40) / 40 for n in range(40)]
     kept_weights = KeptWeights(tmp_path, {}, 25)
     for number, value in enumerate(values):
@@ -38,7 +38,7 @@ def test_the_25_best_are_kept_in_whatever_order_they_end(tmp_path):
     assert len(list(tmp_path.glob("trials/*/scores.json"))) == 40
 
 
-def test_one_that_is_among_the_best_of_any_task_is_kept(tmp_path):
+def test_a_trial_among_the_best_of_one_task_is_kept(tmp_path):
     kept_weights = KeptWeights(tmp_path, {}, 1)
     kept_weights.add(trial(tmp_path, "valence", valence=0.9, arousal=0.1))
     kept_weights.add(trial(tmp_path, "arousal", valence=0.1, arousal=0.9))
@@ -49,7 +49,7 @@ def test_one_that_is_among_the_best_of_any_task_is_kept(tmp_path):
     assert kept(tmp_path) == {"better", "arousal", "expression"}
 
 
-def test_a_new_driver_keeps_the_same(tmp_path):
+def test_a_new_driver_keeps_the_same_trials(tmp_path):
     ended = [trial(tmp_path, f"t{n}", valence=value) for n, value in enumerate((0.3, 0.1, 0.2))]
     again = KeptWeights(tmp_path, dict.fromkeys(ended, False), 2)
     assert kept(tmp_path) == {"t0", "t2"}
@@ -60,21 +60,21 @@ def test_a_new_driver_keeps_the_same(tmp_path):
     assert kept(tmp_path) == {"t0", "t3"}
 
 
-def test_a_trial_that_failed_keeps_no_weights_and_takes_nobodys_place(tmp_path):
+def test_a_failed_trial_keeps_no_weights_and_is_not_ranked(tmp_path):
     kept_weights = KeptWeights(tmp_path, {trial(tmp_path, "failed", valence=0.9): True}, 1)
     kept_weights.add(trial(tmp_path, "first", valence=0.5))
     kept_weights.add(trial(tmp_path, "second", valence=0.7), failed=True)
     assert kept(tmp_path) == {"first"}
 
 
-def test_a_trial_that_never_came_to_a_score_keeps_nothing(tmp_path):
+def test_a_trial_without_a_score_keeps_no_weights(tmp_path):
     (tmp_path / "trials" / "early" / "weights").mkdir(parents=True)
     kept_weights = KeptWeights(tmp_path, {"twin-without-a-folder": True}, 25)
     kept_weights.add("early")
     assert kept(tmp_path) == set()
 
 
-def test_it_counts_what_trials_take(tmp_path):
+def test_the_size_of_all_trials_is_measured(tmp_path):
     kept_weights = KeptWeights(tmp_path, {}, 1)
     kept_weights.add(trial(tmp_path, "one", valence=0.1))
     assert kept_weights.gb * 1e9 == pytest.approx(total_bytes(tmp_path))
@@ -83,7 +83,7 @@ def test_it_counts_what_trials_take(tmp_path):
     assert 1000 < kept_weights.gb * 1e9 < 2000
 
 
-def test_a_checkpoint_that_a_kill_left_behind_an_end_goes(tmp_path):
+def test_an_ended_trials_checkpoint_left_by_a_kill_is_removed(tmp_path):
     folder = tmp_path / "trials" / trial(tmp_path, "ended")
     (folder / "checkpoint.safetensors").write_bytes(b"epoch 3")
     KeptWeights(tmp_path, {"ended": False}, 25)

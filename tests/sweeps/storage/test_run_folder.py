@@ -1,4 +1,4 @@
-"""A run folder belongs to one sweep; the same sweep takes it up again."""
+"""Tests of the run folder: it belongs to one sweep, which may be started again."""
 
 import json
 import shutil
@@ -8,10 +8,17 @@ import pytest
 from mtl.errors import InputError
 from sweeps.search_file import load
 from sweeps.storage.driver_lock import LOCK
-from sweeps.storage.run_folder import check_run_folder, fresh_name, open_run_folder
+from sweeps.storage.run_folder import check_run_folder, fresh_name, record_start
 from tests.support.small_data import make_dataset, search_file
 
 VARIED = {"optim.lr": {"min": 1e-3, "max": 1e-1, "log": True}}
+
+
+def start(folder, file, dataset):
+    """Check a run folder and record a start in it; True if an earlier sweep goes on."""
+    resumed = check_run_folder(folder, file, dataset)
+    record_start(folder, file, dataset, resumed)
+    return resumed
 
 
 @pytest.fixture
@@ -21,8 +28,8 @@ def dataset(tmp_path):
 
 @pytest.fixture
 def folder(tmp_path, dataset):
-    """A run folder that was opened once."""
-    assert open_run_folder(tmp_path / "runs" / "small", search_file(tmp_path), dataset) is False
+    """Run folder of a sweep that was started once."""
+    assert start(tmp_path / "runs" / "small", search_file(tmp_path), dataset) is False
     return tmp_path / "runs" / "small"
 
 
@@ -40,9 +47,9 @@ def test_a_new_folder_holds_the_space_and_the_environment(folder, tmp_path, data
 @pytest.mark.parametrize(
     "change", ["search.trials=9", "budget.failures=7", "resources.concurrent_trials=1"]
 )
-def test_the_same_sweep_goes_on_and_may_have_more(folder, tmp_path, dataset, change):
+def test_the_same_sweep_goes_on_and_may_have_another_budget(folder, tmp_path, dataset, change):
     before = content(folder)
-    assert open_run_folder(folder, search_file(tmp_path, change), dataset) is True
+    assert start(folder, search_file(tmp_path, change), dataset) is True
     after = content(folder)
     first, kept = (json.loads(files["environment.json"]) for files in (before, after))
     assert {key: kept[key] for key in first} == first
@@ -52,11 +59,11 @@ def test_the_same_sweep_goes_on_and_may_have_more(folder, tmp_path, dataset, cha
     assert str(getattr(getattr(load(folder / "space.yaml"), section), key)) == value
 
 
-def test_the_same_data_elsewhere_is_the_same_data(folder, tmp_path, dataset):
+def test_a_moved_dataset_is_the_same_dataset(folder, tmp_path, dataset):
     shutil.move(tmp_path / "data", tmp_path / "moved")
     moved = type(dataset)(str(tmp_path / "moved"), dataset.info)
     file = search_file(tmp_path, f"data={tmp_path / 'moved'}")
-    assert open_run_folder(folder, file, moved) is True
+    assert start(folder, file, moved) is True
 
 
 @pytest.mark.parametrize(
@@ -71,13 +78,13 @@ def test_the_same_data_elsewhere_is_the_same_data(folder, tmp_path, dataset):
         ("optim.lr=0.1", {"encoder.dropout": {"min": 0.0, "max": 0.5}}, "another fixed and space"),
     ],
 )
-def test_another_space_is_refused_and_nothing_changed(
+def test_another_space_is_refused_and_changes_nothing(
     folder, tmp_path, dataset, change, more, named
 ):
     before = content(folder)
     file = search_file(tmp_path, change, space={**VARIED, **more})
     with pytest.raises(InputError, match=named):
-        open_run_folder(folder, file, dataset)
+        start(folder, file, dataset)
     assert content(folder) == before
 
 
@@ -85,22 +92,22 @@ def test_other_data_is_refused(folder, tmp_path):
     other = make_dataset(tmp_path / "other", frames={"geometry": {"v0": [1, 2], "v4": [1]}})
     before = content(folder)
     with pytest.raises(InputError, match=r"on other data.*name="):
-        open_run_folder(folder, search_file(tmp_path), other)
+        start(folder, search_file(tmp_path), other)
     assert content(folder) == before
 
 
-def test_a_folder_of_something_else_is_refused(tmp_path, dataset):
+def test_a_folder_without_a_sweep_is_refused(tmp_path, dataset):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").write_text("x")
     with pytest.raises(InputError, match="is not empty and holds no sweep"):
-        open_run_folder(tmp_path / "mine", search_file(tmp_path), dataset)
+        start(tmp_path / "mine", search_file(tmp_path), dataset)
     assert [f.name for f in (tmp_path / "mine").iterdir()] == ["thesis.tex"]
 
 
-def test_a_file_in_its_place_is_refused(tmp_path, dataset):
+def test_a_file_instead_of_a_folder_is_refused(tmp_path, dataset):
     (tmp_path / "mine").write_text("x")
     with pytest.raises(InputError, match="is not empty and holds no sweep"):
-        open_run_folder(tmp_path / "mine", search_file(tmp_path), dataset)
+        start(tmp_path / "mine", search_file(tmp_path), dataset)
 
 
 def test_checking_changes_nothing(folder, tmp_path, dataset):
@@ -111,11 +118,11 @@ def test_checking_changes_nothing(folder, tmp_path, dataset):
     assert not (tmp_path / "new").exists()
 
 
-def test_a_start_killed_before_anything_began_is_no_obstacle(folder, tmp_path, dataset):
+def test_a_start_killed_before_the_space_was_written_is_repeated(folder, tmp_path, dataset):
     (folder / "space.yaml").rename(folder / "space.yaml.unfinished")
     (folder / LOCK).touch()
-    assert open_run_folder(folder, search_file(tmp_path), dataset) is False
-    assert open_run_folder(folder, search_file(tmp_path), dataset) is True
+    assert start(folder, search_file(tmp_path), dataset) is False
+    assert start(folder, search_file(tmp_path), dataset) is True
 
 
 def test_a_fresh_name_is_the_first_that_is_free(tmp_path):
@@ -123,7 +130,15 @@ def test_a_fresh_name_is_the_first_that_is_free(tmp_path):
     for name in ("small", "small-2", "small-4"):
         (tmp_path / name).mkdir()
     assert fresh_name(tmp_path, "small") == "small-3"
-    # A file, or a link to a disk that is not mounted now, is no free place either.
+    # A file and a dangling link are no free names either.
     (tmp_path / "small-3").touch()
     (tmp_path / "small-5").symlink_to(tmp_path / "nowhere")
     assert fresh_name(tmp_path, "small") == "small-6"
+
+
+def test_a_start_beside_another_one_is_refused(folder, tmp_path, dataset):
+    """The other start made the sweep between this one's check and its lock."""
+    before = content(folder)
+    with pytest.raises(InputError, match="changed by another start"):
+        record_start(folder, search_file(tmp_path), dataset, resumed=False)
+    assert content(folder) == before

@@ -1,4 +1,4 @@
-"""A trial's files: whole or absent, in an order that a kill at any point leaves usable."""
+"""Tests of the trial folder: after a kill at any point the trial can go on."""
 
 import csv
 import json
@@ -18,7 +18,13 @@ TASKS = ("valence", "expression")
 
 
 def event(epoch: int, best: dict[str, int], fresh: bool = True) -> Epoch:
-    """An epoch; ``best`` is each task's best so far."""
+    """Make the event of an epoch.
+
+    Args:
+        epoch: Number of the epoch.
+        best: Best epoch so far of each task.
+        fresh: True if the event carries weights and a checkpoint.
+    """
     result: dict[str, Any] = {
         "epoch": epoch,
         "losses": dict.fromkeys(TASKS, 1 / epoch),
@@ -46,7 +52,7 @@ def rows(folder: TrialFolder) -> list[dict[str, str]]:
     return list(csv.DictReader((folder.path / "progress.csv").read_text().splitlines()))
 
 
-def test_after_each_epoch_it_holds_the_checkpoint_and_the_best_weights(folder):
+def test_after_each_epoch_the_checkpoint_and_the_best_weights_exist(folder):
     folder.write_epoch(event(1, {"valence": 1, "expression": 1}))
     folder.write_epoch(event(2, {"valence": 2, "expression": 1}))
     assert names(folder) == {
@@ -71,7 +77,7 @@ def test_after_each_epoch_it_holds_the_checkpoint_and_the_best_weights(folder):
     }
 
 
-def test_an_epoch_told_again_replaces_its_row_and_touches_neither_weights_nor_checkpoint(folder):
+def test_an_epoch_reported_again_replaces_its_row_only(folder):
     for epoch in (1, 2):
         folder.write_epoch(event(epoch, {"valence": epoch, "expression": 1}))
     before = folder.load_checkpoint()
@@ -88,7 +94,7 @@ class Killed(BaseException):
 def test_a_kill_between_any_two_steps_leaves_a_checkpoint_with_its_weights(
     folder, steps, monkeypatch
 ):
-    """Epoch 3 replaces the weights of epoch 1; the process dies after so many files."""
+    """Epoch 3 replaces the weights of epoch 1; the process dies after ``steps`` files."""
     folder.write_epoch(event(1, {"valence": 1, "expression": 1}))
     folder.write_epoch(event(2, {"valence": 2, "expression": 1}))
     best = {"valence": 2, "expression": 3}
@@ -114,13 +120,13 @@ def test_a_kill_between_any_two_steps_leaves_a_checkpoint_with_its_weights(
     assert all(weights[epoch] == b"weights %d" % epoch for epoch in needed)
     assert [row["epoch"] for row in rows(folder)][:2] == ["1", "2"]
     json.loads((folder.path / "scores.json").read_text())
-    # The next process trains epoch 3, or tells it again.
+    # The next process trains epoch 3, or reports it again.
     folder.write_epoch(event(3, best, fresh=done == 2))
     assert folder.load_checkpoint() == (b"checkpoint 3", {2: b"weights 2", 3: b"weights 3"})
     assert [row["epoch"] for row in rows(folder)] == ["1", "2", "3"]
 
 
-def test_an_early_epoch_told_again_leaves_what_later_ones_need(folder):
+def test_an_early_epoch_reported_again_leaves_later_weights(folder):
     for epoch in (1, 2, 3):
         folder.write_epoch(event(epoch, {"valence": epoch, "expression": 2 if epoch > 1 else 1}))
     folder.write_epoch(event(2, {"valence": 2, "expression": 2}, fresh=False))
@@ -128,21 +134,21 @@ def test_an_early_epoch_told_again_leaves_what_later_ones_need(folder):
     assert folder.load_checkpoint() == (b"checkpoint 3", {2: b"weights 2", 3: b"weights 3"})
 
 
-def test_without_a_checkpoint_a_trial_starts_anew(folder):
+def test_without_a_checkpoint_a_trial_starts_at_its_first_epoch(folder):
     folder.write_epoch(event(1, {"valence": 1, "expression": 1}))
     (folder.path / "checkpoint.safetensors").unlink()
     assert folder.load_checkpoint() == (None, {})
     assert not (folder.path / "progress.csv").exists()
 
 
-def test_the_end_leaves_predictions_and_no_checkpoint(folder):
+def test_an_ended_trial_has_predictions_and_no_checkpoint(folder):
     listing = make_listing()
     folder.write_epoch(event(1, {"valence": 1, "expression": 1}))
     at = np.array([150, 3, 199])
     outputs = np.random.default_rng(0).random((3, 22), np.float32)
     assert not folder.has_ended
     folder.write_end(End("complete", at, outputs), listing)
-    # Until the study knows of the end, a new start must be able to repeat it.
+    # Until the study has recorded the end, a new start must be able to repeat it.
     assert folder.load_checkpoint()[0] is not None
     assert not folder.has_ended
     folder.remove_checkpoint()
@@ -154,7 +160,7 @@ def test_the_end_leaves_predictions_and_no_checkpoint(folder):
     folder.remove_checkpoint()
 
 
-def test_a_new_beginning_forgets_the_error(folder):
+def test_a_new_attempt_removes_the_error(folder):
     folder.write_error("ValueError: no")
     assert (folder.path / "error.txt").read_text() == "ValueError: no"
     folder.begin("optim: {lr: 1}\n")
