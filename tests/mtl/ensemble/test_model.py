@@ -189,8 +189,10 @@ def test_load_reads_a_folder(
     assert np.array_equal(loaded.predict(data).outputs, ensemble.predict(data).outputs)
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_a_gpu_that_is_not_there_is_refused(ensemble: Ensemble) -> None:
+def test_a_gpu_that_is_not_there_is_refused(
+    ensemble: Ensemble, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(InputError, match="no GPU is visible"):
         Ensemble(ensemble.export, "cuda")
 
