@@ -12,6 +12,7 @@ if ``search.trials`` is larger than before.
 import argparse
 import functools
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 
 from mtl.errors import InputError
@@ -35,9 +36,9 @@ from sweeps.storage.driver_lock import DriverLock
 from sweeps.storage.kept_weights import KeptWeights
 from sweeps.storage.run_folder import (
     TRAINING_SECONDS,
+    check_run_folder,
     fresh_name,
-    holds_sweep,
-    open_run_folder,
+    record_start,
 )
 from sweeps.study import Refit, SweepStudy
 
@@ -58,16 +59,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     if words.dry_run:
         _print_plan(plan, slots)
         return 0
-    _check_time(file, folder)
+    resumed = check_run_folder(folder, file, dataset)
+    _check_time(file, resumed)
     earlier = read_earlier(words.earlier, file, dataset, folder) if words.earlier else None
     if address != LOCAL and not folder.exists():
         _check_fits(file, address)
-    lock = DriverLock(folder)
-    resumed = open_run_folder(folder, file, dataset)
     if address == LOCAL:
         _print_plan(plan, slots)
-    study = open_study(folder, plan, lock)
-    try:
+    with closing(DriverLock(folder)) as lock:
+        record_start(folder, file, dataset, resumed)
+        study = open_study(folder, plan, lock)
         fusion = SweepFusion(
             folder,
             dataset,
@@ -89,8 +90,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not (study.done or halted):
             halted = _search(plan, limits, fusion, address, resumed)
         return finish(plan, limits, fusion, halted)
-    finally:
-        study.close()
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -135,10 +134,10 @@ def _print_plan(plan: Plan, slots: int | None) -> None:
         print(f"  note      resources.gpus_per_worker = 0 uses none of this machine's {gpus} GPUs")
 
 
-def _check_time(file: SearchFile, folder: Path) -> None:
+def _check_time(file: SearchFile, resumed: bool) -> None:
     """Refuse a new sweep that has no time to train; an earlier one can still be fused."""
     late = too_late(file.budget)
-    if late and not holds_sweep(folder):
+    if late and not resumed:
         raise InputError(f"{file.source}: {late}")
 
 

@@ -42,7 +42,7 @@ from sweeps.data.trial_data import SlotData
 from sweeps.planning.compose import compose, signature
 from sweeps.planning.plan import divide
 from sweeps.records.messages import Epoch, Job
-from sweeps.slots.trial_loop import JobRun
+from sweeps.slots.trial_loop import TrialLoop
 from sweeps.storage.trial_folder import TrialFolder
 from sweeps.study.proposal import Refit
 
@@ -202,7 +202,7 @@ def _run(config: TrialConfig, data: TrialData, folder: TrialFolder, listing: Lis
         print(f"going on with {folder.path}")
     job = Job("alone", config.plain(), checkpoint=checkpoint, weights=weights)
     try:
-        for event in JobRun(job, config, data).events():
+        for event in TrialLoop(job, config, data).events():
             if isinstance(event, Epoch):
                 folder.write_epoch(event)
                 print(_line(event.result, config.training.epochs))

@@ -1,4 +1,4 @@
-"""What a slot of either kind is told while it trains."""
+"""Base of both kinds of slots: calls that control a trial while it trains."""
 
 import ray
 
@@ -6,21 +6,21 @@ from sweeps.slots.control import Stop, TrialControl
 
 
 class Slot:
-    """The actor's ``control`` calls, which reach it while ``train`` runs."""
+    """Actor with calls in the concurrency group ``control``, which run while ``train`` runs."""
 
     def __init__(self) -> None:
         self._control = TrialControl()
 
     @ray.method(concurrency_group="control")
     def decide(self, job: str, epoch: int, prune: bool) -> None:
-        """The study's word on an epoch that a job waits after."""
+        """Set the study's decision after an epoch, as ``TrialControl.decide``."""
         self._control.decide(job, epoch, prune)
 
     @ray.method(concurrency_group="control")
     def stop(self, when: Stop) -> None:
-        """The sweep ends: the running job, and any that still comes, ends."""
+        """Request a stop of the running job and of all later ones."""
         self._control.stop(when)
 
     @ray.method(concurrency_group="control")
     def close(self) -> None:
-        """Nothing is left to end: the process ends with its actor."""
+        """Prepare the end of the actor; there is nothing to do by default."""

@@ -1,8 +1,9 @@
-"""What each DDP worker of a group slot does, from its start to its end: train the slot's jobs.
+"""DDP workers of a group slot: they train the slot's jobs until the slot is closed.
 
-The first worker talks with the slot and shares what it hears; all take the same steps. An error
-that all workers meet at the same place (``TrainingError``) ends the trial alone. Any other ends the
-group too, since the other workers wait for a collective that will not come: Train starts it anew.
+Only the first worker calls the slot; it broadcasts the answers, so all workers take the same steps.
+An error that all workers raise at the same place (``TrainingError``) fails only the trial. Any
+other error ends the group too, since the other workers would wait for a collective call without
+end; Ray Train then starts the group again.
 """
 
 import re
@@ -18,87 +19,100 @@ from mtl.errors import TrainingError, in_one_line
 from mtl.optimisation.distributed import Workers
 from sweeps.data.trial_data import SlotData
 from sweeps.records.messages import Job
-from sweeps.slots.control import Stop
+from sweeps.slots.control import Stop, TrialControl
 from sweeps.slots.mailbox import SHUTDOWN, Assignment
 from sweeps.slots.setup import SlotSetup
-from sweeps.slots.trial_loop import HEARTBEAT_SECONDS, JobRun
+from sweeps.slots.trial_loop import HEARTBEAT_SECONDS, TrialLoop
 
 
 def train_jobs(slot: ActorHandle[Any], setup: list[ray.ObjectRef[SlotSetup]]) -> None:
-    """Train the slot's jobs until it sends its workers home."""
+    """Train the slot's jobs until the slot is closed.
+
+    Args:
+        slot: The group slot's actor.
+        setup: Reference to the slot's setup, in a list, so that Ray does not fetch it early.
+    """
     given = ray.get(setup[0])
     torch.set_num_threads(given.threads)
     workers = Workers.from_process_group()
     data = SlotData(given.shards, given.listing, given.parts, given.folds)
-    here = ray.util.get_current_placement_group()
-    place = here.id.hex() if here else ""
+    group = ray.util.get_current_placement_group()
+    placement_group = group.id.hex() if group else ""
     while True:
-        asked: Assignment | Literal["home"] | None = None
+        answer: Assignment | Literal["shutdown"] | None = None
         if workers.rank == 0:
-            asked = _answer(slot.take.remote(place, HEARTBEAT_SECONDS))
-        handed = workers.broadcast_object(asked)
-        if handed == SHUTDOWN:
+            answer = _get(slot.take.remote(placement_group, HEARTBEAT_SECONDS))
+        assignment = workers.broadcast_object(answer)
+        if assignment == SHUTDOWN:
             return
-        if handed is not None:
+        if assignment is not None:
             if workers.rank == 0:
-                _answer(slot.begin.remote(handed.number))
-            _train(slot, handed, data, workers)
+                _get(slot.begin.remote(assignment.number))
+            _train(slot, assignment, data, workers)
 
 
-def _train(slot: ActorHandle[Any], handed: Assignment, data: SlotData, workers: Workers) -> None:
-    on_its_way: list[Any] = []
+def _train(
+    slot: ActorHandle[Any], assignment: Assignment, data: SlotData, workers: Workers
+) -> None:
+    pending: list[Any] = []
     try:
-        config = read_config(handed.job.config)
-        told = FromSlot(slot, handed.job) if workers.rank == 0 else None
-        held = data.for_trial(config, handed.job.fold)
-        for event in JobRun(handed.job, config, held, told, workers).events():
+        config = read_config(assignment.job.config)
+        control = RemoteTrialControl(slot, assignment.job) if workers.rank == 0 else None
+        trial_data = data.for_trial(config, assignment.job.fold)
+        for event in TrialLoop(assignment.job, config, trial_data, control, workers).events():
             if workers.rank == 0:
-                # One at a time, in their order; the next epoch does not wait for it.
-                ray.get(on_its_way)
-                on_its_way = [slot.put.remote(handed.number, event)]
-        ray.get(on_its_way)
+                # Events are sent one at a time, in order; the next epoch does not wait for one.
+                ray.get(pending)
+                pending = [slot.put.remote(assignment.number, event)]
+        ray.get(pending)
     except Exception as error:
-        # What ended before is not lost with what broke.
-        ray.get(on_its_way)
-        trace, own = "".join(traceback.format_exception(error)), not says_that_a_peer_is_gone(error)
-        _answer(slot.fail.remote(handed.number, in_one_line(error), trace, own))
+        # Events before the error are delivered first.
+        ray.get(pending)
+        trace, own = "".join(traceback.format_exception(error)), not is_peer_failure(error)
+        _get(slot.fail.remote(assignment.number, in_one_line(error), trace, own))
         if not isinstance(error, TrainingError):
             raise
 
 
-def _answer(reference: Any) -> Any:
+def _get(reference: Any) -> Any:
     return ray.get(reference)
 
 
-class FromSlot:
-    """The slot's control, heard in another process: a stop comes by itself, so that looking
-    for it every few steps costs nothing.
+class RemoteTrialControl(TrialControl):
+    """Control of the slot, read from a worker's process.
+
+    A call that waits for a stop request is always open, so reading it every few steps costs
+    nothing.
+
+    Args:
+        slot: The group slot's actor.
+        job: The job in training.
     """
 
     def __init__(self, slot: ActorHandle[Any], job: Job) -> None:
-        self._slot, self._job = slot, job
-        self._stop = Stop.NOT
+        super().__init__()
+        self._slot, self._job_name = slot, job.name
         self._listen()
 
     def _listen(self) -> None:
         call: Any = self._slot.stop_above
-        self._next = call.remote(self._job.name, self._stop, HEARTBEAT_SECONDS)
+        self._next = call.remote(self._job_name, self._stop, HEARTBEAT_SECONDS)
 
     def stopped(self) -> Stop:
-        """Whether to stop, and when."""
+        """Return the most urgent request to stop so far."""
         if ray.wait([self._next], timeout=0)[0]:
             self._stop = ray.get(self._next)
             self._listen()
         return self._stop
 
     def decision(self, epoch: int, seconds: float) -> bool | None:
-        """The study's word on an epoch; None if it does not come in this time."""
-        said: bool | None = _answer(self._slot.decision.remote(epoch, seconds))
-        return said
+        """Wait for the study's decision after an epoch, as ``TrialControl.decision``."""
+        prune: bool | None = _get(self._slot.decision.remote(epoch, seconds))
+        return prune
 
 
-def says_that_a_peer_is_gone(error: Exception) -> bool:
-    """Whether a collective broke because another worker did: then that one's word counts."""
+def is_peer_failure(error: Exception) -> bool:
+    """Return True if a collective call failed because another worker did."""
     if isinstance(error, torch.distributed.DistError):
         return True
     text = "gloo|nccl|connection (closed|reset) by peer"

@@ -1,11 +1,12 @@
-"""A slot of several DDP workers: one resident Ray Train run that is handed job after job.
+"""Slot of several DDP workers: one resident Ray Train run that trains one job after another.
 
-The actor itself holds nothing. A thread of it holds the run (``sweeps.cluster.worker_group``),
-whose workers take jobs from the actor's mailbox (``sweeps.slots.ddp_workers``). If a worker dies
-Train starts the group anew, and the job in the mailbox goes on from its last epoch.
+The actor itself holds no CPU or GPU. One of its threads runs the workers
+(``sweeps.cluster.worker_group``), which take jobs from the actor's mailbox
+(``sweeps.slots.ddp_workers``). If a worker dies, Ray Train starts the group again, and the job in
+the mailbox continues from its last epoch.
 
-Tune's side of a trial imports this module with the slot's handle: what needs torch is imported in
-the slot.
+Tune's side of a trial imports this module with the slot's handle, so modules that need torch are
+imported only in the slot.
 """
 
 import functools
@@ -26,17 +27,20 @@ if TYPE_CHECKING:
     from sweeps.slots.setup import SlotSetup
 
 CLOSE_SECONDS = 20
-DEATHS = 20
-"""Of workers, in the life of a group; then the slot is lost, and another one started. How often a
-trial bears one is the mailbox's matter."""
+"""Longest time that closing a slot waits for its workers to end."""
+MOST_FAILURES = 20
+"""Failures of workers after which a slot is given up and another one is started.
+
+The number of failures that one trial may have is counted by the mailbox.
+"""
 
 
 class GroupSlot(Slot):
-    """The actor: ``train`` runs one job at a time; the other calls reach it meanwhile.
+    """Actor of the slot: ``train`` runs one job at a time, the other calls run meanwhile.
 
     Args:
-        name: Of the Train run: ``<sweep>-slot-<k>``.
-        resources: What the workers hold.
+        name: Name of the Ray Train run: ``<sweep>-slot-<k>``.
+        resources: Resources section of the search file.
     """
 
     def __init__(self, name: str, resources: "ResourcesSection") -> None:
@@ -46,7 +50,7 @@ class GroupSlot(Slot):
         self._fitting: threading.Thread | None = None
 
     def _fit(self, slot: ActorHandle[Any], setup: "list[ray.ObjectRef[SlotSetup]]") -> None:
-        from sweeps.cluster.worker_group import run_workers, why_it_ended
+        from sweeps.cluster.worker_group import describe_failure, run_workers
 
         reason = "its workers have gone"
         try:
@@ -58,20 +62,17 @@ class GroupSlot(Slot):
                 self._resources.workers_per_trial,
                 self._resources.cpus_per_worker,
                 self._resources.gpus_per_worker,
-                DEATHS,
+                MOST_FAILURES,
             )
         except Exception as error:
-            reason = f"its worker group ended: {why_it_ended(error)}"
+            reason = f"its worker group ended: {describe_failure(error)}"
         self._mailbox.lose(reason)
 
     def ready(self, setup: "list[ray.ObjectRef[SlotSetup]]") -> str:
-        """Start the workers, and answer once they are up.
+        """Start the workers and return the id of their placement group once they are up.
 
         Args:
-            setup: A reference to it, in a list, so that it is not fetched here.
-
-        Returns:
-            The id of their placement group.
+            setup: Reference to the slot's setup, in a list, so that Ray does not fetch it here.
         """
         slot = ray.get_runtime_context().current_actor
         self._fitting = threading.Thread(target=self._fit, args=(slot, setup), daemon=True)
@@ -79,43 +80,43 @@ class GroupSlot(Slot):
         return self._mailbox.ready()
 
     def train(self, job: Job) -> Iterator[Event]:
-        """Train a job, streaming its events."""
+        """Train a job and yield its events."""
         self._control.begin(job.name)
         yield from self._mailbox.events(job)
 
     @ray.method(concurrency_group="control")
     def close(self) -> None:
-        """Send the workers home, and wait for them to go."""
+        """Close the mailbox and wait for the workers to end."""
         self._mailbox.close()
         if self._fitting:
             self._fitting.join(CLOSE_SECONDS)
 
     @ray.method(concurrency_group="workers")
-    def take(self, placement_group: str, seconds: float) -> Assignment | Literal["home"] | None:
-        """``Mailbox.take``, and the rest of its workers' side."""
+    def take(self, placement_group: str, seconds: float) -> Assignment | Literal["shutdown"] | None:
+        """Call ``Mailbox.take`` for a worker."""
         return self._mailbox.take(placement_group, seconds)
 
     @ray.method(concurrency_group="workers")
     def begin(self, number: int) -> None:
-        """``Mailbox.begin``."""
+        """Call ``Mailbox.begin`` for a worker."""
         self._mailbox.begin(number)
 
     @ray.method(concurrency_group="workers")
     def put(self, number: int, event: Epoch | End) -> None:
-        """``Mailbox.put``."""
+        """Call ``Mailbox.put`` for a worker."""
         self._mailbox.put(number, event)
 
     @ray.method(concurrency_group="workers")
     def fail(self, number: int, reason: str, trace: str, own: bool) -> None:
-        """``Mailbox.fail``."""
+        """Call ``Mailbox.fail`` for a worker."""
         self._mailbox.fail(number, TrialFailed(reason, trace), own)
 
     @ray.method(concurrency_group="workers")
     def decision(self, epoch: int, seconds: float) -> bool | None:
-        """``TrialControl.decision``."""
+        """Call ``TrialControl.decision`` for a worker."""
         return self._control.decision(epoch, seconds)
 
     @ray.method(concurrency_group="workers")
     def stop_above(self, job: str, known: Stop, seconds: float) -> Stop:
-        """``TrialControl.stop_above``."""
+        """Call ``TrialControl.stop_above`` for a worker."""
         return self._control.stop_above(job, known, seconds)

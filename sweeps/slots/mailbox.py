@@ -1,8 +1,8 @@
-"""Where a trial's call and the workers of a group slot meet: one job lies here at a time.
+"""Mailbox between a trial's call and the workers of a group slot; it holds one job at a time.
 
-The trial's side puts a job here and takes its events; the workers' side takes the job and puts
-events here. The job is kept, as far as its events have come, until it has ended: workers that take
-over from ones that died are handed what is left of it.
+The call puts a job in and takes the job's events out. The workers take the job and put events in.
+The job stays in the mailbox until it has ended and is updated by each event, so workers that
+replace dead ones get the remaining part of it.
 """
 
 import threading
@@ -13,50 +13,58 @@ from typing import Final, Literal
 
 from sweeps.records.messages import Begin, End, Epoch, Event, Job, SlotLost, TrialFailed
 
-SHUTDOWN: Final = "home"
-"""There is no more work."""
+SHUTDOWN: Final = "shutdown"
+"""Answer to workers that ask for a job of a closed mailbox."""
 
 
 @dataclass(frozen=True)
 class Assignment:
-    """A job in the workers' hands; ``number`` tells one hand-out from another."""
+    """Job that was handed to workers.
+
+    Attributes:
+        number: Number of the assignment; each one of a slot has another number.
+        job: The job, or the remaining part of it.
+    """
 
     number: int
     job: Job
 
 
 class Mailbox:
-    """Thread-safe; ``take``, ``begin``, ``put``, ``fail`` are the workers', the rest the slot's."""
+    """Thread-safe mailbox.
+
+    Workers call ``take``, ``begin``, ``put`` and ``fail``; the slot calls the other methods.
+    """
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
         self._job: Job | None = None
         self._events: deque[Event | TrialFailed] = deque()
         self._number = 0
-        self._begun = False
+        self._started = False
         self._deaths = 0
-        self._last_words: TrialFailed | None = None
+        self._peer_failure: TrialFailed | None = None
         self._placement_group = ""
-        self._takers = 0
+        self._asks = 0
         self._closed = False
-        self._lost: str | None = None
+        self._loss: str | None = None
 
     def events(self, job: Job) -> Iterator[Event]:
-        """Put a job here and take its events until it has ended.
+        """Put a job in and yield its events until it has ended.
 
         Raises:
-            TrialFailed: The job broke, or its workers died once more than it allows.
-            SlotLost: There are no workers and there will be none.
+            TrialFailed: If the job failed, or its workers died more often than it allows.
+            SlotLost: If there are no workers and there will be none.
         """
         with self._changed:
-            self._job, self._begun, self._deaths, self._last_words = job, False, 0, None
+            self._job, self._started, self._deaths, self._peer_failure = job, False, 0, None
             self._events.clear()
             self._changed.notify_all()
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._events or self._lost is not None)
+                self._changed.wait_for(lambda: self._events or self._loss is not None)
                 if not self._events:
-                    raise SlotLost(self._lost)
+                    raise SlotLost(self._loss)
                 event = self._events.popleft()
             if isinstance(event, TrialFailed):
                 raise event
@@ -65,46 +73,55 @@ class Mailbox:
                 return
 
     def lose(self, reason: str) -> None:
-        """The workers are gone for good."""
+        """Note that the workers have ended and no others will come."""
         with self._changed:
-            self._lost = reason
+            self._loss = reason
             self._changed.notify_all()
 
     def ready(self) -> str:
-        """Wait for workers to come; the id of their placement group."""
+        """Wait for workers and return the id of their placement group.
+
+        Raises:
+            SlotLost: If there are no workers and there will be none.
+        """
         with self._changed:
-            self._changed.wait_for(lambda: self._placement_group or self._lost is not None)
-            if self._lost is not None:
-                raise SlotLost(self._lost)
+            self._changed.wait_for(lambda: self._placement_group or self._loss is not None)
+            if self._loss is not None:
+                raise SlotLost(self._loss)
             return self._placement_group
 
     def close(self) -> None:
-        """No more jobs: whoever asks for one is sent home."""
+        """Accept no more jobs; workers that ask for one get ``SHUTDOWN``."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
 
-    def take(self, placement_group: str, seconds: float) -> Assignment | Literal["home"] | None:
-        """What to train, or None if nothing comes in this time.
+    def take(self, placement_group: str, seconds: float) -> Assignment | Literal["shutdown"] | None:
+        """Wait for a job and return it as an assignment.
 
-        A job that was begun before is one whose workers died. Who asked and died leaves a call
-        behind: only the last one to ask takes something, and what a dead one takes is not begun.
+        If the job was started before, its workers have died since. A worker that dies while it
+        waits leaves its call behind, so only the latest call gets an assignment, and a job that a
+        dead worker got was not started.
+
+        Args:
+            placement_group: Ray's id of the workers' placement group.
+            seconds: Longest time to wait.
 
         Returns:
-            ``SHUTDOWN`` once the mailbox is closed.
+            The assignment; None if there is no job in time; ``SHUTDOWN`` if the mailbox is closed.
         """
         with self._changed:
             self._placement_group = placement_group
-            self._takers += 1
-            me = self._takers
+            self._asks += 1
+            ask = self._asks
             self._changed.notify_all()
-            self._changed.wait_for(lambda: self._job or self._closed or me != self._takers, seconds)
+            self._changed.wait_for(lambda: self._job or self._closed or ask != self._asks, seconds)
             if self._closed:
                 return SHUTDOWN
-            if self._job is None or me != self._takers:
+            if self._job is None or ask != self._asks:
                 return None
-            if self._begun:
-                self._begun = False
+            if self._started:
+                self._started = False
                 self._deaths += 1
             if self._deaths > self._job.restarts:
                 self._end(self._died())
@@ -113,31 +130,31 @@ class Mailbox:
             return Assignment(self._number, self._job)
 
     def begin(self, number: int) -> None:
-        """All workers have the job handed out under this number."""
+        """Note that all workers have started the assignment with this number."""
         with self._changed:
             if number == self._number and self._job is not None:
-                self._begun = True
+                self._started = True
                 self._add(Begin(self._deaths, self._placement_group))
 
     def put(self, number: int, event: Epoch | End) -> None:
-        """An event of the job handed out under this number; one that comes too late is dropped."""
+        """Put in an event of the assignment with this number; a late one is dropped."""
         with self._changed:
             if number != self._number or self._job is None:
                 return
             if isinstance(event, End):
                 self._end(event)
             else:
-                self._job = _left_of(self._job, event)
+                self._job = _remaining_job(self._job, event)
                 self._add(event)
 
     def fail(self, number: int, error: TrialFailed, own: bool) -> None:
-        """The job handed out under this number broke; the first word on it counts.
+        """Note that the assignment with this number failed; the first failure counts.
 
         Args:
-            number: Of the hand-out.
-            error: What a worker met.
-            own: Whether it is the job's; if not, it follows from a worker's death, and is all that
-                is known if one dies too often.
+            number: Number of the assignment.
+            error: The worker's error.
+            own: True if the job caused the error. False if the error follows from the death of
+                another worker; it is then reported only if workers die too often.
         """
         with self._changed:
             if number != self._number or self._job is None:
@@ -145,19 +162,19 @@ class Mailbox:
             if own:
                 self._end(error)
             else:
-                self._last_words = error
+                self._peer_failure = error
 
     def _died(self) -> TrialFailed:
         times = "once" if self._deaths == 1 else f"{self._deaths} times"
         reason = f"its workers died {times}: no restart is left"
-        if self._last_words is None:
+        if self._peer_failure is None:
             return TrialFailed(reason, reason)
-        last = self._last_words
+        last = self._peer_failure
         return TrialFailed(f"{reason}; the last one alive: {last.reason}", last.trace)
 
     def _end(self, event: End | TrialFailed) -> None:
         self._job = None
-        # What still comes is late, also once the next job lies here and nobody has taken it yet.
+        # Later events of this assignment are dropped, also before the next one is taken.
         self._number += 1
         self._add(event)
 
@@ -166,8 +183,8 @@ class Mailbox:
         self._changed.notify_all()
 
 
-def _left_of(job: Job, event: Epoch) -> Job:
-    """What is left of a job after an epoch."""
+def _remaining_job(job: Job, event: Epoch) -> Job:
+    """Return the remaining part of a job after an epoch."""
     epoch, best = event.result["epoch"], set(event.result["best_epochs"].values())
     weights = {e: w for e, w in job.weights.items() if e in best or e > epoch}
     if event.weights is not None:

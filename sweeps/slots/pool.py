@@ -1,4 +1,4 @@
-"""The slots of a sweep: which are free, which wait for their place, which are lost."""
+"""Pool of a sweep's slots: free, busy, starting and lost ones."""
 
 import time
 from collections.abc import Callable
@@ -15,10 +15,13 @@ from sweeps.search_file import ResourcesSection
 from sweeps.slots.control import Stop
 
 SAY_EVERY_SECONDS = 30
+"""Interval of messages about slots that wait for resources."""
 CLOSE_SECONDS = 30
+"""Longest time that the pool waits for its slots to close."""
 GRACE_SECONDS = 60
-"""Ray Train gives up a group's place by itself when its time is over; the sweep only if it did not:
-a placement group that nobody knows of would keep its claim.
+"""Time after the start timeout in which Ray Train can give up a group by itself.
+
+Only after that the pool gives it up, since the group's placement group would then stay reserved.
 """
 
 
@@ -31,16 +34,19 @@ class _Slot:
 
 
 class SlotPool:
-    """Starts the slots, hands out those that are up and free, and replaces those that are lost.
+    """Pool that starts the slots, hands out free ones and replaces lost ones.
 
-    Nothing here waits: a slot comes in when it is up, and trials run in the others meanwhile. The
-    slots' processes start at once, while their setup is still made; ``open`` gives it to them.
+    No method waits for a slot: slots that are up train while others still start. The processes of
+    the slots start at once, while their setup is still being made; ``open`` gives it to them.
 
     Args:
-        start: Starts slot k.
-        number: How many.
-        resources: What each holds, and how long it may wait for that.
-        say: Takes sentences for the user.
+        start: Function that starts slot k.
+        number: Number of slots.
+        resources: Resources section of the search file, with the start timeout.
+        say: Function that prints a sentence for the user.
+
+    Attributes:
+        gone_reason: Reason why the last slot was given up; empty if none was.
     """
 
     def __init__(
@@ -55,19 +61,19 @@ class SlotPool:
         self._up: dict[int, _Slot] = {}
         self._free: list[int] = []
         self._said = time.monotonic()
-        self.why_gone = ""
+        self.gone_reason = ""
         self._setup: list[Any] = []
         self._new = [start(slot) for slot in range(number)]
 
     def open(self, setup: Any) -> None:
-        """Give all slots, also those that come later, this reference to a ``Setup``."""
+        """Give a reference to the ``SlotSetup`` to all slots, also to those that start later."""
         self._setup = [setup]
         for slot, actor in enumerate(self._new):
             self._begin(slot, actor)
         self._new = []
 
     def take(self) -> int | None:
-        """A free slot, or None while there is none."""
+        """Return a free slot, or None while there is none."""
         for slot in list(self._waiting):
             self._look_at(slot)
         if self._waiting and time.monotonic() - self._said >= SAY_EVERY_SECONDS:
@@ -76,35 +82,40 @@ class SlotPool:
         return self._free.pop(0) if self._free else None
 
     def actor(self, slot: int) -> ActorHandle[Any]:
-        """The slot's actor."""
+        """Return the actor of a slot."""
         return self._up[slot].actor
 
     def release(self, slot: int) -> None:
-        """A trial has left the slot."""
+        """Note that a slot is free again."""
         self._free.append(slot)
 
     def placed(self, slot: int, placement_group: str) -> None:
-        """The slot's workers have come (again), and where."""
+        """Note the placement group of a slot's workers, which are up (again)."""
         self._up[slot].placement_group = placement_group
 
     def lose(self, slot: int, replace: bool = True) -> None:
-        """The slot's process is gone or can train no more: start another in its place."""
+        """Remove a slot that can train no more, and start another one in its place.
+
+        Args:
+            slot: The slot.
+            replace: False if no other one is to be started.
+        """
         self._kill(self._up.pop(slot))
         if replace:
             self._begin(slot, self._start(slot))
 
     @property
     def gone(self) -> bool:
-        """Whether no slot is left and none will come; ``why_gone`` says why."""
+        """True if no slot is left and none is starting; ``gone_reason`` has the reason."""
         return not self._waiting and not self._up
 
     def stop(self, when: Stop) -> None:
-        """Tell all slots to end what they train."""
+        """Request all slots to stop their trials."""
         for slot in [*self._up.values(), *self._waiting.values()]:
             slot.actor.stop.remote(when)
 
     def close(self) -> None:
-        """End all slots; what the workers of those that are up held is free when this returns."""
+        """End all slots; the resources of their workers are free when this returns."""
         self.stop(Stop.NOW)
         for slot in self._waiting.values():
             self._kill(slot)
@@ -148,11 +159,11 @@ class SlotPool:
 
     def _give_up(self, slot: _Slot, why: str) -> None:
         self._kill(slot)
-        self.why_gone = why
+        self.gone_reason = why
         self._say(why)
 
     def _why_waiting(self, *slots: int) -> str:
-        """What the slots that wait need, and what there is of it."""
+        """Return a sentence with the resources that waiting slots need and that are free."""
         r = self._resources
         gpus = f" and {r.gpus_per_worker:g} GPUs" if r.gpus_per_worker else ""
         need = f"{r.workers_per_trial} x ({r.cpus_per_worker} CPUs{gpus})"
@@ -169,7 +180,7 @@ class SlotPool:
     def _kill(self, slot: _Slot) -> None:
         ray.kill(slot.actor)
         if slot.placement_group:
-            # Ray keeps the placement group of a Train run whose controller was killed.
+            # Ray does not remove the placement group of a Train run whose controller was killed.
             remove_placement_group(
                 PlacementGroup(ray.PlacementGroupID.from_hex(slot.placement_group))
             )

@@ -1,7 +1,7 @@
-"""A slot of one process, which holds the CPUs and GPUs and trains in itself.
+"""Slot of one process, which holds the CPUs and GPUs and trains by itself.
 
-Tune's side of a trial imports this module with the slot's handle: what needs torch is imported in
-the slot.
+Tune's side of a trial imports this module with the slot's handle, so modules that need torch are
+imported only in the slot.
 """
 
 from collections.abc import Iterator
@@ -17,12 +17,13 @@ if TYPE_CHECKING:
 
 
 class ProcessSlot(Slot):
-    """The actor: ``train`` runs one job at a time, ``control`` calls reach it meanwhile.
+    """Actor of the slot: ``train`` runs one job at a time, ``control`` calls run meanwhile.
 
-    What a job needs is imported as the process starts, while the driver reads the shards.
+    The modules that a job needs are imported when the process starts, while the driver reads the
+    shards.
 
     Args:
-        threads: Torch's.
+        threads: Number of torch's threads.
     """
 
     def __init__(self, threads: int) -> None:
@@ -34,7 +35,11 @@ class ProcessSlot(Slot):
         torch.set_num_threads(threads)
 
     def ready(self, setup: "list[ray.ObjectRef[SlotSetup]]") -> str:
-        """Take the setup (a reference to it, in a list); the slot is in no placement group."""
+        """Read the setup; return an empty string, since the slot has no placement group.
+
+        Args:
+            setup: Reference to the setup, in a list.
+        """
         from sweeps.data.trial_data import SlotData
 
         given = ray.get(setup[0])
@@ -42,11 +47,11 @@ class ProcessSlot(Slot):
         return ""
 
     def train(self, job: Job) -> Iterator[Epoch | End]:
-        """Train a job, streaming its events."""
+        """Train a job and yield its events."""
         from mtl.config import read_config
-        from sweeps.slots.trial_loop import JobRun
+        from sweeps.slots.trial_loop import TrialLoop
 
         self._control.begin(job.name)
         config = read_config(job.config)
-        data = self._data.of(config, job.fold)
-        yield from JobRun(job, config, data, self._control).events()
+        data = self._data.for_trial(config, job.fold)
+        yield from TrialLoop(job, config, data, self._control).events()

@@ -1,4 +1,4 @@
-"""What a slot is given once: where the features lie, what is listed, how videos are divided."""
+"""Setup of a slot: shards of features, listed frames and parts of the videos."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,12 +9,14 @@ from sweeps.data.object_store import Shards
 
 @dataclass(frozen=True)
 class SlotSetup:
-    """For all trials of a sweep.
+    """Data that a slot gets once, for all trials of a sweep.
 
     Attributes:
+        shards: Blocks of the feature sets in the object store.
+        listing: The dataset's listed frames.
         parts: The part of each video: ``train``, ``select``, ``confirm`` or ``test``.
-        folds: The same where each fold of the refit is held out.
-        threads: Torch's, of each worker.
+        threads: Number of torch's threads in each worker.
+        folds: The part of each video for each held-out fold of the refit.
     """
 
     shards: Shards

@@ -1,4 +1,4 @@
-"""Starting a slot of either kind; both have ``ready``, ``train`` and what ``Slot`` has."""
+"""Start of slots of either kind, which share ``ready``, ``train`` and the calls of ``Slot``."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,11 +12,16 @@ from sweeps.slots.group_slot import GroupSlot
 from sweeps.slots.process_slot import ProcessSlot
 
 WORKER_CALLS = 16
-"""Threads for calls of workers: three of a living group, and those that dead ones left waiting."""
+"""Threads for the calls of workers: three of a living group, and those left by dead workers."""
 
 
 def slot_starter(sweep: str, resources: ResourcesSection) -> Callable[[int], ActorHandle[Any]]:
-    """What starts slot k of a sweep; given its setup, it is up once its ``ready`` answers."""
+    """Return the function that starts slot k; a slot is up once its call ``ready`` has returned.
+
+    Args:
+        sweep: The sweep's name.
+        resources: Resources section of the search file.
+    """
     remote: Any = ray.remote
     if resources.workers_per_trial == 1:
         alone = remote(

@@ -1,10 +1,9 @@
-"""One job being trained, by one worker of one or more: what a slot does, without Ray."""
+"""Training of one trial in a slot, by one worker or several, without Ray."""
 
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from itertools import chain
-from typing import Protocol
 
 import numpy as np
 from safetensors.torch import load as load_weights
@@ -19,60 +18,61 @@ from sweeps.records.messages import End, EndState, Epoch, Job
 from sweeps.slots.control import Stop, TrialControl
 
 HEARTBEAT_SECONDS = 60.0
-"""Workers that wait for a word hear at least this often that there is none: no collective of theirs
-lasts longer than its timeout."""
+"""Interval at which waiting workers exchange a message.
+
+No collective call of theirs lasts longer than its timeout then.
+"""
 
 
-class Told(Protocol):
-    """Where a job hears what is told to it; with several workers only the first one's is asked."""
+class TrialLoop:
+    """Training of one job. All its workers run the same loop in step.
 
-    def stopped(self) -> Stop:
-        """Whether to stop, and when."""
-
-    def decision(self, epoch: int, seconds: float) -> bool | None:
-        """The study's word on an epoch; None if it does not come in this time."""
-
-
-class JobRun:
-    """One job being trained. All its workers take the same events in step."""
+    Args:
+        job: The job.
+        config: The trial's config.
+        data: The trial's data.
+        control: Source of decisions and stop requests; only the first worker's is asked.
+        workers: The workers that train the trial together.
+    """
 
     def __init__(
         self,
         job: Job,
         config: TrialConfig,
         data: TrialData,
-        told: Told | None = None,
+        control: TrialControl | None = None,
         workers: Workers = SINGLE_WORKER,
     ) -> None:
         self.job, self.config, self.data = job, config, data
-        self.told, self.workers = told or TrialControl(), workers
+        self.control, self.workers = control or TrialControl(), workers
 
     def events(self) -> Iterator[Epoch | End]:
-        """Train, yielding each epoch that the study does not know yet, and at last the end."""
+        """Train the job and yield each epoch that the study has not recorded, then the end."""
         job, trainer = self.job, Trainer(self.config, self.data, self.job.checkpoint, self.workers)
         kept: dict[int, ModelWeights] = {e: load_weights(w) for e, w in job.weights.items()}
         before = len(trainer.learning_curve)
-        stopped = job.stopped or (job.undecided and self._decision(job.reported))
+        stopped = job.stopped or (job.undecided and self._is_pruned_after(job.reported))
         pruned = stopped and before >= job.reported
         epochs: Iterable[EpochResult] = ()
         if not pruned:
-            epochs = trainer.epochs(lambda: self.told.stopped() == Stop.NOW)
+            epochs = trainer.epochs(lambda: self.control.stopped() == Stop.NOW)
         for result in chain(trainer.learning_curve[job.reported :], epochs):
             yield self._epoch(result, trainer, kept, fresh=result.epoch > before)
-            pruned = result.epoch in job.rungs and self._decision(result.epoch)
-            if pruned or self.workers.broadcast_flag(self.told.stopped() != Stop.NOT):
+            pruned = result.epoch in job.rungs and self._is_pruned_after(result.epoch)
+            if pruned or self.workers.broadcast_flag(self.control.stopped() != Stop.NOT):
                 break
         done = len(trainer.learning_curve) == self.config.training.epochs
         state: EndState = "pruned" if pruned else "complete" if done else "interrupted"
         yield self._end(state, trainer.learning_curve[-1:], kept)
 
-    def _decision(self, epoch: int) -> bool:
+    def _is_pruned_after(self, epoch: int) -> bool:
+        """Wait for the study's decision after an epoch, the same on all workers."""
         first = self.workers.rank == 0
         while True:
-            said = self.told.decision(epoch, HEARTBEAT_SECONDS) if first else None
-            said = self.workers.broadcast_object(said)
-            if said is not None:
-                return said
+            prune = self.control.decision(epoch, HEARTBEAT_SECONDS) if first else None
+            prune = self.workers.broadcast_object(prune)
+            if prune is not None:
+                return prune
 
     def _epoch(
         self, result: EpochResult, trainer: Trainer, kept: dict[int, ModelWeights], fresh: bool
@@ -85,7 +85,7 @@ class JobRun:
         for epoch in set(kept) - best:
             del kept[epoch]
         if self.workers.rank > 0:
-            # What the first worker's event carries is written; the others' go nowhere.
+            # Only the first worker's events are written.
             return Epoch(asdict(result), None, None)
         weights = save_weights(kept[result.epoch]) if result.epoch in best else None
         return Epoch(asdict(result), trainer.checkpoint(), weights)

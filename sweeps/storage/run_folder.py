@@ -66,8 +66,8 @@ def check_run_folder(folder: Path, file: SearchFile, dataset: Dataset) -> bool:
     return False
 
 
-def open_run_folder(folder: Path, file: SearchFile, dataset: Dataset) -> bool:
-    """Check a run folder and record this start in it.
+def record_start(folder: Path, file: SearchFile, dataset: Dataset, resumed: bool) -> None:
+    """Record a start in a run folder that ``check_run_folder`` accepted.
 
     The start is added to ``environment.json``, and ``space.yaml`` is written anew, because a later
     start may have more trials or another budget. The caller holds the folder's lock.
@@ -76,14 +76,13 @@ def open_run_folder(folder: Path, file: SearchFile, dataset: Dataset) -> bool:
         folder: The sweep's run folder; made if it does not exist.
         file: The sweep's search file.
         dataset: The sweep's dataset.
-
-    Returns:
-        True if the folder holds an earlier start of this sweep, which then goes on.
+        resumed: Result of ``check_run_folder``.
 
     Raises:
-        InputError: If the folder holds another space or another dataset, or files of no sweep.
+        InputError: If another start has made or removed a sweep in the folder since the check.
     """
-    resumed = check_run_folder(folder, file, dataset)
+    if holds_sweep(folder) != resumed:
+        raise InputError(f"{folder} was changed by another start: give the command again")
     folder.mkdir(parents=True, exist_ok=True)
     run = folder / ENVIRONMENT
     now = environment()
@@ -95,7 +94,6 @@ def open_run_folder(folder: Path, file: SearchFile, dataset: Dataset) -> bool:
         # Before space.yaml: a folder with a space must have all that a later start compares.
         write_json(run, {"dataset": dataset.hash, **now})
     write_atomically(folder / SPACE, file.to_yaml().encode())
-    return resumed
 
 
 def dataset_hash(folder: Path) -> str:

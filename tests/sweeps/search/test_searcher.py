@@ -37,7 +37,7 @@ class Slots:
         self.stops: list[Stop] = []
         self.decisions: list[tuple[int, str, int, bool]] = []
         self.groups: dict[int, str] = {}
-        self.gone, self.why_gone = False, ""
+        self.gone, self.gone_reason = False, ""
 
     def take(self) -> int | None:
         return self.free.pop(0) if self.free else None
@@ -331,7 +331,7 @@ def test_the_search_waits_for_those_in_training_before_it_is_finished(tmp_path):
 def test_without_slots_the_search_ends_and_says_why(search):
     search.slots.free = []
     assert search.searcher.suggest("a") is None
-    search.slots.gone, search.slots.why_gone = True, "slot 0 did not start: no image"
+    search.slots.gone, search.slots.gone_reason = True, "slot 0 did not start: no image"
     assert search.searcher.suggest("b") == Searcher.FINISHED
     assert search.searcher.halted == "slot 0 did not start: no image: no slot is left"
 

@@ -12,7 +12,7 @@ from mtl.optimisation.distributed import Workers
 from sweeps.records.messages import Job
 from sweeps.slots import ddp_workers as module
 from sweeps.slots.control import Stop, TrialControl
-from sweeps.slots.ddp_workers import FromSlot, says_that_a_peer_is_gone, train_jobs
+from sweeps.slots.ddp_workers import RemoteTrialControl, is_peer_failure, train_jobs
 from sweeps.slots.mailbox import SHUTDOWN, Assignment
 from sweeps.slots.setup import SlotSetup
 
@@ -68,10 +68,10 @@ def jobs(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         get=lambda answer: answer, util=util, wait=lambda refs, timeout: ([], [])
     )
     monkeypatch.setattr(module, "ray", fake)
-    monkeypatch.setattr(module, "JobRun", Run)
+    monkeypatch.setattr(module, "TrialLoop", Run)
     monkeypatch.setattr(module, "read_config", lambda config: config)
     monkeypatch.setattr(
-        module, "SlotData", lambda *setup: SimpleNamespace(of=lambda config, fold: None)
+        module, "SlotData", lambda *setup: SimpleNamespace(for_trial=lambda config, fold: None)
     )
     return found
 
@@ -146,7 +146,7 @@ def test_a_second_worker_asks_and_tells_nothing_but_its_own_errors(jobs, monkeyp
             assert value is None
             return shared.pop(0)
 
-    second = SimpleNamespace(joined=lambda: Second(rank=1, size=2))
+    second = SimpleNamespace(from_process_group=lambda: Second(rank=1, size=2))
     monkeypatch.setattr(module, "Workers", second)
     slot = Slot()
     with pytest.raises(ValueError, match="bad row"):
@@ -169,7 +169,7 @@ def test_a_second_worker_asks_and_tells_nothing_but_its_own_errors(jobs, monkeyp
     ],
 )
 def test_a_broken_collective_is_told_from_an_error(error, gone):
-    assert says_that_a_peer_is_gone(error) is gone
+    assert is_peer_failure(error) is gone
 
 
 def test_a_stop_comes_by_itself_and_is_listened_for_again(monkeypatch):
@@ -190,7 +190,7 @@ def test_a_stop_comes_by_itself_and_is_listened_for_again(monkeypatch):
         stop_above=SimpleNamespace(remote=lambda *call: asked.append(call[:2]) or call),
         decision=SimpleNamespace(remote=control.decision),
     )
-    told = FromSlot(slot, Job("one", {}))
+    told = RemoteTrialControl(slot, Job("one", {}))
     assert told.stopped() is Stop.NOT
     answers.append(Stop.AFTER_EPOCH)
     assert told.stopped() is Stop.AFTER_EPOCH

@@ -198,8 +198,8 @@ def test_without_any_slot_the_pool_is_gone(cluster, said):
     assert pool.take() is None
     assert pool.gone
     # One sentence, without the trace of Ray's side.
-    assert pool.why_gone == "slot 0 did not start: SlotLost: no such image"
-    assert said == [pool.why_gone]
+    assert pool.gone_reason == "slot 0 did not start: SlotLost: no such image"
+    assert said == [pool.gone_reason]
     assert cluster.killed == cluster.actors
 
 

@@ -18,8 +18,8 @@ from sweeps.planning.compose import compose
 from sweeps.planning.plan import divide
 from sweeps.records.messages import End, Epoch, Job
 from sweeps.slots.control import Stop, TrialControl
-from sweeps.slots.trial_loop import HEARTBEAT_SECONDS, JobRun
-from sweeps.train import Files
+from sweeps.slots.trial_loop import HEARTBEAT_SECONDS, TrialLoop
+from sweeps.train import FeatureFiles
 from tests.support.small_data import make_dataset, make_listing
 
 SMALL = ("encoder.hidden=4", "encoder.layers=1", "head=linear", "training.epochs=4", "optim.lr=0.1")
@@ -35,14 +35,14 @@ def config() -> TrialConfig:
 def slot_data(tmp_path_factory) -> SlotData:
     listing = make_listing()
     dataset = make_dataset(tmp_path_factory.mktemp("job") / "data", listing)
-    return SlotData(Files(dataset, listing), listing, divide(listing, 0.5, 3))
+    return SlotData(FeatureFiles(dataset, listing), listing, divide(listing, 0.5, 3))
 
 
 @pytest.fixture
 def data(slot_data, config) -> Iterator[TrialData]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    yield slot_data.of(config)
+    yield slot_data.for_trial(config)
     torch.set_num_threads(threads)
 
 
@@ -52,8 +52,8 @@ def a_run(
     told: Any = None,
     workers: Workers = SINGLE_WORKER,
     **job: Any,
-) -> JobRun:
-    return JobRun(Job("demo/0000", config.plain(), **job), config, data, told, workers)
+) -> TrialLoop:
+    return TrialLoop(Job("demo/0000", config.plain(), **job), config, data, told, workers)
 
 
 @pytest.fixture
@@ -175,7 +175,7 @@ def test_a_stop_in_mid_epoch_ends_that_epoch_or_all(slot_data, when, trained):
     """Four looks at the flag an epoch: three in training, one after it."""
     config = compose([*SMALL, "sequence.window_frames=2", "optim.batch_videos=4"])
     told = Script([], [Stop.NOT] * 5 + [when])
-    *epochs, end = a_run(config, slot_data.of(config), told).events()
+    *epochs, end = a_run(config, slot_data.for_trial(config), told).events()
     assert [epoch.result["epoch"] for epoch in epochs] == trained
     assert end.state == "interrupted"
 
@@ -313,9 +313,9 @@ def test_feature_sets_are_read_once_for_all_trials(slot_data, config):
             return slot_data.shards.load(name)
 
     data = SlotData(Counted(), slot_data.listing, slot_data.parts)
-    first = data.of(config)
-    second = data.of(compose([*SMALL, "sequence.window_frames=8", "optim.lr=0.2"]))
+    first = data.for_trial(config)
+    second = data.for_trial(compose([*SMALL, "sequence.window_frames=8", "optim.lr=0.2"]))
     assert loads == ["appearance"]
     assert first.train is second.train  # windows are cut later: joining is not repeated
-    data.of(compose([*SMALL, "sequence.frame_stride=2"]))
+    data.for_trial(compose([*SMALL, "sequence.frame_stride=2"]))
     assert loads == ["appearance"]

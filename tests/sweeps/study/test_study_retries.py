@@ -201,3 +201,23 @@ def test_twins_of_a_failed_trial_count_as_its_retry(restarted: bool, tmp_path: P
         None,
         "demo 3",
     ]
+
+
+def test_a_failed_trial_in_training_again_has_not_ended(tmp_path):
+    """Otherwise the next start would count it as failed and remove its weights."""
+    with closing(opened(tmp_path, trials=2)) as study:
+        for state in (TrialState.FAIL, TrialState.COMPLETE):
+            proposal = study.ask()
+            study.record.report(proposal.study, proposal.number, 1, 0.5)
+            study.record.tell(proposal.study, proposal.number, state, "out of memory")
+        failed, complete = (
+            trial.user_attrs["signature"] for trial in study.record.trials()["demo"]
+        )
+        assert study.record.outcomes() == {failed: True, complete: False}
+        study.record.retry_failed()
+        again = study.ask()
+        assert again.signature == failed
+        assert study.record.outcomes() == {complete: False}
+        study.record.report(again.study, again.number, 1, 0.5)
+        study.record.tell(again.study, again.number, TrialState.COMPLETE)
+        assert study.record.outcomes() == {failed: False, complete: False}
