@@ -1,4 +1,4 @@
-"""Workers and slots that fit on a cluster's nodes."""
+"""Number of workers and slots that fit on the nodes of a cluster."""
 
 import os
 from collections import Counter
@@ -13,20 +13,20 @@ from mtl.errors import InputError
 from sweeps.search_file import ResourcesSection
 
 CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
-
+"""File with the CPU quota of this process's control group (cgroup v2)."""
 
 Node = tuple[float, float]
-"""CPUs and GPUs of one."""
+"""Number of CPUs and of GPUs of one node."""
 
 
 @dataclass(frozen=True)
-class CanCome:
-    """What an autoscaler can have up.
+class AutoscalerLimits:
+    """Largest cluster that an autoscaler can start.
 
     Attributes:
-        head: What is up in any case.
-        workers: The others, each type as often as its own limit allows.
-        at_once: How many of the others at most.
+        head: Node that always runs.
+        workers: Nodes that the autoscaler can start; each node type is repeated up to its limit.
+        at_once: Largest number of ``workers`` that run at the same time.
     """
 
     head: Node
@@ -34,9 +34,11 @@ class CanCome:
     at_once: int
 
     @classmethod
-    def read(cls, config: Mapping[str, Any]) -> "CanCome | None":
-        """From a cluster's configuration as ``ray up`` completes it; None if it leaves a size open
-        (``provider: {type: local}``).
+    def read(cls, config: Mapping[str, Any]) -> "AutoscalerLimits | None":
+        """Return the limits in a cluster's configuration, as ``ray up`` completes it.
+
+        None is returned if the configuration does not give the size of a node type, as with
+        ``provider: {type: local}``.
         """
         kinds = config.get("available_node_types", {})
         sized = all("CPU" in k.get("resources", {}) and "max_workers" in k for k in kinds.values())
@@ -50,12 +52,18 @@ class CanCome:
         return cls(sizes[config["head_node_type"]], tuple(workers), config["max_workers"])
 
     def __str__(self) -> str:
-        """``1 CPUs and 0 GPUs, and 4 at most of 5 times 8 CPUs and 1 GPUs``."""
-        return f"{_listed([self.head])}, and {self.at_once} at most of {_listed(self.workers)}"
+        """Return ``1 CPUs and 0 GPUs, and 4 at most of 5 times 8 CPUs and 1 GPUs``."""
+        return (
+            f"{_describe_nodes([self.head])}, and {self.at_once} at most of "
+            f"{_describe_nodes(self.workers)}"
+        )
 
 
 def this_machine() -> tuple[int, int]:
-    """CPUs and GPUs that this process may use: its affinity and its control group count."""
+    """Return the number of CPUs and GPUs of this machine that this process may use.
+
+    The CPU affinity and the CPU quota of the control group are respected.
+    """
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if CPU_QUOTA.exists():
         quota, _, period = CPU_QUOTA.read_text().partition(" ")
@@ -68,70 +76,89 @@ def concurrent_trials(
     resources: ResourcesSection,
     trials: int,
     nodes: Sequence[Node],
-    can_come: CanCome | None = None,
+    autoscaler: AutoscalerLimits | None = None,
 ) -> int:
-    """How many slots: as many as fit, or as asked.
+    """Return the number of slots: ``resources.concurrent_trials``, or as many as fit for ``auto``.
 
-    What fits is what fits on the nodes that are up, or on those that an autoscaler can have up, if
-    that is more. A worker lies on one node, the workers of a trial perhaps on several.
+    Slots fit on the nodes that run, or on those that the autoscaler can start if that is more. One
+    worker must fit on one node; the workers of a trial may be on several nodes.
+
+    Args:
+        resources: The search file's section.
+        trials: Number of trials of the sweep, which limits ``auto``.
+        nodes: Nodes that run.
+        autoscaler: Limits of the cluster's autoscaler, if it has one.
 
     Raises:
-        InputError: If not even one fits, or more are asked for than fit.
+        InputError: If not even one slot fits, or more are asked for than fit.
     """
-    workers = fitting(resources.cpus_per_worker, resources.gpus_per_worker, nodes, can_come)
-    fits = workers // resources.workers_per_trial
+    workers = worker_capacity(
+        resources.cpus_per_worker, resources.gpus_per_worker, nodes, autoscaler
+    )
+    capacity = workers // resources.workers_per_trial
     if resources.concurrent_trials == "auto":
-        asked, slots = 1, min(fits, trials)
+        requested, slots = 1, min(capacity, trials)
     else:
-        asked = slots = resources.concurrent_trials
-    if fits < asked:
-        have = there_is(nodes, can_come)
-        raise InputError(f"{_asked(resources)} is more than {have}: lower it")
+        requested = slots = resources.concurrent_trials
+    if capacity < requested:
+        available = describe_capacity(nodes, autoscaler)
+        raise InputError(f"{_describe_request(resources)} is more than {available}: lower it")
     return slots
 
 
-def fitting(
-    cpus: float, gpus: float, nodes: Sequence[Node], can_come: CanCome | None = None
+def worker_capacity(
+    cpus: float,
+    gpus: float,
+    nodes: Sequence[Node],
+    autoscaler: AutoscalerLimits | None = None,
 ) -> int:
-    """How many workers that each hold so much fit, as ``concurrent_trials`` counts."""
-    workers = sum(_fit(cpus, gpus, node) for node in nodes)
-    if can_come:
-        most = sorted((_fit(cpus, gpus, node) for node in can_come.workers), reverse=True)
-        most = [_fit(cpus, gpus, can_come.head), *most[: can_come.at_once]]
-        workers = max(workers, sum(most))
+    """Return the number of workers that fit on the nodes.
+
+    Args:
+        cpus: CPUs of one worker.
+        gpus: GPUs of one worker.
+        nodes: Nodes that run.
+        autoscaler: Limits of the cluster's autoscaler, if it has one; its nodes count if more
+            workers fit on them than on ``nodes``.
+    """
+    workers = sum(_workers_on_node(cpus, gpus, node) for node in nodes)
+    if autoscaler:
+        on_nodes = (_workers_on_node(cpus, gpus, node) for node in autoscaler.workers)
+        best = sorted(on_nodes, reverse=True)[: autoscaler.at_once]
+        workers = max(workers, _workers_on_node(cpus, gpus, autoscaler.head) + sum(best))
     return workers
 
 
-def there_is(nodes: Sequence[Node], can_come: CanCome | None = None) -> str:
-    """``there is (4 times 8 CPUs and 1 GPUs)``."""
-    brings = f" and than the autoscaler can bring ({can_come})" if can_come else ""
-    return f"there is ({_listed(nodes)}){brings}"
+def describe_capacity(nodes: Sequence[Node], autoscaler: AutoscalerLimits | None = None) -> str:
+    """Return the nodes as text, such as ``there is (4 times 8 CPUs and 1 GPUs)``."""
+    more = f" and than the autoscaler can bring ({autoscaler})" if autoscaler else ""
+    return f"there is ({_describe_nodes(nodes)}){more}"
 
 
-def _fit(cpus_each: float, share: float, node: Node) -> int:
-    """How many workers fit on a node."""
-    cpus, gpus = node
-    fits = int(cpus // cpus_each)
-    if not share:
-        return fits
-    # A share of a GPU lies on one GPU: three of 0.4 do not fit on one and a bit.
-    return min(fits, int(gpus // share) if share >= 1 else int(gpus) * int(1 / share))
+def _workers_on_node(cpus: float, gpus: float, node: Node) -> int:
+    node_cpus, node_gpus = node
+    by_cpus = int(node_cpus // cpus)
+    if not gpus:
+        return by_cpus
+    # A fraction of a GPU is taken from a single GPU: each GPU holds two workers of 0.4, not 2.5.
+    by_gpus = int(node_gpus // gpus) if gpus >= 1 else int(node_gpus) * int(1 / gpus)
+    return min(by_cpus, by_gpus)
 
 
-def _asked(resources: ResourcesSection) -> str:
-    """``resources.workers_per_trial = 2 x resources.cpus_per_worker = 4``."""
+def _describe_request(resources: ResourcesSection) -> str:
+    """Return ``resources.workers_per_trial = 2 x resources.cpus_per_worker = 4``, for example."""
     worker = f"resources.cpus_per_worker = {resources.cpus_per_worker}"
     if resources.gpus_per_worker:
         worker = f"({worker} and resources.gpus_per_worker = {resources.gpus_per_worker:g})"
-    named = {key: getattr(resources, key) for key in ("concurrent_trials", "workers_per_trial")}
-    many = [
-        f"resources.{key} = {value}" for key, value in named.items() if value not in ("auto", 1)
+    counts = {key: getattr(resources, key) for key in ("concurrent_trials", "workers_per_trial")}
+    factors = [
+        f"resources.{key} = {value}" for key, value in counts.items() if value not in ("auto", 1)
     ]
-    return " x ".join([*many, worker])
+    return " x ".join([*factors, worker])
 
 
-def _listed(nodes: Sequence[Node]) -> str:
-    """``1 CPUs and 0 GPUs, 4 times 8 CPUs and 1 GPUs``."""
+def _describe_nodes(nodes: Sequence[Node]) -> str:
+    """Return ``1 CPUs and 0 GPUs, 4 times 8 CPUs and 1 GPUs``, for example."""
     return ", ".join(
         f"{f'{number} times ' if number > 1 else ''}{cpus:g} CPUs and {gpus:g} GPUs"
         for (cpus, gpus), number in Counter(nodes).items()

@@ -1,8 +1,8 @@
-"""How the workers of a group find each other: at a store that listens on one address only.
+"""Rendezvous of a group of DDP workers at a store that listens on one address only.
 
-Ray's own rendezvous opens torch's ``TCPStore`` on all interfaces, whatever address it is given.
-Here it lies on a socket bound to the first worker's address: 127.0.0.1 on one machine, the node's
-on a cluster.
+The rendezvous of Ray Train lets torch's ``TCPStore`` listen on all network interfaces, whatever
+address it is given. Here the store gets a socket that is bound to the first worker's address:
+127.0.0.1 on one machine, the node's address on a cluster.
 """
 
 import socket
@@ -17,35 +17,37 @@ from ray.train.torch.config import _TorchBackend
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 _STORES: list[TCPStore] = []
-"""The one that the first worker serves, kept between its two calls."""
+"""Store that the first worker has opened, kept until it joins the group."""
 
 
 @dataclass
-class OneAddress(TorchConfig):
-    """Ray Train's torch setup with this rendezvous."""
+class SingleAddressConfig(TorchConfig):
+    """Torch setup of Ray Train with the rendezvous of this module."""
 
     @property
     def backend_cls(self) -> type[_TorchBackend]:
-        """What sets the process group up."""
-        return _OneAddressBackend
+        """Class that sets up the process group."""
+        return _SingleAddressBackend
 
 
-class _OneAddressBackend(_TorchBackend):
+class _SingleAddressBackend(_TorchBackend):
     def on_start(self, worker_group: Any, backend_config: Any) -> None:
-        """Join the workers: NCCL between GPUs, gloo between CPUs."""
+        """Join the workers to one process group: NCCL between GPUs, gloo between CPUs."""
         gpus = worker_group.get_resources_per_worker().get("GPU", 0)
         backend = backend_config.backend or ("cpu:gloo,cuda:nccl" if gpus else "gloo")
         size, seconds = len(worker_group), backend_config.timeout_s
-        host, port = worker_group.execute_single(0, serve, size)
-        joining = [
-            worker_group.execute_single_async(rank, join, backend, host, port, rank, size, seconds)
+        host, port = worker_group.execute_single(0, open_store, size)
+        calls = [
+            worker_group.execute_single_async(
+                rank, join_group, backend, host, port, rank, size, seconds
+            )
             for rank in range(size)
         ]
-        ray.get(joining)
+        ray.get(calls)
 
 
-def serve(size: int) -> tuple[str, int]:
-    """Open the store in this process; its address."""
+def open_store(size: int) -> tuple[str, int]:
+    """Open the store of a group of ``size`` workers in this process; return its host and port."""
     host: str = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
     listener = socket.create_server((host, 0))
     port = listener.getsockname()[1]
@@ -62,8 +64,17 @@ def serve(size: int) -> tuple[str, int]:
     return host, port
 
 
-def join(backend: str, host: str, port: int, rank: int, size: int, seconds: int) -> None:
-    """Join the process group of the store at this address."""
+def join_group(backend: str, host: str, port: int, rank: int, size: int, seconds: int) -> None:
+    """Join this process to the process group of the store at ``host:port``.
+
+    Args:
+        backend: Backend of ``torch.distributed``.
+        host: Address of the store.
+        port: Port of the store.
+        rank: Rank of this process; rank 0 has opened the store.
+        size: Number of processes in the group.
+        seconds: Timeout of the group's operations, in seconds.
+    """
     timeout = timedelta(seconds=seconds)
     store = _STORES.pop() if rank == 0 else TCPStore(host, port, size, timeout=timeout)
     dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timeout)

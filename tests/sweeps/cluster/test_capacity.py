@@ -9,7 +9,7 @@ from ray.autoscaler._private.util import prepare_config
 
 from mtl.errors import InputError
 from sweeps.cluster import capacity, connection
-from sweeps.cluster.capacity import CanCome, concurrent_trials, this_machine
+from sweeps.cluster.capacity import AutoscalerLimits, concurrent_trials, this_machine
 from sweeps.cluster.connection import LOCAL, choose_address, connect
 from sweeps.search_file import ResourcesSection
 from tests.support.paths import ROOT
@@ -88,7 +88,7 @@ GPU = {"resources": {"CPU": 8, "GPU": 1, "accelerator_type:A10G": 1}, "max_worke
 def can_come(at_once, **kinds):
     types = {"head": HEAD, **kinds}
     config = {"available_node_types": types, "head_node_type": "head", "max_workers": at_once}
-    return CanCome.read(config)
+    return AutoscalerLimits.read(config)
 
 
 @pytest.mark.parametrize(
@@ -136,30 +136,34 @@ def test_more_than_the_autoscalers_maximum_is_refused_naming_both(settings, aske
 
 def test_a_cluster_file_as_ray_up_completes_it_says_what_can_come():
     config = prepare_config(yaml.safe_load((ROOT / "cluster" / "gpu.yaml").read_text()))
-    assert CanCome.read(config) is None  # sizes are open until Ray has asked EC2
+    assert AutoscalerLimits.read(config) is None  # sizes are open until Ray has asked EC2
     for kind in config["available_node_types"].values():
         kind["resources"] = {"CPU": 8}
     config["available_node_types"]["gpu_worker"]["resources"]["GPU"] = 1
-    assert CanCome.read(config) == CanCome(head=(8, 0), workers=((8, 1),) * 4, at_once=4)
+    assert AutoscalerLimits.read(config) == AutoscalerLimits(
+        head=(8, 0), workers=((8, 1),) * 4, at_once=4
+    )
 
 
 def test_machines_of_ones_own_say_no_size():
     config = prepare_config(yaml.safe_load((ROOT / "cluster" / "onprem.yaml").read_text()))
-    assert CanCome.read(config) is None
+    assert AutoscalerLimits.read(config) is None
 
 
 @pytest.mark.ray
 def test_a_joined_cluster_says_what_is_up_and_what_can_come(ray_address, tmp_path, monkeypatch):
-    monkeypatch.setattr(connection, "BOOTSTRAP", tmp_path / "ray_bootstrap_config.yaml")
+    monkeypatch.setattr(connection, "AUTOSCALER_CONFIG", tmp_path / "ray_bootstrap_config.yaml")
     with connect(ray_address) as joined:
         assert joined.nodes == (tuple(map(float, this_machine())),)
-        assert joined.can_come is None
+        assert joined.autoscaler is None
     kinds = {"available_node_types": {"head": HEAD, "gpu": GPU}, "head_node_type": "head"}
-    connection.BOOTSTRAP.write_text(json.dumps({**kinds, "max_workers": 4}))
+    connection.AUTOSCALER_CONFIG.write_text(json.dumps({**kinds, "max_workers": 4}))
     with connect(ray_address) as joined:
-        assert joined.can_come == can_come(4, gpu=GPU)
+        assert joined.autoscaler == can_come(4, gpu=GPU)
         assert (
-            concurrent_trials(ResourcesSection(gpus_per_worker=1), 9, joined.nodes, joined.can_come)
+            concurrent_trials(
+                ResourcesSection(gpus_per_worker=1), 9, joined.nodes, joined.autoscaler
+            )
             > 3
         )
 
