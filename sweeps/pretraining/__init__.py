@@ -1,1 +1,1 @@
-"""A pretraining on Ray: what its workers do, what they read, what its driver hears and writes."""
+"""Pretraining on Ray: workers, image reading, driver and output folder."""

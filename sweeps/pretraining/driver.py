@@ -1,4 +1,4 @@
-"""A pretraining's driver: has an actor hold the workers, and hears from it what they do."""
+"""Driver of a pretraining: starts an actor that runs the workers, and receives their events."""
 
 import functools
 import threading
@@ -13,20 +13,34 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from mtl.errors import InputError, TrainingError
 from sweeps.cluster.connection import train_settings
 from sweeps.cluster.worker_group import describe_failure, run_workers
-from sweeps.pretraining.events import Began, Died, Ended, Event, EventLog, Failed, Waiting
+from sweeps.pretraining.events import (
+    Event,
+    EventLog,
+    PretrainingFailed,
+    TrainingStarted,
+    WorkerDied,
+    WorkersEnded,
+    WorkersWaiting,
+)
 from sweeps.pretraining.setup import PretrainingSetup
 from sweeps.pretraining.workers import pretrain
 
-CALLS = 8
-"""Threads of the actor: the driver's wait, the workers' words, and those of dead ones."""
-LISTEN_SECONDS = 5.0
-SILENCES = 6
-"""So often nothing is heard before it is said that the workers have not begun."""
+ACTOR_THREADS = 8
+"""Threads of the actor: one for the driver's ``take``, the others for the workers' calls."""
+TAKE_TIMEOUT_SECONDS = 5.0
+"""Longest wait of one call for the next event."""
+TIMEOUTS_UNTIL_WAITING = 6
+"""Timeouts without an event, before the workers' start, until ``WorkersWaiting`` is reported."""
 START_MINUTES = 15
+"""Longest wait for the start of all workers."""
 
 
-class Group(EventLog):
-    """The actor. No thread of the driver waits for the workers: it could not leave."""
+class WorkerRunner(EventLog):
+    """Actor that runs the workers and holds their events.
+
+    Workers are run here and not in a thread of the driver, because such a thread would keep the
+    driver's process from ending.
+    """
 
     def start(
         self,
@@ -37,27 +51,27 @@ class Group(EventLog):
         gpus: float,
         restarts: int,
     ) -> None:
-        """Start the workers; see ``events``."""
-        record = ray.get_runtime_context().current_actor
-        loop = functools.partial(pretrain, record, setup)
-        died = functools.partial(_tell_death, record)
+        """Run the workers in a thread; the arguments are those of ``pretraining_events``."""
+        event_log = ray.get_runtime_context().current_actor
+        loop = functools.partial(pretrain, event_log, setup)
+        report_death = functools.partial(_report_death, event_log)
 
-        def hold() -> None:
+        def run() -> None:
             reason = None
             try:
-                run_workers(name, loop, workers, cpus, gpus, restarts, died)
+                run_workers(name, loop, workers, cpus, gpus, restarts, report_death)
             except Exception as error:
                 reason = describe_failure(error)
-            self.put(Ended(reason))
+            self.put(WorkersEnded(reason))
 
-        threading.Thread(target=hold, daemon=True).start()
-
-
-def _tell_death(record: ActorHandle[Any], cause: str) -> None:
-    record.put.remote(Died(cause))
+        threading.Thread(target=run, daemon=True).start()
 
 
-def events(
+def _report_death(event_log: ActorHandle[Any], cause: str) -> None:
+    event_log.put.remote(WorkerDied(cause))
+
+
+def pretraining_events(
     name: str,
     setup: PretrainingSetup,
     checkpoint: bytes | None,
@@ -66,65 +80,66 @@ def events(
     gpus: float,
     restarts: int,
 ) -> Iterator[Event]:
-    """Pretrain, telling what happens as it happens.
+    """Pretrain and yield the events of the workers as they arrive.
 
     Args:
-        name: Of the run, on Ray's dashboard.
-        setup: What the workers are given.
-        checkpoint: Where an earlier run left off.
-        workers: How many train together.
-        cpus: What each one holds; ``gpus`` beside it.
-        gpus: See there.
-        restarts: How often a group whose worker died is started anew.
+        name: Name of the run on Ray's dashboard.
+        setup: Config, images and labels.
+        checkpoint: Checkpoint of an earlier run to continue; None for a new training.
+        workers: Number of workers that train together.
+        cpus: CPUs of each worker.
+        gpus: GPUs of each worker.
+        restarts: How often the workers are restarted after the death of one.
 
     Raises:
-        InputError: A mistake that only the workers could see.
-        TrainingError: The training cannot go on, or workers died once too often.
+        InputError: If a worker finds a mistake of the user.
+        TrainingError: If the training cannot continue, or workers died more often than
+            ``restarts`` allows.
     """
     remote: Any = ray.remote
-    group = remote(
+    runner = remote(
         num_cpus=0,
-        max_concurrency=CALLS,
+        max_concurrency=ACTOR_THREADS,
         scheduling_strategy=NodeAffinitySchedulingStrategy(
             ray.get_runtime_context().get_node_id(), soft=False
         ),
         runtime_env={"env_vars": train_settings(START_MINUTES)},
-    )(Group).remote(checkpoint)
+    )(WorkerRunner).remote(checkpoint)
     shared = [ray.put(setup)]
-    started = group.start.remote(name, shared, workers, cpus, gpus, restarts)
-    yield from listen(lambda: ray.get([started, group.take.remote(LISTEN_SECONDS)])[1])
+    started = runner.start.remote(name, shared, workers, cpus, gpus, restarts)
+    yield from receive(lambda: ray.get([started, runner.take.remote(TAKE_TIMEOUT_SECONDS)])[1])
 
 
-def listen(take: Callable[[], Event | None]) -> Iterator[Event]:
-    """What is heard, and ``Waiting`` where the workers have not begun for long.
+def receive(take: Callable[[], Event | None]) -> Iterator[Event]:
+    """Yield events until the workers end, and ``WorkersWaiting`` if they do not start for long.
 
     Args:
-        take: The next event, or None after a time of silence.
+        take: Function that returns the next event, or None after a timeout.
 
     Raises:
-        InputError: A mistake that only the workers could see.
-        TrainingError: The training cannot go on, or its actor is gone.
+        InputError: If a worker finds a mistake of the user.
+        TrainingError: If the training cannot continue, or the actor is lost.
     """
-    up, silences = False, 0
+    running, timeouts = False, 0
     while True:
         try:
             event = take()
         except RayActorError:
             raise _interrupted("the process that holds the workers was lost") from None
-        if isinstance(event, Failed):
+        if isinstance(event, PretrainingFailed):
             raise InputError(event.reason) if event.mistake else TrainingError(event.reason)
-        if isinstance(event, Ended):
+        if isinstance(event, WorkersEnded):
             if event.reason is None:
                 return
             raise _interrupted(event.reason)
-        if isinstance(event, Began | Died):
-            up, silences = isinstance(event, Began), 0
+        if isinstance(event, TrainingStarted | WorkerDied):
+            running, timeouts = isinstance(event, TrainingStarted), 0
         if event is not None:
             yield event
-        elif not up:
-            silences += 1
-            if silences == SILENCES:
-                yield Waiting()
+        elif not running:
+            timeouts += 1
+            if timeouts == TIMEOUTS_UNTIL_WAITING:
+                yield WorkersWaiting()
 
 
 def _interrupted(reason: str) -> TrainingError:

@@ -1,4 +1,4 @@
-"""What the workers of a pretraining tell its driver."""
+"""Events that the workers of a pretraining send to the driver, and the queue that holds them."""
 
 import queue
 from collections.abc import Mapping
@@ -11,33 +11,42 @@ from mtl.pretraining.pretrainer import PretrainResult
 
 
 @dataclass(frozen=True)
-class Began:
-    """The workers are up, and go on after this epoch."""
+class TrainingStarted:
+    """Event: the workers are running and start to train.
+
+    Attributes:
+        epoch: Last finished epoch; 0 for a new training.
+    """
 
     epoch: int
 
 
 @dataclass(frozen=True)
-class Waiting:
-    """The workers have not begun for a while."""
+class WorkersWaiting:
+    """Event: the workers have not started for a while, so they may lack resources."""
 
 
 @dataclass(frozen=True)
-class Died:
-    """A worker died of this; Ray Train starts the group anew, unless that was once too often."""
+class WorkerDied:
+    """Event: a worker died; Ray Train restarts all workers unless no restarts are left.
+
+    Attributes:
+        cause: Reason of the death, in one line.
+    """
 
     cause: str
 
 
 @dataclass(frozen=True)
 class PretrainingEpoch:
-    """An epoch's end.
+    """Event: an epoch is finished.
 
     Attributes:
-        result: It.
-        checkpoint: Where to go on, every ``training.checkpoint_epochs``.
-        weights: The backbone's by name, where they are the ones to keep.
-        picture: (faces, 3, S, S, 3) of a masked autoencoder, every ``picture_epochs``.
+        result: Result of the epoch.
+        checkpoint: Checkpoint after the epoch, every ``training.checkpoint_epochs``; else None.
+        weights: The backbone's state dict if it replaces the kept weights; else None.
+        picture: Faces and their reconstructions (faces, 3, S, S, 3), uint8, every
+            ``picture_epochs`` of a masked autoencoder; else None.
     """
 
     result: PretrainResult
@@ -47,35 +56,56 @@ class PretrainingEpoch:
 
 
 @dataclass(frozen=True)
-class Broken:
-    """Images that could not be read, each with its reason."""
+class BrokenImages:
+    """Event: images could not be read.
+
+    Attributes:
+        images: Path and reason of each image, separated by a colon.
+    """
 
     images: tuple[str, ...]
 
 
 @dataclass(frozen=True)
-class Failed:
-    """Why the pretraining cannot go on; ``mistake`` if that is the user's."""
+class PretrainingFailed:
+    """Event: the pretraining cannot continue.
+
+    Attributes:
+        reason: Error message.
+        mistake: True for a mistake of the user, False for a failure of the training.
+    """
 
     reason: str
     mistake: bool
 
 
 @dataclass(frozen=True)
-class Ended:
-    """The workers are gone: all is done, or this happened."""
+class WorkersEnded:
+    """Event: the workers have ended.
+
+    Attributes:
+        reason: Error message; None if the pretraining is complete.
+    """
 
     reason: str | None
 
 
-Event = Began | Waiting | Died | PretrainingEpoch | Broken | Failed | Ended
+Event = (
+    TrainingStarted
+    | WorkersWaiting
+    | WorkerDied
+    | PretrainingEpoch
+    | BrokenImages
+    | PretrainingFailed
+    | WorkersEnded
+)
 
 
 class EventLog:
-    """What an actor keeps between the workers and their driver: it outlives them.
+    """Queue of events and newest checkpoint, kept in an actor that outlives the workers.
 
     Args:
-        checkpoint: Where an earlier run left off.
+        checkpoint: Checkpoint of an earlier run to continue; None for a new training.
     """
 
     def __init__(self, checkpoint: bytes | None) -> None:
@@ -83,18 +113,18 @@ class EventLog:
         self._events: queue.Queue[Event] = queue.Queue()
 
     def checkpoint(self) -> bytes | None:
-        """The newest."""
+        """Return the newest checkpoint; None if there is none."""
         return self._checkpoint
 
     def put(self, event: Event) -> None:
-        """Tell the driver."""
+        """Add an event to the queue, and keep its checkpoint if it has one."""
         if isinstance(event, PretrainingEpoch) and event.checkpoint is not None:
             self._checkpoint = event.checkpoint
         self._events.put(event)
 
-    def take(self, seconds: float) -> Event | None:
-        """The next event, if it comes in this time."""
+    def take(self, timeout_seconds: float) -> Event | None:
+        """Remove and return the next event; None if there is none before the timeout."""
         try:
-            return self._events.get(timeout=seconds)
+            return self._events.get(timeout=timeout_seconds)
         except queue.Empty:
             return None

@@ -1,8 +1,16 @@
-"""The folder of one pretraining, written by its driver: each file whole, or not there.
+"""Output folder of a pretraining; its driver writes each file completely or not at all.
 
-``pretraining.json`` (what it is), ``config.yaml``, ``progress.csv`` (a row an epoch),
-``checkpoint.safetensors`` (where to go on), ``weights.safetensors`` (the backbone, for
-``extract.py``), ``scores.json``, ``pictures/epoch_NNNN.png`` and ``failed_images.csv``.
+The folder holds:
+
+- ``pretraining.json``: manifest, everything that the trained weights depend on;
+- ``config.yaml``: command and config;
+- ``environment.json``: machine, packages and commit;
+- ``progress.csv``: one row per epoch;
+- ``checkpoint.safetensors``: state from which the same command continues;
+- ``weights.safetensors``: kept weights of the backbone, for ``extract.py``;
+- ``scores.json``: epoch, losses and scores of the kept weights;
+- ``pictures/epoch_NNNN.png``: reconstructed faces of a masked autoencoder;
+- ``failed_images.csv``: images that could not be read, with reasons.
 """
 
 import csv
@@ -29,24 +37,32 @@ from sweeps.pretraining.events import PretrainingEpoch
 from sweeps.storage.driver_lock import LOCK, DriverLock
 
 MANIFEST = "pretraining.json"
-FAILED = "failed_images.csv"
+FAILED_IMAGES = "failed_images.csv"
 CHECKPOINT = "checkpoint.safetensors"
 WEIGHTS = "weights.safetensors"
 PICTURES = "pictures"
-REMOVED = re.compile(
-    rf"({FAILED}|{CHECKPOINT}|{WEIGHTS}|scores.json|progress.csv|environment.json|config.yaml|"
+OVERWRITTEN = re.compile(
+    rf"({FAILED_IMAGES}|{CHECKPOINT}|{WEIGHTS}|scores.json|progress.csv|environment.json|config.yaml|"
     r"epoch_\d+.png)(.unfinished)?"
 )
-"""What ``--overwrite`` removes: all but the manifest, so that whose folder it is stays known."""
-NO_ROOM = "make room, and the same command goes on"
+"""Names of the files that ``--overwrite`` removes.
+
+The manifest is replaced and not removed, so that the folder always names its pretraining.
+"""
+FREE_SPACE = "make room, and the same command goes on"
+CHECK_PATH = "check it"
 
 
 class PretrainingFolder:
-    """``OUT``.
+    """Output folder of one pretraining.
 
     Args:
-        path: The folder.
-        manifest: What decides the outcome: method, config, images, labels.
+        path: Path of the folder.
+        manifest: Everything that the trained weights depend on: method, config, images, labels.
+
+    Attributes:
+        weights: Path of the file with the kept weights.
+        results: Results of the finished epochs.
     """
 
     def __init__(self, path: Path, manifest: Mapping[str, Any]) -> None:
@@ -56,13 +72,16 @@ class PretrainingFolder:
         self._broken: dict[str, str] = {}
 
     def check(self, overwrite: bool) -> bytes | None:
-        """Whether this pretraining may go on here, and from what.
+        """Check that this pretraining may use the folder, and read its checkpoint.
+
+        Args:
+            overwrite: True if files of an earlier pretraining may be overwritten.
 
         Returns:
-            The checkpoint of an earlier run of the same pretraining.
+            Checkpoint of an earlier run of the same pretraining; None if there is none.
 
         Raises:
-            InputError: The folder holds another pretraining, or anything else.
+            InputError: If the folder holds another pretraining or foreign files, or cannot be read.
         """
         try:
             return self._check(overwrite)
@@ -77,8 +96,8 @@ class PretrainingFolder:
             return None
         file = self.path / MANIFEST
         if not file.is_file():
-            nothing = {LOCK, f"{MANIFEST}.unfinished"}
-            if self.path.is_dir() and {found.name for found in self.path.iterdir()} <= nothing:
+            ignored = {LOCK, f"{MANIFEST}.unfinished"}
+            if self.path.is_dir() and {entry.name for entry in self.path.iterdir()} <= ignored:
                 return None
             raise InputError(
                 f"--out {self.path} is not empty and no pretraining's folder: give another"
@@ -86,19 +105,19 @@ class PretrainingFolder:
         if overwrite:
             return None
         try:
-            differ = next(_differences(json.loads(file.read_text()), self._manifest), None)
+            difference = next(_differences(json.loads(file.read_text()), self._manifest), None)
         except (ValueError, TypeError, AttributeError):
             raise InputError(
                 f"{file} is damaged: --overwrite the folder, or give another"
             ) from None
-        if differ:
+        if difference:
             raise InputError(
-                f"--out {self.path} holds another pretraining ({differ}): give another folder, or "
-                "--overwrite it"
+                f"--out {self.path} holds another pretraining ({difference}): give another "
+                "folder, or --overwrite it"
             )
-        return self._saved()
+        return self._read_checkpoint()
 
-    def _saved(self) -> bytes | None:
+    def _read_checkpoint(self) -> bytes | None:
         file = self.path / CHECKPOINT
         if not file.exists():
             return None
@@ -114,91 +133,116 @@ class PretrainingFolder:
         return checkpoint
 
     def lock(self) -> DriverLock:
-        """Keep other drivers out; InputError where one is at work, or nothing can be written."""
-        with self._refused("check it"):
+        """Lock the folder against other drivers.
+
+        Raises:
+            InputError: If another driver holds the lock, or the folder cannot be written.
+        """
+        with self._write_errors(CHECK_PATH):
             return DriverLock(self.path)
 
     def begin(self, config: str, environment: Mapping[str, Any], overwrite: bool) -> None:
-        """Make the folder, unless it is there to go on with.
+        """Make the folder and write manifest, environment and config.
 
         Args:
-            config: YAML, for a reader.
-            environment: Under which it runs.
-            overwrite: Remove what an earlier pretraining wrote.
+            config: Command and config as YAML.
+            environment: Machine, packages and commit.
+            overwrite: True to remove the files of an earlier pretraining.
+
+        Raises:
+            InputError: If the folder cannot be written.
         """
-        with self._refused("check it"):
+        with self._write_errors(CHECK_PATH):
             self.path.mkdir(parents=True, exist_ok=True)
             if overwrite:
                 for file in [*self.path.iterdir(), *(self.path / PICTURES).glob("*")]:
-                    if REMOVED.fullmatch(file.name):
+                    if OVERWRITTEN.fullmatch(file.name):
                         file.unlink()
             write_json(self.path / MANIFEST, self._manifest)
             write_json(self.path / "environment.json", environment)
             write_atomically(self.path / "config.yaml", config.encode())
 
     @contextmanager
-    def _refused(self, fix: str) -> Iterator[None]:
+    def _write_errors(self, fix: str) -> Iterator[None]:
+        """Turn an OSError into an InputError that ends with the fix."""
         try:
             yield
         except OSError as error:
             raise InputError(f"cannot write --out {self.path} ({error.strerror}): {fix}") from None
 
     def write_epoch(self, event: PretrainingEpoch) -> None:
-        """What an epoch leaves: weights first, then the checkpoint that counts on them."""
+        """Write the files of an epoch; weights come before the checkpoint that refers to them.
+
+        Raises:
+            InputError: If the folder cannot be written.
+        """
         epoch = event.result.epoch
         self.results = [*self.results[: epoch - 1], event.result]
-        with self._refused(NO_ROOM):
+        with self._write_errors(FREE_SPACE):
             if event.weights is not None:
                 write_atomically(self.weights, save(dict(event.weights)))
-                write_json(self.path / "scores.json", _about(event.result))
+                write_json(self.path / "scores.json", _scores_of(event.result))
             if event.picture is not None:
                 (self.path / PICTURES).mkdir(exist_ok=True)
-                write_atomically(self.path / PICTURES / f"epoch_{epoch:04d}.png", as_png(event.picture))
-            write_atomically(self.path / "progress.csv", _table([_row(r) for r in self.results]))
+                picture = self.path / PICTURES / f"epoch_{epoch:04d}.png"
+                write_atomically(picture, as_png(event.picture))
+            write_atomically(
+                self.path / "progress.csv", _as_csv([_progress_row(r) for r in self.results])
+            )
             if event.checkpoint is not None:
                 write_atomically(self.path / CHECKPOINT, event.checkpoint)
 
     def write_broken(self, images: tuple[str, ...]) -> None:
-        """List images that could not be read."""
-        self._broken |= {file: why for file, _, why in (one.rpartition(": ") for one in images)}
-        rows = [{"image": file, "reason": why} for file, why in sorted(self._broken.items())]
-        with self._refused(NO_ROOM):
-            write_atomically(self.path / FAILED, _table(rows))
+        """Add images to the list of those that could not be read.
+
+        Args:
+            images: Path and reason of each image, separated by a colon.
+
+        Raises:
+            InputError: If the folder cannot be written.
+        """
+        parts = (image.rpartition(": ") for image in images)
+        self._broken |= {file: reason for file, _, reason in parts}
+        rows = [{"image": file, "reason": reason} for file, reason in sorted(self._broken.items())]
+        with self._write_errors(FREE_SPACE):
+            write_atomically(self.path / FAILED_IMAGES, _as_csv(rows))
 
     def _read_broken(self) -> None:
-        file = self.path / FAILED
+        file = self.path / FAILED_IMAGES
         if file.exists():
             with file.open(newline="") as stream:
                 self._broken = {row["image"]: row["reason"] for row in csv.DictReader(stream)}
 
     @property
     def broken(self) -> int:
-        """Images that could not be read."""
+        """Number of images that could not be read."""
         return len(self._broken)
 
 
-def _differences(known: Mapping[str, Any], wanted: Mapping[str, Any], above: str = "") -> Any:
-    """``training.epochs = 20, this is 40`` of each key that differs."""
-    for key in dict.fromkeys([*known, *wanted]):
-        one, other = known.get(key), wanted.get(key)
+def _differences(
+    stored: Mapping[str, Any], given: Mapping[str, Any], parent: str = ""
+) -> Iterator[str]:
+    """Yield a text such as ``training.epochs = 20, this is 40`` for each key that differs."""
+    for key in dict.fromkeys([*stored, *given]):
+        one, other = stored.get(key), given.get(key)
         if isinstance(one, dict) and isinstance(other, dict):
-            yield from _differences(one, other, f"{above}{key}.")
+            yield from _differences(one, other, f"{parent}{key}.")
         elif one != other:
-            yield f"{above}{key} = {one}, this is {other}"
+            yield f"{parent}{key} = {one}, this is {other}"
 
 
-def _about(result: PretrainResult) -> dict[str, Any]:
+def _scores_of(result: PretrainResult) -> dict[str, Any]:
     return {"epoch": result.epoch, "losses": result.losses, "select": result.scores}
 
 
-def _row(result: PretrainResult) -> dict[str, Any]:
+def _progress_row(result: PretrainResult) -> dict[str, Any]:
     row = asdict(result)
     losses, scores = row.pop("losses"), row.pop("scores") or {}
     row |= {f"loss_{name}": value for name, value in losses.items()}
     return row | {f"score_{name}": value for name, value in scores.items()}
 
 
-def _table(rows: list[dict[str, Any]]) -> bytes:
+def _as_csv(rows: list[dict[str, Any]]) -> bytes:
     text, columns = io.StringIO(), dict.fromkeys(key for row in rows for key in row)
     writer = csv.DictWriter(text, list(columns), lineterminator="\n")
     writer.writeheader()
@@ -207,19 +251,23 @@ def _table(rows: list[dict[str, Any]]) -> bytes:
 
 
 def as_png(faces: np.ndarray) -> bytes:
-    """Faces (N, 3, S, S, 3), uint8, as one picture: three rows, a column for each face."""
-    number, rows, side = faces.shape[:3]
+    """Return faces as one PNG picture with a column for each face and a row for each version.
+
+    Args:
+        faces: Three versions of each of N faces, (N, 3, S, S, 3), uint8.
+    """
+    columns, rows, side = faces.shape[:3]
     gap = max(1, side // 32)
-    whole = np.full((rows * (side + gap) - gap, number * (side + gap) - gap, 3), 255, np.uint8)
-    for column, face in enumerate(faces):
-        for row, shown in enumerate(face):
+    picture = np.full((rows * (side + gap) - gap, columns * (side + gap) - gap, 3), 255, np.uint8)
+    for column, versions in enumerate(faces):
+        for row, version in enumerate(versions):
             top, left = row * (side + gap), column * (side + gap)
-            whole[top : top + side, left : left + side] = shown
+            picture[top : top + side, left : left + side] = version
     stream = io.BytesIO()
-    Image.fromarray(whole).save(stream, "PNG")
+    Image.fromarray(picture).save(stream, "PNG")
     return stream.getvalue()
 
 
 def as_yaml(command: str, plain: Mapping[str, Any]) -> str:
-    """A config with the command that trains it."""
+    """Return a plain config as YAML, with the command as a comment in its first line."""
     return f"# {command}\n{yaml.safe_dump(dict(plain), sort_keys=False)}"

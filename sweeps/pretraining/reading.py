@@ -1,6 +1,6 @@
-"""Batches of images, read and augmented by Ray Data ahead of the steps.
+"""Batches of images, read and augmented by Ray Data tasks ahead of the training steps.
 
-A reading task imports this module: nothing here imports timm or the models.
+Reading tasks import this module, so it imports neither timm nor the models.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,15 +25,15 @@ ImageBatch = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
-class How:
-    """How images are read.
+class ReadSettings:
+    """Settings of image reading.
 
     Attributes:
-        size: Side in pixels.
-        resampling: PIL's, where an image is shown whole.
-        augmentation: Where it is not.
-        seed: Of cuts and noise.
-        patches: Numbers of noise for each image, if any.
+        size: Side S of the images in pixels.
+        resampling: PIL's resampling filter for images without augmentation.
+        augmentation: Random changes of training images.
+        seed: Seed of crops, mirroring and noise.
+        patches: Patches L of an image that need a random number each; 0 for no noise.
     """
 
     size: int
@@ -45,14 +45,25 @@ class How:
     def read(
         self, images: Images, labels: LabelledImages | None, rows: np.ndarray, epoch: int | None
     ) -> Arrays:
-        """Return an ``ImageBatch`` as arrays, with ``broken``, (B,) of str."""
+        """Read one batch: the arrays of an ``ImageBatch``, and ``broken``.
+
+        Args:
+            images: All images.
+            labels: Labels of the images; None without labels.
+            rows: Indices of the B images of the batch.
+            epoch: Epoch that crops, mirroring and noise follow from; None for no augmentation.
+
+        Returns:
+            Arrays of the ``ImageBatch`` by name, and ``broken`` (B,): path and reason of each image
+            that could not be read, then empty strings.
+        """
         if epoch is None:
-            found = read_resized(images, rows, self.size, self.resampling)
+            read = read_resized(images, rows, self.size, self.resampling)
         else:
-            found = read_augmented(images, rows, self.size, self.augmentation, self.seed, epoch)
+            read = read_augmented(images, rows, self.size, self.augmentation, self.seed, epoch)
         broken = np.full(len(rows), "", dtype=object)
-        broken[: len(found.broken)] = found.broken
-        arrays = {"pixels": found.pixels, "valid": found.valid, "broken": broken}
+        broken[: len(read.broken)] = read.broken
+        arrays = {"pixels": read.pixels, "valid": read.valid, "broken": broken}
         if self.patches:
             arrays["noise"] = patch_noise(rows, self.patches, self.seed, epoch or 0)
         if labels is not None:
@@ -61,50 +72,56 @@ class How:
 
 
 class Reader:
-    """Reads the images of one worker.
+    """Reader of one worker's images.
 
     Args:
-        images: All.
-        labels: Theirs, if there are any.
-        how: They are read.
-        tasks: At a time.
-        cpus: That one holds.
+        images: All images.
+        labels: Labels of the images; None without labels.
+        settings: Settings of image reading.
+        tasks: Number of reading tasks that run at the same time.
+        cpus: CPUs of one reading task.
 
     Attributes:
-        broken: Images that could not be read since this was last cleared, each with its reason.
+        broken: Path and reason of each image that could not be read since the list was cleared.
     """
 
     def __init__(
-        self, images: Images, labels: LabelledImages | None, how: How, tasks: int, cpus: float
+        self,
+        images: Images,
+        labels: LabelledImages | None,
+        settings: ReadSettings,
+        tasks: int,
+        cpus: float,
     ) -> None:
         set_up_ray_data()
         DataContext.get_current().execution_options.preserve_order = True
-        self._shared = ray.put((images, labels, how))
+        self._shared = ray.put((images, labels, settings))
         self._tasks, self._cpus = tasks, cpus
         self.broken: list[str] = []
 
     def stream(
         self, steps: Sequence[Int64[np.ndarray, " b"]], epoch: int | None
     ) -> Iterator[ImageBatch]:
-        """Batches of these images, in order.
+        """Yield the batch of each step, in order.
 
         Args:
-            steps: The images of each batch.
-            epoch: Whose cuts and noise they are given; None shows them whole.
+            steps: Indices of the images of each step.
+            epoch: Epoch that crops, mirroring and noise follow from; None for no augmentation.
 
         Raises:
-            InputError: An image cannot be reached.
+            InputError: If the folder of the images cannot be reached.
         """
         if not steps:
             return
         shared, plan = self._shared, ray.put(list(steps))
 
         def load(batch: Mapping[str, np.ndarray]) -> Arrays:
-            images, labels, how = ray.get(shared)
-            arrays: Arrays = how.read(images, labels, ray.get(plan)[int(batch["step"][0])], epoch)
+            images, labels, settings = ray.get(shared)
+            rows = ray.get(plan)[int(batch["step"][0])]
+            arrays: Arrays = settings.read(images, labels, rows, epoch)
             return arrays
 
-        # No range(), whose own tasks would ask for a CPU each, also where training holds all.
+        # The tasks of ray.data.range() would need a CPU each, also if training holds all CPUs.
         items = [{"step": step} for step in range(len(steps))]
         loaded = from_items(items, override_num_blocks=len(items)).map_batches(
             load, batch_size=1, num_cpus=self._cpus, concurrency=self._tasks
@@ -112,8 +129,8 @@ class Reader:
         blocks: Any = loaded.iter_batches(batch_size=None, batch_format="numpy")
         try:
             for arrays in blocks:
-                self.broken += [why for why in arrays.pop("broken").tolist() if why]
-                # Ray's arrays are read-only, and torch warns of such.
+                self.broken += [image for image in arrays.pop("broken").tolist() if image]
+                # Copied, because torch warns about Ray's read-only arrays.
                 yield {name: torch.tensor(array) for name, array in arrays.items()}
         except Exception as error:
             raise unwrap_input_error(error) from None

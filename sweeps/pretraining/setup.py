@@ -1,4 +1,4 @@
-"""What the workers of a pretraining are given; without Ray, which the driver imports later."""
+"""Setup of a pretraining, which the driver makes before it imports Ray and sends to the workers."""
 
 import hashlib
 from collections.abc import Mapping
@@ -17,23 +17,24 @@ from mtl.pretraining.image_labels import LabelledImages
 from mtl.pretraining.objectives import Objective, Reconstruction, Supervision
 from mtl.sequences.join import training_prior
 
-Weights = Mapping[str, np.ndarray]
+BackboneWeights = Mapping[str, np.ndarray]
+"""State dict of a backbone, as arrays."""
 OPERATIONAL: Any = {"picture_epochs": True, "training": {"device": True, "checkpoint_epochs": True}}
-"""Of the config: where it runs, what is shown and what is lost by a kill, not what comes out."""
+"""Config keys that do not change the trained weights, so they are left out of the manifest."""
 
 
 @dataclass(frozen=True)
 class PretrainingSetup:
-    """What the workers are given.
+    """Config, images, labels and resources of a pretraining.
 
     Attributes:
-        config: The pretraining; its class says which method.
-        images: Faces without labels, or those of ``labels``.
-        labels: For the supervised method.
-        readers: Ray Data's tasks at a time, of each worker.
-        reader_cpus: What one holds.
-        threads: Torch's, of each worker.
-        weights: The backbone's, in place of those of the config.
+        config: Config of the pretraining; its class decides the method.
+        images: Images to train on; with labels, the images of ``labels``.
+        labels: Labels for the supervised method; None for the masked autoencoder.
+        readers: Number of reading tasks that each worker runs at the same time.
+        reader_cpus: CPUs of one reading task.
+        threads: Torch threads of each worker.
+        weights: Initial weights of the backbone; None for those that the config names.
     """
 
     config: MAEConfig | SupervisedConfig
@@ -42,32 +43,36 @@ class PretrainingSetup:
     readers: int
     reader_cpus: float
     threads: int
-    weights: Weights | None = None
+    weights: BackboneWeights | None = None
 
 
 @dataclass(frozen=True)
-class Start:
-    """What a pretraining starts from, as its driver knows it: without the model.
+class InitialBackbone:
+    """Properties and initial weights of the backbone, without its module.
 
     Attributes:
-        backbone: Its name.
+        name: Name of the backbone.
         size: Side of an image in pixels.
-        width: Features.
-        batch_norm: Whether the model has one.
-        weights: The backbone's by name, unless they are random.
-        source: ``random``, or the SHA-256 of these weights.
+        width: Number of features.
+        has_batch_norm: True if the trained model has a batch norm.
+        weights: Initial weights; None if they are random.
+        weights_id: ``random``, or the SHA-256 of the initial weights.
     """
 
-    backbone: str
+    name: str
     size: int
     width: int
-    batch_norm: bool
-    weights: Weights | None
-    source: str
+    has_batch_norm: bool
+    weights: BackboneWeights | None
+    weights_id: str
 
 
 def make_objective(setup: PretrainingSetup) -> Objective:
-    """What a setup's method trains for."""
+    """Return the objective of a setup, with the initial weights in its backbone.
+
+    Raises:
+        InputError: If the backbone is unknown, or the weights cannot be read or do not fit it.
+    """
     objective: Objective
     if isinstance(setup.config, MAEConfig):
         objective = Reconstruction(setup.config)
@@ -75,18 +80,22 @@ def make_objective(setup: PretrainingSetup) -> Objective:
         assert setup.labels is not None
         objective = Supervision(setup.config, training_prior(setup.labels.listing()))
     if setup.weights is not None:
-        # torch warns of the object store's pages, which nobody can write: they are only copied.
+        # Copied, because torch warns about the read-only arrays of Ray's object store.
         state = {name: torch.tensor(value) for name, value in setup.weights.items()}
         objective.backbone.load_state_dict(state)
     return objective
 
 
-def start_of(setup: PretrainingSetup) -> Start:
-    """What a setup starts from; InputError where that cannot be had."""
+def initial_backbone(setup: PretrainingSetup) -> InitialBackbone:
+    """Return the backbone that a setup starts from.
+
+    Raises:
+        InputError: If the backbone is unknown, or the weights cannot be read or do not fit it.
+    """
     objective = make_objective(setup)
     backbone = objective.backbone
     state, random = backbone.state_dict(), setup.config.weights == RANDOM
-    return Start(
+    return InitialBackbone(
         backbone.name,
         backbone.size,
         backbone.width,
@@ -96,10 +105,16 @@ def start_of(setup: PretrainingSetup) -> Start:
     )
 
 
-def manifest_of(method: str, setup: PretrainingSetup, start: Start) -> dict[str, Any]:
-    """What decides the outcome."""
+def make_manifest(method: str, setup: PretrainingSetup, start: InitialBackbone) -> dict[str, Any]:
+    """Return the manifest: everything that the trained weights depend on.
+
+    Args:
+        method: ``mae`` or ``supervised``.
+        setup: Config, images and labels.
+        start: Backbone that the setup starts from.
+    """
     config = setup.config.model_dump(mode="json", serialize_as_any=True, exclude=OPERATIONAL)
-    config["weights"] = start.source
+    config["weights"] = start.weights_id
     sha = hashlib.sha256("\n".join(setup.images.files.to_pylist()).encode())
     if setup.labels is not None:
         for part in (setup.labels.values, setup.labels.mask, setup.labels.select):

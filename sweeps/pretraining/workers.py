@@ -1,7 +1,7 @@
-"""What the workers of a pretraining do: images by Ray Data, steps together, word to the driver.
+"""Training loop of the workers of a pretraining, and the events that they send to the driver.
 
-A batch, its cuts and its noise follow from the seed and the epoch alone: they are the same for any
-number of workers, and after a restart.
+Batches, augmentation and noise depend on the seed and the epoch only, so they are the same for any
+number of workers and after a restart.
 """
 
 from typing import Any
@@ -21,84 +21,95 @@ from mtl.pretraining.image_labels import LabelledImages
 from mtl.pretraining.objectives import ImageBatch, Objective, Reconstruction, Supervision
 from mtl.pretraining.pretrainer import Pretrainer
 from mtl.tasks import OUTPUT_COLUMNS, TASKS
-from sweeps.pretraining.events import Began, Broken, Event, Failed, PretrainingEpoch
-from sweeps.pretraining.reading import How, Reader
+from sweeps.pretraining.events import (
+    BrokenImages,
+    Event,
+    PretrainingEpoch,
+    PretrainingFailed,
+    TrainingStarted,
+)
+from sweeps.pretraining.reading import Reader, ReadSettings
 from sweeps.pretraining.setup import PretrainingSetup, make_objective
 
-PICTURED = 8
+PICTURE_FACES = 8
 """Faces of a picture."""
-EVALUATED = 64
-"""Images of a batch that is not trained on, of each worker."""
+SCORING_BATCH_IMAGES = 64
+"""Images of a worker's batch when the select images are scored."""
 
 
-def pretrain(record: ActorHandle[Any], setup: "list[ray.ObjectRef[PretrainingSetup]]") -> None:
-    """What each worker does, from its start to the last epoch.
+def pretrain(event_log: ActorHandle[Any], setup: "list[ray.ObjectRef[PretrainingSetup]]") -> None:
+    """Train in one worker, from its start to the last epoch.
 
     Args:
-        record: Hears of it.
-        setup: A reference to it, in a list, so that it is fetched here.
+        event_log: Actor that holds the events and the newest checkpoint.
+        setup: Reference to the setup, in a list so that Ray does not pass its value.
     """
-    given: PretrainingSetup = ray.get(setup[0])
-    torch.set_num_threads(given.threads)
+    fetched: PretrainingSetup = ray.get(setup[0])
+    torch.set_num_threads(fetched.threads)
     try:
-        _pretrain(record, given, Workers.from_process_group())
-    except TrainingError as error:  # met by all at the same place: all go home
-        ray.get(record.put.remote(Failed(str(error), mistake=False)))
-    except InputError as error:  # the others may wait for this one: Train ends them
-        ray.get(record.put.remote(Failed(str(error), mistake=True)))
+        _pretrain(event_log, fetched, Workers.from_process_group())
+    except TrainingError as error:
+        # All workers raise this error at the same step, so all end without it.
+        ray.get(event_log.put.remote(PretrainingFailed(str(error), mistake=False)))
+    except InputError as error:
+        # Other workers may wait for this one; Ray Train ends them because of the error.
+        ray.get(event_log.put.remote(PretrainingFailed(str(error), mistake=True)))
         raise
 
 
-def _pretrain(record: ActorHandle[Any], setup: PretrainingSetup, workers: Workers) -> None:
+def _pretrain(event_log: ActorHandle[Any], setup: PretrainingSetup, workers: Workers) -> None:
     config, training = setup.config, setup.config.training
     objective = make_objective(setup)
-    checkpoint: Any = ray.get(record.checkpoint.remote())
+    checkpoint: Any = ray.get(event_log.checkpoint.remote())
     trainer = Pretrainer(objective, config, checkpoint, workers)
-    reader = _reader(setup, objective)
-    faces = _pictured(setup, objective) if workers.rank == 0 else None
+    reader = _make_reader(setup, objective)
+    faces = _picture_faces(setup, objective) if workers.rank == 0 else None
     rows = np.arange(len(setup.images)) if setup.labels is None else setup.labels.train_rows
-    on_its_way: list[Any] = []
+    pending: list[Any] = []
 
-    def tell(event: Event) -> None:
-        """One at a time, in their order; the next epoch does not wait for it."""
-        ray.get(on_its_way)
-        on_its_way[:] = [record.put.remote(event)]
+    def send(event: Event) -> None:
+        """Send an event after the earlier ones have arrived, without waiting for its arrival."""
+        ray.get(pending)
+        pending[:] = [event_log.put.remote(event)]
 
     if workers.rank == 0:
-        tell(Began(len(trainer.learning_curve)))
+        send(TrainingStarted(len(trainer.learning_curve)))
     for epoch in range(len(trainer.learning_curve) + 1, training.epochs + 1):
         order = rows[epoch_batches(len(rows), training.batch_images, training.seed, epoch)]
-        own = order[:, workers.rank :: workers.size]
-        batches = reader.stream(list(own), epoch)
-        trainer.train_epoch(batches, len(own))
-        if not workers.all_reduce(np.array([own.size - len(reader.broken)]))[0]:
+        steps = order[:, workers.rank :: workers.size]
+        batches = reader.stream(list(steps), epoch)
+        trainer.train_epoch(batches, len(steps))
+        if not workers.all_reduce(np.array([steps.size - len(reader.broken)]))[0]:
             raise InputError(
                 f"none of the {order.size:,} images of epoch {epoch} could be read (the first, "
                 f"{reader.broken[0]}): check --images"
             )
         if setup.labels is not None and len(setup.labels.select_rows):
-            trainer.add_scores(_scores(objective, setup.labels, reader, workers, trainer.device))
+            trainer.add_scores(_score(objective, setup.labels, reader, workers, trainer.device))
         if reader.broken:
-            tell(Broken(tuple(reader.broken)))
+            send(BrokenImages(tuple(reader.broken)))
             reader.broken.clear()
         if workers.rank == 0:
-            tell(_event(trainer, objective, faces))
-    ray.get(on_its_way)
+            send(_epoch_event(trainer, objective, faces))
+    ray.get(pending)
 
 
-def _reader(setup: PretrainingSetup, objective: Objective) -> Reader:
+def _make_reader(setup: PretrainingSetup, objective: Objective) -> Reader:
     backbone, config = objective.backbone, setup.config
     patches = objective.autoencoder.patches if isinstance(objective, Reconstruction) else 0
-    how = How(
+    settings = ReadSettings(
         backbone.size, backbone.resampling, config.augmentation, config.training.seed, patches
     )
-    return Reader(setup.images, setup.labels, how, setup.readers, setup.reader_cpus)
+    return Reader(setup.images, setup.labels, settings, setup.readers, setup.reader_cpus)
 
 
-def _event(trainer: Pretrainer, objective: Objective, faces: ImageBatch | None) -> PretrainingEpoch:
+def _epoch_event(
+    trainer: Pretrainer, objective: Objective, faces: ImageBatch | None
+) -> PretrainingEpoch:
+    """Return the event of the last epoch, with checkpoint, weights and picture if they are due."""
     config, training, epoch = trainer.config, trainer.config.training, len(trainer.learning_curve)
     last = epoch == training.epochs
-    due = last or epoch % training.checkpoint_epochs == 0
+    checkpoint_due = last or epoch % training.checkpoint_epochs == 0
     picture = None
     if faces and isinstance(config, MAEConfig) and (last or epoch % config.picture_epochs == 0):
         assert isinstance(objective, Reconstruction)
@@ -106,27 +117,32 @@ def _event(trainer: Pretrainer, objective: Objective, faces: ImageBatch | None) 
         picture = objective.picture(faces["pixels"].to(device), faces["noise"].to(device))
     return PretrainingEpoch(
         trainer.learning_curve[-1],
-        checkpoint=trainer.checkpoint() if due else None,
-        weights=objective.weights() if trainer.should_keep_weights(due) else None,
+        checkpoint=trainer.checkpoint() if checkpoint_due else None,
+        weights=objective.weights() if trainer.should_keep_weights(checkpoint_due) else None,
         picture=picture,
     )
 
 
-def _pictured(setup: PretrainingSetup, objective: Objective) -> ImageBatch | None:
-    """The faces of the pictures: the same few, whole, in each; None where there are none."""
+def _picture_faces(setup: PretrainingSetup, objective: Objective) -> ImageBatch | None:
+    """Return the faces of all pictures, without augmentation.
+
+    Returns:
+        A batch of at most ``PICTURE_FACES`` faces; None if the objective reconstructs no faces or
+        none of them can be read.
+    """
     if not isinstance(objective, Reconstruction):
         return None
     seed = setup.config.training.seed
-    chosen = np.random.default_rng(seed).permutation(len(setup.images))[:PICTURED]
-    shown = [row for row in chosen.tolist() if _is_whole(setup.images, row)]
-    if not shown:
+    chosen = np.random.default_rng(seed).permutation(len(setup.images))[:PICTURE_FACES]
+    rows = [row for row in chosen.tolist() if _is_readable(setup.images, row)]
+    if not rows:
         return None
-    read = read_resized(setup.images, shown, objective.backbone.size, objective.backbone.resampling)
-    noise = patch_noise(shown, objective.autoencoder.patches, seed, 0)
+    read = read_resized(setup.images, rows, objective.backbone.size, objective.backbone.resampling)
+    noise = patch_noise(rows, objective.autoencoder.patches, seed, 0)
     return {"pixels": torch.from_numpy(read.pixels), "noise": torch.from_numpy(noise)}
 
 
-def _is_whole(images: Images, row: int) -> bool:
+def _is_readable(images: Images, row: int) -> bool:
     try:
         images.read(row)
     except BrokenImage:
@@ -134,26 +150,24 @@ def _is_whole(images: Images, row: int) -> bool:
     return True
 
 
-def _scores(
+def _score(
     objective: Objective,
     labels: LabelledImages,
     reader: Reader,
     workers: Workers,
     device: torch.device,
 ) -> dict[str, float | None]:
-    """Each task's score on the images that the epoch is chosen by."""
+    """Return each task's score on the select images, None for a task without a label there."""
     assert isinstance(objective, Supervision)
     rows = labels.select_rows
-    own = np.arange(len(rows))[workers.rank :: workers.size]
-    outputs, valid = (
-        np.zeros((len(rows), len(OUTPUT_COLUMNS)), np.float32),
-        np.zeros(len(rows), np.float32),
-    )
-    parts = np.array_split(own, -(-len(own) // EVALUATED)) if len(own) else []
-    batches = reader.stream([rows[part] for part in parts], None)
-    for at, batch in zip(parts, batches, strict=True):
-        outputs[at] = objective.outputs(batch["pixels"].to(device)).nan_to_num().cpu().numpy()
-        valid[at] = batch["valid"].numpy()
+    share = np.arange(len(rows))[workers.rank :: workers.size]
+    outputs = np.zeros((len(rows), len(OUTPUT_COLUMNS)), np.float32)
+    valid = np.zeros(len(rows), np.float32)
+    steps = np.array_split(share, -(-len(share) // SCORING_BATCH_IMAGES)) if len(share) else []
+    batches = reader.stream([rows[step] for step in steps], None)
+    for step, batch in zip(steps, batches, strict=True):
+        outputs[step] = objective.outputs(batch["pixels"].to(device)).nan_to_num().cpu().numpy()
+        valid[step] = batch["valid"].numpy()
     outputs, known = workers.all_reduce(outputs), workers.all_reduce(valid) > 0
     scores: dict[str, float | None] = {}
     for name in objective.tasks:

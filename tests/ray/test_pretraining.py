@@ -244,9 +244,11 @@ def test_a_mistake_that_a_reading_task_meets_is_said_in_its_own_words(faces, ray
 
     found = find_images(faces / "cropped_aligned")
     with connect(ray_address):
-        from sweeps.pretraining.reading import How, Reader
+        from sweeps.pretraining.reading import Reader, ReadSettings
 
-        how = How(32, Image.Resampling.BICUBIC, Augmentation(crop_scale=(1, 1), flip=0), seed=0)
-        reader = Reader(Forbidden(found.address, found.files), None, how, tasks=1, cpus=1)
+        settings = ReadSettings(
+            32, Image.Resampling.BICUBIC, Augmentation(crop_scale=(1, 1), flip=0), seed=0
+        )
+        reader = Reader(Forbidden(found.address, found.files), None, settings, tasks=1, cpus=1)
         with pytest.raises(InputError, match=r"^cannot read it: make it readable$"):
             list(reader.stream([np.arange(2)], epoch=1))

@@ -30,7 +30,12 @@ from sweeps.planning.compose import compose_plain
 from sweeps.pretraining import folder as pretraining_folder
 from sweeps.pretraining.events import PretrainingEpoch
 from sweeps.pretraining.folder import PretrainingFolder, as_png
-from sweeps.pretraining.setup import PretrainingSetup, make_objective, manifest_of, start_of
+from sweeps.pretraining.setup import (
+    PretrainingSetup,
+    initial_backbone,
+    make_manifest,
+    make_objective,
+)
 
 MINI = ["backbone=mae_vit_mini", "size=32", "training.batch_images=4"]
 
@@ -196,7 +201,7 @@ def test_weights_are_their_content_wherever_they_lie(images, tmp_path, monkeypat
         return PretrainingSetup(validate_as(MAEConfig, plain), find_images(images), None, 1, 0, 1)
 
     one, two, other, drawn = (
-        manifest_of("mae", given(weights), start_of(given(weights)))
+        make_manifest("mae", given(weights), initial_backbone(given(weights)))
         for weights in (
             "one.safetensors",
             tmp_path / "two.safetensors",
@@ -208,11 +213,11 @@ def test_weights_are_their_content_wherever_they_lie(images, tmp_path, monkeypat
     assert one["config"]["weights"] != other["config"]["weights"]
     assert drawn["config"]["weights"] == "random"
     assert "picture_epochs" not in drawn["config"]
-    sent = replace(given("random"), weights=start_of(given("one.safetensors")).weights)
+    sent = replace(given("random"), weights=initial_backbone(given("one.safetensors")).weights)
     there = make_objective(sent).backbone.state_dict()
     here = make_objective(given("one.safetensors")).backbone.state_dict()
     assert all(torch.equal(there[name], here[name]) for name in here)
-    assert start_of(given("random")).weights is None
+    assert initial_backbone(given("random")).weights is None
 
 
 def test_what_can_come_reads_images_too():

@@ -15,14 +15,21 @@ from mtl.features.face_crops import find_images
 from mtl.pretraining.config import MAEConfig
 from mtl.pretraining.pretrainer import Pretrainer
 from mtl.strict import validate_as
-from sweeps.cluster.worker_group import why_it_ended
+from sweeps.cluster.worker_group import describe_failure
 from sweeps.planning.compose import compose_plain
 from sweeps.pretraining import workers
-from sweeps.pretraining.driver import SILENCES, listen
-from sweeps.pretraining.events import Began, Died, Ended, Event, Failed, Waiting
+from sweeps.pretraining.driver import TIMEOUTS_UNTIL_WAITING, receive
+from sweeps.pretraining.events import (
+    Event,
+    PretrainingFailed,
+    TrainingStarted,
+    WorkerDied,
+    WorkersEnded,
+    WorkersWaiting,
+)
 from sweeps.pretraining.setup import PretrainingSetup, make_objective
 
-SILENCE = [None] * SILENCES
+SILENCE = [None] * TIMEOUTS_UNTIL_WAITING
 
 
 def heard(*script: "Event | Exception | None") -> Iterator[Event]:
@@ -34,22 +41,37 @@ def heard(*script: "Event | Exception | None") -> Iterator[Event]:
             raise word
         return word
 
-    return listen(take)
+    return receive(take)
 
 
 def test_a_silence_is_told_once_until_the_workers_have_begun():
-    script = [*SILENCE, *SILENCE, Began(0), *SILENCE, Died("x"), *SILENCE, Began(2), Ended(None)]
-    assert list(heard(*script)) == [Waiting(), Began(0), Died("x"), Waiting(), Began(2)]
-    assert list(heard(*SILENCE[1:], Began(0), Ended(None))) == [Began(0)]
+    script = [
+        *SILENCE,
+        *SILENCE,
+        TrainingStarted(0),
+        *SILENCE,
+        WorkerDied("x"),
+        *SILENCE,
+        TrainingStarted(2),
+        WorkersEnded(None),
+    ]
+    assert list(heard(*script)) == [
+        WorkersWaiting(),
+        TrainingStarted(0),
+        WorkerDied("x"),
+        WorkersWaiting(),
+        TrainingStarted(2),
+    ]
+    assert list(heard(*SILENCE[1:], TrainingStarted(0), WorkersEnded(None))) == [TrainingStarted(0)]
 
 
 @pytest.mark.parametrize(
     ("last", "error", "says"),
     [
-        (Failed("no such image", mistake=True), InputError, "no such image"),
-        (Failed("not finite", mistake=False), TrainingError, "not finite"),
+        (PretrainingFailed("no such image", mistake=True), InputError, "no such image"),
+        (PretrainingFailed("not finite", mistake=False), TrainingError, "not finite"),
         (
-            Ended("the workers could not be started: x"),
+            WorkersEnded("the workers could not be started: x"),
             TrainingError,
             "the workers could not be started: x; the same command goes on after the last epoch",
         ),
@@ -63,8 +85,8 @@ def test_a_silence_is_told_once_until_the_workers_have_begun():
     ids=["mistake", "failure", "end", "lost actor"],
 )
 def test_how_it_ends_early(last, error, says):
-    events = heard(Began(0), last)
-    assert next(events) == Began(0)
+    events = heard(TrainingStarted(0), last)
+    assert next(events) == TrainingStarted(0)
     with pytest.raises(error) as caught:
         next(events)
     assert str(caught.value) == says
@@ -100,8 +122,8 @@ def lost(words: str) -> WorkerHealthCheckFailedError:
     ids=["lost process", "task", "start", "other"],
 )
 def test_why_a_group_ended(error, says):
-    assert why_it_ended(error) == says
-    assert len(why_it_ended(WorkerGroupError("", {0: lost("word " * 1000)}))) < 400
+    assert describe_failure(error) == says
+    assert len(describe_failure(WorkerGroupError("", {0: lost("word " * 1000)}))) < 400
 
 
 def test_faces_that_cannot_be_read_are_no_picture(tmp_path):
@@ -110,7 +132,7 @@ def test_faces_that_cannot_be_read_are_no_picture(tmp_path):
     plain = compose_plain("pretrain_mae", ["backbone=mae_vit_mini", "size=32", "picture_epochs=1"])
     setup = PretrainingSetup(validate_as(MAEConfig, plain), find_images(tmp_path), None, 1, 0, 1)
     objective = make_objective(setup)
-    assert workers._pictured(setup, objective) is None
+    assert workers._picture_faces(setup, objective) is None
     trainer = Pretrainer(objective, setup.config)
     step = {
         "pixels": np.zeros((2, 32, 32, 3), np.uint8),
@@ -118,8 +140,8 @@ def test_faces_that_cannot_be_read_are_no_picture(tmp_path):
         "noise": np.random.default_rng(0).random((2, objective.autoencoder.patches), np.float32),
     }
     trainer.train_epoch([{k: torch.from_numpy(v) for k, v in step.items()}], 1)
-    assert workers._event(trainer, objective, None).picture is None
+    assert workers._epoch_event(trainer, objective, None).picture is None
     Image.new("RGB", (32, 32)).save(tmp_path / "3.jpg")
-    faces = workers._pictured(setup, objective)
-    picture = workers._event(trainer, objective, faces).picture
+    faces = workers._picture_faces(setup, objective)
+    picture = workers._epoch_event(trainer, objective, faces).picture
     assert picture.shape == (1, 3, 32, 32, 3)
