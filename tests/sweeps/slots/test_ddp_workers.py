@@ -142,7 +142,7 @@ def test_a_second_worker_asks_and_tells_nothing_but_its_own_errors(jobs, monkeyp
     shared: list[Any] = [Assignment(4, Job("one", {})), None, Assignment(6, Job("two", {}))]
 
     class Second(Workers):
-        def share(self, value: Any) -> Any:
+        def broadcast_object(self, value: Any) -> Any:
             assert value is None
             return shared.pop(0)
 
