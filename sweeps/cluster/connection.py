@@ -67,8 +67,8 @@ def connect(address: str) -> Iterator[Cluster]:
     """
     if address.startswith("ray://"):
         raise InputError(
-            f"--address {address} is a Ray client's: run the program on a node of the cluster, with "
-            "--address auto"
+            f"--address {address} is a Ray client's: run the program on a node of the "
+            "cluster, with --address auto"
         )
     _check_port_is_open(address)
     cpus, gpus = this_machine() if address == LOCAL else (None, None)
