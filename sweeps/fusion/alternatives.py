@@ -1,6 +1,7 @@
 """Alternatives to a fused model, its cost, and the contribution of each member.
 
-All scores are those of raw outputs, before post-processing. Nothing is chosen on ``confirm``.
+All scores are those of raw outputs, before post-processing. Nothing is chosen on ``confirm``. P is
+the sum of the scores of the labelled tasks.
 """
 
 from collections.abc import Mapping
@@ -42,7 +43,8 @@ def rule_scores(
         fused: Raw outputs of the sweep's fused model.
 
     Returns:
-        By rule: the score P on ``select`` and ``confirm`` and the difference from the fused model.
+        By rule: the combined score P on ``select`` and ``confirm``, and the difference from the
+        fused model.
     """
     scores = {}
     for rule in RULES:
@@ -56,8 +58,8 @@ def small_ensembles(
 ) -> list[dict[str, Any]]:
     """Score the best ensembles of 1, 2, 4 and 8 trials, each used for all tasks.
 
-    The trials are taken in the order in which each next one adds most to the P of the plain mean on
-    ``select``; the weights of each task are then chosen greedily among them.
+    The trials are taken in the order in which each next one adds most to the combined score of
+    the plain mean on ``select``; the weights of each task are then chosen greedily among them.
 
     Args:
         folder: The sweep's run folder.
@@ -66,8 +68,8 @@ def small_ensembles(
         fused: Raw outputs of the sweep's fused model.
 
     Returns:
-        By size: the number of members, the cost, the score P on ``select`` and ``confirm`` and the
-        difference from the fused model.
+        By size: the number of members, the cost, the combined score P on ``select`` and
+        ``confirm`` and the difference from the fused model.
     """
     trials = candidates.with_most_tasks(SMALL_CANDIDATES)
     outputs = np.stack([candidates.load(trial.signature).outputs for trial in trials])
@@ -131,7 +133,7 @@ def contributions(
     for name, member_weights in members.items():
         task = TASKS[name]
         by_weight = dict(sorted(member_weights.items(), key=lambda item: -item[1]))
-        signatures, outputs = candidates.of(task)
+        signatures, outputs = candidates.task_outputs(task)
         indices = [signatures.index(signature) for signature in by_weight]
         of_members, weights = outputs[indices], np.array(list(by_weight.values()))
         labels, mask = frames.labels(task, "select")
@@ -177,9 +179,10 @@ def _greedy_mean(
 def _compared(
     outputs: Float[np.ndarray, "N 22"], fused: Float[np.ndarray, "N 22"], frames: PredictedFrames
 ) -> dict[str, Any]:
-    """Return the P of some outputs on both parts and its difference from the fused model's P.
+    """Return the combined score P of some outputs, compared with that of the fused model.
 
-    The difference is given on ``confirm`` only, and only if both models predict the same tasks.
+    P is given on ``select`` and ``confirm``; the difference on ``confirm`` only, and only if both
+    models predict the same tasks.
     """
     scores: dict[str, Any] = {}
     for part in ("select", "confirm"):
@@ -209,7 +212,7 @@ def _drops_without_each(
     frames: PredictedFrames,
     part: str,
 ) -> dict[str, Any]:
-    """Return by signature how far a task's score drops in one part without that member."""
+    """Return the drop of a task's score in one part without each member, by signature."""
     score_name = f"{task.score}_{task.name}"
     fused = _task_scores(frames, task, fuse(outputs, weights), part).get(score_name)
     drops: dict[str, Any] = {}

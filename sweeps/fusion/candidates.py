@@ -81,7 +81,8 @@ class Candidates:
 
     Args:
         folder: The sweep's run folder.
-        include: Returns True for the signature of a trial that may be fused; None for all trials.
+        include: Function that returns True for the signature of a trial that may be fused; None
+            includes all trials.
     """
 
     def __init__(self, folder: Path, include: Callable[[str], bool] | None = None) -> None:
@@ -119,11 +120,11 @@ class Candidates:
             self._outputs[name] = {s: self._outputs[name][s] for s in sorted(signatures)}
         return changed
 
-    def of(self, task: Task) -> tuple[list[str], Float[np.ndarray, "M N W"]]:
-        """Return a task's candidates.
+    def task_outputs(self, task: Task) -> tuple[list[str], Float[np.ndarray, "M N W"]]:
+        """Return the candidates of a task and their outputs.
 
         Returns:
-            The signatures of the candidates and their outputs of the task for all predicted frames.
+            The candidates' signatures, and their outputs of the task for all predicted frames.
         """
         outputs = self._outputs[task.name]
         return list(outputs), np.stack(list(outputs.values())) if outputs else np.empty((0, 0, 0))
@@ -131,8 +132,8 @@ class Candidates:
     def best_single(self) -> Candidate:
         """Return the trial with the best objective among those that predict the most tasks.
 
-        A sum over more tasks is no better score, so only equal numbers of tasks are compared. Of
-        equal trials the first is taken.
+        The objective is a sum over tasks, so only trials of equally many tasks are compared. If the
+        best objective is that of several trials, the first of them is returned.
         """
         return max(self.trials, key=lambda trial: (len(trial.task_scores), trial.score))
 

@@ -71,7 +71,7 @@ def choose_members(
     select = frames.positions("select")
     members: dict[str, dict[str, float]] = {}
     for name, task in TASKS.items():
-        signatures, outputs = candidates.of(task)
+        signatures, outputs = candidates.task_outputs(task)
         if not signatures:
             continue
         labels, mask = frames.labels(task, "select")
@@ -100,7 +100,7 @@ def mean_outputs(candidates: Candidates, members: MemberWeights) -> Float[np.nda
     """
     means: list[tuple[slice, np.ndarray]] = []
     for name, weights in members.items():
-        signatures, outputs = candidates.of(TASKS[name])
+        signatures, outputs = candidates.task_outputs(TASKS[name])
         of_candidates = np.array([weights.get(signature, 0) for signature in signatures])
         means.append((TASKS[name].outputs, fuse(outputs, of_candidates)))
     raw = np.full((len(means[0][1]), len(OUTPUT_COLUMNS)), np.nan, np.float32)

@@ -28,7 +28,7 @@ def figures(scores: Mapping[str, Any], analysis: Mapping[str, Any]) -> list[go.F
 
 
 def alternatives_figure(scores: Mapping[str, Any]) -> go.Figure:
-    """Plot P of each rule and of the small ensembles, on ``confirm`` with intervals and ``select``.
+    """Plot the combined score P of each rule and small ensemble on ``confirm`` and ``select``.
 
     Args:
         scores: Content of the run folder's ``scores.json``.
@@ -52,7 +52,9 @@ def alternatives_figure(scores: Mapping[str, Any]) -> go.Figure:
 
 
 def contributions_figure(analysis: Mapping[str, Any]) -> go.Figure:
-    """Plot the drop of each task's score without each member, on the last part that was scored.
+    """Plot the drop of each task's score without each member.
+
+    The scores are those on ``confirm``, or on ``select`` if ``confirm`` has no videos.
 
     Args:
         analysis: Content of ``fusion/analysis.json``, for tasks with at least two members.

@@ -113,8 +113,9 @@ def score_table(scores: Mapping[str, Any], part: str) -> str:
 def gain(scores: Mapping[str, Any], part: str) -> str:
     """Return lines about the fused model's gain over the best single trial.
 
-    The lines hold the difference of P and whether its interval excludes 0, the search optimism, and
-    for planted data the share of the exact posterior's P that the fused model reaches.
+    The lines hold the difference of the combined score P and whether its interval excludes 0, the
+    search optimism, and for planted data the share of the exact posterior's P that the fused model
+    reaches.
 
     Args:
         scores: Content of the run folder's ``scores.json``.
@@ -196,7 +197,7 @@ def _used_rule(scores: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _gain_with_verdict(difference: Mapping[str, Any], videos: int) -> str:
-    """Return a difference of P with its interval, and a remark if the interval contains 0."""
+    """Return a difference of combined scores with its interval, and a remark if that contains 0."""
     low, high = difference["interval"]["p_labelled"]
     verdict = "" if low > 0 or high < 0 else f": no gain that these {videos} videos can show"
     return f"{difference['p_labelled']:+.3f} [{low:+.3f}, {high:+.3f}]{verdict}"
@@ -212,7 +213,7 @@ def _share_of_ceiling(scores: Mapping[str, Any], part: str) -> list[str]:
 
 
 def _p_cells(found: Mapping[str, Any]) -> list[str]:
-    """Return the cells: P on ``select``, P on ``confirm``, the difference on ``confirm``."""
+    """Return table cells: P on ``select``, P on ``confirm``, the difference on ``confirm``."""
     cells = []
     for part in ("select", "confirm"):
         score = found.get(part)
@@ -224,7 +225,7 @@ def _p_cells(found: Mapping[str, Any]) -> list[str]:
 
 
 def _cost_cells(cost: Mapping[str, Any]) -> list[str]:
-    """Return the cells: number of models, number of parameters, frames per second."""
+    """Return table cells: number of models, number of parameters, frames per second."""
     parameters = cost["parameters"]
     rate = cost["frames_per_second"]
     return [

@@ -58,7 +58,8 @@ def differences(gains: Mapping[str, BootstrapScore]) -> dict[str, Any]:
 def optimism(scores: Mapping[str, Any]) -> dict[str, float]:
     """Return the search optimism of each model.
 
-    The search optimism is P on ``select``, on which the model was chosen, minus P on ``confirm``.
+    The search optimism is the combined score P on ``select``, on which the model was chosen, minus
+    P on ``confirm``.
 
     Args:
         scores: Result of ``part_scores`` for ``select`` and for ``confirm``.
@@ -111,7 +112,7 @@ def _share(
     frames: PredictedFrames,
     part: str,
 ) -> dict[str, Any] | None:
-    """Return the ratio of two models' P in one part, with its interval; None without labels."""
+    """Return the ratio of two models' combined scores in one part; None without labels."""
     numerator, denominator = (
         frames.bootstrap_scores(each, part).get("p_labelled") for each in (outputs, exact)
     )

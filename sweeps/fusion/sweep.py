@@ -35,7 +35,8 @@ class SweepFusion:
         parts: The part of each video.
         settings: Section ``fusion`` of the search file.
         metric: Name of the objective by which the best single trial is chosen.
-        include: Returns True for the signature of a trial that may be fused; None for all trials.
+        include: Function that returns True for the signature of a trial that may be fused; None
+            includes all trials.
     """
 
     def __init__(
@@ -59,7 +60,7 @@ class SweepFusion:
     def improve(self) -> bool:
         """Fuse the trials that have ended, and write the result if it is the best so far.
 
-        The fused models are compared by P on ``select``; ``confirm`` is not read.
+        Fused models are compared by the combined score P on ``select``; ``confirm`` is not read.
 
         Returns:
             True if a better fused model was written.
@@ -206,7 +207,7 @@ def image_names(dataset: Dataset, listing: Listing, rows: Int[np.ndarray, " n"])
 
 
 def _written_score(folder: Path) -> float:
-    """Return P on ``select`` of the fused model in the run folder; -inf if there is none."""
+    """Return the combined score on ``select`` of the written fused model; -inf if there is none."""
     try:
         score = json.loads((folder / SCORES).read_text())["select"]["fused"]["p_labelled"]
     except (OSError, ValueError, KeyError, TypeError):

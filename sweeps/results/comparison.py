@@ -72,7 +72,7 @@ def comparison_table(comparison: Comparison, by: Sequence[str]) -> str:
 
 
 def comparison_note(comparison: Comparison, part: str, videos: int) -> str:
-    """Return the explanation below the table.
+    """Return the explanation of a comparison's table.
 
     Args:
         comparison: Scores by task and variant.
@@ -159,7 +159,10 @@ def _cell(scores: VariantScores | None) -> str:
 
 
 def _difference(scores: VariantScores) -> str:
-    """Return the difference with its star and interval; empty for the reference variant."""
+    """Return a variant's difference as text, with a star if it is significant, and its interval.
+
+    The text is empty for the first variant, from which the differences are taken.
+    """
     difference = scores.difference
     if difference is None:
         return ""

@@ -15,7 +15,7 @@ class KeptWeights:
 
     Args:
         run_folder: The sweep's run folder.
-        ended: True for each ended trial that failed, by signature.
+        ended: Ended trials by signature; the value is True if the trial failed.
         keep: Number of best trials of each task that keep their weights.
     """
 

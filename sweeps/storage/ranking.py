@@ -12,7 +12,7 @@ the fusion: the two limits are one, so every fused trial can be exported.
 
 
 class Ranking:
-    """The best trials of each task, by the score on ``select``; equal scores by the signature.
+    """Ranking of trials in each task by their scores; equal scores are ordered by signature.
 
     Args:
         limit: Largest number of trials that are ranked in a task.
@@ -27,7 +27,7 @@ class Ranking:
 
         Args:
             signature: The trial's signature.
-            scores: The trial's score in each task; other keys and None are skipped.
+            scores: The trial's score on ``select`` in each task; other keys and None are skipped.
 
         Returns:
             Signatures that dropped out of a task's ranking; they may still be ranked in another.
