@@ -9,13 +9,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from mtl.config_keys import with_present_names
 from mtl.errors import InputError
 from mtl.losses.balancing import BALANCINGS
 from mtl.losses.config import LossConfig
 from mtl.models.encoders import ENCODERS
 from mtl.models.frameworks import FRAMEWORKS
 from mtl.models.heads import HEADS
+from mtl.renamed_keys import with_present_names
 from mtl.strict import (
     AboveZero,
     Component,

@@ -18,8 +18,8 @@ from omegaconf import OmegaConf
 
 import sweeps
 from mtl.config import TrialConfig, read_config
-from mtl.config_keys import hashed_settings, present_path
 from mtl.errors import InputError
+from mtl.renamed_keys import hashed_settings, present_path
 from mtl.strict import did_you_mean
 
 CONFIGS = Path(sweeps.__file__).parent / "configs"
@@ -124,7 +124,7 @@ def _set(plain: dict[str, Any], path: str, value: Any) -> None:
 def signature(config: TrialConfig, dataset_hash: str) -> str:
     """Return 16 hex digits that two trials share exactly if they are the same training.
 
-    The hash covers the resolved config without its operational keys (``mtl.config_keys``), and the
+    The hash covers the resolved config without its operational keys (``mtl.renamed_keys``), and the
     dataset's content.
     """
     text = json.dumps([hashed_settings(config.plain()), dataset_hash], sort_keys=True)

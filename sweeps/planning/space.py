@@ -6,8 +6,8 @@ from typing import Any, NamedTuple, TypeVar
 
 import optuna
 
-from mtl.config_keys import first_path
 from mtl.errors import InputError
+from mtl.renamed_keys import first_path
 from sweeps.search_file import SearchFile
 from sweeps.search_file.overrides import format_override
 from sweeps.search_file.ranges import Choice, display_value

@@ -6,13 +6,13 @@ import pytest
 
 from mtl.build_model import build_model
 from mtl.config import read_config
-from mtl.config_keys import OPERATIONAL
 from mtl.errors import InputError
 from mtl.losses.balancing import BALANCINGS
 from mtl.losses.functions import LOSSES
 from mtl.models.encoders import ENCODERS
 from mtl.models.frameworks import FRAMEWORKS
 from mtl.models.heads import HEADS
+from mtl.renamed_keys import OPERATIONAL
 from mtl.tasks import TASKS
 from tests.support.laws import CONFIGS, WIDTH, config, plain_config
 

@@ -6,8 +6,8 @@ import yaml
 
 from mtl.build_model import build_model
 from mtl.config import TrialConfig
-from mtl.config_keys import OPERATIONAL
 from mtl.errors import InputError
+from mtl.renamed_keys import OPERATIONAL
 from mtl.tasks import TASKS
 from sweeps.planning.compose import CONFIGS, compose, group_options, signature
 

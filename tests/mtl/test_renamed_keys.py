@@ -2,10 +2,10 @@
 
 import pytest
 
-from mtl import config_keys
+from mtl import renamed_keys
 from mtl.config import read_config
-from mtl.config_keys import hashed_settings, present_path, with_present_names
 from mtl.errors import InputError
+from mtl.renamed_keys import hashed_settings, present_path, with_present_names
 from tests.support.laws import plain_config
 
 FEEDBACK = {
@@ -39,7 +39,7 @@ def test_operational_keys_are_not_hashed():
 
 
 def test_an_added_key_is_hashed_only_where_it_differs_from_its_default(monkeypatch):
-    monkeypatch.setattr(config_keys, "ADDED", {"training.new": 3, "new": False})
+    monkeypatch.setattr(renamed_keys, "ADDED", {"training.new": 3, "new": False})
     before = {"training": {"epochs": 2}}
     default = {"training": {"epochs": 2, "new": 3}, "new": False}
     changed = {"training": {"epochs": 2, "new": 4}, "new": False}
