@@ -18,8 +18,12 @@ SHARED_MODULES = 1
 """Modules beside the programs at the top of ``sweeps/`` that are no programs."""
 FRAGMENT_SHARE = 0.01
 """Share of all docstrings that may open with a word of ``FRAGMENT_OPENINGS``."""
-FRAGMENT_OPENINGS = set(
-    ["what", "how", "whether", "its", "that", "of", "those", "who", "where", "when", "as", "it", "this", "so", "their", "see", "which", "why", "they", "these"]
+FRAGMENT_OPENINGS = frozenset(
+    re.findall(
+        r"\w+",
+        "what how whether its that of those who where when as it this so their see which why they "
+        "these",
+    )
 )
 SOURCES = ("mtl", "sweeps")
 
