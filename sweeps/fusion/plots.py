@@ -20,11 +20,11 @@ def figures(scores: Mapping[str, Any], analysis: Mapping[str, Any]) -> list[go.F
     Returns:
         The figures; those without data to show are left out.
     """
-    made = [alternatives_figure(scores)] if "rules" in scores else []
-    several = {task: found for task, found in analysis.items() if len(found["members"]) > 1}
+    shown = [alternatives_figure(scores)] if "rules" in scores else []
+    several = {task: entry for task, entry in analysis.items() if len(entry["members"]) > 1}
     if several:
-        made += [contributions_figure(several), correlations_figure(several)]
-    return made
+        shown += [contributions_figure(several), correlations_figure(several)]
+    return shown
 
 
 def alternatives_figure(scores: Mapping[str, Any]) -> go.Figure:
@@ -34,10 +34,12 @@ def alternatives_figure(scores: Mapping[str, Any]) -> go.Figure:
         scores: Content of the run folder's ``scores.json``.
     """
     alternatives = dict(scores["rules"])
-    alternatives |= {f"best {found['members']}": found for found in scores["small_ensembles"]}
+    alternatives |= {
+        f"best {ensemble['members']}": ensemble for ensemble in scores["small_ensembles"]
+    }
     figure = go.Figure()
     for part, colour in (("confirm", DARK), ("select", GREY)):
-        known = {name: found[part] for name, found in alternatives.items() if found.get(part)}
+        known = {name: entry[part] for name, entry in alternatives.items() if entry.get(part)}
         figure.add_scatter(
             x=[score["p"] for score in known.values()],
             y=list(known),
@@ -61,9 +63,9 @@ def contributions_figure(analysis: Mapping[str, Any]) -> go.Figure:
     """
     figure = make_subplots(1, len(analysis), subplot_titles=list(analysis), horizontal_spacing=0.12)
     most = 1
-    for column, found in enumerate(analysis.values(), 1):
-        part = list(found["lost_without"])[-1]
-        drops = found["lost_without"][part]
+    for column, entry in enumerate(analysis.values(), 1):
+        part = list(entry["lost_without"])[-1]
+        drops = entry["lost_without"][part]
         most = max(most, len(drops))
         figure.add_scatter(
             x=[drop["score"] for drop in drops.values()],
@@ -88,10 +90,10 @@ def correlations_figure(analysis: Mapping[str, Any]) -> go.Figure:
         analysis: Content of ``fusion/analysis.json``, for tasks with at least two members.
     """
     figure = make_subplots(1, len(analysis), subplot_titles=list(analysis), horizontal_spacing=0.12)
-    for column, found in enumerate(analysis.values(), 1):
-        names = [signature[:8] for signature in found["members"]]
+    for column, entry in enumerate(analysis.values(), 1):
+        names = [signature[:8] for signature in entry["members"]]
         figure.add_heatmap(
-            z=found["error_correlation"],
+            z=entry["error_correlation"],
             x=names,
             y=names,
             zmin=0,
@@ -103,7 +105,7 @@ def correlations_figure(analysis: Mapping[str, Any]) -> go.Figure:
         )
     figure.update_xaxes(showticklabels=False)
     figure.update_yaxes(autorange="reversed", automargin=True)
-    most = max(len(found["members"]) for found in analysis.values())
+    most = max(len(entry["members"]) for entry in analysis.values())
     return _with_layout(figure, "Correlation of the members' errors", most)
 
 

@@ -53,8 +53,8 @@ def refit_summary(refit: Mapping[str, Any]) -> str:
         "confirm": "confirm only",
     }
     rows = [
-        [titles[part], str(found["videos"]), *(_with_interval(found["refit"], c) for c in COLUMNS)]
-        for part, found in refit["out_of_fold"].items()
+        [titles[part], str(entry["videos"]), *(_with_interval(entry["refit"], c) for c in COLUMNS)]
+        for part, entry in refit["out_of_fold"].items()
     ]
     head = [f"refit, {refit['folds']} folds: out of fold", "videos", *COLUMNS.values()]
     lines = [table(head, rows)]
@@ -84,7 +84,7 @@ def write_report(folder: Path, scores: Mapping[str, Any], analysis: Mapping[str,
     if "rules" in scores:
         texts.append(rules_table(scores))
         texts.append(sizes_table(scores))
-    texts += [members_table(task, found) for task, found in analysis.items()]
+    texts += [members_table(task, entry) for task, entry in analysis.items()]
     text = f"# {folder.name}: fusion\n\n{EXPLANATION}\n\n" + "\n\n".join(texts) + "\n"
     write_atomically(report / "fusion.md", text.encode())
     write_json(folder / ANALYSIS, analysis)
@@ -145,8 +145,8 @@ def rules_table(scores: Mapping[str, Any]) -> str:
         scores: Content of the run folder's ``scores.json``.
     """
     rows = [
-        [rule + (" (used)" if rule == scores["method"] else ""), *_p_cells(found)]
-        for rule, found in scores["rules"].items()
+        [rule + (" (used)" if rule == scores["method"] else ""), *_p_cells(entry)]
+        for rule, entry in scores["rules"].items()
     ]
     return "## Rules of fusion\n\nP before post-processing.\n\n" + table(
         ["rule", "select", "confirm", "minus the rule used, on confirm"], rows
@@ -160,8 +160,8 @@ def sizes_table(scores: Mapping[str, Any]) -> str:
         scores: Content of the run folder's ``scores.json``.
     """
     rows = [
-        [str(found["members"]), *_cost_cells(found), *_p_cells(found)]
-        for found in scores["small_ensembles"]
+        [str(ensemble["members"]), *_cost_cells(ensemble), *_p_cells(ensemble)]
+        for ensemble in scores["small_ensembles"]
     ]
     rows.append(["all members", *_cost_cells(scores["cost"]), *_p_cells(_used_rule(scores))])
     head = ["trials", "models", "parameters", "frames/s", "select", "confirm"]
@@ -192,8 +192,8 @@ def members_table(task: str, analysis: Mapping[str, Any]) -> str:
 
 def _used_rule(scores: Mapping[str, Any]) -> dict[str, Any]:
     """Return the scores of the sweep's own rule, without the difference from itself."""
-    found: Mapping[str, Any] = scores["rules"][scores["method"]]
-    return {part: found[part] for part in ("select", "confirm") if part in found}
+    entry: Mapping[str, Any] = scores["rules"][scores["method"]]
+    return {part: entry[part] for part in ("select", "confirm") if part in entry}
 
 
 def _gain_with_verdict(difference: Mapping[str, Any], videos: int) -> str:
@@ -212,13 +212,13 @@ def _share_of_ceiling(scores: Mapping[str, Any], part: str) -> list[str]:
     return [f"P of fused divided by P of the exact posterior on {part}: {share}"]
 
 
-def _p_cells(found: Mapping[str, Any]) -> list[str]:
+def _p_cells(entry: Mapping[str, Any]) -> list[str]:
     """Return table cells: P on ``select``, P on ``confirm``, the difference on ``confirm``."""
     cells = []
     for part in ("select", "confirm"):
-        score = found.get(part)
+        score = entry.get(part)
         cells.append("-" if score is None else _bracketed(score["p"], score["interval"], "{:.3f}"))
-    minus = found.get("minus_fused_raw")
+    minus = entry.get("minus_fused_raw")
     interval = minus["interval"]["p_labelled"] if minus else None
     cells.append(_bracketed(minus["p_labelled"], interval, "{:+.3f}") if minus else "-")
     return cells

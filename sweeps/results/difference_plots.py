@@ -31,9 +31,9 @@ def differences(comparison: Mapping[str, Mapping[str, VariantScores]]) -> go.Fig
     for column, scores in enumerate(comparison.values(), 1):
         for verdict, colour in COLOURS.items():
             known = {
-                variant: found.difference
-                for variant, found in scores.items()
-                if found.difference and _verdict(found.difference) == verdict
+                variant: variant_scores.difference
+                for variant, variant_scores in scores.items()
+                if variant_scores.difference and _verdict(variant_scores.difference) == verdict
             }
             figure.add_scatter(
                 x=[d.mean for d in known.values()],

@@ -107,19 +107,19 @@ def take_over(earlier: Earlier, plan: Plan, study: SweepStudy, folder: Path) -> 
     taken = known = 0
     combinations = dict(zip(study.names(), plan.space.comparisons(), strict=True))
     for name, trial in earlier.trials:
-        sign = trial.user_attrs["signature"]
-        if study.record.knows(sign):
+        trial_signature = trial.user_attrs["signature"]
+        if study.record.knows(trial_signature):
             known += 1
             continue
         for study_name, combination in combinations.items():
             params = {**trial.params, **_optuna_values(earlier.compared[name])}
-            replayed = _replayed(plan, combination, params)
-            if replayed and signature(compose(replayed[0]), plan.dataset.hash) == sign:
-                source = TrialFolder.in_run(earlier.folder, sign)
+            overrides, point = _point_with(plan, combination, params)
+            if point and signature(compose(overrides), plan.dataset.hash) == trial_signature:
+                source = TrialFolder.in_run(earlier.folder, trial_signature)
                 if source.has_best_weights:  # without them it could be fused, but not exported
                     source.copy_to(folder)
                 origin = f"{earlier.folder.name}: {name} {trial.number}"
-                study.record.adopt(study_name, trial, replayed[1], replayed[0], origin)
+                study.record.adopt(study_name, trial, point, overrides, origin)
                 taken += 1
                 break
     outside = len(earlier.trials) - taken - known
@@ -153,13 +153,14 @@ def _optuna_values(combination: Mapping[str, Any]) -> dict[str, Any]:
     return {path: optuna_value(value) for path, value in combination.items()}
 
 
-def _replayed(
+def _point_with(
     plan: Plan, combination: Mapping[str, Any], params: Mapping[str, Any]
-) -> tuple[list[str], FixedTrial] | None:
+) -> tuple[list[str], FixedTrial | None]:
     """Return the point of this sweep's space that has the given parameters.
 
     Returns:
-        The overrides and the trial that holds the parameters; None if no point has them.
+        The overrides and a trial that holds the parameters; no overrides and None if no point of
+        the space has them.
     """
     trial = FixedTrial(dict(params))
     with warnings.catch_warnings():
@@ -168,4 +169,4 @@ def _replayed(
         try:
             return plan.space.sample(trial, combination), trial
         except (ValueError, UserWarning):
-            return None
+            return [], None
