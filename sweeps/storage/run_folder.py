@@ -37,7 +37,7 @@ VALIDATION = f"{FUSION}/validation.txt"
 """File with the decided labels of the validation frames in the challenge's format."""
 
 LEFT_BY_KILLED_START = {LOCK, ENVIRONMENT, f"{ENVIRONMENT}.unfinished", f"{SPACE}.unfinished"}
-"""Files that a start may leave that was killed before the folder held a sweep."""
+"""Files that a start may leave if it is killed before the folder holds a sweep."""
 
 
 def check_run_folder(folder: Path, file: SearchFile, dataset: Dataset) -> bool:
