@@ -2,6 +2,7 @@
 
 import importlib
 import itertools
+import signal
 import subprocess
 import sys
 import time
@@ -69,13 +70,14 @@ def test_an_interrupt_leaves_no_stopped_process(turns, monkeypatch):
             side.roots.append(process.pid)
             started.append(process.pid)
 
-    real = turns._turn
+    real = turns.Side.signal
 
-    def interrupted(*arguments: Any) -> None:
-        real(*arguments)
-        raise KeyboardInterrupt
+    def interrupted(side: Any, number: int) -> None:
+        real(side, number)
+        if started and number == signal.SIGSTOP:
+            raise KeyboardInterrupt
 
-    monkeypatch.setattr(turns, "_turn", interrupted)
+    monkeypatch.setattr(turns.Side, "signal", interrupted)
     with pytest.raises(KeyboardInterrupt):
         turns.in_turns([program])
     assert not Path(f"/proc/{started[0]}").exists()

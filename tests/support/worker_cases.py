@@ -187,6 +187,19 @@ def drop_out(workers: Workers) -> dict[str, Any]:
     return {"zeros": zeros[0], "frames": sum(frames), "seed": seed, "same": same}
 
 
+def show_labels(workers: Workers) -> list[np.ndarray]:
+    """Return the labels that each step of an epoch shows to a feedback framework."""
+    wiring = {"form": "labels", "sources": ["valence"], "targets": ["arousal"]}
+    trial = config("gru", "mlp", "feedback", framework=wiring, optim={"batch_videos": 4})
+    trainer = Trainer(trial, data((12,) * 4), workers=workers)
+    shown: list[np.ndarray] = []
+    trainer.model.register_forward_pre_hook(
+        lambda module, given: shown.append(given[3].shown.numpy()) if module.training else None
+    )
+    next(trainer.epochs())
+    return shown
+
+
 # Runs that end early
 
 
@@ -322,6 +335,7 @@ CASES: dict[str, Callable[[Workers], Any]] = {
     "learn balancing": learn_balancing,
     "resume": resume,
     "drop out": drop_out,
+    "show labels": show_labels,
     "stop of the first": partial(stop, 0),
     "stop of the second": partial(stop, 1),
     "fail at a rate": fail_at_a_rate,

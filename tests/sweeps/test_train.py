@@ -4,7 +4,9 @@ import json
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ import yaml
 from mtl.dataset import Dataset, Listing, write_dataset
 from mtl.errors import InputError
 from mtl.predictions.table import Predictions
+from mtl.training.trainer import EpochResult, Trainer
 from sweeps.data.trial_data import SlotData
 from sweeps.planning.compose import compose, signature
 from sweeps.planning.plan import divide
@@ -165,9 +168,14 @@ def test_an_interrupted_trial_goes_on_to_the_same_bits(dataset, tmp_path, capsys
     assert (tmp_path / "cut" / "checkpoint.safetensors").exists()
     assert not (tmp_path / "cut" / "predictions.parquet").exists()
     trained = []
-    epoch = "mtl.training.trainer.Trainer._train_epoch"
-    original = TrialLoop.events.__globals__["Trainer"]._train_epoch
-    monkeypatch.setattr(epoch, lambda self, n, stop: trained.append(n) or original(self, n, stop))
+    epochs = Trainer.epochs
+
+    def noted(trainer: Trainer, *arguments: Any) -> Iterator[EpochResult]:
+        for result in epochs(trainer, *arguments):
+            trained.append(result.epoch)
+            yield result
+
+    monkeypatch.setattr(Trainer, "epochs", noted)
     assert main(arguments(dataset, tmp_path / "cut")) == 0
     assert trained == [3]
     cut = last_line(capsys)

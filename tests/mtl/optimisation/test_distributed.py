@@ -21,13 +21,13 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def groups(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Results]:
-    """What the workers of each group found."""
+    """Results of each worker, by the number of workers."""
     return run_groups(tmp_path_factory.mktemp("workers"))
 
 
 @pytest.fixture(params=BACKENDS, ids="{}_workers".format)
 def group(request: pytest.FixtureRequest, groups: dict[int, Results]) -> Results:
-    """One of them."""
+    """Results of each worker of one group."""
     return groups[request.param]
 
 
@@ -37,7 +37,7 @@ def alone(case: str) -> Any:
 
 
 def differences(one: Any, other: Any, path: str = "") -> dict[str, float]:
-    """How far numbers are apart, by their place; anything else must be equal."""
+    """Return the largest difference of numbers by their place; other values must be equal."""
     if isinstance(one, Mapping):
         assert one.keys() == other.keys(), path
         parts = [differences(one[key], other[key], f"{path}/{key}") for key in one]
@@ -73,15 +73,15 @@ def test_any_number_of_workers_trains_the_same_model(group: Results, name: str) 
 
 
 @pytest.mark.parametrize("name", RUNS)
-def test_all_workers_say_the_same_to_the_bit(group: Results, name: str) -> None:
+def test_all_workers_have_bit_identical_results(group: Results, name: str) -> None:
     first, *others = (pickle.dumps(worker[f"train {name}"]) for worker in group)
     assert all(other == first for other in others)
 
 
 @pytest.mark.parametrize("size", BACKENDS)
 @pytest.mark.parametrize("make", [carried_schedule, free_schedule])
-def test_these_runs_have_the_hard_cases(make: Any, size: int) -> None:
-    """An idle worker; batches without a label of a task, and with one worker's alone."""
+def test_the_runs_include_idle_workers_and_batches_without_labels(make: Any, size: int) -> None:
+    """Some batches have no label of a task, and some have labels at one worker only."""
     zoo = uneven()
     idle = []
     for lanes in (1, 3):
@@ -95,13 +95,13 @@ def test_these_runs_have_the_hard_cases(make: Any, size: int) -> None:
 
 
 def labelled(zoo: TrialData, step: np.ndarray) -> list[bool]:
-    """Of which tasks a worker's batch has a label."""
+    """Return True for each task with a label in a worker's batch."""
     pieces = step.reshape(-1, 3).tolist()
     masks = [zoo.train[i].mask[start : start + length] for i, start, length in pieces]
     return [bool(np.concatenate(masks)[:, task.labels].any()) for task in TASKS.values()]
 
 
-def test_what_is_balanced_outside_the_model_is_learnt_exactly(group: Results) -> None:
+def test_parameters_of_the_balancing_get_exact_gradients(group: Results) -> None:
     expected = alone("learn balancing")
     for worker in group:
         assert_near(worker["learn balancing"], expected)
@@ -109,13 +109,13 @@ def test_what_is_balanced_outside_the_model_is_learnt_exactly(group: Results) ->
     assert all(abs(value) > 0.01 for value in expected["gradient"].values())
 
 
-def test_a_checkpoint_goes_on_with_any_number_of_workers(group: Results) -> None:
+def test_any_number_of_workers_continues_a_checkpoint(group: Results) -> None:
     expected = alone("resume")
     for worker in group:
         assert_near(worker["resume"], expected)
 
 
-def test_each_worker_drops_out_its_own(group: Results) -> None:
+def test_each_worker_draws_its_own_dropout(group: Results) -> None:
     results = [worker["drop out"] for worker in group]
     zeros = [result["zeros"] for result in results]
     assert all(0.6 < z.mean() < 0.9 for z in zeros)
@@ -124,24 +124,35 @@ def test_each_worker_drops_out_its_own(group: Results) -> None:
     assert results[0]["seed"] == alone("drop out")["seed"]
 
 
-def test_workers_share_the_frames_out(group: Results) -> None:
-    """To train on and to predict."""
+def test_the_frames_are_divided_among_the_workers(group: Results) -> None:
+    """Each worker trains on and predicts some of the frames."""
     shares = [worker["drop out"]["frames"] for worker in group]
     assert sum(shares) == alone("drop out")["frames"]
     assert min(shares) > 0
 
 
-# How it ends early
+def test_workers_are_shown_the_labels_of_their_lanes(group: Results) -> None:
+    """Teacher forcing shows each window the same labels for any number of workers."""
+    expected = alone("show labels")
+    assert any(shown.any() for shown in expected)
+    for rank, worker in enumerate(group):
+        for shown, of_all in zip(worker["show labels"], expected, strict=True):
+            own = of_all[rank :: len(group)]
+            np.testing.assert_array_equal(shown[: len(own)], own)
+            assert not shown[len(own) :].any()
 
 
-def test_the_first_worker_s_stop_ends_all_at_one_step(group: Results) -> None:
+# Early end
+
+
+def test_a_stop_request_at_rank_0_ends_all_workers_at_the_same_step(group: Results) -> None:
     steps, epochs = alone("stop of the first")
     assert 10 <= steps <= 10 + STOP_CHECK_STEPS
     assert epochs == 0
     assert [worker["stop of the first"] for worker in group] == [(steps, epochs)] * len(group)
 
 
-def test_another_worker_s_stop_ends_nothing(group: Results) -> None:
+def test_a_stop_request_at_another_rank_is_ignored(group: Results) -> None:
     steps, epochs = alone("stop of the second")
     assert epochs == 2
     assert [worker["stop of the second"] for worker in group] == [(steps, epochs)] * len(group)
@@ -156,7 +167,7 @@ def test_another_worker_s_stop_ends_nothing(group: Results) -> None:
         ("fail in evaluation", "the predictions of valence are not finite after epoch 1: "),
     ],
 )
-def test_all_workers_fail_with_the_same_words(group: Results, case: str, says: str) -> None:
+def test_all_workers_raise_the_same_error(group: Results, case: str, says: str) -> None:
     assert says in alone(case)
     assert [worker[case] for worker in group] == [alone(case)] * len(group)
 
@@ -165,8 +176,8 @@ def test_all_workers_fail_with_the_same_words(group: Results, case: str, says: s
 
 
 @pytest.mark.parametrize("encoder", ENCODER_NAMES)
-def test_predictions_depend_on_nothing_but_the_video(group: Results, encoder: str) -> None:
-    """Neither on workers or lanes, nor on the other videos or their order."""
+def test_predictions_depend_on_the_video_only(group: Results, encoder: str) -> None:
+    """Workers, lanes, other videos and their order do not matter."""
     expected = alone(f"predict {encoder}")["16 lanes"]
     assert np.ptp(expected, axis=0).min() > 1e-3
     for worker in (alone(f"predict {encoder}"), *(w[f"predict {encoder}"] for w in group)):
@@ -174,10 +185,10 @@ def test_predictions_depend_on_nothing_but_the_video(group: Results, encoder: st
             np.testing.assert_allclose(outputs, expected, atol=TOLERANCE, rtol=0)
 
 
-# The exchanges themselves
+# Collectives
 
 
-def test_sums_are_those_of_all_workers(group: Results) -> None:
+def test_sum_adds_the_vectors_of_all_workers(group: Results) -> None:
     size = len(group)
     ranks = size * (size - 1) / 2
     for worker in group:
@@ -189,7 +200,7 @@ def test_sums_are_those_of_all_workers(group: Results) -> None:
         assert found["exchanges"] == 1
 
 
-def test_messages_are_the_first_worker_s(group: Results) -> None:
+def test_broadcasts_return_the_values_of_rank_0(group: Results) -> None:
     rows = np.array([0.1 + rank for rank in range(len(group))], np.float32)
     for rank, worker in enumerate(group):
         found = worker["talk"]
@@ -204,8 +215,7 @@ def test_messages_are_the_first_worker_s(group: Results) -> None:
         assert found["buffers"]["running_mean"] == [pytest.approx(0.1)]
 
 
-def test_one_alone_exchanges_nothing() -> None:
-    """Whatever it is given comes back, the same object."""
+def test_a_single_worker_returns_its_arguments() -> None:
     values, part, model = np.ones(2), torch.ones(2), torch.nn.Linear(1, 1)
     assert Workers.from_process_group() == SINGLE_WORKER == Workers(0, 1)
     assert SINGLE_WORKER.wrap(model) is model
@@ -218,7 +228,7 @@ def test_one_alone_exchanges_nothing() -> None:
 
 @pytest.mark.parametrize("size", [1, 2, 3, 5])
 @pytest.mark.parametrize("lanes", [1, 2, 4, 6])
-def test_lanes_are_dealt_out_in_turn(lanes: int, size: int) -> None:
+def test_shard_takes_every_w_th_lane(lanes: int, size: int) -> None:
     schedule = np.arange(1, 2 * lanes * 3 + 1).reshape(2, lanes, 1, 3)
     split = [Workers(rank, size).shard(schedule) for rank in range(size)]
     width = max(1, -(-lanes // size))

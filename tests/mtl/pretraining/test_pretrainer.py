@@ -1,4 +1,4 @@
-"""Pretraining: what is trained, for what, and that it can be stopped anywhere."""
+"""Pretraining: objectives, optimisation, checkpoints and kept weights."""
 
 import numpy as np
 import pyarrow as pa
@@ -35,7 +35,10 @@ def supervised_config(*overrides: str) -> SupervisedConfig:
 
 
 def batches(epoch: int, supervised: bool = False) -> list[ImageBatch]:
-    """Faces of a kind: a bright bar whose place and colour is what can be learned."""
+    """Return the batches of an epoch: images with a bright bar at a random place.
+
+    Labels follow from the place of the bar.
+    """
     random = np.random.default_rng([5, epoch])
     made = []
     for _ in range(STEPS):
@@ -77,15 +80,15 @@ def train(config, epochs: int, checkpoint: bytes | None = None) -> Pretrainer:
 BOTH = pytest.mark.parametrize("config", [mae_config(), supervised_config()], ids=["mae", "labels"])
 
 
-def test_steps_that_overflow_are_left_out_and_the_others_learn():
+def test_steps_that_overflow_in_float16_are_skipped():
     trainer = train(supervised_config("training.precision=float16"), 3)
-    assert trainer.scaler.get_scale() < 2**16  # what it begins with
+    assert trainer.scaler.get_scale() < 2**16  # initial scale
     first, _, last = (sum(result.losses.values()) for result in trainer.learning_curve)
     assert last < 0.95 * first
 
 
 @BOTH
-def test_a_pretraining_learns(config):
+def test_the_loss_falls(config):
     trainer = train(config, 3)
     first, *_, last = (sum(result.losses.values()) for result in trainer.learning_curve)
     assert last < 0.95 * first
@@ -94,7 +97,7 @@ def test_a_pretraining_learns(config):
 
 @pytest.mark.parametrize("precision", ["float32", "float16"])
 @pytest.mark.parametrize("make_config", [mae_config, supervised_config])
-def test_going_on_from_a_checkpoint_is_as_if_nothing_had_happened(make_config, precision):
+def test_a_continued_pretraining_equals_an_uninterrupted_one(make_config, precision):
     config = make_config(f"training.precision={precision}")
     whole = train(config, 3)
     stopped = train(config, 2)
@@ -105,7 +108,7 @@ def test_going_on_from_a_checkpoint_is_as_if_nothing_had_happened(make_config, p
         assert torch.equal(other.objective.weights()[name], value), name
 
 
-def test_the_weights_are_what_a_backbone_is_loaded_from(tmp_path):
+def test_load_backbone_reads_the_weights(tmp_path):
     for number, config in enumerate((mae_config(), supervised_config("backbone=timm:resnet10t"))):
         trainer = train(config, 1)
         file = tmp_path / f"{number}.safetensors"
@@ -123,7 +126,7 @@ def test_the_weights_are_what_a_backbone_is_loaded_from(tmp_path):
             torch.testing.assert_close(loaded(pixels), expected)
 
 
-def test_a_batch_in_parts_has_the_sums_of_the_whole():
+def test_the_sums_of_parts_add_up_to_the_sums_of_the_batch():
     for config in (mae_config(), supervised_config()):
         objective = make(config).objective
         objective.model.eval()
@@ -137,7 +140,7 @@ def test_a_batch_in_parts_has_the_sums_of_the_whole():
 
 
 @BOTH
-def test_an_image_that_could_not_be_read_changes_nothing(config):
+def test_an_unreadable_image_does_not_change_the_sums(config):
     objective = make(config).objective
     objective.model.eval()
     batch = dict(batches(1, isinstance(config, SupervisedConfig))[0])
@@ -149,8 +152,8 @@ def test_an_image_that_could_not_be_read_changes_nothing(config):
         torch.testing.assert_close(one, other)
 
 
-def test_what_is_shown_in_place_of_an_unreadable_image_leaves_batch_norms_alone(tmp_path):
-    """Each of three is shown twice: their mean and variance are the same."""
+def test_the_replacement_of_an_unreadable_image_does_not_change_batch_norms(tmp_path):
+    """Three images, each present twice, have the same mean and variance as once."""
     for row, pixels in enumerate(batches(1)[0]["pixels"][:3]):
         Image.fromarray(pixels.numpy()).save(tmp_path / f"{row}.png")
         (tmp_path / f"{row + 3}.png").write_text("no picture")
@@ -167,16 +170,12 @@ def test_what_is_shown_in_place_of_an_unreadable_image_leaves_batch_norms_alone(
         torch.testing.assert_close(all_of_them, few)
 
 
-def test_the_learning_rate_warms_up_and_falls_as_a_half_cosine_per_step():
-    config = mae_config("training.epochs=3", "optim.base_lr=0.032")  # of 8 images: 0.001
+def test_the_learning_rate_follows_warm_up_and_half_cosine_per_step():
+    config = mae_config("training.epochs=3", "optim.base_lr=0.032")  # peak 0.001 for batches of 8
     trainer, rates = make(config), []
-    step = trainer._step
-
-    def noted(batch: ImageBatch) -> dict[str, torch.Tensor]:
-        rates.append(trainer.optimizer.param_groups[0]["lr"])
-        return step(batch)
-
-    trainer._step = noted
+    trainer.optimizer.register_step_pre_hook(
+        lambda optimizer, *_: rates.append(optimizer.param_groups[0]["lr"])
+    )
     for epoch in (1, 2, 3):
         trainer.train_epoch(batches(epoch), STEPS)
     warm = [0.001 * (n + 1) / 4 for n in range(4)]
@@ -184,7 +183,7 @@ def test_the_learning_rate_warms_up_and_falls_as_a_half_cosine_per_step():
     np.testing.assert_allclose(rates, warm + falling, rtol=1e-6)
 
 
-def test_biases_norms_and_tokens_do_not_decay():
+def test_biases_norms_and_tokens_have_no_weight_decay():
     trainer = make(mae_config("optim.weight_decay=0.3"))
     decays = {
         id(p): group["weight_decay"]
@@ -200,7 +199,7 @@ def test_biases_norms_and_tokens_do_not_decay():
             assert id(p) not in decays
 
 
-def test_a_loss_that_is_not_finite_stops_and_says_where():
+def test_a_loss_that_is_not_finite_is_an_error_with_epoch_and_step():
     broken = batches(1, supervised=True)
     broken[2]["labels"][:, TASKS["arousal"].labels] = torch.nan
     with pytest.raises(TrainingError, match="loss of arousal is not finite at epoch 1, step 3: "):
@@ -208,7 +207,7 @@ def test_a_loss_that_is_not_finite_stops_and_says_where():
 
 
 @pytest.mark.parametrize("make_config", [mae_config, supervised_config])
-def test_half_precision_learns_the_same_but_for_its_rounding(make_config):
+def test_half_precision_gives_nearly_the_same_losses(make_config):
     whole, half = (
         train(make_config(f"training.precision={p}"), 2) for p in ("float32", "bfloat16")
     )
@@ -219,7 +218,7 @@ def test_half_precision_learns_the_same_but_for_its_rounding(make_config):
 
 
 @pytest.mark.parametrize("size", [112, 224])
-def test_both_sizes_of_the_field(size):
+def test_images_of_112_and_224_pixels(size):
     trainer = make(mae_config(f"size={size}", "backbone=mae_vit_mini"))
     batch = {
         "pixels": torch.randint(0, 255, (2, size, size, 3), dtype=torch.uint8),
@@ -231,12 +230,12 @@ def test_both_sizes_of_the_field(size):
     assert trainer.objective.autoencoder.visible == (size // 16) ** 2 // 4
 
 
-def test_a_damaged_checkpoint_is_one_sentence():
+def test_a_damaged_checkpoint_is_an_error():
     with pytest.raises(TrainingError, match="the checkpoint is damaged"):
         make(mae_config(), b"nothing of the kind")
 
 
-def test_the_epoch_to_keep_is_the_best_scored_or_else_each_that_is_due():
+def test_kept_weights_are_those_of_the_best_score_or_of_the_last_checkpoint():
     trainer = train(supervised_config(), 3)
     assert trainer.should_keep_weights(checkpoint_due=True)
     assert not trainer.should_keep_weights(checkpoint_due=False)
@@ -262,7 +261,7 @@ def test_outputs_are_values_and_probabilities_of_the_trained_tasks():
 
 
 @pytest.mark.parametrize("balancing", ["uncertainty", "dynamic_weight_average", "upgrad"])
-def test_balancings_are_those_of_trials(balancing):
+def test_balancings_of_trials_work_in_pretraining(balancing):
     config = supervised_config(f"balancing={balancing}")
     trainer = train(config, 3)
     assert trainer.learning_curve[-1].losses.keys() == set(TASKS)
@@ -271,7 +270,7 @@ def test_balancings_are_those_of_trials(balancing):
         assert all(abs(value.item()) > 0 for value in learned.values())
 
 
-def test_a_masked_autoencoder_starts_from_a_file_with_a_decoder_or_without(tmp_path):
+def test_initial_weights_of_a_masked_autoencoder_with_and_without_decoder(tmp_path):
     trained = train(mae_config(), 1).objective.weights()
     for name, weights in {
         "whole": trained,
@@ -289,7 +288,7 @@ def test_a_masked_autoencoder_starts_from_a_file_with_a_decoder_or_without(tmp_p
             assert torch.equal(value, weights.get(key, fresh[key])), key
 
 
-def test_what_is_no_masked_autoencoder_is_refused():
+def test_a_backbone_that_is_no_masked_autoencoder_is_refused():
     with pytest.raises(InputError, match="'mae_vit_bas' is no masked autoencoder: did you mean"):
         Reconstruction(mae_config("backbone=mae_vit_bas"))
     with pytest.raises(InputError, match="'iresnet18' is no masked autoencoder"):
@@ -298,7 +297,7 @@ def test_what_is_no_masked_autoencoder_is_refused():
         Reconstruction(mae_config("backbone=mae_vit_mini", "weights=hub"))
 
 
-def test_a_config_says_what_it_refuses():
+def test_invalid_configs_are_refused_with_the_reason():
     for overrides, says in {
         ("augmentation.crop_scale=[0.5,0.2]",): "the least comes first",
         ("augmentation.crop_scale=[0,1]",): "augmentation.crop_scale",
@@ -317,7 +316,7 @@ def test_a_config_says_what_it_refuses():
         supervised_config("tasks=[valence,valence]")
 
 
-def test_a_checkpoint_keeps_the_counters_of_batch_norm():
+def test_a_checkpoint_holds_the_counters_of_batch_norm():
     trainer = train(supervised_config("backbone=timm:resnet10t"), 2)
     again = make(trainer.config, trainer.checkpoint())
     counters = [v for k, v in again.model.state_dict().items() if k.endswith("num_batches_tracked")]
@@ -325,7 +324,7 @@ def test_a_checkpoint_keeps_the_counters_of_batch_norm():
     assert all(int(counter) == 2 * STEPS for counter in counters)
 
 
-def test_an_epoch_ends_with_the_statistics_of_the_first_worker():
+def test_an_epoch_ends_with_the_batch_norm_statistics_of_rank_0():
     class Second(Workers):
         def broadcast_buffers(self, model: torch.nn.Module) -> None:
             for buffer in model.buffers():

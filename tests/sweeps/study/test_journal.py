@@ -99,7 +99,8 @@ def test_a_draft_is_written_as_one_line_or_not_at_all(journal: Path) -> None:
     n = draft.suggest_int("n", 1, 4)
     c = draft.suggest_categorical("c", ["a", "b"])
     assert journal.read_bytes() == before
-    added = storage.add(study._study_id, draft, {"signature": "f00"})
+    study_id = storage.get_study_id_from_name("s")
+    added = storage.add(study_id, draft, {"signature": "f00"})
     assert journal.read_bytes().count(b"\n") == before.count(b"\n") + 1
     assert added.number == 2
     read = reopened(journal).trials[2]
@@ -120,6 +121,7 @@ def test_drafts_are_drawn_as_optuna_s_trials_are(tmp_path: Path) -> None:
 
     storage = Journal(tmp_path / JOURNAL)
     ours = optuna.create_study(storage=storage, study_name="ours")
+    study_id = storage.get_study_id_from_name("ours")
     plain = optuna.create_study(study_name="plain")
     for number in range(12):
         make = optuna.samplers.TPESampler
@@ -128,7 +130,7 @@ def test_drafts_are_drawn_as_optuna_s_trials_are(tmp_path: Path) -> None:
         )
         draft = storage.draft(ours)
         value = sample(draft)
-        ours.tell(storage.add(ours._study_id, draft, {}).number, value)
+        ours.tell(storage.add(study_id, draft, {}).number, value)
         plain.sampler = make(n_startup_trials=4, seed=number)
         plain.optimize(sample, n_trials=1)
     assert [t.params for t in ours.trials] == [t.params for t in plain.trials]

@@ -14,7 +14,7 @@ from mtl.models.frameworks import Framework, TeacherForcing
 from mtl.models.frameworks.feedback import feedback_values
 from mtl.tasks import TASKS
 from mtl.training.trainer import Trainer
-from tests.support.laws import TOLERANCE, config, data, inputs, labels, model
+from tests.support.laws import config, data, inputs, labels, model
 
 FORMS = ("features", "labels")
 LENGTHS = (6, 3, 1, 5)
@@ -200,19 +200,3 @@ def test_known_labels_are_shown_by_the_ratio_in_training_and_never_at_evaluation
     torch.testing.assert_close(
         torch.tensor(shares), torch.tensor([0.75, 0.5625, 0.375, 0.1875, 0.0]), atol=0.05, rtol=0
     )
-
-
-def test_shown_labels_do_not_depend_on_the_number_of_workers() -> None:
-    """Two workers with two lanes each are shown the same labels as one worker with four."""
-    from mtl.optimisation.distributed import Workers
-
-    wiring = {"form": "labels", "sources": ["valence"], "targets": ["arousal"]}
-    trial = config("gru", "mlp", "feedback", framework=wiring, optim={"batch_videos": 4})
-    trainer = Trainer(trial, data((12,) * 4))
-    schedule = trainer._schedule(1)
-    whole = trainer._teacher_forcing(trainer.batches.cut(schedule[0]), 1, 0)
-    for rank in (0, 1):
-        trainer.workers = Workers(rank, 2)
-        part = trainer._teacher_forcing(trainer.batches.cut(schedule[0][rank::2]), 1, 0)
-        assert torch.equal(part.shown, whole.shown[rank::2])
-    assert TOLERANCE > 0
