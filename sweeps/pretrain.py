@@ -213,7 +213,7 @@ def _run(
             # Workers on other nodes cannot read the file of weights, so they get its content.
             config=setup.config.model_copy(update={"weights": RANDOM}),
             weights=start.weights if checkpoint is None else None,
-            **_readers(arguments, workers, cluster),
+            **reader_resources(arguments, workers, cluster),
         )
         device = "GPUs" if arguments.gpus and setup.config.training.device != "cpu" else "CPUs"
         print(f"{workers} workers on {device}; Ray's dashboard: {cluster.dashboard}")
@@ -239,7 +239,9 @@ def _print_event(event: Event, arguments: argparse.Namespace, workers: int) -> N
         print(f"going on after epoch {event.epoch}" if event.epoch else "the training begins")
 
 
-def _readers(arguments: argparse.Namespace, workers: int, cluster: Cluster) -> dict[str, Any]:
+def reader_resources(
+    arguments: argparse.Namespace, workers: int, cluster: Cluster
+) -> dict[str, Any]:
     """Return the setup's number of reading tasks per worker and the CPUs of each.
 
     Reading tasks use the CPUs that the workers leave free. If there are fewer than workers, the

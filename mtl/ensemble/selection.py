@@ -85,7 +85,7 @@ def greedy(
     # float64 holds sums of float32 outputs exactly, so the order of the steps does not matter.
     for count in range(steps):
         ratings = rate(total, count)
-        best = _pick(ratings, chosen)
+        best = pick_member(ratings, chosen)
         total += columns[best]
         chosen.append(best)
         path.append(float(ratings[best]))
@@ -255,7 +255,7 @@ def _steps_to_keep(path: Sequence[float]) -> int:
     return int(np.argmax(np.array(path) >= max(path) - TIE_TOLERANCE)) + 1
 
 
-def _pick(ratings: np.ndarray, chosen: list[int]) -> int:
+def pick_member(ratings: np.ndarray, chosen: list[int]) -> int:
     """Return the member with the highest rating; ties go to a chosen one, then the lowest index."""
     equals = np.flatnonzero(ratings >= ratings.max() - TIE_TOLERANCE)
     already = np.intersect1d(equals, chosen)
@@ -299,14 +299,14 @@ def _f1_scores(
         candidate = np.empty(total.shape)
         for member, outputs in enumerate(columns):
             np.add(total, outputs, out=candidate)
-            predicted = _decisions(task, candidate, count + 1) & known
+            predicted = fast_decisions(task, candidate, count + 1) & known
             sums[member] = np.concatenate([_count(predicted & actual), _count(predicted), *fixed])
         return task_scores(task, sums)
 
     return rate
 
 
-def _decisions(task: Task, total: np.ndarray, count: int) -> np.ndarray:
+def fast_decisions(task: Task, total: np.ndarray, count: int) -> np.ndarray:
     """Return the 0/1 decisions of the mean total / count, shape (W, n).
 
     The result equals ``mtl.evaluation.metrics.decisions`` and takes a tenth of its time.

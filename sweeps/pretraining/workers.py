@@ -63,7 +63,7 @@ def _pretrain(event_log: ActorHandle[Any], setup: PretrainingSetup, workers: Wor
     checkpoint: Any = ray.get(event_log.checkpoint.remote())
     trainer = Pretrainer(objective, config, checkpoint, workers)
     reader = _make_reader(setup, objective)
-    faces = _picture_faces(setup, objective) if workers.rank == 0 else None
+    faces = picture_faces(setup, objective) if workers.rank == 0 else None
     rows = np.arange(len(setup.images)) if setup.labels is None else setup.labels.train_rows
     pending: list[Any] = []
 
@@ -90,7 +90,7 @@ def _pretrain(event_log: ActorHandle[Any], setup: PretrainingSetup, workers: Wor
             send(BrokenImages(tuple(reader.broken)))
             reader.broken.clear()
         if workers.rank == 0:
-            send(_epoch_event(trainer, objective, faces))
+            send(epoch_event(trainer, objective, faces))
     ray.get(pending)
 
 
@@ -103,7 +103,7 @@ def _make_reader(setup: PretrainingSetup, objective: Objective) -> Reader:
     return Reader(setup.images, setup.labels, settings, setup.readers, setup.reader_cpus)
 
 
-def _epoch_event(
+def epoch_event(
     trainer: Pretrainer, objective: Objective, faces: ImageBatch | None
 ) -> PretrainingEpoch:
     """Return the event of the last epoch, with checkpoint, weights and picture if they are due."""
@@ -123,7 +123,7 @@ def _epoch_event(
     )
 
 
-def _picture_faces(setup: PretrainingSetup, objective: Objective) -> ImageBatch | None:
+def picture_faces(setup: PretrainingSetup, objective: Objective) -> ImageBatch | None:
     """Return the faces of all pictures, without augmentation.
 
     Returns:

@@ -42,7 +42,7 @@ class LiveTable:
         self._study, self._ended_before = study, study.record.ended()
         self._rows: dict[tuple[str, int], _TrialRow] = {}
         self._started = time.monotonic()
-        self._live = Live(console=self.console, refresh_per_second=2, get_renderable=self._render)
+        self._live = Live(console=self.console, refresh_per_second=2, get_renderable=self.render)
 
     def __enter__(self) -> "LiveTable":
         if self.console.is_terminal:
@@ -108,7 +108,8 @@ class LiveTable:
         seconds = (time.monotonic() - self._started) / ended * (self._study.planned - all_ended)
         return f"{_duration(seconds)} left"
 
-    def _render(self) -> Group:
+    def render(self) -> Group:
+        """Return the current table of the best trials under a line of counts and times."""
         rows = sorted(self._rows.values(), key=_rank)[:ROWS]
         so_far = _duration(time.monotonic() - self._started)
         counts = f"{self._study.record.ended()} of {self._study.planned} trials"

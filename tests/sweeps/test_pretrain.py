@@ -1,4 +1,4 @@
-"""sweeps/pretrain.py: what is refused before Ray starts, and the folder that it writes."""
+"""sweeps/pretrain.py: checks before Ray starts, and the output folder."""
 
 import csv
 import errno
@@ -59,7 +59,7 @@ def labels(tmp_path):
 
 @pytest.fixture
 def refused(images, tmp_path, monkeypatch):
-    """What the program says of these words; Ray must not be started for it."""
+    """Function that returns the error message for some arguments; Ray must not start."""
 
     def say(*words: str, method: str = "mae") -> str:
         def no_ray(_):
@@ -102,17 +102,17 @@ def refused(images, tmp_path, monkeypatch):
         (["--out", "images"], "images lies in --images "),
     ],
 )
-def test_a_mistake_is_one_sentence(refused, words, says):
+def test_a_mistake_in_the_arguments_is_one_sentence(refused, words, says):
     assert says in refused(*words)
 
 
-def test_images_that_are_not_there(refused, images):
+def test_a_folder_without_images_is_refused(refused, images):
     for image in images.iterdir():
         image.unlink()
     assert "holds no images" in refused(*MINI)
 
 
-def test_labels_are_needed_once_and_must_say_something_of_each_task(refused, labels, tmp_path):
+def test_labels_must_be_given_once_and_cover_each_task(refused, labels, tmp_path):
     assert "needs either --labels CSV or --annotations DIR" in refused(*MINI, method="supervised")
     given = ["--labels", str(labels)]
     both = [*given, "--annotations", str(tmp_path)]
@@ -130,7 +130,7 @@ def test_labels_are_needed_once_and_must_say_something_of_each_task(refused, lab
     assert "with 3 workers: each needs 2 at least: timm:resnet10t has batch norms" in says
 
 
-def test_labels_of_images_that_are_not_there(refused, labels, images, capsys):
+def test_labels_of_missing_images(refused, labels, images, capsys):
     for image in sorted(images.iterdir())[:2]:
         image.unlink()
     given = ["--labels", str(labels), *MINI, "tasks=[expression]"]
@@ -144,7 +144,7 @@ def test_labels_of_images_that_are_not_there(refused, labels, images, capsys):
 
 @pytest.fixture
 def without_ray(images, tmp_path, monkeypatch, capsys):
-    """What the program prints before it asks for Ray, which refuses."""
+    """Function that returns the output of the program up to a failed start of Ray."""
 
     def say(*words: str, method: str = "mae") -> str:
         def no_ray(_):
@@ -167,7 +167,7 @@ def test_images_without_a_label_of_the_tasks_are_left_out(without_ray, labels):
     assert "4 labelled images" in without_ray(*given, method="supervised")
 
 
-def test_a_start_that_ray_refuses_changes_nothing(without_ray, images, tmp_path, monkeypatch):
+def test_a_start_without_a_ray_cluster_changes_no_file(without_ray, images, tmp_path, monkeypatch):
     without_ray(*MINI)
     without_ray(*MINI, "training.seed=3")
     out = tmp_path / "out"
@@ -188,8 +188,8 @@ def test_a_start_that_ray_refuses_changes_nothing(without_ray, images, tmp_path,
         )
 
 
-def test_weights_are_their_content_wherever_they_lie(images, tmp_path, monkeypatch):
-    """The workers work elsewhere: they are given what the driver has read."""
+def test_weights_are_compared_by_content_and_sent_to_the_workers(images, tmp_path, monkeypatch):
+    """Workers get the weights that the driver has read, because they have no access to the file."""
     state = load_backbone("mae_vit_mini", "random", 32, seed=5).model.state_dict()
     save_file(state, tmp_path / "one.safetensors")
     (tmp_path / "two.safetensors").write_bytes((tmp_path / "one.safetensors").read_bytes())
@@ -220,13 +220,13 @@ def test_weights_are_their_content_wherever_they_lie(images, tmp_path, monkeypat
     assert initial_backbone(given("random")).weights is None
 
 
-def test_what_can_come_reads_images_too():
+def test_nodes_that_the_autoscaler_can_start_read_images_too():
     up = Cluster("none", ((4.0, 0.0),))
     more = replace(up, autoscaler=AutoscalerLimits((4.0, 0.0), ((8.0, 0.0),) * 3, at_once=2))
     words = Namespace(cpus=1)
-    assert pretrain._readers(words, 2, up) == {"readers": 1, "reader_cpus": 1}
-    assert pretrain._readers(words, 4, up) == {"readers": 1, "reader_cpus": 0}
-    assert pretrain._readers(words, 2, more) == {"readers": 9, "reader_cpus": 1}
+    assert pretrain.reader_resources(words, 2, up) == {"readers": 1, "reader_cpus": 1}
+    assert pretrain.reader_resources(words, 4, up) == {"readers": 1, "reader_cpus": 0}
+    assert pretrain.reader_resources(words, 2, more) == {"readers": 9, "reader_cpus": 1}
 
 
 def result(epoch: int, **changes) -> PretrainResult:
@@ -249,7 +249,7 @@ def rows(folder: PretrainingFolder, file: str) -> list[dict[str, str]]:
     return list(csv.DictReader(io.StringIO((folder.path / file).read_text())))
 
 
-def test_what_an_epoch_leaves(begun):
+def test_the_files_of_an_epoch(begun):
     faces = np.zeros((2, 3, 32, 32, 3), np.uint8)
     weights = {"cls_token": torch.arange(3.0)}
     first = result(1)
@@ -261,12 +261,12 @@ def test_what_an_epoch_leaves(begun):
     assert torch.equal(load_file(begun.weights)["cls_token"], weights["cls_token"])
     assert json.loads((begun.path / "scores.json").read_text())["epoch"] == 1
     assert [f.name for f in (begun.path / "pictures").iterdir()] == ["epoch_0001.png"]
-    # After a restart the second epoch, which left no checkpoint, comes again.
+    # After a restart the second epoch, which has no checkpoint, is trained again.
     begun.write_epoch(PretrainingEpoch(result(2, losses={"reconstruction": 0.125})))
     assert [row["loss_reconstruction"] for row in rows(begun, "progress.csv")] == ["1.0", "0.125"]
 
 
-def test_the_same_pretraining_goes_on_and_another_is_refused(begun):
+def test_the_same_pretraining_continues_and_another_is_refused(begun):
     checkpoint = pack({"history": [vars(result(1))]})
     begun.write_epoch(PretrainingEpoch(result(1), checkpoint))
     begun.write_broken(("a/b: 1.jpg: empty",))
@@ -283,7 +283,7 @@ def test_the_same_pretraining_goes_on_and_another_is_refused(begun):
         PretrainingFolder(begun.path, other).check(overwrite=False)
 
 
-def test_overwriting_removes_what_a_pretraining_wrote(begun):
+def test_overwrite_removes_only_files_of_a_pretraining(begun):
     picture = np.zeros((1, 3, 32, 32, 3), np.uint8)
     begun.write_epoch(PretrainingEpoch(result(1), b"", {"cls_token": torch.ones(1)}, picture))
     begun.write_broken(("c.jpg: truncated",))
@@ -298,7 +298,7 @@ def test_overwriting_removes_what_a_pretraining_wrote(begun):
     assert fresh.check(overwrite=False) is None
 
 
-def test_what_cannot_be_written_or_read_is_one_sentence(begun, tmp_path, monkeypatch):
+def test_a_folder_that_cannot_be_read_or_written_is_one_sentence(begun, tmp_path, monkeypatch):
     def full(file: Path, content: bytes) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -319,7 +319,7 @@ def test_what_cannot_be_written_or_read_is_one_sentence(begun, tmp_path, monkeyp
         begun.write_broken(("c.jpg: truncated",))
 
 
-def test_what_is_no_pretrainings_folder_is_left_alone(tmp_path):
+def test_a_folder_with_foreign_files_is_refused_and_not_changed(tmp_path):
     (tmp_path / "thesis.txt").write_text("years of work")
     for overwrite in (False, True):
         folder = PretrainingFolder(tmp_path, MANIFEST)

@@ -6,12 +6,12 @@ import pytest
 from mtl.ensemble.selection import (
     RULES,
     Selection,
-    _decisions,
-    _pick,
     error_correlation,
+    fast_decisions,
     forward_order,
     fuse,
     greedy,
+    pick_member,
     score_weighted,
     top_k,
 )
@@ -186,7 +186,7 @@ def test_ties_of_hard_votes_are_decided_as_in_the_metrics(task: Task) -> None:
 @pytest.mark.parametrize("task", [EXPRESSION, UNITS], ids=lambda task: task.name)
 def test_ties_of_totals_are_decided_as_the_metrics_decide_means(task: Task) -> None:
     total = np.random.default_rng(0).integers(0, 4, (task.width, 500)).astype(float)
-    np.testing.assert_array_equal(_decisions(task, total, 4), decisions(task, total.T / 4).T)
+    np.testing.assert_array_equal(fast_decisions(task, total, 4), decisions(task, total.T / 4).T)
 
 
 @pytest.mark.parametrize(
@@ -203,7 +203,7 @@ def test_ties_of_totals_are_decided_as_the_metrics_decide_means(task: Task) -> N
 def test_ties_go_to_chosen_members_then_to_the_lower_index(
     ratings: list[float], chosen: list[int], expected: int
 ) -> None:
-    assert _pick(np.array(ratings), chosen) == expected
+    assert pick_member(np.array(ratings), chosen) == expected
 
 
 def test_fuse_is_the_weighted_mean_of_those_with_weight() -> None:

@@ -1,4 +1,4 @@
-"""What a pretraining's driver makes of what it hears; what workers say of their end."""
+"""Events that the driver receives, and descriptions of failed workers."""
 
 from collections.abc import Iterator
 
@@ -29,44 +29,45 @@ from sweeps.pretraining.events import (
 )
 from sweeps.pretraining.setup import PretrainingSetup, make_objective
 
-SILENCE = [None] * TIMEOUTS_UNTIL_WAITING
+TIMEOUTS = [None] * TIMEOUTS_UNTIL_WAITING
 
 
-def heard(*script: "Event | Exception | None") -> Iterator[Event]:
-    words = iter(script)
+def received(*script: "Event | Exception | None") -> Iterator[Event]:
+    events = iter(script)
 
     def take() -> "Event | None":
-        word = next(words)
-        if isinstance(word, Exception):
-            raise word
-        return word
+        event = next(events)
+        if isinstance(event, Exception):
+            raise event
+        return event
 
     return receive(take)
 
 
-def test_a_silence_is_told_once_until_the_workers_have_begun():
+def test_waiting_is_reported_once_until_the_workers_start():
     script = [
-        *SILENCE,
-        *SILENCE,
+        *TIMEOUTS,
+        *TIMEOUTS,
         TrainingStarted(0),
-        *SILENCE,
+        *TIMEOUTS,
         WorkerDied("x"),
-        *SILENCE,
+        *TIMEOUTS,
         TrainingStarted(2),
         WorkersEnded(None),
     ]
-    assert list(heard(*script)) == [
+    assert list(received(*script)) == [
         WorkersWaiting(),
         TrainingStarted(0),
         WorkerDied("x"),
         WorkersWaiting(),
         TrainingStarted(2),
     ]
-    assert list(heard(*SILENCE[1:], TrainingStarted(0), WorkersEnded(None))) == [TrainingStarted(0)]
+    few_timeouts = received(*TIMEOUTS[1:], TrainingStarted(0), WorkersEnded(None))
+    assert list(few_timeouts) == [TrainingStarted(0)]
 
 
 @pytest.mark.parametrize(
-    ("last", "error", "says"),
+    ("last", "error", "message"),
     [
         (PretrainingFailed("no such image", mistake=True), InputError, "no such image"),
         (PretrainingFailed("not finite", mistake=False), TrainingError, "not finite"),
@@ -84,22 +85,22 @@ def test_a_silence_is_told_once_until_the_workers_have_begun():
     ],
     ids=["mistake", "failure", "end", "lost actor"],
 )
-def test_how_it_ends_early(last, error, says):
-    events = heard(TrainingStarted(0), last)
+def test_an_early_end_raises_an_error(last, error, message):
+    events = received(TrainingStarted(0), last)
     assert next(events) == TrainingStarted(0)
     with pytest.raises(error) as caught:
         next(events)
-    assert str(caught.value) == says
+    assert str(caught.value) == message
 
 
-def lost(words: str) -> WorkerHealthCheckFailedError:
+def lost(reason: str) -> WorkerHealthCheckFailedError:
     error = ActorDiedError()
-    error.error_msg = f"The actor died unexpectedly.\n\tclass_name: RayTrainWorker\n{words}"
+    error.error_msg = f"The actor died unexpectedly.\n\tclass_name: RayTrainWorker\n{reason}"
     return WorkerHealthCheckFailedError("A worker health check failed.", error)
 
 
 @pytest.mark.parametrize(
-    ("error", "says"),
+    ("error", "message"),
     [
         (
             WorkerGroupError(
@@ -121,18 +122,18 @@ def lost(words: str) -> WorkerHealthCheckFailedError:
     ],
     ids=["lost process", "task", "start", "other"],
 )
-def test_why_a_group_ended(error, says):
-    assert describe_failure(error) == says
+def test_the_failure_of_a_worker_group_is_described_in_one_line(error, message):
+    assert describe_failure(error) == message
     assert len(describe_failure(WorkerGroupError("", {0: lost("word " * 1000)}))) < 400
 
 
-def test_faces_that_cannot_be_read_are_no_picture(tmp_path):
+def test_unreadable_faces_are_left_out_of_the_picture(tmp_path):
     for number in range(4):
         (tmp_path / f"{number}.jpg").write_bytes(b"")
     plain = compose_plain("pretrain_mae", ["backbone=mae_vit_mini", "size=32", "picture_epochs=1"])
     setup = PretrainingSetup(validate_as(MAEConfig, plain), find_images(tmp_path), None, 1, 0, 1)
     objective = make_objective(setup)
-    assert workers._picture_faces(setup, objective) is None
+    assert workers.picture_faces(setup, objective) is None
     trainer = Pretrainer(objective, setup.config)
     step = {
         "pixels": np.zeros((2, 32, 32, 3), np.uint8),
@@ -140,8 +141,8 @@ def test_faces_that_cannot_be_read_are_no_picture(tmp_path):
         "noise": np.random.default_rng(0).random((2, objective.autoencoder.patches), np.float32),
     }
     trainer.train_epoch([{k: torch.from_numpy(v) for k, v in step.items()}], 1)
-    assert workers._epoch_event(trainer, objective, None).picture is None
+    assert workers.epoch_event(trainer, objective, None).picture is None
     Image.new("RGB", (32, 32)).save(tmp_path / "3.jpg")
-    faces = workers._picture_faces(setup, objective)
-    picture = workers._epoch_event(trainer, objective, faces).picture
+    faces = workers.picture_faces(setup, objective)
+    picture = workers.epoch_event(trainer, objective, faces).picture
     assert picture.shape == (1, 3, 32, 32, 3)

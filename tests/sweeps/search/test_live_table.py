@@ -107,7 +107,7 @@ def test_a_terminal_shows_one_table_of_the_best():
             progress.ended(proposal, "complete", None)
     assert text.getvalue() == ""  # no line beside the live table
     shown = Console(width=120, file=io.StringIO())
-    shown.print(progress._render())
+    shown.print(progress.render())
     head, columns, *rows = shown.file.getvalue().splitlines()
     assert head.startswith("28 of 40 trials, ")
     assert head.rstrip().endswith(" left")
