@@ -64,7 +64,7 @@ COVERED = {
     "python sweeps/pretrain.py --method supervised --images cropped_aligned --annotations DIR "
     "--out runs/iresnet backbone=iresnet50 weights=arcface_r50.pth --workers 2": (
         "tests/ray/test_pretraining.py"
-        "::test_supervised_ones_of_given_weights_are_the_same_for_any_number_of_workers"
+        "::test_supervised_pretraining_from_weights_is_the_same_for_any_number_of_workers"
     ),
     "python sweeps/extract.py --images cropped_aligned --backbone iresnet50 "
     "--weights arcface_r50.pth --out features/iresnet": EXTRACTION,

@@ -1,4 +1,4 @@
-"""Pretraining on Ray: the same for any number of workers, through kills and restarts."""
+"""Pretraining on Ray with one and two workers, kills, restarts and errors."""
 
 import csv
 import json
@@ -49,7 +49,7 @@ BROKEN = {"video001": "empty", "video002": "not an image (none of JPEG, PNG, BMP
 
 @pytest.fixture(scope="module")
 def faces(tmp_path_factory) -> Path:
-    """A hundred planted faces, two of which cannot be read."""
+    """Folder of about a hundred planted faces, two of which cannot be read."""
     folder: Path = tmp_path_factory.mktemp("pretraining") / "faces"
     make_faces(folder, 5, DEMO, Faces(size=32))
     for video, content in (("video001", b""), ("video002", b"a text")):
@@ -70,13 +70,13 @@ def losses(out: Path) -> list[float]:
 
 @pytest.fixture(scope="module")
 def undisturbed(faces, ray_address, tmp_path_factory) -> Path:
-    """A pretraining by one worker."""
+    """Output folder of an uninterrupted pretraining with one worker."""
     out: Path = tmp_path_factory.mktemp("undisturbed") / "mae"
     assert pretrain.main(words(faces, out, ray_address)) == 0
     return out
 
 
-def test_a_pretraining_leaves_what_extract_reads(undisturbed, faces):
+def test_a_pretraining_writes_its_folder(undisturbed, faces):
     found = losses(undisturbed)
     assert len(found) == EPOCHS
     assert found[-1] < found[0]
@@ -95,13 +95,15 @@ def test_a_pretraining_leaves_what_extract_reads(undisturbed, faces):
     assert environment["machine"]["cpus"] == os.cpu_count()
 
 
-def test_a_finished_one_is_not_trained_again(undisturbed, faces, ray_address, monkeypatch, capsys):
-    monkeypatch.setattr(pretrain, "connect", None)  # not even Ray is asked
+def test_a_finished_pretraining_is_not_repeated(
+    undisturbed, faces, ray_address, monkeypatch, capsys
+):
+    monkeypatch.setattr(pretrain, "connect", None)  # Ray must not start
     assert pretrain.main(words(faces, undisturbed, ray_address)) == 0
     assert "extract.py" in capsys.readouterr().out
 
 
-def test_two_workers_one_of_them_killed_train_what_one_does(
+def test_two_workers_with_one_killed_train_the_model_of_one_worker(
     undisturbed, faces, ray_address, tmp_path, capsys
 ):
     out = tmp_path / "mae"
@@ -117,7 +119,7 @@ def test_two_workers_one_of_them_killed_train_what_one_does(
 
     def both() -> bool:
         found[:] = actors(dashboard).get("RayTrainWorker", [])
-        return len(found) == 2 and all(found)  # 0 until there is a process
+        return len(found) == 2 and all(found)  # 0 until the worker has a process
 
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
@@ -138,7 +140,7 @@ def test_two_workers_one_of_them_killed_train_what_one_does(
         assert not placement_groups(dashboard)
 
 
-def test_ctrl_c_and_the_same_command_goes_on(undisturbed, faces, ray_address, tmp_path, capsys):
+def test_the_same_command_continues_after_ctrl_c(undisturbed, faces, ray_address, tmp_path, capsys):
     out, output = tmp_path / "mae", tmp_path / "output.txt"
     given = words(faces, out, ray_address)
     with output.open("w") as file:
@@ -176,10 +178,10 @@ def progress(out: Path) -> list[dict[str, float]]:
     return [{k: float(v) for k, v in row.items() if k.startswith(told)} for row in rows]
 
 
-def test_supervised_ones_of_given_weights_are_the_same_for_any_number_of_workers(
+def test_supervised_pretraining_from_weights_is_the_same_for_any_number_of_workers(
     undisturbed, faces, ray_address, tmp_path, monkeypatch, capsys
 ):
-    """The weights' path leads nowhere in the workers' folders."""
+    """The path of the weights is relative, so the workers cannot read the file."""
     monkeypatch.chdir(undisturbed)
     one, two = tmp_path / "one", tmp_path / "two"
     given = ["--annotations", str(faces / "annotations"), "backbone=mae_vit_mini", "dropout=0"]
@@ -200,11 +202,14 @@ def test_supervised_ones_of_given_weights_are_the_same_for_any_number_of_workers
     for alone, together in zip(progress(one), progress(two), strict=True):
         assert alone.keys() == together.keys()
         np.testing.assert_allclose(list(together.values()), list(alone.values()), rtol=1e-3)
-    monkeypatch.setattr(pretrain, "connect", None)  # the same weights: all is done
+    # The weights are the same, so the pretraining is complete and Ray must not start.
+    monkeypatch.setattr(pretrain, "connect", None)
     assert pretrain.main(supervised(faces, two, ray_address, *given, weights)) == 0
 
 
-def test_a_loss_that_is_not_finite_ends_it_with_its_own_words(faces, ray_address, tmp_path, capsys):
+def test_a_loss_that_is_not_finite_ends_the_program_with_one_line(
+    faces, ray_address, tmp_path, capsys
+):
     given = supervised(faces, tmp_path / "bad", ray_address, "optim.base_lr=1e30")
     given += ["backbone=timm:resnet10t"]
     labels = tmp_path / "labels.csv"
@@ -227,7 +232,7 @@ def test_more_workers_than_fit_are_refused(faces, ray_address, tmp_path):
         pretrain.main(given)
 
 
-def test_images_none_of_which_can_be_read_end_it(ray_address, tmp_path):
+def test_a_folder_of_unreadable_images_is_an_error(ray_address, tmp_path):
     folder = tmp_path / "cropped_aligned" / "video"
     folder.mkdir(parents=True)
     for frame in range(16):
@@ -237,7 +242,7 @@ def test_images_none_of_which_can_be_read_end_it(ray_address, tmp_path):
         pretrain.main(words(tmp_path, tmp_path / "mae", ray_address))
 
 
-def test_a_mistake_that_a_reading_task_meets_is_said_in_its_own_words(faces, ray_address):
+def test_a_mistake_found_by_a_reading_task_is_one_sentence(faces, ray_address):
     class Forbidden(Images):
         def read(self, i):
             raise InputError("cannot read it: make it readable")

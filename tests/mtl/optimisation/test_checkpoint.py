@@ -7,7 +7,7 @@ from mtl.training.trainer import Trainer
 from tests.support.laws import ENCODER_NAMES, config, data
 
 
-def test_what_is_packed_comes_back() -> None:
+def test_unpack_returns_the_packed_state() -> None:
     state = {
         "a": {"0": torch.arange(6.0).reshape(2, 3), "1": torch.tensor(4.0), "empty": {}},
         "b": [torch.arange(3), {"t": torch.ones(2, 0, dtype=torch.float64)}, None, "text", 1e-17],
@@ -33,13 +33,13 @@ def test_what_is_packed_comes_back() -> None:
         assert torch.equal(one, other)
 
 
-def test_no_code_in_it_runs() -> None:
+def test_unpack_runs_no_code() -> None:
     with pytest.raises(Exception, match=r"(?i)header"):
         unpack(b"cos\nsystem\n(S'true'\ntR.")
 
 
 @pytest.mark.parametrize("name", ENCODER_NAMES)
-def test_a_training_s_checkpoint_holds_all_of_its_optimizer(name: str) -> None:
+def test_a_trainer_s_checkpoint_restores_the_optimizer(name: str) -> None:
     trainer = Trainer(config(name), data())
     next(trainer.epochs())
     again = Trainer(config(name), data(), trainer.checkpoint())
@@ -53,7 +53,7 @@ def test_a_training_s_checkpoint_holds_all_of_its_optimizer(name: str) -> None:
         assert all(torch.equal(moments[key], other["state"][number][key]) for key in moments)
 
 
-def test_a_damaged_one_is_said_in_one_sentence() -> None:
+def test_a_damaged_checkpoint_is_an_error_of_one_sentence() -> None:
     trainer = Trainer(config(), data())
     next(trainer.epochs())
     for damaged in (b"", b"no checkpoint", trainer.checkpoint()[:-9]):

@@ -1,4 +1,4 @@
-"""Labelled images: of a CSV, and of the challenge's files."""
+"""Labelled images from a CSV file and from the annotation files."""
 
 import numpy as np
 import pyarrow as pa
@@ -20,7 +20,7 @@ def write(tmp_path, text: str):
     return file
 
 
-def test_a_csv_of_some_tasks(tmp_path):
+def test_a_csv_file_with_labels_of_some_tasks(tmp_path):
     file = write(
         tmp_path,
         "image,expression,valence,AU12,split\n"
@@ -65,7 +65,7 @@ def test_a_csv_of_some_tasks(tmp_path):
         ("image,AU2,split\na.jpg,1,validation\n", "no labelled image to train on"),
     ],
 )
-def test_what_is_wrong_is_named(tmp_path, text, says):
+def test_a_mistake_in_the_csv_file_is_named(tmp_path, text, says):
     with pytest.raises(InputError, match=says):
         read_labels(write(tmp_path, text), "somewhere")
 
@@ -85,7 +85,7 @@ def planted(tmp_path_factory):
     return find_images(folder / "cropped_aligned"), read_annotations(folder / "annotations")
 
 
-def test_the_challenges_frames_of_train_and_select_alone(planted):
+def test_only_frames_of_train_and_select_are_used(planted):
     images, challenge = planted
     listing = challenge.listing
     names = listing.names

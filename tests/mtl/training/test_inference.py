@@ -45,7 +45,7 @@ def assert_alike(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> No
 
 @pytest.mark.parametrize("names", MODELS, ids="-".join)
 def test_predictions_do_not_depend_on_other_videos(names: tuple[str, str, str]) -> None:
-    """Neither on how many there are, nor how long, nor in what order."""
+    """Number, lengths and order of the other videos do not matter."""
     trial, zoo = config(*names), videos(LENGTHS)
     together = rows_of(predicted(trial, part(zoo)), zoo)
     turned = zoo[::-1]
@@ -75,8 +75,8 @@ def test_predictions_do_not_depend_on_how_a_video_is_cut(encoder: str, window: i
 
 
 @pytest.mark.parametrize("encoder", STATEFUL_ENCODERS)
-def test_predictions_look_back_over_windows(encoder: str) -> None:
-    """With a state that is not carried the law above would hold for a window of any encoder."""
+def test_predictions_depend_on_frames_of_earlier_windows(encoder: str) -> None:
+    """An encoder that ignores earlier frames would pass the test above too."""
     (video,) = videos((12,))
     half = video.features[0]
     other = replace(half, block=half.block.copy())
@@ -88,8 +88,8 @@ def test_predictions_look_back_over_windows(encoder: str) -> None:
 
 
 @pytest.mark.parametrize("encoder", ENCODER_NAMES)
-def test_a_video_s_first_frame_knows_nothing_of_the_video_before(encoder: str) -> None:
-    """One lane: the second video follows the first, whose features are huge here."""
+def test_predictions_do_not_depend_on_the_previous_video_of_the_lane(encoder: str) -> None:
+    """The second video follows the first in one lane; the features of the first are huge."""
     first, second = videos((7, 7))
     huge = replace(first.features[0], block=np.full_like(first.features[0].block, 6e4))
     trial = config(encoder, sequence={"window_frames": 3})
@@ -141,7 +141,7 @@ def test_windows_are_stitched_by_their_mean(encoder: str) -> None:
 
 
 def sparse_part() -> Part:
-    """Seven listed frames: of the first video, between, of the second, and without features."""
+    """Return a part of seven listed frames from two videos; two frames have no features."""
     sequences = videos((4, 3))
     source = np.array([3, -1, 0, 5, 5, -1, 0])
     empty = np.zeros((7, 15), np.float32)
@@ -197,7 +197,7 @@ def test_predicting_draws_no_random_number(names: tuple[str, str, str]) -> None:
 
 
 @pytest.mark.parametrize("encoder", ENCODER_NAMES)
-def test_mixed_precision_is_near(encoder: str) -> None:
+def test_mixed_precision_is_close_to_float32(encoder: str) -> None:
     where = part(videos(LENGTHS))
     exact = predicted(config(encoder), where)
     near = predicted(config(encoder, training={"precision": "bfloat16"}), where)

@@ -38,7 +38,7 @@ CLOCK = ("seconds", "data_seconds")
 def run(
     trial: TrialConfig, zoo: TrialData | None = None
 ) -> tuple[list[dict[str, Any]], list[bytes]]:
-    """All epochs' results without their times, and the bits of the model."""
+    """Return the results of all epochs without times, and the bytes of the trained weights."""
     trainer = Trainer(trial, zoo or data())
     return [timeless(result) for result in trainer.epochs()], bits(trainer)
 
@@ -115,7 +115,7 @@ def test_weights_are_a_copy() -> None:
 
 
 def plain_loss(task: str, outputs: torch.Tensor, video: VideoSequence, at: slice) -> torch.Tensor:
-    """Summed over what is labelled."""
+    """Return the loss of a task, summed over labelled frames."""
     columns, kind = TASKS[task].labels, TASKS[task].kind
     mask = torch.from_numpy(video.mask[at, columns])
     truth = torch.from_numpy(video.labels[at, columns])[mask]
@@ -129,7 +129,7 @@ def plain_loss(task: str, outputs: torch.Tensor, video: VideoSequence, at: slice
 
 @pytest.mark.parametrize("encoder", ENCODER_NAMES)
 def test_training_equals_a_plain_loop(encoder: str) -> None:
-    """One lane after the other, nothing padded, losses over the labelled frames alone."""
+    """The plain loop trains lane after lane, without padding, on labelled frames only."""
     weights = {"valence": 2.0, "arousal": 3.0, "expression": 0.5, "action_units": 1.0}
     clip, lr = 0.7, 0.02
     optim = {"gradient_clip": clip, "lr": lr, "warmup_epochs": 0, "decay": "constant"}
@@ -180,8 +180,8 @@ def test_a_missing_label_changes_no_bit(encoder: str, loss: int) -> None:
 
 
 @pytest.mark.parametrize("encoder", ENCODER_NAMES)
-def test_batches_without_a_label_of_a_task_do_no_harm(encoder: str) -> None:
-    """Expression is known in one frame, valence nowhere in all but the first video."""
+def test_batches_without_a_label_of_a_task_keep_losses_finite(encoder: str) -> None:
+    """One frame has an expression label, and only the first video has valence labels."""
     first, *rest = data().train
     masks = [video.mask.copy() for video in (first, *rest)]
     for mask in masks[1:]:
@@ -204,7 +204,7 @@ def test_a_task_that_is_not_trained_gets_no_head() -> None:
 
 @pytest.mark.parametrize("encoder", ENCODER_NAMES)
 def test_training_learns(encoder: str) -> None:
-    """Valence is a feature here."""
+    """The valence label is a function of the first feature."""
 
     def planted(video: VideoSequence) -> VideoSequence:
         x = features_of(video, slice(None), data())[0, :, :1].numpy()
@@ -243,7 +243,7 @@ def test_everything_trains_in_any_precision(
 
 
 def plain_rates(trial: TrialConfig, steps: int) -> list[float]:
-    """The whole run's rates, by step number."""
+    """Return the learning rate of each step of the whole training."""
     total, warm = trial.training.epochs * steps, trial.optim.warmup_epochs * steps
     rates = []
     for step in range(total):
@@ -270,7 +270,7 @@ def test_learning_rates_follow_the_plain_formula(warmup: float, decay: str) -> N
 
 
 def rates_of(trial: TrialConfig) -> tuple[list[float], list[float]]:
-    """The rate of each step, and what the epochs report."""
+    """Return the learning rate of each step, and the rate in the result of each epoch."""
     trainer = Trainer(trial, data())
     rates: list[float] = []
 
@@ -297,19 +297,19 @@ def test_gradients_are_clipped(clip: float) -> None:
         assert min(norms) > 0.01
 
 
-def test_scaled_gradients_are_clipped_as_what_they_are() -> None:
-    """In float16 the loss is scaled up, and with it the gradients, by 2^16 and less."""
+def test_scaled_gradients_are_unscaled_before_they_are_clipped() -> None:
+    """In float16 the loss and the gradients are scaled by up to 2^16."""
     settings = {"training": {"precision": "float16"}, "optim": {"gradient_clip": 1e-3}}
     trainer = Trainer(config("transformer", **settings), data())
     norms = norms_of(trainer)
     assert trainer.scaler.is_enabled()
-    norms = [norm for norm in norms if math.isfinite(norm)]  # the others' steps are skipped
+    norms = [norm for norm in norms if math.isfinite(norm)]  # other steps are skipped
     assert norms
     assert norms == pytest.approx([1e-3] * len(norms), rel=1e-2)
 
 
 def norms_of(trainer: Trainer) -> list[float]:
-    """The gradient's norm at each step of the first epoch."""
+    """Return the norm of the gradient at each step of the first epoch."""
     norms: list[float] = []
 
     def before(*_: object) -> None:
@@ -321,13 +321,13 @@ def norms_of(trainer: Trainer) -> list[float]:
     return norms
 
 
-def test_nothing_but_train_and_select_is_read() -> None:
+def test_training_reads_only_train_and_select() -> None:
     zoo = data()
     assert run(config(), replace(zoo, parts={"select": zoo.parts["select"]})) == run(config(), zoo)
 
 
 @pytest.mark.parametrize("encoder", ENCODER_NAMES)
-def test_double_precision_is_near_single(encoder: str) -> None:
+def test_double_precision_is_close_to_single_precision(encoder: str) -> None:
     runs = [run(config(encoder, training={"precision": p}))[0] for p in ("float64", "float32")]
     for double, single in zip(*(run[-1]["losses"].values() for run in runs), strict=True):
         assert double != single

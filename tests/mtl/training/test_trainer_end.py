@@ -1,4 +1,4 @@
-"""A training ends early when told to, or when a number is not finite."""
+"""Early end of a training: after a stop request, and when a number is not finite."""
 
 import math
 from dataclasses import replace
@@ -17,23 +17,23 @@ from tests.support.laws import (
 )
 
 
-@pytest.mark.parametrize("looks", [0, 1, 2])
-def test_a_stop_ends_without_another_epoch(looks: int) -> None:
+@pytest.mark.parametrize("checks", [0, 1, 2])
+def test_a_stop_request_ends_training_before_the_next_result(checks: int) -> None:
     asked = 0
 
     def stop() -> bool:
         nonlocal asked
         asked += 1
-        return asked > looks
+        return asked > checks
 
     trainer = Trainer(config(training={"epochs": 50}, optim={"batch_videos": 1}), data())
     results = list(trainer.epochs(stop))
-    # Eight steps an epoch are looked at before the first and fifth.
-    assert asked == looks + 1
-    assert len(results) == looks // 2 == len(trainer.learning_curve)
+    # An epoch has eight steps, with a check before the first and the fifth.
+    assert asked == checks + 1
+    assert len(results) == checks // 2 == len(trainer.learning_curve)
 
 
-def test_a_stop_takes_few_steps() -> None:
+def test_a_stop_request_takes_effect_within_few_steps() -> None:
     stopped = False
     trainer = Trainer(config(optim={"batch_videos": 1}), data(train=(60,) * 4))
     steps: list[int] = []
@@ -49,7 +49,7 @@ def test_a_stop_takes_few_steps() -> None:
 
 
 def nan_after(trainer: Trainer, steps: int) -> None:
-    """Poison the weights after so many steps."""
+    """Set a parameter to NaN after a number of steps."""
     taken: list[int] = []
 
     def poison(*_: object) -> None:
@@ -76,13 +76,13 @@ def test_a_loss_that_is_not_finite_names_epoch_and_step(encoder: str) -> None:
     assert not trainer.learning_curve
 
 
-def test_a_learning_rate_that_blows_up_is_named() -> None:
+def test_the_error_of_a_diverging_training_names_the_learning_rate() -> None:
     trainer = Trainer(config(optim={"lr": 1e30, "warmup_epochs": 0}), data())
     with pytest.raises(TrainingError, match=r"not finite at epoch 1, step \d+: .*1e\+30"):
         list(trainer.epochs())
 
 
-def test_a_feature_that_is_not_finite_is_noticed() -> None:
+def test_a_feature_that_is_not_finite_is_an_error() -> None:
     first, *rest = data().train
     block = first.features[0].block.copy()
     block[6] = np.nan
@@ -92,7 +92,7 @@ def test_a_feature_that_is_not_finite_is_noticed() -> None:
         list(Trainer(config(), zoo).epochs())
 
 
-def test_weights_that_break_in_the_last_step_are_noticed() -> None:
+def test_weights_that_are_not_finite_after_the_last_step_are_an_error() -> None:
     trainer = Trainer(config(), data())
     nan_after(trainer, 2 * steps_per_epoch())
     epochs = trainer.epochs()

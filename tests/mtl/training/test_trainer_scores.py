@@ -1,4 +1,4 @@
-"""Each task keeps its best epoch, by scores of whole videos of select."""
+"""Scores on select, and the best epoch of each task."""
 
 import math
 
@@ -20,7 +20,7 @@ from tests.support.laws import (
 
 
 def scored(monkeypatch: pytest.MonkeyPatch, scores: list[dict[str, float | None]]) -> Trainer:
-    """A trainer whose epochs score so."""
+    """Return a trainer whose epochs have the given scores."""
     given = iter(scores)
     monkeypatch.setattr(Trainer, "_score_select", lambda self, epoch: next(given))
     return Trainer(config(training={"epochs": len(scores)}), data())
@@ -47,7 +47,7 @@ def test_each_task_keeps_its_best_epoch(monkeypatch: pytest.MonkeyPatch) -> None
     assert [r.objective for r in results] == pytest.approx([0.35, 0.5, 0.6, 0.7])
 
 
-def test_all_scores_negative_is_still_a_result(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_negative_scores_give_a_negative_objective(monkeypatch: pytest.MonkeyPatch) -> None:
     scores: dict[str, float | None] = dict.fromkeys(TASKS)
     trainer = scored(monkeypatch, [scores | {"valence": -0.9}, scores | {"valence": -0.8}])
     assert [r.objective for r in trainer.epochs()] == [-0.9, -0.8]
@@ -60,7 +60,7 @@ def test_a_select_part_without_labels_is_an_error(monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize("names", FEW_MODELS, ids="-".join)
-def test_scores_are_those_of_select(names: tuple[str, str, str]) -> None:
+def test_best_scores_are_the_best_scores_on_select(names: tuple[str, str, str]) -> None:
     zoo = data()
     trainer = Trainer(config(*names), zoo)
     best = dict.fromkeys(TASKS, -math.inf)
@@ -73,7 +73,7 @@ def test_scores_are_those_of_select(names: tuple[str, str, str]) -> None:
 
 
 @pytest.mark.parametrize("encoder", STATEFUL_ENCODERS)
-def test_a_score_is_that_of_whole_videos(encoder: str) -> None:
+def test_a_score_is_computed_on_whole_videos(encoder: str) -> None:
     zoo = data()
     trainer = Trainer(config(encoder), zoo)
     *_, result = trainer.epochs()
