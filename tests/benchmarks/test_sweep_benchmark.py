@@ -167,7 +167,8 @@ def test_two_processes_train_each_configuration_together(plain, space, tmp_path)
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_a_sweep_is_timed(sweep, space):
+def test_a_sweep_is_timed(sweep, space, ray_address, monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", ray_address)
     times = sweep.run_sweep(space)
     assert len(times.ends) == len(times.starts) == 3
     assert times.begun < times.begun + times.ray < times.starts[0] < times.ends[0]

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +22,7 @@ from safetensors.torch import load_file
 from mtl.dataset import Dataset
 from mtl.training.inference import ModelWeights
 from mtl.training.trainer import Trainer
+from sweeps.cluster.connection import Cluster, connect
 from sweeps.data.trial_data import SlotData
 from sweeps.planning.compose import compose
 from sweeps.planning.plan import make_plan
@@ -29,7 +31,17 @@ from sweeps.search_file import load
 from sweeps.study.pruner import rungs
 from sweeps.study.sampler import make_sampler, startup_trials
 from sweeps.train import FeatureFiles
-from tests.support.small_sweeps import SMALL, recorded, space_file, trial_folder
+from tests.support.small_sweeps import (
+    END_SECONDS,
+    SMALL,
+    actors,
+    alive,
+    recorded,
+    space_file,
+    trial_folder,
+    wait_until,
+    written,
+)
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -73,6 +85,8 @@ sys.exit(main(sys.argv[3:]))
 """A sweep that dies in mid-append, with Optuna's lock in its hands."""
 
 DRIVER_SECONDS = 180
+LOOK_SECONDS = 0.5
+"""Between two looks at the actors of a sweep whose driver is about to die."""
 
 
 class Kill(NamedTuple):
@@ -98,18 +112,34 @@ def go_on(folder: Path, address: str) -> None:
         assert main(["--space", "space.yaml", "--address", address]) == 0
 
 
-def die(folder: Path, address: str, kill: Kill) -> None:
-    """A sweep to the point where its driver dies."""
+def die(folder: Path, address: str, cluster: Cluster, kill: Kill) -> None:
+    """Run a sweep until its driver dies, which must leave no actor and no actor's process."""
     arguments = [*map(str, kill), "--space", "space.yaml", "--address", address]
-    with (folder / "output.txt").open("a") as output:
-        driver = subprocess.run(
+    pids: set[int] = set()
+    output = folder / "output.txt"
+
+    def ended() -> bool:
+        pids.update(pid for found in actors(cluster.dashboard).values() for pid in found if pid)
+        with suppress(subprocess.TimeoutExpired):
+            driver.wait(LOOK_SECONDS)
+        return driver.poll() is not None
+
+    with output.open("a") as file:
+        driver = subprocess.Popen(
             [sys.executable, "-c", DRIVER, *arguments],
             cwd=folder,
-            stdout=output,
+            stdout=file,
             stderr=subprocess.STDOUT,
-            timeout=DRIVER_SECONDS,
         )
-    assert driver.returncode == -signal.SIGKILL, (folder / "output.txt").read_text()
+        try:
+            wait_until(ended, DRIVER_SECONDS, output.read_text)
+        finally:
+            driver.kill()
+            driver.wait()
+    assert driver.returncode == -signal.SIGKILL, output.read_text()
+    assert pids
+    wait_until(lambda: not actors(cluster.dashboard), END_SECONDS)
+    wait_until(lambda: not alive(pids), END_SECONDS, lambda: alive(pids))
 
 
 def journal(folder: Path) -> list[dict[str, Any]]:
@@ -181,26 +211,38 @@ def test_killed_at_five_points_it_ends_as_undisturbed(undisturbed, planted, ray_
     folder = tmp_path / "runs" / "small"
     records = journal(undisturbed)
     before: dict[str, list[dict[str, str]]] = {}
-    for kill in crash_points(records):
-        die(tmp_path, ray_address, kill)
-        left = (folder / "study.journal").read_bytes()
-        assert left.count(b"\n") == kill.record + (kill.share == 1)
-        assert left.endswith(b"\n") == (kill.share != 0.5)
-        assert (folder / "study.journal.lock").is_symlink()
-        now = trained(folder)
-        for trial in recorded(folder):
-            known = len(trial.intermediate_values)
-            assert len(now.get(trial.user_attrs["signature"], [])) >= known
-        assert is_kept(before, now)
-        before = now
+    of_ended: dict[str, int] = {}
+    with connect(ray_address) as cluster:
+        for kill in crash_points(records):
+            die(tmp_path, ray_address, cluster, kill)
+            left = (folder / "study.journal").read_bytes()
+            assert left.count(b"\n") == kill.record + (kill.share == 1)
+            assert left.endswith(b"\n") == (kill.share != 0.5)
+            assert (folder / "study.journal.lock").is_symlink()
+            now = trained(folder)
+            for trial in recorded(folder):
+                known = len(trial.intermediate_values)
+                assert len(now.get(trial.user_attrs["signature"], [])) >= known
+            assert is_kept(before, now)
+            assert of_ended.items() <= written(folder / "trials").items()
+            before, of_ended = now, files_of_ended(folder)
 
     go_on(tmp_path, ray_address)
     assert is_kept(before, trained(folder))
+    assert of_ended
+    assert of_ended.items() <= written(folder / "trials").items()
     assert journal(folder) == records
     assert files(folder) == files(undisturbed)
     assert not list(folder.rglob("checkpoint.safetensors"))
     submission = (undisturbed / "submission.txt").read_bytes()
     assert (folder / "submission.txt").read_bytes() == submission
+
+
+def files_of_ended(folder: Path) -> dict[str, int]:
+    """Return when each file of the trials that have ended on record was last written, in ns."""
+    ended = {t.user_attrs["signature"] for t in recorded(folder) if t.state.is_finished()}
+    found = written(folder / "trials")
+    return {name: time for name, time in found.items() if name.split("/")[0] in ended}
 
 
 def is_kept(before: dict[str, list[dict[str, str]]], now: dict[str, list[dict[str, str]]]) -> bool:

@@ -1,6 +1,7 @@
 """A slot of two DDP workers: trial after trial, and whatever may befall one of them.
 
-One group does it all, since it takes half a minute to start; the tests stand in their order.
+The tests share one group, since it takes half a minute to start; after a test that closes it the
+next one starts another.
 """
 
 import os
@@ -21,7 +22,7 @@ from ray.exceptions import RayTaskError
 from mtl.dataset import Dataset
 from mtl.sequences.feature_table import FeatureTable
 from sweeps.cluster.connection import Cluster, connect
-from sweeps.data.trial_data import Tables
+from sweeps.data.trial_data import FeatureLoader
 from sweeps.planning.compose import compose
 from sweeps.planning.plan import divide
 from sweeps.records.messages import Begin, End, Epoch, Event, Job, TrialFailed
@@ -96,7 +97,7 @@ class Block:
 class Disturbed:
     """Feature sets named after what happens to those who read them; each worker leaves its pid."""
 
-    shards: Tables
+    shards: FeatureLoader
     pids: Path
 
     def load(self, name: str) -> FeatureTable:
@@ -136,6 +137,11 @@ class Group:
     pool: Any
     cluster: Cluster
     pids_of_ranks: Path
+    closed: bool = False
+
+    def close(self) -> None:
+        self.pool.close()
+        self.closed = True
 
     @property
     def slot(self) -> Any:
@@ -213,21 +219,29 @@ def alone(setup: Any) -> dict[str, list[Any]]:
 
 
 @pytest.fixture(scope="module")
-def group(connected: Cluster, setup: Any, alone: Any) -> Iterator[Group]:
+def groups(connected: Cluster, setup: Any, alone: Any) -> Iterator[list[Group]]:
+    """Return the groups that tests of this module started, at most the last of them open."""
+    started: list[Group] = []
+    yield started
+    for group in started:
+        group.close()
+
+
+@pytest.fixture
+def group(groups: list[Group], connected: Cluster, setup: Any) -> Group:
+    """Return the open group, or a new one."""
     import ray
 
     from sweeps.slots.pool import SlotPool
     from sweeps.slots.start import slot_starter
 
-    resources = ResourcesSection(workers_per_trial=WORKERS)
-    pool = SlotPool(slot_starter("grouped", resources), 1, resources)
-    pool.open(ray.put(setup))
-    group = Group(pool, connected, setup.shards.pids)
-    try:
+    if not groups or groups[-1].closed:
+        resources = ResourcesSection(workers_per_trial=WORKERS)
+        pool = SlotPool(slot_starter("grouped", resources), 1, resources)
+        groups.append(Group(pool, connected, setup.shards.pids))
+        pool.open(ray.put(setup))
         wait_until(lambda: pool.take() == 0, START_SECONDS)
-        yield group
-    finally:
-        pool.close()
+    return groups[-1]
 
 
 def epochs_of(events: list[Any]) -> list[int]:
@@ -297,6 +311,7 @@ def test_an_error_that_all_workers_meet_fails_the_trial_alone(group):
 
 def test_an_error_of_one_worker_fails_the_trial_with_its_own_words(group, alone):
     """The other one only sees that a peer is gone. The group is started anew."""
+    list(group.events(a_job("unbroken", "training.epochs=1")))
     before = group.pids()
     failed = why_failed(group.events(a_job("broken", "features=[broken]", restarts=3)))
     assert failed.reason == "ValueError: rows that only rank 1 reads"
@@ -441,7 +456,7 @@ def test_a_stop_ends_the_epoch_or_comes_after_it_and_closing_leaves_nothing(grou
     running = actors(group.cluster.dashboard)
     pids = [pid for found in running.values() for pid in found]
     assert set(group.pids()) <= set(pids)
-    group.pool.close()
+    group.close()
     dashboard = group.cluster.dashboard
     assert placement_groups(dashboard) == []
     wait_until(lambda: not actors(dashboard), END_SECONDS, lambda: actors(dashboard))

@@ -124,10 +124,10 @@ def test_a_sweep_of_ddp_workers_stopped_with_ctrl_c_then_killed_and_then_finishe
         Path(),
         planted.address,
         name="ddp",
-        search={"trials": 3, "seed": 3},
+        search={"trials": 2, "seed": 3},
         resources={**ONE, "workers_per_trial": 2},
         pruner={"kind": "none"},
-        fixed={**SMALL, "training.epochs": 25},
+        fixed={**SMALL, "training.epochs": 20},
     )
     folder = Path("runs/ddp")
     # The program itself must see to it that its cluster is not reachable.
@@ -137,7 +137,7 @@ def test_a_sweep_of_ddp_workers_stopped_with_ctrl_c_then_killed_and_then_finishe
         processes = tree(driver.pid)
         listeners = listening(processes)
         workers = [p for p in processes if "RayTrainWorker" in command_line(p)]
-        wait_for(driver, lambda: in_training(folder, ended=1))
+        wait_for(driver, lambda: in_training(folder))
         processes = tree(driver.pid)
         os.killpg(driver.pid, signal.SIGINT)
         assert driver.wait(END_SECONDS) == 130, output()
@@ -157,7 +157,7 @@ def test_a_sweep_of_ddp_workers_stopped_with_ctrl_c_then_killed_and_then_finishe
         with program(Path(), *command) as driver:
             wait_for(
                 driver,
-                lambda: in_training(folder, ended=2) and bool(placement_groups(cluster.dashboard)),
+                lambda: in_training(folder, ended=1) and bool(placement_groups(cluster.dashboard)),
             )
             pids = [pid for found in actors(cluster.dashboard).values() for pid in found]
             assert placement_groups(cluster.dashboard)
@@ -171,17 +171,16 @@ def test_a_sweep_of_ddp_workers_stopped_with_ctrl_c_then_killed_and_then_finishe
 
     assert main(command) == 0
     trials = recorded(folder)
-    assert [trial.state for trial in trials] == [TrialState.COMPLETE] * 3
+    assert [trial.state for trial in trials] == [TrialState.COMPLETE] * 2
     assert_goes_on(folder, known)
-    assert {len(found) for found in trained(folder).values()} == {25}
+    assert {len(found) for found in trained(folder).values()} == {20}
     assert (folder / "submission.txt").exists()
     with connect(ray_address) as cluster:
         wait_until(lambda: not left(cluster), END_SECONDS, lambda: left(cluster))
-        # Of the first trial another cluster knows. That one of the others ended Tune's side of it
-        # tells the cluster a little later, unless it is killed before: as it is after the second
-        # with its driver, after the third with the sweep.
+        # That a trial ended Tune's side of it tells the cluster a little later, unless it is killed
+        # before: as it may be after the first with its driver, after the second with the sweep.
         wait_until(
-            lambda: any(t.startswith(("ddp/0001 ", "ddp/0002 ")) for t in finished_tasks(cluster)),
+            lambda: any(t.startswith(("ddp/0000 ", "ddp/0001 ")) for t in finished_tasks(cluster)),
             END_SECONDS,
             lambda: finished_tasks(cluster),
         )
@@ -199,7 +198,7 @@ def test_a_trial_whose_slot_is_killed_goes_on_in_another_until_it_has_no_restart
         budget={"restarts": 1},
         resources=ONE,
         pruner={"kind": "none"},
-        fixed={**SMALL, "training.epochs": 60},
+        fixed={**SMALL, "training.epochs": 40},
     )
     folder = Path("runs/small")
     command = ["--space", "space.yaml", "--address", ray_address]
@@ -217,7 +216,7 @@ def test_a_trial_whose_slot_is_killed_goes_on_in_another_until_it_has_no_restart
     assert (first.state, second.state) == (TrialState.FAIL, TrialState.COMPLETE)
     assert first.user_attrs["reason"] == "the slot's process died"
     assert (trial_folder(folder, first) / "error.txt").exists()
-    assert 4 <= len(rows(folder, first)) < 60
+    assert 4 <= len(rows(folder, first)) < 40
     assert_goes_on(folder, known)
 
     assert main([*command, "--retry-failed"]) == 0
@@ -226,7 +225,7 @@ def test_a_trial_whose_slot_is_killed_goes_on_in_another_until_it_has_no_restart
     assert facts(again[:2]) == facts([first, second])
     assert again[2].state == TrialState.COMPLETE
     assert again[2].params == first.params
-    assert [int(row["epoch"]) for row in rows(folder, again[2])] == list(range(1, 61))
+    assert [int(row["epoch"]) for row in rows(folder, again[2])] == list(range(1, 41))
 
 
 def kill_slot(

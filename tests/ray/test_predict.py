@@ -2,14 +2,12 @@
 says.
 """
 
-import io
 import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
-from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -24,42 +22,21 @@ from mtl.ensemble import Ensemble, Source
 from mtl.errors import InputError
 from mtl.predictions.table import Predictions
 from mtl.tasks import TASKS
-from sweeps import predict, run
+from sweeps import predict
 from sweeps.cluster.connection import connect
 from sweeps.fusion.frames import listed_rows
-from sweeps.prediction.export import export
 from tests.support.small_sweeps import (
     END_SECONDS,
     ROOT,
-    SMALL,
     START_SECONDS,
     actors,
     scores,
-    space_file,
     wait_until,
 )
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 PROGRAM = ROOT / "sweeps" / "predict.py"
-SPACE = {
-    "encoder": {"choice": {"gru": {}, "transformer": {"encoder.heads": {"values": [2, 4]}}}},
-    "sequence.frames": {"values": ["listed", "all"]},
-    "sequence.frame_stride": {"values": [1, 2]},
-}
-
-
-@pytest.fixture(scope="module")
-def swept(planted, ray_address, tmp_path_factory) -> Path:
-    """A folder with ``runs/fused``, finished, and ``exported``."""
-    folder: Path = tmp_path_factory.mktemp("fused")
-    fixed = {**SMALL, "training.epochs": 3, "encoder.layers": 1}
-    space_file(folder, planted.address, name="fused", fixed=fixed, space=SPACE)
-    with pytest.MonkeyPatch.context() as patch, redirect_stdout(io.StringIO()):
-        patch.chdir(folder)
-        assert run.main(["--space", "space.yaml", "--address", ray_address]) == 0
-        export(Path("runs/fused"), planted, Path("exported"))
-    return folder
 
 
 @pytest.fixture
@@ -79,19 +56,18 @@ def near(found: np.ndarray, expected: np.ndarray) -> None:
 
 def test_mtl_alone_says_what_the_sweep_stored(there, planted):
     ensemble = Ensemble.load("exported", "cpu")
-    stored = Predictions.load("runs/fused/fusion/predictions.parquet")
+    stored = Predictions.load("runs/whole/fusion/predictions.parquet")
     rows = listed_rows(planted.listing(), stored)
     near(ensemble.predict(planted).outputs[rows], stored.outputs)
     source = Source.open(ensemble.export, planted)
-    chosen = scores(there / "runs" / "fused")["members"]
+    chosen = scores(there / "runs" / "whole")["members"]
     for name, outputs in ensemble.member_outputs(*source.read(slice(0, len(source.frame)))):
-        trial = Predictions.load(f"runs/fused/trials/{name}/predictions.parquet")
+        trial = Predictions.load(f"runs/whole/trials/{name}/predictions.parquet")
         for task in (TASKS[task] for task, counts in chosen.items() if name in counts):
             near(outputs[rows][:, task.outputs], trial.outputs[:, task.outputs])
 
 
-@pytest.mark.parametrize("workers", ["1", "2"])
-@pytest.mark.parametrize("model", ["exported", "runs/fused"])
+@pytest.mark.parametrize(("model", "workers"), [("exported", "1"), ("runs/whole", "2")])
 def test_ray_says_what_mtl_alone_says(there, planted, ray_address, tmp_path, workers, model):
     out = tmp_path / "new.parquet"
     predicted(ray_address, planted, out, "--workers", workers, model=model)
@@ -110,7 +86,7 @@ def test_a_split_in_the_challenges_format_is_the_sweeps_submission(
     out = tmp_path / "test.txt"
     out.write_text("old")
     predicted(ray_address, planted, out, "--split", "test", "--overwrite", "--workers", "2")
-    found, stored = read_file(out), read_file("runs/fused/submission.txt")
+    found, stored = read_file(out), read_file("runs/whole/submission.txt")
     assert found.images == stored.images
     assert np.array_equal(found.mask, stored.mask)
     near(found.values, stored.values)

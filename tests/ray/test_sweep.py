@@ -1,10 +1,9 @@
 """A whole small sweep through Ray: what it leaves, and what the same command does again."""
 
 import csv
-import io
 import json
 import shlex
-from contextlib import redirect_stdout
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -28,25 +27,12 @@ from tests.support.small_sweeps import (
     facts,
     recorded,
     scores,
-    space_file,
     trial_folder,
     wait_until,
     written,
 )
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
-
-
-@pytest.fixture(scope="module")
-def swept(planted, ray_address, tmp_path_factory) -> Path:
-    """A finished sweep; the folder that ``runs`` stands in."""
-    folder = tmp_path_factory.mktemp("swept")
-    space_file(folder, planted.address, name="whole")
-    with pytest.MonkeyPatch.context() as patch, redirect_stdout(io.StringIO()) as printed:
-        patch.chdir(folder)
-        assert main(["--space", "space.yaml", "--address", ray_address]) == 0
-    (folder / "printed.txt").write_text(printed.getvalue())
-    return folder
 
 
 @pytest.fixture
@@ -59,6 +45,8 @@ def test_every_trial_ends_and_leaves_its_files(there, planted):
     trials = recorded(there)
     assert len(trials) == 4
     assert {trial.state for trial in trials} == {TrialState.COMPLETE, TrialState.PRUNED}
+    configs = [compose(trial.user_attrs["overrides"]).sequence for trial in trials]
+    assert len({(config.frames, config.frame_stride) for config in configs}) == 4
     assert {f.name for f in (there / "trials").iterdir()} == {
         trial.user_attrs["signature"] for trial in trials
     }
@@ -236,7 +224,10 @@ def test_another_space_in_the_same_folder_is_refused(there, change, named):
     assert written(there) == before
 
 
-def test_more_trials_extend_the_sweep(there, ray_address, capsys):
+def test_more_trials_extend_the_sweep(swept, ray_address, tmp_path, monkeypatch, capsys):
+    shutil.copytree(swept, tmp_path / "copy")
+    monkeypatch.chdir(tmp_path / "copy")
+    there = Path("runs/whole")
     record, files = facts(recorded(there)), written(there / "trials")
     arguments = ["--space", "space.yaml", "--address", ray_address, "search.trials=6"]
     assert main(arguments) == 0
