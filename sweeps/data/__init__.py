@@ -1,0 +1,1 @@
+"""Datasets, and their feature sets in the object store of each node."""

@@ -1,4 +1,4 @@
-"""Pool of Ray actors that maps items to Arrow tables, one item at a time."""
+"""Pool of Ray actors that turns each of many items into an Arrow table."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -7,7 +7,7 @@ import pyarrow as pa
 import ray
 from ray.data import DataContext, from_items
 
-from sweeps.data.ray_data import set_up_ray_data, user_error
+from sweeps.data.ray_data import set_up_ray_data, unwrap_input_error
 
 
 def map_in_actors(
@@ -21,15 +21,15 @@ def map_in_actors(
     *,
     ordered: bool,
 ) -> Iterator[pa.Table]:
-    """Map each item in one of several equal actors and yield the resulting tables.
+    """Yield the Arrow table that an actor makes of each item; several actors share the items.
 
     Args:
-        actor: Class of the actors. Its constructor takes a tuple of references to the ``shared``
-            objects, then ``arguments``; its call takes a batch that holds one item and returns an
-            Arrow table.
-        shared: Objects that are put into the object store once, for all actors.
+        actor: Class of the actors. Its constructor takes a tuple of object references, one for
+            each object in ``shared``, and then ``arguments``. ``__call__`` takes a batch with one
+            item, a mapping of names to arrays of length 1, and returns an Arrow table.
+        shared: Objects that all actors read; they are put into the object store once.
         arguments: Further arguments of the constructor.
-        items: Items to map.
+        items: Items, each a mapping of names to plain values.
         workers: Number of actors.
         cpus: CPUs that each actor reserves.
         gpus: GPUs that each actor reserves.
@@ -37,7 +37,7 @@ def map_in_actors(
             it is ready.
 
     Raises:
-        InputError: If an actor raises an ``InputError``; the message is the actor's.
+        InputError: If an actor raises an ``InputError``, with the same message.
     """
     set_up_ray_data()
     DataContext.get_current().execution_options.preserve_order = ordered
@@ -53,4 +53,4 @@ def map_in_actors(
     try:
         yield from mapped.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
     except Exception as error:
-        raise user_error(error) from None
+        raise unwrap_input_error(error) from None

@@ -1,4 +1,4 @@
-"""Features in the object store of a node, as its trials read them: mapped, not copied."""
+"""Feature sets in Ray's object store, which trials map into memory without a copy."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,12 +14,14 @@ from mtl.sequences.feature_table import FeatureTable
 
 @dataclass(frozen=True)
 class Shards:
-    """The materialized features of a dataset (``sweeps.data.sharding``).
+    """Feature sets of a dataset in the object store, made by ``sweeps.data.sharding.make_shards``.
 
     Attributes:
-        names: Video names; a block's ``video`` column points here.
-        blocks: References to the blocks of each feature set, Arrow tables of whole videos.
-        statistics: Mean and std of each set.
+        names: Video names of each feature set; the column ``video`` of a block holds indices into
+            them.
+        blocks: References to the blocks of each feature set. A block is an Arrow table of whole
+            videos with the columns ``video``, ``frame`` and ``feature``.
+        statistics: Mean and standard deviation of each feature, (F,) each, of each feature set.
     """
 
     names: Mapping[str, tuple[str, ...]]
@@ -27,9 +29,10 @@ class Shards:
     statistics: Mapping[str, tuple[np.ndarray, np.ndarray]]
 
     def load(self, name: str) -> FeatureTable:
-        """A feature set as arrays that lie in this node's object store.
+        """Return a feature set as arrays in the shared memory of this node's object store.
 
-        The first process of a node that asks fetches the blocks; the others map the same memory.
+        The first call on a node copies the blocks to it; later calls in any of its processes map
+        the same memory.
         """
         blocks = ray.get(list(self.blocks[name]))
         mean, std = self.statistics[name]
@@ -37,23 +40,23 @@ class Shards:
         rows: dict[str, tuple[int, int]] = {}
         frames: dict[str, np.ndarray] = {}
         for number, block in enumerate(blocks):
-            of_row, numbers, values = (
+            video, frame, values = (
                 _mapped(block[column]) for column in ("video", "frame", "feature")
             )
             features.append(values.reshape(len(block), len(mean)))
-            starts = np.flatnonzero(np.diff(of_row, prepend=-1))
+            starts = np.flatnonzero(np.diff(video, prepend=-1))
             for start, stop in zip(starts, [*starts[1:], len(block)], strict=True):
-                own = self.names[name][of_row[start]]
-                assert own not in rows, f"the rows of {own} came in two blocks"
-                rows[own] = (number, int(start))
-                frames[own] = numbers[start:stop]
+                video_name = self.names[name][video[start]]
+                assert video_name not in rows, f"the rows of {video_name} came in two blocks"
+                rows[video_name] = (number, int(start))
+                frames[video_name] = frame[start:stop]
         return FeatureTable(name, features, rows, frames, mean, std)
 
 
 def _mapped(column: pa.ChunkedArray) -> np.ndarray:
-    """A column's numbers, of all its lists one after the other, where they lie.
+    """Return the numbers of a column as a view of its memory, the lists of a list column flattened.
 
-    Arrow's own conversions copy the chunk, or import pandas.
+    Arrow's own conversions copy the memory or import pandas.
     """
     assert column.num_chunks == 1, "a block was cut in two"
     array = column.chunk(0)

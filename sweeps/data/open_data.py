@@ -1,4 +1,4 @@
-"""The dataset that a program is given: its directory or address, or ``demo``."""
+"""Opening of the dataset that a program's ``--data`` or a search file's ``data`` names."""
 
 import shutil
 from pathlib import Path
@@ -7,10 +7,19 @@ from mtl.dataset import Dataset, open_dataset
 from mtl.synthetic import make_demo
 
 DEMO = Path("datasets/demo")
+"""Directory of the demo dataset."""
 
 
 def open_data(address: str) -> Dataset:
-    """Open a dataset directory; ``demo`` is planted on first use."""
+    """Open a dataset.
+
+    Args:
+        address: Dataset directory or its address; or ``demo`` for the demo dataset, which is made
+            in ``datasets/demo`` when it is first opened.
+
+    Raises:
+        InputError: If there is no dataset at the address.
+    """
     if address != "demo":
         return open_dataset(address)
     if not DEMO.exists():
@@ -18,5 +27,5 @@ def open_data(address: str) -> Dataset:
         draft = DEMO.with_name(f"{DEMO.name}.draft")
         shutil.rmtree(draft, ignore_errors=True)
         make_demo(draft)
-        draft.rename(DEMO)  # whole, or not there
+        draft.rename(DEMO)  # an interruption leaves no incomplete dataset
     return open_dataset(DEMO)

@@ -1,4 +1,4 @@
-"""Set-up of Ray Data, and its errors as the user's."""
+"""Settings of Ray Data, and its errors as the user's errors."""
 
 import logging
 import re
@@ -12,24 +12,31 @@ from mtl.dataset import Dataset
 from mtl.errors import InputError
 
 
-def end_helpers() -> None:
-    """End the actors that Ray Data leaves behind: each takes 1 % of a core and 90 MB for as long as
-    its cluster lasts. For a cluster that is this sweep's own.
+def kill_leftover_actors() -> None:
+    """Kill all named actors of the cluster, which Ray Data leaves running.
+
+    Each takes 1 % of a core and 90 MB until the cluster ends. Only for a cluster that this process
+    has started: on a shared one it would kill actors of others.
     """
     for actor in ray.util.list_named_actors(all_namespaces=True):
         ray.kill(ray.get_actor(actor["name"], actor["namespace"]))
 
 
-def from_any_folder(dataset: Dataset) -> Dataset:
-    """With an absolute path: the processes of a cluster that runs already work elsewhere."""
+def with_absolute_address(dataset: Dataset) -> Dataset:
+    """Return the dataset with an absolute path as its address.
+
+    The processes of a cluster that already runs have another working directory than this one.
+    """
     if "://" in dataset.address:
         return dataset
     return replace(dataset, address=str(Path(dataset.address).absolute()))
 
 
 def set_up_ray_data() -> None:
-    """No progress bars and no logs (the sweep prints its own, errors are raised), and no block cut
-    in two: a block is whole videos, whatever it weighs.
+    """Turn off Ray Data's progress bars, its log, and the splitting of large blocks.
+
+    The programs print their own progress; errors are raised. A block holds whole videos, however
+    large it is.
     """
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     context = DataContext.get_current()
@@ -37,8 +44,11 @@ def set_up_ray_data() -> None:
     context.target_max_block_size = None
 
 
-def user_error(error: Exception) -> Exception:
-    """The user's mistake in an error of Ray Data's, which keeps only its text; else the error."""
+def unwrap_input_error(error: Exception) -> Exception:
+    """Return the ``InputError`` that caused an error of Ray Data, else the error itself.
+
+    Ray Data keeps the cause only as text in its own error.
+    """
     name = re.escape(f"{InputError.__module__}.{InputError.__qualname__}")
-    found = re.search(f"^{name}: (.+)$", str(error), re.MULTILINE)
-    return InputError(found[1]) if found else error
+    match = re.search(f"^{name}: (.+)$", str(error), re.MULTILINE)
+    return InputError(match[1]) if match else error

@@ -1,7 +1,10 @@
-"""Parquet -> Ray Data -> blocks of whole videos, materialized once per feature set.
+"""Reading of feature sets into the object store with Ray Data, as blocks of whole videos.
 
-Ray Data reads each feature set once, in parallel, and leaves it in the object store: one copy on
-each node, read by all trials of that node without copying. A block carries its own index.
+Ray Data reads each feature set once, in parallel. The object store holds one copy on each node,
+which all trials on that node read without copying. A block holds the video and the frame number of
+each of its rows.
+
+Shapes: R rows of a feature set.
 """
 
 from collections.abc import Iterable, Mapping
@@ -17,10 +20,10 @@ from ray.data import from_items
 from mtl.dataset import Dataset, FeatureIndex, Listing
 from mtl.sequences.feature_table import listed_rows
 from sweeps.data.object_store import Shards
-from sweeps.data.ray_data import from_any_folder, set_up_ray_data, user_error
+from sweeps.data.ray_data import set_up_ray_data, unwrap_input_error, with_absolute_address
 
 BLOCK_BYTES = 64 * 2**20
-"""Aim of a block; a longer video makes a larger one."""
+"""Size that a block aims at; a block with one longer video is larger."""
 
 
 def make_shards(dataset: Dataset, feature_sets: Iterable[str], listing: Listing | None) -> Shards:
@@ -28,14 +31,15 @@ def make_shards(dataset: Dataset, feature_sets: Iterable[str], listing: Listing 
 
     Args:
         dataset: The opened dataset.
-        feature_sets: Which of them.
-        listing: Keep only the rows of its frames (``sequence.frames: listed``); None keeps all.
+        feature_sets: Names of the feature sets.
+        listing: Listing of the frames to keep (``sequence.frames: listed``); None keeps all rows.
 
     Raises:
-        InputError: A row that breaks the contract (NaN ...), with its file and number.
+        InputError: If a row breaks the dataset's contract, for example with a NaN; the message
+            names its file and number.
     """
     set_up_ray_data()
-    dataset = from_any_folder(dataset)
+    dataset = with_absolute_address(dataset)
     indices = {name: dataset.index(name) for name in feature_sets}
     try:
         blocks = {
@@ -43,7 +47,7 @@ def make_shards(dataset: Dataset, feature_sets: Iterable[str], listing: Listing 
             for name, index in indices.items()
         }
     except Exception as error:
-        raise user_error(error) from None
+        raise unwrap_input_error(error) from None
     return Shards(
         {name: index.names for name, index in indices.items()},
         blocks,
@@ -61,36 +65,46 @@ def _materialize(
     def read(batch: Mapping[str, Any]) -> pa.Table:
         start, stop = int(batch["start"][0]), int(batch["stop"][0])
         video, frames, kept = ray.get(shared)
-        mine = kept[start:stop]
-        features = dataset.read(name, start, stop)[mine]
-        # No tensor column of Ray's: to read one a slot would import all of Ray Data.
+        wanted = kept[start:stop]
+        features = dataset.read(name, start, stop)[wanted]
+        # Not as Ray's tensor column: to read one, a slot would have to import Ray Data.
         lists = pa.FixedSizeListArray.from_arrays(pa.array(features.ravel()), features.shape[1])
-        columns = [pa.array(video[start:stop][mine]), pa.array(frames[start:stop][mine]), lists]
+        columns = [pa.array(video[start:stop][wanted]), pa.array(frames[start:stop][wanted]), lists]
         return pa.table(columns, names=["video", "frame", "feature"])
 
     source = from_items(
         [{"start": start, "stop": stop} for start, stop in spans], override_num_blocks=len(spans)
     )
-    # The slots hold the CPUs already.
+    # The slots have already reserved the CPUs, so the tasks that read reserve none.
     cpus: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    at_once = max(1, min(len(spans), int(cpus.get("CPU", 1))))
-    mapped = source.map_batches(read, batch_size=1, num_cpus=0, concurrency=at_once)
+    concurrency = max(1, min(len(spans), int(cpus.get("CPU", 1))))
+    mapped = source.map_batches(read, batch_size=1, num_cpus=0, concurrency=concurrency)
     materialized = mapped.materialize()
-    # Asked of the dataset in each slot, they would start an executor there, which takes seconds.
+    # Slots get the references, not the Ray dataset, which would start an executor in each of them.
     return tuple(
-        r for bundle in materialized.iter_internal_ref_bundles() for r in bundle.block_refs
+        reference
+        for bundle in materialized.iter_internal_ref_bundles()
+        for reference in bundle.block_refs
     )
 
 
 def _spans(index: FeatureIndex, kept: Bool[np.ndarray, " R"], width: int) -> list[tuple[int, int]]:
-    """Row spans of whole videos that keep about ``BLOCK_BYTES`` each; empty ones are left out."""
-    before: Int[np.ndarray, " R+1"] = np.concatenate([[0], np.cumsum(kept)])
-    rows = before[index.starts]
-    aim = max(1, BLOCK_BYTES // (4 * width))
+    """Return spans of rows of whole videos whose kept rows have about ``BLOCK_BYTES`` bytes each.
+
+    Spans without kept rows are left out.
+
+    Args:
+        index: Index of the feature set.
+        kept: True for the rows to keep, (R,).
+        width: Number of features of one row.
+    """
+    kept_before: Int[np.ndarray, " R+1"] = np.concatenate([[0], np.cumsum(kept)])
+    rows = kept_before[index.starts]
+    block_rows = max(1, BLOCK_BYTES // (4 * width))
     spans: list[tuple[int, int]] = []
     first = 0
     for video in range(1, len(rows)):
-        if rows[video] - rows[first] >= aim or video == len(rows) - 1:
+        if rows[video] - rows[first] >= block_rows or video == len(rows) - 1:
             if rows[video] > rows[first]:
                 spans.append((int(index.starts[first]), int(index.starts[video])))
             first = video

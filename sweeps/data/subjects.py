@@ -1,4 +1,4 @@
-"""Who is seen in each video: a CSV beside the annotation files, which do not say it."""
+"""Subjects of the videos, from a CSV file: the annotation files do not hold them."""
 
 import csv
 from collections.abc import Iterator
@@ -10,10 +10,16 @@ from mtl.errors import InputError
 
 
 def with_subjects(listing: Listing, path: str | None) -> Listing:
-    """A listing with the subjects of a CSV (columns ``video,subject``); as it is without one.
+    """Return the listing with the subjects of a CSV file.
+
+    Args:
+        listing: Listing of the dataset.
+        path: CSV file with the columns ``video,subject``; with None the listing is returned as it
+            is. A listed video that is not in the file is its own subject.
 
     Raises:
-        InputError: A broken row, a video with two subjects, or none of the listed videos.
+        InputError: If the file cannot be read, a row is broken, a video has two subjects, or none
+            of the listed videos is in the file.
     """
     if path is None:
         return listing
@@ -31,16 +37,16 @@ def _subjects(path: Path) -> Iterator[tuple[str, str]]:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"cannot read {path} ({error}): give a CSV of video,subject") from None
-    seen: dict[str, str] = {}
+    subject_of: dict[str, str] = {}
     for line, row in enumerate(csv.reader(text.splitlines()), 1):
         if not row or (line == 1 and row == ["video", "subject"]):
             continue
         if len(row) != 2 or not all(row):
             raise InputError(f"{path} line {line}: {row} must be two fields, video and subject")
         video, subject = row
-        if seen.setdefault(video, subject) != subject:
+        if subject_of.setdefault(video, subject) != subject:
             raise InputError(
-                f"{path} line {line}: video {video!r} has subject {subject!r} but {seen[video]!r} "
-                "before; keep one"
+                f"{path} line {line}: video {video!r} has subject {subject!r} but "
+                f"{subject_of[video]!r} before; keep one"
             )
         yield video, subject

@@ -1,4 +1,4 @@
-"""The data of trials: feature sets held once, joined for each combination that is asked for."""
+"""Data of the trials of one process: feature sets are loaded once and shared by all trials."""
 
 import functools
 from collections.abc import Mapping, Sequence
@@ -21,28 +21,32 @@ from mtl.sequences.join import (
 from mtl.training.inference import TrialData
 
 PARTS = ("select", "confirm", "test")
+"""Parts of the videos that a trial predicts."""
 
 
-class Tables(Protocol):
-    """Source of feature sets: ``sweeps.data.object_store.Shards``, or files read here."""
+class FeatureLoader(Protocol):
+    """Source of feature sets: ``sweeps.data.object_store.Shards``, or the dataset's files."""
 
     def load(self, name: str) -> FeatureTable:
-        """A feature set in memory."""
+        """Return a feature set in memory."""
 
 
 class SlotData:
-    """What one process has read: each feature set once, each combination joined once.
+    """Data for the trials of one process.
+
+    Each feature set is loaded once; the joined sequences of the last combinations of feature sets
+    are cached.
 
     Args:
-        shards: Where feature sets come from.
-        listing: The listed frames.
-        parts: The part of each video.
-        folds: The same where each fold of a refit is held out.
+        shards: Source of the feature sets.
+        listing: Listed frames of the dataset.
+        parts: Part of each video: ``train``, ``select``, ``confirm`` or ``test``.
+        folds: Part of each video while a fold is held out, for each fold of a refit.
     """
 
     def __init__(
         self,
-        shards: Tables,
+        shards: FeatureLoader,
         listing: Listing,
         parts: Mapping[str, str],
         folds: Sequence[Mapping[str, str]] = (),
@@ -50,13 +54,18 @@ class SlotData:
         self.shards, self.listing, self.parts, self.folds = shards, listing, parts, folds
         self.table = functools.cache(shards.load)
         self.joined = functools.lru_cache(maxsize=8)(self._joined)
-        # Folds come one after another.
+        # Trials of the same fold follow each other, so few folds are cached.
         self.held_out = functools.lru_cache(maxsize=2)(self._held_out)
 
-    def of(self, config: TrialConfig, fold: int | None = None) -> TrialData:
-        """The data of one trial, or of it where a fold is held out."""
+    def for_trial(self, config: TrialConfig, fold: int | None = None) -> TrialData:
+        """Return the data of one trial.
+
+        Args:
+            config: Config of the trial.
+            fold: Fold of a refit that is held out; None for a trial of the search.
+        """
         if fold is not None:
-            return self.held_out(fold).of(config)
+            return self.held_out(fold).for_trial(config)
         tables: list[FeatureTable] = [self.table(name) for name in config.features]
         sequence = config.sequence
         train, parts = self.joined(config.features, sequence.frames, sequence.frame_stride)
@@ -71,15 +80,15 @@ class SlotData:
 
     def _held_out(self, fold: int) -> "SlotData":
         parts = self.folds[fold]
-        other = SlotData(self.shards, with_splits(self.listing, parts), parts)
-        other.table = self.table
-        return other
+        data = SlotData(self.shards, with_splits(self.listing, parts), parts)
+        data.table = self.table
+        return data
 
     def _joined(
-        self, features: tuple[str, ...], which: FrameChoice, stride: int
+        self, features: tuple[str, ...], frames: FrameChoice, stride: int
     ) -> tuple[tuple[VideoSequence, ...], dict[str, Part]]:
         tables = [self.table(name) for name in features]
-        sequences = join(self.listing, tables, which, stride)
+        sequences = join(self.listing, tables, frames, stride)
         train = tuple(s for name, s in sequences.items() if self.parts[name] == "train")
         parts = {
             part: part_of(self.listing, sequences, [n for n, p in self.parts.items() if p == part])

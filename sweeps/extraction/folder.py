@@ -1,8 +1,8 @@
-"""The folder of one extraction: ``part-00000.parquet`` ..., ``extraction.json``,
-``failed_images.csv``, and ``driver.lock``, held while it is written.
+"""Folder of one extraction.
 
-A part is there whole or not at all, and holds itself what failed in it: nothing else is needed to
-go on after a kill.
+It holds the parts ``part-00000.parquet`` ..., ``extraction.json``, ``failed_images.csv``, and
+``driver.lock``, which is locked while the folder is written. A part file is complete or does not
+exist, and its metadata lists its failed images; so an extraction can continue after a kill.
 """
 
 import csv
@@ -23,7 +23,7 @@ from sweeps.storage.driver_lock import LOCK, DriverLock
 
 MANIFEST = "extraction.json"
 FAILED = "failed_images.csv"
-OURS = re.compile(
+OWN_FILES = re.compile(
     rf"({re.escape(MANIFEST)}|{re.escape(FAILED)}|part-\d+\.parquet)(\.unfinished)?"
     rf"|{re.escape(LOCK)}"
 )
@@ -38,33 +38,33 @@ COMPARED = {
     "device": "another device",
     "precision": "another precision",
 }
-"""What must be the same for an extraction to go on, as it is said. Batches may differ: an image's
-features do not depend on the others but for rounding."""
+"""Keys of ``extraction.json`` that must agree for an extraction to continue, with the words of the
+error message. The batch size may differ: it changes the features by rounding only."""
 
 
 def part_file(folder: Path, chunk: int) -> Path:
-    """Where the part of a chunk lies."""
+    """Return the path of the part file of a chunk."""
     return folder / f"part-{chunk:05d}.parquet"
 
 
 def check_folder(
     folder: Path, manifest: Mapping[str, Any], overwrite: bool, retry_failed: bool
 ) -> list[int]:
-    """Check that a folder is free, or this extraction's own.
+    """Check that a folder is empty or belongs to the same extraction.
 
     Args:
-        folder: It.
-        manifest: What the extraction is.
-        overwrite: Begin it anew.
-        retry_failed: Do a part with failures again.
+        folder: Folder of the extraction.
+        manifest: Content of ``extraction.json``.
+        overwrite: True to accept any extraction in the folder and redo all parts.
+        retry_failed: True to redo the parts that hold failed images.
 
     Returns:
-        The chunks that are still to be done.
+        Numbers of the chunks to extract.
 
     Raises:
-        InputError: It holds another extraction, or no extraction at all, or cannot be read.
+        InputError: If the folder holds another extraction or other files, or cannot be read.
     """
-    with _said(f"read --out {folder}"):
+    with _explained(f"read --out {folder}"):
         if folder.exists():
             _check_contents(folder, manifest, overwrite)
         return [
@@ -78,7 +78,7 @@ def _check_contents(folder: Path, manifest: Mapping[str, Any], overwrite: bool) 
     if not folder.is_dir():
         raise InputError(f"--out {folder} is a file: give a folder")
     names = sorted(file.name for file in folder.iterdir())
-    foreign = next((name for name in names if not OURS.fullmatch(name)), None)
+    foreign = next((name for name in names if not OWN_FILES.fullmatch(name)), None)
     if foreign and (overwrite or MANIFEST not in names):
         raise InputError(
             f"--out {folder} holds {foreign}, which no extraction writes: move that away, or give "
@@ -93,7 +93,7 @@ def _check_contents(folder: Path, manifest: Mapping[str, Any], overwrite: bool) 
 
 
 def _check_same(folder: Path, manifest: Mapping[str, Any]) -> None:
-    with _said(f"read {folder / MANIFEST}"):
+    with _explained(f"read {folder / MANIFEST}"):
         content = (folder / MANIFEST).read_bytes()
     try:
         known = json.loads(content)
@@ -124,19 +124,25 @@ def _is_done(part: Path, retry_failed: bool) -> bool:
 
 
 @contextmanager
-def begin_folder(folder: Path, manifest: Mapping[str, Any], overwrite: bool) -> Iterator[None]:
-    """A folder that was checked, ready for its parts, and nobody else's to write until the end.
+def locked_folder(folder: Path, manifest: Mapping[str, Any], overwrite: bool) -> Iterator[None]:
+    """Lock a checked folder for the duration of a ``with`` block and write ``extraction.json``.
+
+    Args:
+        folder: Folder of the extraction.
+        manifest: Content of ``extraction.json``.
+        overwrite: True to delete the files of an earlier extraction.
 
     Raises:
-        InputError: It cannot be written, another program writes it, or has since it was checked.
+        InputError: If the folder cannot be written, another program holds the lock, or another
+            extraction was begun in it since the check.
     """
-    with _said(f"write --out {folder}"):
+    with _explained(f"write --out {folder}"):
         lock = DriverLock(folder)
     with closing(lock):
         _check_contents(folder, manifest, overwrite)
-        with _said(f"write --out {folder}"):
+        with _explained(f"write --out {folder}"):
             if overwrite:
-                # The parts first: what they are is known as long as there are any.
+                # In reverse order, so that extraction.json is deleted after all parts.
                 for file in sorted(folder.iterdir(), reverse=True):
                     if file.name != LOCK:
                         file.unlink()
@@ -146,32 +152,45 @@ def begin_folder(folder: Path, manifest: Mapping[str, Any], overwrite: bool) -> 
 
 
 def write_part(folder: Path, chunk: int, content: bytes) -> None:
-    """Put a part in its place; InputError where the disk is full."""
+    """Write the part file of a chunk.
+
+    Raises:
+        InputError: If the file cannot be written.
+    """
     _write(part_file(folder, chunk), content)
 
 
 def _write(file: Path, content: bytes) -> None:
-    with _said(f"write {file}"):
+    with _explained(f"write {file}"):
         write_atomically(file, content)
 
 
 @contextmanager
-def _said(what: str) -> Iterator[None]:
-    """An ``OSError`` in one sentence: ``cannot write FILE (No space left on device): ...``."""
+def _explained(action: str) -> Iterator[None]:
+    """Turn an ``OSError`` into an ``InputError``: ``cannot write FILE (No space left ...): ...``.
+
+    Args:
+        action: Verb and file of the message.
+    """
     try:
         yield
     except OSError as error:
         raise InputError(
-            f"cannot {what} ({error.strerror or brief(error)}): put that right, and the same "
+            f"cannot {action} ({error.strerror or brief(error)}): put that right, and the same "
             "command goes on"
         ) from None
 
 
 def write_failed(folder: Path, chunks: int, absent: Sequence[str]) -> list[Failure]:
-    """Write ``failed_images.csv`` (image, reason) of all parts and of listed frames without image.
+    """Write ``failed_images.csv``, unless it has the same content already.
+
+    Args:
+        folder: Folder of the extraction.
+        chunks: Number of chunks; all part files must exist.
+        absent: Listed images that do not exist.
 
     Returns:
-        Its rows.
+        Rows of the file: path of the image and reason.
     """
     failed = [
         failure for chunk in range(chunks) for failure in read_failed(part_file(folder, chunk))
@@ -181,13 +200,13 @@ def write_failed(folder: Path, chunks: int, absent: Sequence[str]) -> list[Failu
     writer = csv.writer(text, lineterminator="\n")
     writer.writerows([("image", "reason"), *failed])
     content = text.getvalue().encode()
-    if not _holds(folder / FAILED, content):
+    # A finished extraction may be in a folder that cannot be written.
+    if not _has_content(folder / FAILED, content):
         _write(folder / FAILED, content)
     return failed
 
 
-def _holds(file: Path, content: bytes) -> bool:
-    """A finished extraction may lie where nothing can be written."""
+def _has_content(file: Path, content: bytes) -> bool:
     try:
         return file.read_bytes() == content
     except OSError:

@@ -1,4 +1,4 @@
-"""Chunks of frames -> Ray Data -> a pool of actors that each hold the backbone -> parts."""
+"""Feature extraction of chunks of frames with a pool of Ray actors that each hold the backbone."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,15 +19,15 @@ from sweeps.data.actor_pool import map_in_actors
 
 @dataclass(frozen=True)
 class ExtractionPlan:
-    """How frames are extracted.
+    """Settings of an extraction.
 
     Attributes:
-        backbone: Its name.
-        size: Of its input, in pixels.
-        batch: Images at once, counted from the start of each chunk.
-        chunk: CropFrames of one part.
+        backbone: Name of the backbone.
+        size: Side of its input image in pixels.
+        batch: Number of images of one batch; the first batch starts at the start of a chunk.
+        chunk: Number of frames of one chunk; the features of a chunk are one part file.
         device: ``cpu`` or ``cuda``.
-        precision: ``auto``, or a type of torch's.
+        precision: ``auto`` or the name of a torch type, such as ``bfloat16``.
     """
 
     backbone: str
@@ -38,17 +38,17 @@ class ExtractionPlan:
     precision: str
 
     def rows(self, chunk: int, frames: int) -> range:
-        """The frames of a chunk."""
+        """Return the indices of the frames of a chunk, of ``frames`` frames in all."""
         return range(chunk * self.chunk, min((chunk + 1) * self.chunk, frames))
 
 
-class Worker:
-    """One actor of the pool.
+class ExtractionActor:
+    """Actor that extracts the features of one chunk after another.
 
     Args:
         shared: References to the ``CropFrames`` and to the backbone's weights, in the object store.
-        plan: How.
-        cpus: Threads of torch, and threads that read images.
+        plan: Settings of the extraction.
+        cpus: Number of torch threads, and of threads that read images.
     """
 
     def __init__(self, shared: tuple[ObjectRef[Any], ...], plan: ExtractionPlan, cpus: int) -> None:
@@ -57,22 +57,28 @@ class Worker:
         self.frames, weights = ray.get(list(shared))
         self.plan = plan
         backbone = make_backbone(plan.backbone, plan.size)
-        # torch warns of the object store's pages, which nobody can write: they are only copied.
+        # Copied, because torch warns of arrays in the object store, which are read-only.
         backbone.load_state_dict({key: torch.tensor(value) for key, value in weights.items()})
         device = choose_device(plan.device)
         precision = choose_precision(plan.precision, device)
         self.extractor = Extractor(backbone.eval().to(device), plan.batch, cpus, precision)
 
     def __call__(self, batch: Mapping[str, np.ndarray]) -> pa.Table:
-        """The part of one chunk."""
+        """Return a table with one row, the fields of a ``FinishedPart``."""
         chunk = int(batch["chunk"][0])
         part = self.extractor.part(self.frames, self.plan.rows(chunk, len(self.frames)))
         content = pa.array([part.content], pa.large_binary())
         return pa.table([[chunk], [part.failed], content], names=["chunk", "failed", "content"])
 
 
-class Done(NamedTuple):
-    """A chunk's part: a Parquet file, and how many of its images failed."""
+class FinishedPart(NamedTuple):
+    """Part file of one chunk.
+
+    Attributes:
+        chunk: Number of the chunk.
+        failed: Number of images without features.
+        content: Bytes of the Parquet file.
+    """
 
     chunk: int
     failed: int
@@ -87,26 +93,26 @@ def extract_chunks(
     workers: int,
     cpus: int,
     gpus: float,
-) -> Iterator[Done]:
-    """The parts of chunks, in any order, as they come.
+) -> Iterator[FinishedPart]:
+    """Yield the part of each chunk as soon as it is ready, in any order.
 
     Args:
-        frames: All of them.
-        backbone: Its weights travel once, into the object store.
-        plan: How.
-        chunks: Which are to be done.
-        workers: Actors.
-        cpus: Of each.
-        gpus: Of each.
+        frames: All frames of the extraction.
+        backbone: Backbone; its weights are put into the object store once.
+        plan: Settings of the extraction.
+        chunks: Numbers of the chunks to extract.
+        workers: Number of actors.
+        cpus: CPUs of each actor.
+        gpus: GPUs of each actor.
 
     Raises:
-        InputError: The images cannot be reached from a worker.
+        InputError: If a worker cannot reach the images.
     """
     weights = {key: tensor.cpu().numpy() for key, tensor in backbone.state_dict().items()}
     items = [{"chunk": chunk} for chunk in chunks]
     tables = map_in_actors(
-        Worker, (frames, weights), (plan, cpus), items, workers, cpus, gpus, ordered=False
+        ExtractionActor, (frames, weights), (plan, cpus), items, workers, cpus, gpus, ordered=False
     )
     for table in tables:
         for row in table.to_pylist():
-            yield Done(**row)
+            yield FinishedPart(**row)

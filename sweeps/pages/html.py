@@ -1,4 +1,4 @@
-"""HTML pages of plotly figures."""
+"""HTML pages of Plotly figures."""
 
 from collections.abc import Sequence
 
@@ -6,10 +6,17 @@ import plotly.graph_objects as go
 from plotly.io import to_html
 
 CONFIG = {"displaylogo": False, "responsive": True}
+"""Plotly's settings of each figure."""
 
 
 def page(title: str, note: str, figures: Sequence[go.Figure]) -> bytes:
-    """One HTML file that needs no network."""
+    """Return an HTML page of figures as bytes; it holds Plotly's script and needs no network.
+
+    Args:
+        title: Title of the page.
+        note: Paragraph below the title, as HTML.
+        figures: Figures in the order of the page.
+    """
     parts = [
         to_html(figure, full_html=False, include_plotlyjs=first, config=CONFIG)
         for first, figure in zip([True] + [False] * len(figures), figures, strict=False)

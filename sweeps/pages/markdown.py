@@ -1,10 +1,10 @@
-"""Markdown tables and numbers."""
+"""Markdown tables, and numbers for their cells."""
 
 from collections.abc import Sequence
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table with aligned columns."""
+    """Return a Markdown table with aligned columns."""
     widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
     lines = [head, ["-" * width for width in widths], *rows]
     cells = [[cell.ljust(w) for cell, w in zip(line, widths, strict=True)] for line in lines]
@@ -12,5 +12,5 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def number(value: float | None) -> str:
-    """Four digits."""
+    """Return a number with four decimals, or ``-`` for None."""
     return "-" if value is None else f"{value:.4f}"
