@@ -118,15 +118,7 @@ def join_any(
     frame_choice: FrameChoice = "listed",
     stride: int = 1,
 ) -> dict[str, VideoSequence]:
-    """Return the same as ``join``, but an empty dict instead of an error if there is no sequence.
-
-    Args:
-        listing: Listed frames and their labels.
-        tables: Feature sets to join on their common frames.
-        frame_choice: ``listed`` takes the listed frames with features, ``all`` every frame with
-            features.
-        stride: Step between the frames taken; 1 takes every frame.
-    """
+    """Return the same as ``join``, but an empty dict instead of an error if there is no sequence."""
     return {
         name: sequence
         for name, rows in _rows_by_video(listing).items()
