@@ -118,7 +118,7 @@ def join_any(
     frame_choice: FrameChoice = "listed",
     stride: int = 1,
 ) -> dict[str, VideoSequence]:
-    """Return the same as ``join``, but an empty dict instead of an error if there is no sequence."""
+    """Return the same as ``join``, but an empty dict if there is no sequence."""
     return {
         name: sequence
         for name, rows in _rows_by_video(listing).items()
