@@ -1,4 +1,4 @@
-"""The search file: read strictly, overridden from the command line, what its ranges mean."""
+"""Search files: strict reading, overrides from the command line, and ranges of parameters."""
 
 from sweeps.search_file.file import SearchFile, json_schema, load
 from sweeps.search_file.sections import BudgetSection, FusionSection, ResourcesSection

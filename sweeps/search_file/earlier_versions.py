@@ -1,21 +1,21 @@
-"""Search files of earlier versions, as ``runs/<name>/space.yaml`` keeps them."""
+"""Search files of earlier versions, which ``runs/<name>/space.yaml`` may still hold."""
 
 from collections.abc import Mapping
 from typing import Any
 
-from mtl.config_keys import present_path
 from mtl.errors import InputError
+from mtl.renamed_keys import present_path
 
 
-def in_present_form(raw: Mapping[str, Any], source: str) -> dict[str, Any]:
-    """Return a search file's plain data with the keys of today.
+def with_present_keys(raw: Mapping[str, Any], source: str) -> dict[str, Any]:
+    """Return the data of a search file with renamed keys under their present names.
 
-    Renamed trial config paths get their present names. ``fusion.per_task``, which could only be
-    true, is dropped.
+    The paths of ``fixed``, ``space`` and ``compare.by`` are renamed. ``fusion.per_task``, which
+    could only be true, is removed.
 
     Args:
-        raw: The file as read; its nodes need not be valid.
-        source: The file's path, for messages.
+        raw: Data of the YAML file, not validated.
+        source: Path of the file, for error messages.
 
     Raises:
         InputError: If ``fusion.per_task`` is not true.
@@ -32,10 +32,10 @@ def in_present_form(raw: Mapping[str, Any], source: str) -> dict[str, Any]:
         result["compare"] = {**raw["compare"], "by": by}
     if isinstance(raw.get("fusion"), dict) and "per_task" in raw["fusion"]:
         fusion = dict(raw["fusion"])
-        if (found := fusion.pop("per_task")) is not True:
+        if (per_task := fusion.pop("per_task")) is not True:
             raise InputError(
-                f"{source}: fusion.per_task = {found!r} is no longer a setting: each task has its "
-                "own members, so remove the line"
+                f"{source}: fusion.per_task = {per_task!r} is no longer a setting: each task has "
+                "its own members, so remove the line"
             )
         result["fusion"] = fusion
     return result

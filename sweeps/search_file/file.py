@@ -1,7 +1,7 @@
-"""The search file: what a sweep varies, on which data, with what budget.
+"""The search file: the parameters that a sweep varies, its data and its budget.
 
-``load`` reads it strictly: unknown keys, wrong values and everything that is not built yet are
-refused in one sentence. What a path of ``space`` means is the trial config's matter:
+``load`` reads it strictly: unknown keys and wrong values are errors of one sentence. The paths in
+``space`` and ``fixed`` are checked against the trial config elsewhere, by
 ``sweeps.planning.space.Space.check``.
 """
 
@@ -14,10 +14,10 @@ from pydantic import BaseModel, Field, PrivateAttr, ValidationError, model_valid
 
 from mtl.errors import InputError
 from mtl.strict import Strict, did_you_mean
-from sweeps.search_file.earlier_versions import in_present_form
+from sweeps.search_file.earlier_versions import with_present_keys
 from sweeps.search_file.overrides import apply_overrides
-from sweeps.search_file.ranges import KINDS, DottedPath, Node, Range, paths
-from sweeps.search_file.refusal import sentence
+from sweeps.search_file.ranges import KINDS, DottedPath, Node, Range, all_paths
+from sweeps.search_file.refusal import describe_error
 from sweeps.search_file.sections import (
     BudgetSection,
     CompareSection,
@@ -31,17 +31,24 @@ from sweeps.search_file.strict_yaml import parse_yaml, write_yaml
 
 
 class SearchFile(Strict):
-    """One search file with every default filled in.
+    """Settings of a sweep, defaults included.
 
     Attributes:
-        name: The sweep's folder under ``runs/``.
-        data: Dataset directory or address; ``demo`` is the planted one.
-        fixed: Trial config paths with the value that all trials share.
-        space: Trial config paths with what they may be.
+        name: Name of the sweep; its results are in ``runs/<name>``.
+        data: Dataset directory or its address; ``demo`` is the planted demo dataset.
+        search: Number of trials, sampler and objective.
+        pruner: Early stopping of trials.
+        budget: Limits at which the sweep stops.
+        resources: Workers, CPUs and GPUs of a trial.
+        compare: Values that are compared.
+        fixed: Values of trial config paths that are the same in all trials.
+        space: Ranges of the trial config paths that vary.
+        fusion: Fusion of the best trials.
+        refit: Training of the fusion's members on other folds.
     """
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
-    # null in the file means: named on the command line. A loaded file always has it.
+    # null in the file means that the command line gives it (data=DIR); a loaded file always has it.
     data: Annotated[str, Field(min_length=1, json_schema_extra={"type": ["string", "null"]})]
     search: SearchSection = SearchSection()
     pruner: PrunerSection = PrunerSection()
@@ -57,27 +64,29 @@ class SearchFile(Strict):
 
     @property
     def source(self) -> str:
-        """Where it was read, for messages."""
+        """Path that the file was read from, for error messages."""
         return self._source
 
     @model_validator(mode="after")
     def _consistent(self) -> "SearchFile":
         if not self.space:
-            raise ValueError("space: nothing varies: one config is sweeps/train.py's work")
-        for path in sorted(paths(self.space) & self.fixed.keys()):
-            raise ValueError(f"{path!r} stands in fixed and in space: keep one")
+            raise ValueError(
+                "space: it must not be empty: train a single config with sweeps/train.py"
+            )
+        for path in sorted(all_paths(self.space) & self.fixed.keys()):
+            raise ValueError(f"{path!r} is both in fixed and in space: keep one")
         self._check_compared()
         return self
 
     def _check_compared(self) -> None:
-        can = [path for path, node in self.space.items() if not isinstance(node, Range)]
+        comparable = [path for path, node in self.space.items() if not isinstance(node, Range)]
         for path in self.compare.by:
             if isinstance(self.space.get(path), Range):
                 raise ValueError(
                     f"compare.by: {path!r} is a range: write {{values: [...]}} instead"
                 )
-            if path not in can:
-                hint = " but fixed" if path in self.fixed else did_you_mean(path, can)
+            if path not in comparable:
+                hint = " but fixed" if path in self.fixed else did_you_mean(path, comparable)
                 raise ValueError(f"compare.by: {path!r} is not at the top of space{hint}")
         if "tasks" in _varied(self.space) - set(self.compare.by):
             raise ValueError(
@@ -86,45 +95,50 @@ class SearchFile(Strict):
             )
 
     def to_yaml(self) -> str:
-        """The file in full, as ``runs/<name>/space.yaml`` keeps it; ``load`` reads it back."""
+        """Return the file with all defaults as YAML, which ``load`` reads back to the same."""
         return write_yaml(self.model_dump(mode="json"))
 
     def identity(self) -> dict[str, Any]:
-        """What must agree for a run folder to be taken up again, as plain data.
+        """Return the settings that must be the same when a sweep is resumed, as plain data.
 
-        The data's spelling is no part of it (its content hash is compared elsewhere), nor are the
-        number of trials and seeds, the budget, the resources and the refit: a resumed sweep may
-        have more of them.
+        The number of trials and seeds, the budget, the resources and the refit are left out, since
+        they may change. The dataset's address is left out too: its content hash is compared
+        elsewhere.
         """
-        outside = dict.fromkeys(("name", "data", "budget", "resources", "refit"), True)
-        more = {"search": {"trials"}, "compare": {"seeds"}}
-        return self.model_dump(mode="json", exclude={**outside, **more})
+        sections = dict.fromkeys(("name", "data", "budget", "resources", "refit"), True)
+        keys = {"search": {"trials"}, "compare": {"seeds"}}
+        return self.model_dump(mode="json", exclude={**sections, **keys})
 
 
 def _varied(space: Mapping[str, Any]) -> set[str]:
-    """The paths that take more than one value."""
-    one = {path for path, node in space.items() if len(node.listed()) == 1}
-    return paths(space) - one
+    """Return the paths that have more than one value."""
+    constant = {path for path, node in space.items() if len(node.representative_values()) == 1}
+    return all_paths(space) - constant
 
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> SearchFile:
-    """Read a search file and the command line's overrides of it.
+    """Read a search file and apply overrides to it.
 
     Args:
-        path: The YAML file.
-        overrides: ``search.trials=4``: a path whose first word is a key of the file addresses the
-            file. ``encoder.layers=2``: any other path is the trial config's: it goes to ``fixed``
-            and leaves the space; what a fixed choice has under the option taken stays varied.
+        path: Path of the YAML file.
+        overrides: Texts ``path=value``. A path whose first word is a key of the file, such as
+            ``search.trials``, changes the file. Any other path, such as ``encoder.layers``, is one
+            of the trial config: the value is put under ``fixed`` and the path is removed from
+            ``space``. If the path is a choice, the parameters under the chosen option stay in
+            ``space``.
 
     Raises:
-        InputError: One sentence with the file, the dotted path, the rule and the value found.
+        InputError: If the file cannot be read or breaks a rule. The message is one sentence with
+            the file, the dotted path, the rule and the value.
     """
     source = str(path)
-    raw = parse_yaml(_text(path), source)
+    raw = parse_yaml(_read_text(path), source)
     if not isinstance(raw, dict):
-        found = "is empty" if raw is None else f"holds a {type(raw).__name__}"
-        raise InputError(f"{source} {found}: a search file is a mapping with name, data and space")
-    raw = apply_overrides(in_present_form(raw, source), overrides, tuple(SearchFile.model_fields))
+        content = "is empty" if raw is None else f"holds a {type(raw).__name__}"
+        raise InputError(
+            f"{source} {content}: a search file is a mapping with name, data and space"
+        )
+    raw = apply_overrides(with_present_keys(raw, source), overrides, tuple(SearchFile.model_fields))
     if raw.get("data") is None:
         raise InputError(
             f"{source}: data is missing: name the dataset, on the command line data=DIR"
@@ -132,7 +146,7 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> SearchFile:
     return _validated(raw, source)
 
 
-def _text(path: str | Path) -> str:
+def _read_text(path: str | Path) -> str:
     try:
         return Path(path).read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -144,16 +158,16 @@ def _text(path: str | Path) -> str:
 
 def _validated(raw: dict[str, Any], source: str) -> SearchFile:
     try:
-        # JSON mode lets a list be a tuple and stays strict in everything else.
+        # In JSON mode pydantic accepts a list for a tuple field, and is strict in all else.
         file = SearchFile.model_validate_json(json.dumps(raw))
     except ValidationError as error:
-        raise InputError(f"{source}: {sentence(error, _keys())}") from None
+        raise InputError(f"{source}: {describe_error(error, _keys())}") from None
     file._source = source
     return file
 
 
 def _keys() -> dict[str, list[str]]:
-    """The known keys under each section and each kind of parameter; under '' the file's own."""
+    """Return the keys of each section and of each kind of range; under ``""`` those of the file."""
     models: dict[str, type[BaseModel]] = {f"<{kind.__name__}>": kind for kind in KINDS.values()}
     for name, field in SearchFile.model_fields.items():
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
@@ -163,6 +177,6 @@ def _keys() -> dict[str, list[str]]:
 
 
 def json_schema() -> str:
-    """The JSON Schema of a search file, for editors: ``sweeps/configs/search.schema.json``."""
+    """Return the JSON Schema of search files, the text of ``sweeps/configs/search.schema.json``."""
     schema = {"$schema": "https://json-schema.org/draft/2020-12/schema"}
     return json.dumps({**schema, **SearchFile.model_json_schema()}, indent=2) + "\n"

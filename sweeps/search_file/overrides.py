@@ -1,43 +1,44 @@
-"""Overrides: a command line's, laid over a search file, and a trial's, in Hydra's grammar."""
+"""Overrides: those of the command line for a search file, and those of a trial for Hydra."""
 
 import json
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
-from mtl.config_keys import present_path
 from mtl.errors import InputError
+from mtl.renamed_keys import present_path
 from sweeps.search_file.strict_yaml import parse_yaml
 
-WORD = re.compile(r"([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*)=(.*)", re.ASCII | re.DOTALL)
-TEXT = ("name", "data")
-"""Keys whose value is text whatever it looks like: a folder may be called 2024."""
+OVERRIDE = re.compile(r"([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*)=(.*)", re.ASCII | re.DOTALL)
+TEXT_KEYS = ("name", "data")
+"""Keys whose value is text even if it looks like a number: a folder may be called 2024."""
 
-BARE = re.compile(r"(?!(?:true|false|null|inf|nan)$)[A-Za-z_][\w-]*", re.ASCII | re.IGNORECASE)
-"""Text that Hydra's grammar takes without quotes, as text."""
+UNQUOTED = re.compile(r"(?!(?:true|false|null|inf|nan)$)[A-Za-z_][\w-]*", re.ASCII | re.IGNORECASE)
+"""Text that Hydra's grammar reads as text without quotes."""
 
 
 def apply_overrides(
-    raw: Mapping[str, Any], words: Sequence[str], keys: Collection[str]
+    raw: Mapping[str, Any], overrides: Sequence[str], keys: Collection[str]
 ) -> dict[str, Any]:
-    """A search file's plain data with overrides laid over it, the last word winning.
+    """Return the data of a search file with overrides applied, later ones over earlier ones.
 
     Args:
-        raw: The file as read; its nodes need not be valid.
-        words: ``path=value``, the value in YAML.
-        keys: The file's own keys; a path that starts with none of them is the trial config's.
+        raw: Data of the YAML file, not validated.
+        overrides: Texts ``path=value`` with the value in YAML.
+        keys: Top-level keys of the file; a path that starts with none of them is a path of the
+            trial config.
 
     Raises:
-        InputError: A word that is no ``path=value``, or a value that is no YAML.
+        InputError: If an override has not the form ``path=value``, or its value is no valid YAML.
     """
     result = dict(raw)
-    for word in words:
+    for word in overrides:
         path, value = _parsed(word)
         first, _, rest = path.partition(".")
         if first not in keys:
-            _fix(result, path, value)
+            _fix_path(result, path, value)
         elif rest:
-            # fixed and space have dotted paths for keys, the others have single words.
+            # The keys of fixed and space are dotted paths, those of other sections single words.
             result[first] = {**_mapping(result, first, word), rest: value}
         else:
             result[first] = value
@@ -45,12 +46,12 @@ def apply_overrides(
 
 
 def _parsed(word: str) -> tuple[str, Any]:
-    match = WORD.fullmatch(word)
+    match = OVERRIDE.fullmatch(word)
     if not match:
         raise InputError(f"{word!r} is no override: write path=value, as search.trials=4")
     path, text = match.groups()
     path = present_path(path)
-    return path, text if path in TEXT else parse_yaml(text, f"override {word!r}")
+    return path, text if path in TEXT_KEYS else parse_yaml(text, f"override {word!r}")
 
 
 def _mapping(raw: Mapping[str, Any], key: str, word: str) -> dict[str, Any]:
@@ -60,53 +61,57 @@ def _mapping(raw: Mapping[str, Any], key: str, word: str) -> dict[str, Any]:
     return value or {}
 
 
-def _fix(raw: dict[str, Any], path: str, value: Any) -> None:
+def _fix_path(raw: dict[str, Any], path: str, value: Any) -> None:
     word = f"{path}={value}"
     raw["fixed"] = {**_mapping(raw, "fixed", word), path: value}
-    raw["space"] = _released(_mapping(raw, "space", word), path, value)
+    raw["space"] = _without_path(_mapping(raw, "space", word), path, value)
 
 
-def _released(space: Mapping[str, Any], path: str, value: Any) -> dict[str, Any]:
-    """The space without the path; of a choice that had it, the branch of that value stays."""
-    left: dict[str, Any] = {}
+def _without_path(space: Mapping[str, Any], path: str, value: Any) -> dict[str, Any]:
+    """Return the space without a path; the parameters under the chosen option of a choice stay."""
+    remaining: dict[str, Any] = {}
     for key, node in space.items():
         choice = node.get("choice") if isinstance(node, dict) else None
         branches = choice if isinstance(choice, dict) else {}
         if key == path:
             branch = branches.get(str(value))
-            left |= branch if isinstance(branch, dict) else {}
+            remaining |= branch if isinstance(branch, dict) else {}
         elif branches:
-            below = {
-                option: _released(branch, path, value) if isinstance(branch, dict) else branch
+            choice = {
+                option: _without_path(branch, path, value) if isinstance(branch, dict) else branch
                 for option, branch in branches.items()
             }
-            left[key] = {**node, "choice": below}
+            remaining[key] = {**node, "choice": choice}
         else:
-            left[key] = node
-    return left
+            remaining[key] = node
+    return remaining
 
 
-def by_path(overrides: Iterable[str]) -> dict[str, str]:
-    """Return the values of overrides, as they are written, by the present names of their paths."""
-    pairs = (word.split("=", 1) for word in overrides)
+def values_by_path(overrides: Iterable[str]) -> dict[str, str]:
+    """Return the value text of each override under the present name of its path."""
+    pairs = (override.split("=", 1) for override in overrides)
     return {present_path(path): value for path, value in pairs}
 
 
 def varied_paths(settings: Sequence[Mapping[str, str]]) -> list[str]:
-    """The paths whose value differs among settings, in the order in which they come."""
-    paths = dict.fromkeys(path for one in settings for path in one)
-    return [path for path in paths if len({one.get(path) for one in settings}) > 1]
+    """Return the paths whose value is not the same in all settings, in order of appearance.
+
+    Args:
+        settings: Values of the paths of each trial.
+    """
+    paths = dict.fromkeys(path for values in settings for path in values)
+    return [path for path in paths if len({values.get(path) for values in settings}) > 1]
 
 
-def override(path: str, value: Any) -> str:
-    """``path=value`` in Hydra's grammar, numbers to their last bit."""
+def format_override(path: str, value: Any) -> str:
+    """Return ``path=value`` in Hydra's grammar; floats are written with all their digits."""
     return f"{path}={hydra_value(value)}"
 
 
 def hydra_value(value: Any) -> str:
-    """A plain value in Hydra's override grammar; it reads back to the same."""
+    """Return a plain value in the grammar of Hydra's overrides, which reads it back unchanged."""
     if isinstance(value, str):
-        return value if BARE.fullmatch(value) else _quoted(value)
+        return value if UNQUOTED.fullmatch(value) else _quoted(value)
     if isinstance(value, list | tuple):
         return f"[{','.join(map(hydra_value, value))}]"
     if isinstance(value, dict):
@@ -115,6 +120,6 @@ def hydra_value(value: Any) -> str:
 
 
 def _quoted(text: str) -> str:
-    # Backslashes count only before a quote: there, and before the closing one, they are doubled.
+    # A backslash is an escape only before a quote, so only those before a quote are doubled.
     escaped = re.sub(r"(\\*)('|$)", lambda m: m[1] * 2 + ("\\'" if m[2] else ""), text)
     return f"'{escaped}'"

@@ -1,7 +1,7 @@
-"""What one parameter of the search file's ``space`` may be: four kinds, each one small class.
+"""Ranges of the parameters in a search file's ``space``, one class for each of the four kinds.
 
-Every kind says how it is drawn (``suggest``), which of its values are worth a check before a sweep
-(``listed``) and how it reads in the plan (``describe``).
+Each kind draws a value for a trial (``suggest``), lists the values to check before a sweep
+(``representative_values``) and has a text for the plan (``describe``).
 """
 
 import itertools
@@ -29,10 +29,12 @@ Number = Annotated[int | float, BeforeValidator(_number)]
 
 
 class Range(Strict):
-    """Numbers from ``min`` to ``max``, both inclusive; whole ones if both ends are whole.
+    """Numbers from ``min`` to ``max``, both inclusive; integers if both bounds are integers.
 
     Attributes:
-        log: Uniform in the logarithm; ``min`` is then above 0.
+        min: Lower bound.
+        max: Upper bound.
+        log: True to draw uniformly in the logarithm; ``min`` must then be above 0.
     """
 
     min: Number
@@ -48,56 +50,61 @@ class Range(Strict):
         return self
 
     def suggest(self, trial: optuna.trial.BaseTrial, name: str) -> int | float:
-        """A number of this range, asked of the trial under this name."""
+        """Return the number that the Optuna trial suggests for the parameter ``name``."""
         if isinstance(self.min, int) and isinstance(self.max, int):
             return trial.suggest_int(name, self.min, self.max, log=self.log)
         return trial.suggest_float(name, self.min, self.max, log=self.log)
 
-    def listed(self) -> list[Any]:
-        """Both ends."""
+    def representative_values(self) -> list[Any]:
+        """Return both bounds."""
         return [self.min, self.max]
 
     def describe(self) -> str:
-        """As ``1e-05 .. 0.01 log``."""
+        """Return the bounds as text, such as ``1e-05 .. 0.01 log``."""
         return f"{self.min} .. {self.max}" + (" log" if self.log else "")
 
 
 class _Categorical(Strict, ABC):
-    """One of ``listed()``."""
+    """Parameter with a finite number of values."""
 
     @abstractmethod
-    def listed(self) -> list[Any]:
-        """All values, in the file's order."""
+    def representative_values(self) -> list[Any]:
+        """Return all values in the order of the file."""
 
     def suggest(self, trial: optuna.trial.BaseTrial, name: str) -> Any:
-        """One of the values; Optuna stores lists and mappings as compact JSON."""
-        values = {stored(value): value for value in self.listed()}
+        """Return the value that the Optuna trial suggests for the parameter ``name``."""
+        values = {optuna_value(value): value for value in self.representative_values()}
         return values[trial.suggest_categorical(name, list(values))]
 
     def describe(self) -> str:
-        """As ``gru | lstm``."""
-        return " | ".join(shown(value) for value in self.listed())
+        """Return the values as text, such as ``gru | lstm``."""
+        return " | ".join(display_value(value) for value in self.representative_values())
 
 
 class Values(_Categorical):
-    """One of the values written down, each a scalar, a list or a mapping."""
+    """One of several given values.
+
+    Attributes:
+        values: The values, each a scalar, a list or a mapping.
+    """
 
     values: Annotated[tuple[Any, ...], Field(min_length=1)]
 
     @field_validator("values")
     @classmethod
     def _distinct(cls, values: tuple[Any, ...]) -> tuple[Any, ...]:
-        return _once(values)
+        return _without_duplicates(values)
 
-    def listed(self) -> list[Any]:
-        """All values, in the file's order."""
+    def representative_values(self) -> list[Any]:
+        """Return all values in the order of the file."""
         return list(self.values)
 
 
 class Subsets(_Categorical):
-    """A non-empty subset of the items, in their order; small ones first.
+    """A non-empty subset of the items, in their order.
 
-    At most 8 items: 255 subsets are more than a sweep can tell apart.
+    Attributes:
+        subsets_of: The items, at most 8; these have 255 subsets, more than a sweep can compare.
     """
 
     subsets_of: Annotated[tuple[str, ...], Field(min_length=1, max_length=8)]
@@ -105,10 +112,10 @@ class Subsets(_Categorical):
     @field_validator("subsets_of")
     @classmethod
     def _distinct(cls, items: tuple[str, ...]) -> tuple[str, ...]:
-        return _once(items)
+        return _without_duplicates(items)
 
-    def listed(self) -> list[Any]:
-        """Every non-empty subset, as a list."""
+    def representative_values(self) -> list[Any]:
+        """Return every non-empty subset as a list, small ones first."""
         sizes = range(1, len(self.subsets_of) + 1)
         return [
             list(subset) for n in sizes for subset in itertools.combinations(self.subsets_of, n)
@@ -116,12 +123,16 @@ class Subsets(_Categorical):
 
 
 class Choice(_Categorical):
-    """One of the options; below each stands what varies only when it is chosen."""
+    """One of several options, some with parameters that vary only if the option is chosen.
+
+    Attributes:
+        choice: For each option, the ranges of these parameters.
+    """
 
     choice: Annotated[dict[str, dict[DottedPath, "Node"]], Field(min_length=1)]
 
-    def listed(self) -> list[Any]:
-        """The options' names."""
+    def representative_values(self) -> list[Any]:
+        """Return the names of the options."""
         return list(self.choice)
 
 
@@ -132,7 +143,7 @@ KINDS: dict[str, type[Range] | type[_Categorical]] = {
     "min": Range,
     "max": Range,
 }
-"""The key that tells a kind."""
+"""Class of a range by the key that identifies it in the file."""
 
 
 def _kind(node: Any) -> str | None:
@@ -148,46 +159,49 @@ Node = Annotated[
     | Annotated[Subsets, Tag("<Subsets>")],
     Discriminator(_kind, custom_error_type="kind", custom_error_message="is of no known kind"),
 ]
-"""One varied parameter. The tags' brackets tell them from keys in pydantic's error locations."""
+"""Range of one parameter.
+
+The tags have angle brackets to tell them from keys in the locations of pydantic's errors.
+"""
 
 Choice.model_rebuild()
 
 
-def _once(values: tuple[Any, ...]) -> tuple[Any, ...]:
+def _without_duplicates(values: tuple[Any, ...]) -> tuple[Any, ...]:
     seen: list[Any] = []
-    for value in map(stored, values):
-        # By ==, as Optuna looks choices up: to it 1, 1.0 and true are the same.
+    for value in map(optuna_value, values):
+        # Compared by ==, as Optuna compares choices: for it 1, 1.0 and true are the same.
         if value in seen:
-            raise ValueError(f"{shown(value)} stands there twice: keep one")
+            raise ValueError(f"{display_value(value)} is listed twice: keep one")
         seen.append(value)
     return values
 
 
-def stored(value: Any) -> Any:
-    """A value as Optuna keeps it: lists and mappings as compact JSON, scalars as they are."""
+def optuna_value(value: Any) -> Any:
+    """Return a value as the study stores it: lists and mappings as compact JSON text."""
     return json.dumps(value, separators=(",", ":")) if isinstance(value, list | dict) else value
 
 
-def shown(value: Any) -> str:
-    """A value for the eye: a list as ``appearance+geometry``, else as YAML would have it."""
+def display_value(value: Any) -> str:
+    """Return a value as text: a list of texts as ``appearance+geometry``, others as in JSON."""
     if isinstance(value, list) and all(isinstance(item, str) for item in value):
         return "+".join(value)
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def paths(space: Mapping[str, Range | _Categorical]) -> set[str]:
-    """Every path that varies somewhere in the space.
+def all_paths(space: Mapping[str, Range | _Categorical]) -> set[str]:
+    """Return all paths in a space, those under options of choices included.
 
     Raises:
-        ValueError: A path that could be set twice in one trial (two options of one choice may
-            both name it, as only one of them is taken).
+        ValueError: If a path could be set twice in one trial. Two options of one choice may have
+            the same path, since only one option is chosen.
     """
-    found: set[str] = set()
+    result: set[str] = set()
     for path, node in space.items():
         branches = node.choice.values() if isinstance(node, Choice) else ()
-        inside = set[str]().union(*map(paths, branches))
-        twice = found & (inside | {path}) | inside & {path}
+        inside = set[str]().union(*map(all_paths, branches))
+        twice = result & (inside | {path}) | inside & {path}
         if twice:
             raise ValueError(f"space: {min(twice)!r} could be set twice in one trial: keep one")
-        found |= inside | {path}
-    return found
+        result |= inside | {path}
+    return result

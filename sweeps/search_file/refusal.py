@@ -1,4 +1,4 @@
-"""What pydantic found wrong with a search file, as one sentence."""
+"""Validation errors of a search file as one sentence."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -10,7 +10,7 @@ from mtl.strict import did_you_mean
 
 RULES = {
     "too_short": "it must not be empty",
-    "dict_type": "it must be a mapping, {} where it has nothing to say",
+    "dict_type": "it must be a mapping, {} for an empty one",
     "model_attributes_type": "it must be a mapping",
     "model_type": "it must be a mapping",
     "tuple_type": "it must be a list",
@@ -20,32 +20,32 @@ RULES = {
     "kind": "write {min: 1, max: 4}, {values: [...]}, {choice: {...}} or {subsets_of: [...]}; "
     "a single value belongs under fixed",
 }
-"""Plain words for pydantic's, by error type."""
+"""Text of the broken rule by pydantic's error type, where pydantic's own text is unclear."""
 
 
-def sentence(error: ValidationError, keys: Mapping[str, Sequence[str]]) -> str:
-    """The first fault: dotted path, value found, rule.
+def describe_error(error: ValidationError, keys: Mapping[str, Sequence[str]]) -> str:
+    """Return the first error as one sentence with the dotted path, the value and the rule.
 
     Args:
-        error: What pydantic found. Parts of a location in angle brackets are tags of a union.
-        keys: The known keys, by the last part of the location that holds them.
+        error: Error of pydantic. Parts of a location in angle brackets are tags of a union.
+        keys: Known keys of each section, by the last part of the section's location.
     """
     errors = error.errors(include_url=False)
-    # A misspelt key is often a missing one too: the misspelling is the cause.
+    # A misspelt key often leads to a second error, a missing key; the misspelling is the cause.
     first = next((e for e in errors if e["type"] == "extra_forbidden"), errors[0])
-    kind, where, value = first["type"], _dotted(first["loc"]), first["input"]
+    kind, path, value = first["type"], _dotted(first["loc"]), first["input"]
     if kind == "extra_forbidden":
-        return f"{where} is no known key{_hint(first['loc'], keys)}"
+        return f"{path} is no known key{_hint(first['loc'], keys)}"
     if kind == "missing":
-        return f"{where} is missing: add it"
+        return f"{path} is missing: add it"
     rule = first["msg"][0].lower() + first["msg"][1:]
     if kind == "value_error":
         rule = str(first["ctx"]["error"])
-    if not where:
+    if not path:
         return rule
     if first["loc"][-1] == "[key]":
-        return f"{where} is no dotted path of letters, digits and '_', as optim.lr"
-    return f"{where} = {_short(value)} is refused: {RULES.get(kind, rule)}"
+        return f"{path} is no dotted path of letters, digits and '_', as optim.lr"
+    return f"{path} = {_short(value)} is refused: {RULES.get(kind, rule)}"
 
 
 def _dotted(location: Sequence[int | str]) -> str:

@@ -1,4 +1,4 @@
-"""The sections of a search file that hold settings, each with its rules and defaults."""
+"""Sections of a search file, with their rules and defaults."""
 
 from datetime import datetime
 from typing import Annotated, Any, Literal
@@ -9,12 +9,16 @@ from mtl.strict import AboveZero, NonNegative, Positive, Probability, Strict
 
 
 class SearchSection(Strict):
-    """How points are proposed and judged.
+    """Number of trials, sampler and objective of the search.
 
     Attributes:
-        trials: Trials in all, shared equally by the compared values.
-        metric: ``score`` is the sum over the trained and labelled tasks; or one task's own.
-        confirm: Share of the validation videos that nothing is chosen on.
+        trials: Number of trials in all, divided equally between the compared values.
+        sampler: Optuna sampler that proposes the configs.
+        metric: Objective: ``score``, the sum of the scores of all trained and labelled tasks, or
+            the score of one task.
+        confirm: Share of the validation videos in the part ``confirm``, on which nothing is
+            selected.
+        seed: Seed of the sampler and of the division of the validation videos.
     """
 
     trials: Positive = 18
@@ -25,7 +29,14 @@ class SearchSection(Strict):
 
 
 class PrunerSection(Strict):
-    """Which trials are stopped early: at rungs of ``min_epochs * reduction_factor ** k`` epochs."""
+    """Early stopping of trials.
+
+    Attributes:
+        kind: ``asha`` for successive halving, or ``none``.
+        min_epochs: Number of epochs at the first rung; rung k is at
+            ``min_epochs * reduction_factor ** k`` epochs.
+        reduction_factor: At each rung the best ``1 / reduction_factor`` of the trials continue.
+    """
 
     kind: Literal["asha", "none"] = "asha"
     min_epochs: Positive = 2
@@ -42,18 +53,22 @@ def _with_zone(time: datetime) -> datetime:
     try:
         return time if time.tzinfo else time.astimezone()
     except (OverflowError, ValueError):
-        raise ValueError("must be a time that this machine knows") from None
+        raise ValueError("must be a time that this machine can convert to its time zone") from None
 
 
 class BudgetSection(Strict):
-    """When a sweep or a trial stops by itself.
+    """Limits at which a sweep or a trial stops.
+
+    A sweep that was stopped can be continued by the same command.
 
     Attributes:
-        minutes: Training time over all starts; then trials stop at their next epoch, resumably.
-        until: Date and time (local, unless it names its zone) by which it has ended, resumably.
-        disk_gb: GB that the sweep's folder may hold.
-        failures: Failed trials that are put up with.
-        restarts: How often a trial goes on after its process died; then it has failed.
+        minutes: Limit of the training time in minutes, summed over all starts of the sweep; then
+            each trial stops at its next epoch.
+        until: Date and time by which the sweep ends, local time unless a time zone is given.
+        disk_gb: Limit of the size of the run folder in GB.
+        failures: Number of failed trials that the sweep tolerates.
+        restarts: Number of times that a trial continues after its process died, before it counts
+            as failed.
     """
 
     minutes: AboveZero | None = None
@@ -64,14 +79,17 @@ class BudgetSection(Strict):
 
 
 class ResourcesSection(Strict):
-    """What one trial holds, and how many train at once.
+    """Workers, CPUs and GPUs of a trial, and the number of trials that train at the same time.
 
     Attributes:
-        workers_per_trial: Processes that train one model together (DDP), on one node or several.
-        cpus_per_worker: Also each worker's torch threads.
-        gpus_per_worker: A share below 1 only where a trial has one worker.
-        concurrent_trials: ``auto``: as many as fit.
-        start_timeout_minutes: After these a process that has found no place is given up.
+        workers_per_trial: Number of processes that train one model together (DDP), on one node or
+            several.
+        cpus_per_worker: CPUs of each worker, and its number of torch threads.
+        gpus_per_worker: GPUs of each worker; a fraction below 1 is allowed for one worker per
+            trial.
+        concurrent_trials: Number of trials that train at the same time, or ``auto`` for as many as
+            fit on the cluster.
+        start_timeout_minutes: Longest wait for free resources when a worker process starts.
     """
 
     workers_per_trial: Positive = 1
@@ -90,7 +108,7 @@ class ResourcesSection(Strict):
     @field_validator("concurrent_trials", mode="before")
     @classmethod
     def _auto_or_count(cls, value: Any) -> Any:
-        # Before the union, which would report two errors for one mistake.
+        # Checked before the union of types, which would report two errors for one mistake.
         if value == "auto" or (type(value) is int and value >= 1):
             return value
         raise ValueError("must be auto or a whole number above 0")
@@ -100,17 +118,20 @@ class ResourcesSection(Strict):
         if self.workers_per_trial > 1 and 0 < self.gpus_per_worker < 1:
             raise ValueError(
                 f"with workers_per_trial = {self.workers_per_trial} each worker needs a whole GPU "
-                f"or none, not gpus_per_worker = {self.gpus_per_worker:g}: NCCL joins no two on one"
+                f"or none, not gpus_per_worker = {self.gpus_per_worker:g}: NCCL cannot join two "
+                "workers on one GPU"
             )
         return self
 
 
 class CompareSection(Strict):
-    """What is compared.
+    """Values that the sweep compares.
 
     Attributes:
-        by: Paths whose every value gets a study of its own and an equal share of the trials.
-        seeds: With how many new seeds the best config of each is trained again, unpruned.
+        by: Paths in ``space``; each combination of their values has its own study and an equal
+            share of the trials.
+        seeds: Number of new seeds with which the best config of each study is trained again,
+            without pruning.
     """
 
     by: tuple[str, ...] = ()
@@ -118,7 +139,7 @@ class CompareSection(Strict):
 
     @field_validator("by")
     @classmethod
-    def _once(cls, by: tuple[str, ...]) -> tuple[str, ...]:
+    def _distinct(cls, by: tuple[str, ...]) -> tuple[str, ...]:
         if len(set(by)) < len(by):
             raise ValueError("names one path twice: keep one")
         return by
@@ -131,24 +152,27 @@ class CompareSection(Strict):
 
 
 class RefitSection(Strict):
-    """The fusion's members trained anew at the end, each fold held out once.
+    """Training of the fusion's members on other folds, at the end of the sweep.
 
     Attributes:
-        folds: 0 for none. Training and validation videos are cut into so many, by subject.
+        folds: Number of folds, of which each is held out once; 0 for no refit. Training and
+            validation videos are divided into folds by subject.
     """
 
     folds: Annotated[int, AfterValidator(_none_or_enough)] = 0
 
 
 class FusionSection(Strict):
-    """How trials are fused, for each task on its own.
+    """Fusion of trials, for each task separately.
 
     Attributes:
-        method: ``greedy`` choice with replacement; the mean of the ``top_k`` best, with the best
-            k; the ``best_single`` trial of each task; ``score_weighted`` mean.
-        steps: The most members of a task.
-        postprocess: What is then chosen on ``select`` and done to the mean. Smoothing is not among
-            it by default: it does not pay behind a temporal encoder (benchmarks/mechanisms.py).
+        method: ``greedy``: greedy selection with replacement; ``top_k``: mean of the k best
+            trials, with the best k; ``best_single``: the best trial; ``score_weighted``: mean
+            weighted by the trials' scores.
+        steps: Largest number of members of a task.
+        postprocess: Post-processing of the mean, whose parameters are chosen on the part
+            ``select``. Smoothing is not a default: behind a temporal encoder it brings nothing
+            (benchmarks/mechanisms.py).
     """
 
     method: Literal["greedy", "top_k", "best_single", "score_weighted"] = "greedy"

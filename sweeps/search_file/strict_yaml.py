@@ -1,7 +1,8 @@
-"""YAML as version 1.2 reads it, and safely: plain data or one sentence that says where it fails.
+"""Safe reading and writing of plain data as YAML 1.2.
 
-PyYAML speaks 1.1, where ``1e-5`` is text, ``no`` is false and ``010`` is eight; and it lets the
-second of two equal keys win. Here all of these are what they look like, and equal keys an error.
+PyYAML follows YAML 1.1, in which ``1e-5`` is text, ``no`` is false and ``010`` is eight, and it
+accepts duplicate keys. Here ``1e-5`` is a number, ``no`` is text, ``010`` is ten, and a duplicate
+key is an error.
 """
 
 import re
@@ -23,25 +24,28 @@ CORE_SCHEMA = (
     ),
     ("merge", r"<<", "<"),
 )
-"""Tag, what a plain scalar of it looks like, first characters (YAML 1.2.2, section 10.3.2; the
-merge key is 1.1's, kept because anchors are of little use without it)."""
+"""Tag, pattern and possible first characters of each kind of plain scalar.
+
+From YAML 1.2.2, section 10.3.2. The merge key is from YAML 1.1; it is kept because anchors are of
+little use without it.
+"""
 
 
 class _Loader(yaml.SafeLoader):
     def __init__(self, stream: str) -> None:
         super().__init__(stream)
-        # Children before parents: an anchor that holds itself is then an error, not a cycle.
+        # Children are built before their parents, so a node that contains itself is an error.
         self.deep_construct = True
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
-        # Here, not in construct_mapping: a merge key may well bring a key that is there already.
+        # Not in construct_mapping, where a merge key may add a key that exists already.
         node = super().compose_mapping_node(anchor)
         seen = set()
         for key, _ in node.value:
             if not isinstance(key, yaml.ScalarNode):
-                raise _error("a key must be plain text", key)
+                raise _error_at("a key must be plain text", key)
             if key.value in seen:
-                raise _error(f"the key {key.value!r} stands here twice: keep one", key)
+                raise _error_at(f"the key {key.value!r} is given twice: keep one", key)
             seen.add(key.value)
         return node
 
@@ -52,7 +56,7 @@ class _Loader(yaml.SafeLoader):
         return float(re.sub(r"\.(?=[inIN])", "", text))
 
     def refuse(self, node: yaml.Node) -> None:
-        raise _error(f"the tag {node.tag!r} is not allowed: write plain values", node)
+        raise _error_at(f"the tag {node.tag!r} is not allowed: write plain values", node)
 
 
 class _Dumper(yaml.SafeDumper):
@@ -60,16 +64,16 @@ class _Dumper(yaml.SafeDumper):
         return True
 
 
-def _error(problem: str, node: yaml.Node) -> yaml.constructor.ConstructorError:
+def _error_at(problem: str, node: yaml.Node) -> yaml.constructor.ConstructorError:
     return yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
 
 
 _Loader.yaml_constructors = {}
-for _speaker in (_Loader, _Dumper):
-    _speaker.yaml_implicit_resolvers = {}
+for _yaml_class in (_Loader, _Dumper):
+    _yaml_class.yaml_implicit_resolvers = {}
 for _tag, _pattern, _first in CORE_SCHEMA:
-    for _speaker in (_Loader, _Dumper):
-        _speaker.add_implicit_resolver(
+    for _yaml_class in (_Loader, _Dumper):
+        _yaml_class.add_implicit_resolver(
             f"tag:yaml.org,2002:{_tag}",
             re.compile(f"^(?:{_pattern})$"),
             [*_first, ""] if _tag == "null" else list(_first),
@@ -84,11 +88,15 @@ _Loader.add_constructor(None, _Loader.refuse)
 
 
 def parse_yaml(text: str, source: str) -> Any:
-    """The plain data (mappings, lists, text, numbers, booleans, None) of one YAML document.
+    """Return the plain data of one YAML document: mappings, lists, text, numbers, booleans, None.
+
+    Args:
+        text: The document.
+        source: Name of the document, for error messages.
 
     Raises:
-        InputError: Bad syntax, a duplicate key, a tag or an interpolation (``${``), with
-            ``source``, line and column in one sentence.
+        InputError: If the document has a syntax error, a duplicate key, a tag or an interpolation
+            (``${``); the message names ``source``, line and column.
     """
     _refuse_interpolation(text, source)
     try:
@@ -111,5 +119,5 @@ def _refuse_interpolation(text: str, source: str) -> None:
 
 
 def write_yaml(data: Any) -> str:
-    """Plain data as a document that ``parse_yaml`` reads back to the same."""
+    """Return plain data as a YAML document, which ``parse_yaml`` reads back to the same."""
     return yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)

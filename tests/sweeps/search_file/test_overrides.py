@@ -62,7 +62,7 @@ def test_a_wrong_override_is_one_sentence(refusal, word, sentence):
 
 
 def test_everything_fixed_is_refused(refusal):
-    assert "space: nothing varies" in refusal(SMALL, ["optim.lr=0.1"])
+    assert "space: it must not be empty" in refusal(SMALL, ["optim.lr=0.1"])
 
 
 def test_a_compared_path_that_is_fixed_is_refused(refusal):

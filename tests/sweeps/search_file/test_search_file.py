@@ -62,8 +62,8 @@ def test_written_yaml_reads_back(value):
 @pytest.mark.parametrize(
     ("text", "place", "what"),
     [
-        ("a: 1\na: 2", "line 2, column 1", "'a' stands here twice"),
-        ("a:\n  b: 1\n  'b': 2", "line 3, column 3", "'b' stands here twice"),
+        ("a: 1\na: 2", "line 2, column 1", "'a' is given twice"),
+        ("a:\n  b: 1\n  'b': 2", "line 3, column 3", "'b' is given twice"),
         ("a: !!python/name:os.system", "line 1, column 4", "tag"),
         ("a: !secret x", "line 1, column 4", "!secret"),
         ("a: 1\nb: x${oc.env:HOME}", "line 2, column 5", "'${' is refused"),
@@ -167,7 +167,7 @@ def test_defaults(write):
             "resources: {workers_per_trial: 2, gpus_per_worker: 0.5}",
             'resources = {"workers_per_trial": 2, "gpus_per_worker": 0.5} is refused: with '
             "workers_per_trial = 2 each worker needs a whole GPU or none, not "
-            "gpus_per_worker = 0.5: NCCL joins no two on one",
+            "gpus_per_worker = 0.5: NCCL cannot join two workers on one GPU",
         ),
         ("resources: {concurrent_trials: many}", "must be auto or a whole number above 0"),
         ("resources: {concurrent_trials: 0}", "resources.concurrent_trials = 0 is refused"),
@@ -263,9 +263,9 @@ def test_a_name_is_a_folder(refusal, name):
         ("{min: 1, max: 2, log: 1}", "space.a.b.log = 1 is refused"),
         ("{values: []}", "space.a.b.values = [] is refused: it must not be empty"),
         ("{values: 3}", "space.a.b.values = 3 is refused: it must be a list"),
-        ("{values: [1, 2, 1]}", "1 stands there twice"),
-        ("{values: [1, 1.0]}", "1.0 stands there twice"),
-        ("{values: [[x], [y], [x]]}", '["x"] stands there twice'),
+        ("{values: [1, 2, 1]}", "1 is listed twice"),
+        ("{values: [1, 1.0]}", "1.0 is listed twice"),
+        ("{values: [[x], [y], [x]]}", '["x"] is listed twice'),
         ("{values: [1], min: 2}", "space.a.b.min is no known key"),
         ("{choice: {}}", "space.a.b.choice = {} is refused"),
         ("{choice: [gru]}", 'space.a.b.choice = ["gru"] is refused: it must be a mapping'),
@@ -273,7 +273,7 @@ def test_a_name_is_a_folder(refusal, name):
         ("{choice: {gru: {c.d: {min: 3, max: 1}}}}", "space.a.b.choice.gru.c.d = "),
         ("{choice: {gru: {c.d: 3}}}", "space.a.b.choice.gru.c.d = 3 is refused: write {min"),
         ("{subsets_of: []}", "space.a.b.subsets_of = [] is refused: it must not be empty"),
-        ("{subsets_of: [x, x]}", "x stands there twice"),
+        ("{subsets_of: [x, x]}", "x is listed twice"),
         ("{subsets_of: [a, b, c, d, e, f, g, h, i]}", "at most 8"),
         ("3", "space.a.b = 3 is refused: write {min: 1, max: 4}, {values: [...]}"),
         ("[1, 2]", "a single value belongs under fixed"),
@@ -288,12 +288,12 @@ def test_a_wrong_range_is_one_sentence(refusal, node, sentence):
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("space: {}", "space: nothing varies"),
+        ("space: {}", "space: it must not be empty"),
         ("space: {a/b: {min: 1, max: 2}}", "space.a/b is no dotted path"),
-        ("space: {a: {min: 1, max: 2}}\nfixed: {a: 1}", "'a' stands in fixed and in space"),
+        ("space: {a: {min: 1, max: 2}}\nfixed: {a: 1}", "'a' is both in fixed and in space"),
         (
             "space: {e: {choice: {g: {a: {values: [1, 2]}}}}}\nfixed: {a: 1}",
-            "'a' stands in fixed and in space",
+            "'a' is both in fixed and in space",
         ),
         (
             "space: {e: {choice: {g: {a: {values: [1, 2]}}}}, a: {values: [1, 2]}}",
