@@ -90,7 +90,7 @@ COVERED = {
         SPACE_AND_OVERRIDES
     ),
     "python sweeps/run.py --space sweeps/configs/spaces/frameworks.yaml": (
-        "tests/ray/test_compared.py::test_each_values_best_is_trained_with_new_seeds_and_compared"
+        "tests/ray/test_compared.py::test_the_best_config_of_each_value_is_trained_with_new_seeds_and_compared"
     ),
     "python sweeps/run.py --space sweeps/configs/spaces/studyforrest.yaml "
     "data=datasets/studyforrest": SHIPPED_SPACES,
