@@ -55,7 +55,7 @@ from sweeps.cli.run_program import run_program
 from sweeps.extract import main as extract
 from sweeps.extraction.folder import FAILED
 from sweeps.planning.compose import compose_plain
-from sweeps.pretraining.folder import as_png
+from sweeps.pretraining.pictures import as_png
 
 TRAINING_SEED, HELD_OUT_SEED = 71, 72
 BACKBONE, SIZE, CROP = "mae_vit_mini", 64, 112

@@ -242,7 +242,7 @@ def _print_event(event: Event, arguments: argparse.Namespace, workers: int) -> N
 def reader_resources(
     arguments: argparse.Namespace, workers: int, cluster: Cluster
 ) -> dict[str, Any]:
-    """Return the setup's number of reading tasks per worker and the CPUs of each.
+    """Return ``readers`` and ``reader_cpus`` of a ``PretrainingSetup``.
 
     Reading tasks use the CPUs that the workers leave free. If there are fewer than workers, the
     tasks hold no CPU and share those of the workers.

@@ -45,7 +45,7 @@ class TrainingSettings(Protocol):
 
 @runtime_checkable
 class EpochSummary(Protocol):
-    """Result of one epoch, a dataclass."""
+    """Protocol of an epoch's result: a dataclass with mean training losses."""
 
     __dataclass_fields__: ClassVar[dict[str, Any]]
 

@@ -55,7 +55,7 @@ class PretrainOptim(Strict):
     Attributes:
         base_lr: Peak learning rate for batches of 256 images; the peak learning rate of a training
             is proportional to its ``batch_images``.
-        weight_decay: Weight decay of matrices; biases, norms and tokens have none.
+        weight_decay: Weight decay of matrices and tokens; biases and norms have none.
         betas: Decay rates of AdamW's two moments.
         warmup_epochs: Epochs of linear warm-up; may have a fraction.
         decay: Course after warm-up: ``cosine`` to 0, or ``constant``.

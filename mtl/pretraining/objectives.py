@@ -33,13 +33,15 @@ from mtl.strict import Component, did_you_mean
 from mtl.tasks import OUTPUT_COLUMNS, TASKS
 
 ImageBatch = Mapping[str, Tensor]
-"""Batch of images: ``pixels`` (B, S, S, 3) uint8; ``valid`` (B,) bool, False where an image could not
-be read; for a masked autoencoder also ``noise`` (B, L), else ``labels`` and ``mask`` (B, 15).
+"""Batch of images by the names ``pixels``, ``valid`` and others.
+
+``pixels`` (B, S, S, 3) is uint8. ``valid`` (B,) is False where an image could not be read. A batch
+for a masked autoencoder has ``noise`` (B, L), a supervised batch ``labels`` and ``mask`` (B, 15).
 """
 
 
 class Objective(ABC):
-    """Base of the objectives.
+    """Objective of a pretraining: the trained model, its losses and their gradients.
 
     Attributes:
         backbone: Backbone that is trained.

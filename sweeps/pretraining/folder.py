@@ -23,9 +23,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import yaml
-from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import save
 
@@ -34,6 +32,7 @@ from mtl.optimisation.checkpoint import unpack
 from mtl.pretraining.pretrainer import PretrainResult
 from mtl.whole_files import write_atomically, write_json
 from sweeps.pretraining.events import PretrainingEpoch
+from sweeps.pretraining.pictures import as_png
 from sweeps.storage.driver_lock import LOCK, DriverLock
 
 MANIFEST = "pretraining.json"
@@ -248,24 +247,6 @@ def _as_csv(rows: list[dict[str, Any]]) -> bytes:
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue().encode()
-
-
-def as_png(faces: np.ndarray) -> bytes:
-    """Return faces as one PNG picture with a column for each face and a row for each version.
-
-    Args:
-        faces: Three versions of each of N faces, (N, 3, S, S, 3), uint8.
-    """
-    columns, rows, side = faces.shape[:3]
-    gap = max(1, side // 32)
-    picture = np.full((rows * (side + gap) - gap, columns * (side + gap) - gap, 3), 255, np.uint8)
-    for column, versions in enumerate(faces):
-        for row, version in enumerate(versions):
-            top, left = row * (side + gap), column * (side + gap)
-            picture[top : top + side, left : left + side] = version
-    stream = io.BytesIO()
-    Image.fromarray(picture).save(stream, "PNG")
-    return stream.getvalue()
 
 
 def as_yaml(command: str, plain: Mapping[str, Any]) -> str:

@@ -29,7 +29,8 @@ from sweeps.cluster.connection import Cluster
 from sweeps.planning.compose import compose_plain
 from sweeps.pretraining import folder as pretraining_folder
 from sweeps.pretraining.events import PretrainingEpoch
-from sweeps.pretraining.folder import PretrainingFolder, as_png
+from sweeps.pretraining.folder import PretrainingFolder
+from sweeps.pretraining.pictures import as_png
 from sweeps.pretraining.setup import (
     PretrainingSetup,
     initial_backbone,

@@ -183,7 +183,7 @@ def test_the_learning_rate_follows_warm_up_and_half_cosine_per_step():
     np.testing.assert_allclose(rates, warm + falling, rtol=1e-6)
 
 
-def test_biases_norms_and_tokens_have_no_weight_decay():
+def test_biases_and_norms_have_no_weight_decay():
     trainer = make(mae_config("optim.weight_decay=0.3"))
     decays = {
         id(p): group["weight_decay"]
