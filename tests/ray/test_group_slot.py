@@ -235,6 +235,8 @@ def group(groups: list[Group], connected: Cluster, setup: Any) -> Group:
     from sweeps.slots.pool import SlotPool
     from sweeps.slots.start import slot_starter
 
+    if groups and "GroupSlot" not in actors(connected.dashboard):
+        groups[-1].close()
     if not groups or groups[-1].closed:
         resources = ResourcesSection(workers_per_trial=WORKERS)
         pool = SlotPool(slot_starter("grouped", resources), 1, resources)
