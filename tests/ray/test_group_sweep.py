@@ -127,7 +127,7 @@ def test_a_sweep_of_ddp_workers_stopped_with_ctrl_c_then_killed_and_then_finishe
         search={"trials": 2, "seed": 3},
         resources={**ONE, "workers_per_trial": 2},
         pruner={"kind": "none"},
-        fixed={**SMALL, "training.epochs": 20},
+        fixed={**SMALL, "training.epochs": 12},
     )
     folder = Path("runs/ddp")
     # The program itself must see to it that its cluster is not reachable.
@@ -173,7 +173,7 @@ def test_a_sweep_of_ddp_workers_stopped_with_ctrl_c_then_killed_and_then_finishe
     trials = recorded(folder)
     assert [trial.state for trial in trials] == [TrialState.COMPLETE] * 2
     assert_goes_on(folder, known)
-    assert {len(found) for found in trained(folder).values()} == {20}
+    assert {len(found) for found in trained(folder).values()} == {12}
     assert (folder / "submission.txt").exists()
     with connect(ray_address) as cluster:
         wait_until(lambda: not left(cluster), END_SECONDS, lambda: left(cluster))
