@@ -1,4 +1,4 @@
-"""The best configuration of each compared value, trained again with new seeds."""
+"""Repeats: the best trial of each compared value is trained again with new seeds."""
 
 import os
 from contextlib import closing
@@ -28,21 +28,21 @@ def fast_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "fsync", lambda _: None)
 
 
-def final(trial: Any) -> float:
+def last_value(trial: Any) -> float:
     return float(trial.intermediate_values[trial.last_step])
 
 
-def test_each_best_one_is_trained_with_new_seeds_once_its_study_has_ended(tmp_path: Path) -> None:
+def test_the_best_trial_of_each_ended_study_is_repeated_with_new_seeds(tmp_path: Path) -> None:
     with closing(opened(tmp_path, **SEEDED)) as study:
         assert study.planned == 6 + 2 * 2
-        handed = finish(study)
+        proposals = finish(study)
         assert study.done
         trials, repeats = study.record.trials(), study.repeats()
         assert study.record.ended() == study.planned == sum(study.record.counts().values())
-    assert [p.study for p in handed[6:]] == ["demo/gru seeds", "demo/transformer seeds"] * 2
+    assert [p.study for p in proposals[6:]] == ["demo/gru seeds", "demo/transformer seeds"] * 2
     for name in ("demo/gru", "demo/transformer"):
         complete = [t for t in trials[name] if t.state == TrialState.COMPLETE]
-        best = max(complete, key=final)
+        best = max(complete, key=last_value)
         seeds = [f"training.seed={1001 + number}" for number in range(2)]
         assert [t.user_attrs["repeat_of"] for t in repeats[name]] == [f"{name} {best.number}"] * 2
         expected = [[*best.user_attrs["overrides"], seed] for seed in seeds]
@@ -50,22 +50,22 @@ def test_each_best_one_is_trained_with_new_seeds_once_its_study_has_ended(tmp_pa
         assert all(t.params == best.params for t in repeats[name])
 
 
-def test_they_are_not_pruned(tmp_path: Path) -> None:
+def test_repeats_are_not_pruned(tmp_path: Path) -> None:
     with closing(opened(tmp_path, **{**SEEDED, "seeds": 6})) as study:
-        handed = finish(study)
+        proposals = finish(study)
         assert any(t.state == TrialState.PRUNED for t in study.record.trials()["demo/gru"])
         for trials in study.repeats().values():
             assert [t.state for t in trials] == [TrialState.COMPLETE] * 6
             assert not any(k.startswith("decision") for t in trials for k in t.user_attrs)
-    assert all(p.unpruned == p.study.endswith("seeds") for p in handed)
+    assert all(p.unpruned == p.study.endswith("seeds") for p in proposals)
 
 
-def test_none_begins_while_a_trial_of_its_study_runs(tmp_path: Path) -> None:
+def test_no_repeat_starts_while_a_trial_of_its_study_runs(tmp_path: Path) -> None:
     with closing(opened(tmp_path, **{**SEEDED, "pruner": Pruner(kind="none")})) as study:
-        asked = [study.ask() for _ in range(6)]
+        proposals = [study.ask() for _ in range(6)]
         assert study.ask() is None
         assert not study.done
-        for proposal in asked[:-1]:
+        for proposal in proposals[:-1]:
             for epoch in range(1, 6):
                 study.record.report(
                     proposal.study, proposal.number, epoch, objective(proposal.overrides, epoch)
@@ -75,7 +75,7 @@ def test_none_begins_while_a_trial_of_its_study_runs(tmp_path: Path) -> None:
         assert study.ask() is None
 
 
-def test_a_study_without_a_result_has_none(tmp_path: Path) -> None:
+def test_a_study_without_a_result_has_no_repeats(tmp_path: Path) -> None:
     with closing(opened(tmp_path, **SEEDED)) as study:
         while (proposal := study.ask()) is not None:
             study.record.tell(proposal.study, proposal.number, TrialState.FAIL, "broken")
@@ -83,18 +83,18 @@ def test_a_study_without_a_result_has_none(tmp_path: Path) -> None:
         assert study.repeats() == {"demo/gru": [], "demo/transformer": []}
 
 
-def test_seeds_may_be_asked_for_later_and_more_of_them(tmp_path: Path) -> None:
-    whole = run(tmp_path / "whole", **SEEDED)
+def test_more_seeds_can_be_added_to_a_finished_sweep(tmp_path: Path) -> None:
+    at_once = run(tmp_path / "at_once", **SEEDED)
     for seeds in (0, 1, 2):
-        parts = run(tmp_path / "parts", **{**SEEDED, "seeds": seeds})
+        in_steps = run(tmp_path / "in_steps", **{**SEEDED, "seeds": seeds})
 
     def trials(found: list[dict[str, Any]]) -> list[Any]:
         return sorted(str(r["user_attrs"]) for r in found if r["op_code"] == 4)
 
-    assert trials(parts) == trials(whole)
+    assert trials(in_steps) == trials(at_once)
 
 
-def test_another_best_one_is_trained_with_the_seeds_too(tmp_path: Path) -> None:
+def test_a_new_best_trial_is_repeated_too(tmp_path: Path) -> None:
     with closing(opened(tmp_path, **SEEDED)) as study:
         finish(study)
         before = study.repeats()
@@ -105,23 +105,23 @@ def test_another_best_one_is_trained_with_the_seeds_too(tmp_path: Path) -> None:
         assert study.done
     for name, trials in after.items():
         assert len(trials) == 2
-        assert final(trials[0]) != final(before[name][0]) or trials == before[name]
+        assert last_value(trials[0]) != last_value(before[name][0]) or trials == before[name]
 
 
-@pytest.mark.parametrize("torn", [False, True])
-def test_killed_anywhere_it_ends_as_undisturbed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, torn: bool
+def test_a_killed_sweep_with_repeats_ends_as_an_undisturbed_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Every other record is torn by the kill, the rest of them are not begun."""
     small = {**SEEDED, "trials": 4, "seeds": 1}
-    whole = run(tmp_path / "whole", **small)
-    for appends in range(len(whole)):
+    undisturbed = run(tmp_path / "undisturbed", **small)
+    for appends in range(len(undisturbed)):
         folder = tmp_path / f"killed{appends}"
-        with killed_after(monkeypatch, appends, torn), pytest.raises(Killed):
+        with killed_after(monkeypatch, appends, torn=appends % 2 == 0), pytest.raises(Killed):
             run(folder, **small)
-        assert run(folder, **small) == whole
+        assert run(folder, **small) == undisturbed
 
 
-def test_a_failed_one_is_retried_as_a_repeat(tmp_path: Path) -> None:
+def test_a_failed_repeat_is_retried_as_a_repeat(tmp_path: Path) -> None:
     with closing(opened(tmp_path, **{**SEEDED, "seeds": 1})) as study:
         while (proposal := study.ask()) is not None:
             if proposal.unpruned:
