@@ -1,6 +1,4 @@
-"""Extraction on Ray: what a plain loop says, whatever the workers, batches and chunks; killed in
-the middle, it goes on.
-"""
+"""Extraction on Ray: the results of a plain loop for any chunks, and resumption after a kill."""
 
 import io
 import shutil
@@ -52,7 +50,7 @@ extract.main(sys.argv[1:])
 
 @pytest.fixture(scope="module")
 def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """150 frames of three videos, three of them broken, and one that will be missing."""
+    """Write 150 frames of three videos, three of them broken."""
     root: Path = tmp_path_factory.mktemp("faces")
     random = np.random.default_rng(0)
     for video, count in (("d", 30), ("b/c", 60), ("a", 60)):
@@ -80,8 +78,8 @@ def features(folder: Path) -> dict[tuple[str, int], np.ndarray]:
     }
 
 
-def looped(images: Path) -> dict[tuple[str, int], np.ndarray]:
-    """One image after the other."""
+def features_by_loop(images: Path) -> dict[tuple[str, int], np.ndarray]:
+    """Extract one image after the other, without Ray."""
     backbone, found = load_backbone("mae_vit_mini", "random", 32), {}
     frames = frames_of(find_images(images))
     for i, (video, frame) in enumerate(zip(frames.video, frames.frame, strict=True)):
@@ -95,8 +93,8 @@ def looped(images: Path) -> dict[tuple[str, int], np.ndarray]:
     return found
 
 
-def near(found: dict[tuple[str, int], np.ndarray], images: Path) -> None:
-    expected = looped(images)
+def assert_near(found: dict[tuple[str, int], np.ndarray], images: Path) -> None:
+    expected = features_by_loop(images)
     assert list(found) == sorted(expected)
     for key, value in found.items():
         np.testing.assert_allclose(value, expected[key], atol=2e-3, rtol=2e-3)
@@ -108,7 +106,7 @@ def parts(folder: Path) -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def in_small_chunks(faces, ray_address, tmp_path_factory) -> Path:
-    """By two workers, from an address; the images' copies were made in another order."""
+    """Extract with two workers from a file:// address, whose files were made in another order."""
     folder: Path = tmp_path_factory.mktemp("small_chunks")
     copies = folder / "copies"
     for file in sorted(faces.rglob("*.jpg"), key=lambda file: file.name[::-1]):
@@ -120,40 +118,40 @@ def in_small_chunks(faces, ray_address, tmp_path_factory) -> Path:
     return folder / "set"
 
 
-def test_small_chunks_say_what_a_plain_loop_says(faces, in_small_chunks):
+def test_small_chunks_give_the_features_of_a_plain_loop(faces, in_small_chunks):
     assert len(parts(in_small_chunks)) == 75
-    near(features(in_small_chunks), faces)
+    assert_near(features(in_small_chunks), faces)
 
 
-def test_so_do_large_ones_and_what_is_broken_is_listed(
+def test_large_chunks_give_them_too_and_broken_images_are_listed(
     faces, ray_address, tmp_path, capsys, monkeypatch
 ):
     aside, out = tmp_path / "aside", tmp_path / "large"
     more = ("--chunk", "64", "--batch", "7", "--workers", "1")
 
     @contextmanager
-    def lost_when_found(gone: Path) -> Iterator[None]:
-        def find_and_lose(address: str) -> object:
+    def moved_after_listing(gone: Path) -> Iterator[None]:
+        def find_and_move(address: str) -> object:
             found = find_images(address)
             gone.rename(aside)
             return found
 
-        monkeypatch.setattr(extract, "find_images", find_and_lose)
+        monkeypatch.setattr(extract, "find_images", find_and_move)
         try:
             yield
         finally:
             aside.rename(gone)
 
     with (
-        lost_when_found(faces),
+        moved_after_listing(faces),
         pytest.raises(
-            InputError, match=r"^\S+ is not there, or empty, on .*: mount it .* goes on$"
+            InputError, match=r"^\S+ does not exist or is empty on .*: mount it .* to continue$"
         ),
     ):
         extract.main(words(faces, out, ray_address, *more))
-    with lost_when_found(faces / "a/00060.jpg"):
+    with moved_after_listing(faces / "a/00060.jpg"):
         assert extract.main(words(faces, out, ray_address, *more)) == 0
-        near(features(out), faces)
+        assert_near(features(out), faces)
     rows = [line.split(",", 1) for line in (out / "failed_images.csv").read_text().splitlines()]
     assert {image: reason.strip('"') for image, reason in rows[1:]} == BROKEN
     printed = capsys.readouterr().out
@@ -162,7 +160,9 @@ def test_so_do_large_ones_and_what_is_broken_is_listed(
     assert "(146 frames, 128 wide)" in printed
 
 
-def test_killed_it_goes_on_to_the_same_bytes(faces, in_small_chunks, ray_address, tmp_path):
+def test_a_killed_extraction_continues_to_the_same_bytes(
+    faces, in_small_chunks, ray_address, tmp_path
+):
     out = tmp_path / "killed"
     given = words(faces, out, ray_address, *SMALL_CHUNKS, "--workers", "1")
     killed = subprocess.run(

@@ -1,6 +1,4 @@
-"""A fused model on Ray: what its sweep stored, whatever the workers and spans, and what mtl alone
-says.
-"""
+"""Prediction on Ray with a fused model: the sweep's stored outputs, and those of mtl alone."""
 
 import json
 import os
@@ -50,32 +48,34 @@ def predicted(address: str, data: Dataset, out: Path, *words: str, model: str = 
     assert predict.main([*given, *words]) == 0
 
 
-def near(found: np.ndarray, expected: np.ndarray) -> None:
+def assert_near(found: np.ndarray, expected: np.ndarray) -> None:
     np.testing.assert_allclose(found, expected, atol=1e-5, rtol=0)
 
 
-def test_mtl_alone_says_what_the_sweep_stored(there, planted):
+def test_mtl_without_ray_gives_the_stored_outputs(there, planted):
     ensemble = Ensemble.load("exported", "cpu")
     stored = Predictions.load("runs/whole/fusion/predictions.parquet")
     rows = listed_rows(planted.listing(), stored)
-    near(ensemble.predict(planted).outputs[rows], stored.outputs)
+    assert_near(ensemble.predict(planted).outputs[rows], stored.outputs)
     source = Source.open(ensemble.export, planted)
     chosen = scores(there / "runs" / "whole")["members"]
     for name, outputs in ensemble.member_outputs(*source.read(slice(0, len(source.frame)))):
         trial = Predictions.load(f"runs/whole/trials/{name}/predictions.parquet")
         for task in (TASKS[task] for task, counts in chosen.items() if name in counts):
-            near(outputs[rows][:, task.outputs], trial.outputs[:, task.outputs])
+            assert_near(outputs[rows][:, task.outputs], trial.outputs[:, task.outputs])
 
 
 @pytest.mark.parametrize(("model", "workers"), [("exported", "1"), ("runs/whole", "2")])
-def test_ray_says_what_mtl_alone_says(there, planted, ray_address, tmp_path, workers, model):
+def test_ray_gives_the_outputs_of_mtl_without_ray(
+    there, planted, ray_address, tmp_path, workers, model
+):
     out = tmp_path / "new.parquet"
     predicted(ray_address, planted, out, "--workers", workers, model=model)
     found, alone = Predictions.load(out), Ensemble.load("exported", "cpu").predict(planted)
     assert found.names == alone.names
     assert np.array_equal(found.video, alone.video)
     assert np.array_equal(found.frame, alone.frame)
-    near(found.outputs, alone.outputs)
+    assert_near(found.outputs, alone.outputs)
     assert pq.ParquetFile(out).num_row_groups > int(workers), "it did not come in parts"
     assert [path.name for path in tmp_path.iterdir()] == ["new.parquet"]
 
@@ -89,7 +89,7 @@ def test_a_split_in_the_challenges_format_is_the_sweeps_submission(
     found, stored = read_file(out), read_file("runs/whole/submission.txt")
     assert found.images == stored.images
     assert np.array_equal(found.mask, stored.mask)
-    near(found.values, stored.values)
+    assert_near(found.values, stored.values)
     printed = capsys.readouterr().out
     assert f"{len(found.images)} of {len(found.images)} frames (100%)" in printed
 
@@ -100,8 +100,8 @@ def test_more_workers_than_fit_are_refused(there, planted, ray_address, tmp_path
     assert not list(tmp_path.iterdir())
 
 
-def test_a_broken_row_is_told_as_it_is(there, planted, ray_address, tmp_path):
-    """Found in a worker, and said like any other mistake."""
+def test_a_broken_row_is_an_input_error(there, planted, ray_address, tmp_path):
+    """The worker finds it; the message is the same as without Ray."""
     broken = Path(shutil.copytree(planted.address, tmp_path / "broken"))
     info = put_nan(broken, planted.info["features"]["appearance"]["parts"][0]["file"], row=100)
     out = tmp_path / "new.parquet"
@@ -111,7 +111,7 @@ def test_a_broken_row_is_told_as_it_is(there, planted, ray_address, tmp_path):
 
 
 def put_nan(folder: Path, part: str, row: int) -> dict[str, Any]:
-    """Break one value of a dataset on disk; its new ``dataset.json``."""
+    """Break one value of a dataset on disk and return its new ``dataset.json``."""
     table = pq.read_table(folder / part)
     feature = table["feature"].combine_chunks()
     values = feature.flatten().to_numpy().copy()
@@ -125,7 +125,7 @@ def put_nan(folder: Path, part: str, row: int) -> dict[str, Any]:
     return info
 
 
-def test_ctrl_c_leaves_no_half_file_and_no_worker(there, planted, ray_address, tmp_path):
+def test_ctrl_c_leaves_no_incomplete_file_and_no_worker(there, planted, ray_address, tmp_path):
     output = tmp_path / "output.txt"
     words = ["--model", "exported", "--data", planted.address, "--out", str(tmp_path / "n.parquet")]
     with output.open("w") as file:

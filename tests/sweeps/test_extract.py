@@ -1,4 +1,4 @@
-"""extract.py without Ray: what it refuses, what its folder says, how it goes on."""
+"""extract.py without Ray: refused arguments, the files of its folder, and resumption."""
 
 import functools
 import json
@@ -27,10 +27,10 @@ WIDTH = 128
 load_once = functools.cache(load_backbone)
 
 
-def plain(
+def extract_in_process(
     frames: CropFrames, backbone: Any, plan: ExtractionPlan, chunks: Sequence[int], *pool: float
 ) -> Iterator[FinishedPart]:
-    """What the pool of workers does, the last chunk first."""
+    """Do the work of the actor pool in this process, the last chunk first."""
     extractor = Extractor(backbone, plan.batch, threads=1)
     for chunk in reversed(chunks):
         part = extractor.part(frames, plan.rows(chunk, len(frames)))
@@ -39,7 +39,7 @@ def plain(
 
 @pytest.fixture(autouse=True)
 def no_ray(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
-    """No cluster is asked; which chunks were, start by start."""
+    """Replace the cluster; return the chunks that each start of the program extracts."""
     asked: list[list[int]] = []
 
     @contextmanager
@@ -48,7 +48,7 @@ def no_ray(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
 
     def chunks(*arguments: Any) -> Iterator[FinishedPart]:
         asked.append(list(arguments[3]))
-        return plain(*arguments)
+        return extract_in_process(*arguments)
 
     monkeypatch.setattr(extract, "load_backbone", load_once)
     monkeypatch.setattr(extract, "connect", connect)
@@ -71,7 +71,7 @@ def faces(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def words(faces: Path, tmp_path: Path) -> dict[str, str]:
-    """A command, as its options."""
+    """Return the arguments of a command by their names."""
     return {
         "images": str(faces),
         "backbone": "mae_vit_mini",
@@ -88,16 +88,16 @@ def run(words: dict[str, str], *more: str, **changes: str) -> int:
     return extract.main([*(f"--{key}={value}" for key, value in given.items()), *more])
 
 
-def held(folder: Path) -> dict[str, bytes]:
+def files_of(folder: Path) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in folder.iterdir()}
 
 
-def test_it_makes_a_feature_set_and_says_what_is_next(words, tmp_path, capsys, monkeypatch):
+def test_a_feature_set_is_made_and_the_next_command_printed(words, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     assert run(words, images="~/faces") == 0
     out = tmp_path / "set"
     parts = [f"part-0000{i}.parquet" for i in range(3)]
-    assert sorted(held(out)) == ["driver.lock", "extraction.json", "failed_images.csv", *parts]
+    assert sorted(files_of(out)) == ["driver.lock", "extraction.json", "failed_images.csv", *parts]
     found = {name: (frame.tolist(), values) for name, frame, values in read_features(out)}
     assert {name: frames for name, (frames, _) in found.items()} == {
         "a": [1, 2, 3, 4, 5],
@@ -114,18 +114,18 @@ def test_it_makes_a_feature_set_and_says_what_is_next(words, tmp_path, capsys, m
     assert f"sweeps/prepare.py --annotations ANNOTATIONS --features set={out} --out" in printed
 
 
-def test_what_is_done_is_not_done_again_and_what_was_cut_short_is(words, tmp_path, no_ray):
+def test_finished_parts_are_kept_and_damaged_ones_redone(words, tmp_path, no_ray):
     run(words)
     out = tmp_path / "set"
-    whole = held(out)
+    whole = files_of(out)
     (out / "part-00001.parquet").unlink()
     (out / "part-00002.parquet").write_bytes(whole["part-00002.parquet"][:50])
     (out / "part-00001.parquet.unfinished").write_bytes(b"half")
-    (out / ".DS_Store").write_bytes(b"of whoever looked at it")
-    whole[".DS_Store"] = b"of whoever looked at it"
+    (out / ".DS_Store").write_bytes(b"of a file manager")
+    whole[".DS_Store"] = b"of a file manager"
     first = (out / "part-00000.parquet").stat().st_mtime_ns
     run(words)
-    assert held(out) == whole
+    assert files_of(out) == whole
     assert (out / "part-00000.parquet").stat().st_mtime_ns == first
     written = (out / "failed_images.csv").stat().st_mtime_ns
     run(words)
@@ -162,7 +162,7 @@ def test_broken_images_are_listed_and_counted_also_after_a_kill(
         (tmp_path / "set" / "part-00000.parquet").unlink()
 
 
-def test_what_failed_is_tried_again_when_asked(words, faces, tmp_path, capsys, no_ray):
+def test_failed_images_are_retried_when_asked(words, faces, tmp_path, capsys, no_ray):
     whole = (faces / "a" / "00005.jpg").read_bytes()
     (faces / "a" / "00005.jpg").write_bytes(b"")
     run(words)
@@ -178,7 +178,9 @@ def test_what_failed_is_tried_again_when_asked(words, faces, tmp_path, capsys, n
     assert sum(len(frame) for _, frame, _ in read_features(tmp_path / "set")) == 9
 
 
-def test_images_that_went_are_not_so_many_failures(words, faces, tmp_path, monkeypatch):
+def test_a_missing_image_folder_is_an_error_and_not_failed_images(
+    words, faces, tmp_path, monkeypatch
+):
     def find_and_lose(address: str) -> Any:
         found = find_images(address)
         faces.rename(tmp_path / "aside")
@@ -195,9 +197,7 @@ def test_images_that_went_are_not_so_many_failures(words, faces, tmp_path, monke
     assert (tmp_path / "set" / "failed_images.csv").read_text() == "image,reason\n"
 
 
-def test_files_that_are_no_images_and_workers_that_have_nothing_to_do_are_said(
-    words, faces, capsys
-):
+def test_other_files_and_idle_workers_are_reported(words, faces, capsys):
     (faces / "a" / "00006.tif").write_bytes(b"")
     run(words, chunk="9")
     printed = capsys.readouterr().out
@@ -205,24 +205,24 @@ def test_files_that_are_no_images_and_workers_that_have_nothing_to_do_are_said(
     assert "1 workers, one for each part: a smaller --chunk uses more, 1 of 1 parts" in printed
 
 
-def test_a_folder_that_another_program_writes_is_refused(words, tmp_path, monkeypatch):
+def test_a_locked_folder_is_refused(words, tmp_path, monkeypatch):
     run(words)
-    before = held(tmp_path / "set")
+    before = files_of(tmp_path / "set")
     with closing(DriverLock(tmp_path / "set")):
         assert run(words) == 0  # there is nothing to write
         with pytest.raises(InputError, match=r"another driver .* is working on it"):
             run(words, "--overwrite", seed="3")
 
-    def begun_elsewhere(*arguments: Any) -> list[int]:
+    def check_before_another_start(*arguments: Any) -> list[int]:
         return [0, 1, 2]
 
-    monkeypatch.setattr(extract, "check_folder", begun_elsewhere)
+    monkeypatch.setattr(extract, "check_folder", check_before_another_start)
     with pytest.raises(InputError, match="holds features of other weights"):
         run(words, seed="3")
-    assert held(tmp_path / "set") == before
+    assert files_of(tmp_path / "set") == before
 
 
-def test_a_chunk_may_fail_but_not_all(words, faces, tmp_path):
+def test_one_chunk_may_fail_but_not_all(words, faces, tmp_path):
     for image in (faces / "a").iterdir():
         image.write_bytes(b"")
     run(words)
@@ -268,14 +268,14 @@ def test_only_listed_frames(words, tmp_path, capsys):
 def test_a_folder_of_another_extraction_is_refused(words, faces, tmp_path, changes, message):
     run(words)
     shutil.copytree(faces, tmp_path / "other")
-    before = held(tmp_path / "set")
+    before = files_of(tmp_path / "set")
     changes = {key: value.format(tmp_path) for key, value in changes.items()}
     with pytest.raises(InputError, match=f"set holds features of {message}.*--overwrite it"):
         run(words, **changes)
-    assert held(tmp_path / "set") == before
+    assert files_of(tmp_path / "set") == before
 
 
-def test_images_that_came_or_changed_their_name_are_other_frames(words, faces):
+def test_new_and_renamed_images_are_other_frames(words, faces):
     run(words)
     (faces / "a" / "00005.jpg").rename(faces / "a" / "00006.jpg")
     with pytest.raises(InputError, match="other frames"):
@@ -286,14 +286,14 @@ def test_images_that_came_or_changed_their_name_are_other_frames(words, faces):
     assert run(words, "--overwrite") == 0
 
 
-def test_overwriting_leaves_nothing_of_before(words, tmp_path):
+def test_overwriting_removes_the_earlier_parts(words, tmp_path):
     run(words, chunk="2")
     run(words, "--overwrite", chunk="8", seed="3")
-    assert sorted(held(tmp_path / "set"))[3:] == ["part-00000.parquet", "part-00001.parquet"]
+    assert sorted(files_of(tmp_path / "set"))[3:] == ["part-00000.parquet", "part-00001.parquet"]
     assert json.loads((tmp_path / "set" / "extraction.json").read_text())["chunk"] == 8
 
 
-def test_a_folder_of_something_else_is_left_alone(words, tmp_path):
+def test_a_folder_with_other_files_is_not_changed(words, tmp_path):
     out = tmp_path / "set"
     out.mkdir()
     (out / "part-00000.parquet").write_bytes(b"")
@@ -305,7 +305,7 @@ def test_a_folder_of_something_else_is_left_alone(words, tmp_path):
     (out / "thesis.tex").write_text("all of it")
     with pytest.raises(InputError, match=r"holds thesis\.tex, which no extraction writes"):
         run(words, "--overwrite")
-    assert sorted(held(out)) == ["extraction.json", "part-00000.parquet", "thesis.tex"]
+    assert sorted(files_of(out)) == ["extraction.json", "part-00000.parquet", "thesis.tex"]
     (out / "extraction.json").rename(out / "extraction_json")
     with pytest.raises(InputError, match=r"holds extraction_json, which no extraction writes"):
         run(words)
@@ -335,7 +335,7 @@ def test_a_folder_of_something_else_is_left_alone(words, tmp_path):
         ({"annotations": "{}/empty"}, "holds no annotation file"),
     ],
 )
-def test_what_cannot_be_is_one_sentence_and_nothing_is_written(words, tmp_path, changes, message):
+def test_wrong_arguments_are_one_sentence_and_nothing_is_written(words, tmp_path, changes, message):
     (tmp_path / "empty").mkdir()
     (tmp_path / "file").write_text("")
     before = sorted(tmp_path.rglob("*"))
@@ -346,7 +346,7 @@ def test_what_cannot_be_is_one_sentence_and_nothing_is_written(words, tmp_path, 
 
 
 @pytest.mark.parametrize("file", ["extraction.json", "part-00002.parquet", "failed_images.csv"])
-def test_a_full_disk_is_said(words, monkeypatch, file):
+def test_a_full_disk_is_an_input_error(words, monkeypatch, file):
     write = whole_files.write_atomically
 
     def full(target: Path, content: bytes) -> None:
@@ -370,8 +370,8 @@ def test_a_full_disk_is_said(words, monkeypatch, file):
         ("open", "driver.lock", "cannot write --out .*new"),
     ],
 )
-def test_what_one_has_no_right_to_is_said(words, tmp_path, monkeypatch, call, file, message):
-    """Root, whom tests may run as, has a right to everything."""
+def test_missing_permissions_are_an_input_error(words, tmp_path, monkeypatch, call, file, message):
+    """The error is simulated, because tests may run as root, who has all permissions."""
     run(words)
     allowed = getattr(Path, call)
 
@@ -386,7 +386,7 @@ def test_what_one_has_no_right_to_is_said(words, tmp_path, monkeypatch, call, fi
         run(words, out=out)
 
 
-def test_a_part_that_cannot_be_read_is_not_made_again(words, tmp_path, monkeypatch):
+def test_an_unreadable_part_is_an_error_and_not_redone(words, tmp_path, monkeypatch):
     def denied(part: Path) -> None:
         raise PermissionError(13, f"Failed to open local file '{part}'")
 

@@ -1,4 +1,4 @@
-"""plant.py: faces are made and reported, wrong numbers are one sentence."""
+"""plant.py: faces are made and counted; wrong numbers are one sentence."""
 
 import re
 import subprocess

@@ -1,4 +1,4 @@
-"""prepare.py: the challenge's files and features become a dataset, wrong input one sentence."""
+"""prepare.py: datasets from annotation files and features; wrong input is one sentence."""
 
 import subprocess
 import sys
@@ -37,7 +37,7 @@ def annotations(folder: Path, test: bool = True) -> str:
 
 
 def features(path: Path, videos: str = "abcdx", width: int = 2, value: float = 0.0) -> str:
-    """Frames 1 to 8 of each video, in no order; frame 9 is listed but missing."""
+    """Write frames 1 to 8 of each video, unsorted; the listed frame 9 is missing."""
     rows = [
         (v, f, [float(f), value] + [1.0] * (width - 2)) for f in range(8, 0, -1) for v in videos
     ]
@@ -90,7 +90,7 @@ def test_a_dataset_is_made_and_reported(tmp_path, capsys):
     ]
 
 
-def test_without_a_test_list_it_says_so(tmp_path, capsys):
+def test_a_missing_test_list_is_reported(tmp_path, capsys):
     words = arguments(tmp_path)
     (tmp_path / "annotations" / "test_set_release.txt").unlink()
     assert main(words) == 0
@@ -98,7 +98,7 @@ def test_without_a_test_list_it_says_so(tmp_path, capsys):
     assert (open_dataset(tmp_path / "out").listing().split < 2).all()
 
 
-def test_subjects(tmp_path):
+def test_subjects_are_taken_from_the_csv(tmp_path):
     (tmp_path / "subjects.csv").write_text("video,subject\na,Ann\nb,Ann\nnone,Bob\n")
     main([*arguments(tmp_path), "--subjects", str(tmp_path / "subjects.csv")])
     listing = open_dataset(tmp_path / "out").listing()
@@ -114,14 +114,14 @@ def test_subjects(tmp_path):
         ("a,Ann\na,Bob\n", "line 2: video 'a' has subject 'Bob' but 'Ann' before"),
     ],
 )
-def test_subjects_that_do_not_fit(tmp_path, text, message):
+def test_wrong_subjects_are_refused(tmp_path, text, message):
     (tmp_path / "subjects.csv").write_text(text)
     with pytest.raises(InputError, match=message):
         main([*arguments(tmp_path), "--subjects", str(tmp_path / "subjects.csv")])
     assert not (tmp_path / "out").exists()
 
 
-def test_overwrite(tmp_path):
+def test_a_dataset_is_replaced_only_with_overwrite(tmp_path):
     words = arguments(tmp_path)
     main(words)
     with pytest.raises(InputError, match=r"out already holds a dataset.*--overwrite"):
@@ -129,7 +129,7 @@ def test_overwrite(tmp_path):
     assert main([*words, "--overwrite"]) == 0
 
 
-def cut(tmp_path: Path) -> str:
+def truncated(tmp_path: Path) -> str:
     path = Path(features(tmp_path / "t.parquet"))
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     return f"t={path}"
@@ -138,7 +138,7 @@ def cut(tmp_path: Path) -> str:
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (cut, "t.parquet is cut short or damaged"),
+        (truncated, "t.parquet is cut short or damaged"),
         (lambda p: f"t={features(p / 't.parquet', value=np.nan)}", "row 1: feature 2 of 2 is nan"),
         (lambda p: f"t={features(p / 't.parquet', videos='xyz')}", "'t' has none of the 12 listed"),
         (lambda p: f"t={features(p / 't.parquet', videos='dc')}", "none of the listed training"),
@@ -155,7 +155,7 @@ def test_wrong_features_leave_nothing(tmp_path, more, message):
     assert {p.name for p in tmp_path.iterdir()} <= before
 
 
-def test_one_training_video(tmp_path):
+def test_a_single_training_video_is_refused(tmp_path):
     words = arguments(tmp_path)
     path = tmp_path / "annotations" / "training_set_annotations.txt"
     path.write_text("\n".join(line for line in path.read_text().split() if line[0] == "a"))
@@ -209,7 +209,7 @@ def test_order_of_the_source_does_not_matter(tmp_path):
     assert hashes[0] == hashes[1]
 
 
-def test_without_annotations_every_frame_is_listed_to_be_predicted(tmp_path, capsys):
+def test_without_annotations_every_frame_is_a_test_frame(tmp_path, capsys):
     table = pa.table(
         {
             "video": ["a"] * 3 + ["b"] * 2,

@@ -1,4 +1,4 @@
-"""The scoring program: the same numbers as the metrics, whatever the files' order; its errors."""
+"""score.py: the numbers of the metrics in any order of the files, and its errors."""
 
 import json
 import subprocess
@@ -31,25 +31,25 @@ KEYS = [
 
 
 class Files:
-    """A truth and predictions of its frames, kept as arrays."""
+    """Labels and predictions of the same frames, as arrays, which are written as two files."""
 
     def __init__(self, folder: Path, frames: int = 200) -> None:
         random = np.random.default_rng(0)
         self.folder = folder
         self.images = [f"video{i % 3}/{i:05d}.jpg" for i in range(frames)]
         self.outputs = random.random((frames, 22)).astype(np.float32)
-        self.outputs[:, :2] = self.outputs[:, :2].round(4)  # what a submission holds of them
+        self.outputs[:, :2] = self.outputs[:, :2].round(4)  # the precision of a submission
         self.labels = np.zeros((frames, 15), np.float32)
         self.labels[:, :2] = random.uniform(-1, 1, (frames, 2)).round(4)
         self.labels[:, 2] = random.integers(0, 8, frames)
         self.labels[:, 3:] = random.random((frames, 12)) < 0.4
         self.mask = random.random((frames, 15)) < 0.7
         self.predicted, self.known = decide(self.outputs)
-        self.truth = self.listed = np.arange(frames)  # the rows of either file, in its order
+        self.truth = self.listed = np.arange(frames)  # rows of each file, in its order
 
     @property
     def arguments(self) -> list[str]:
-        """Write both files; the program's arguments for them."""
+        """Write both files and return the program's arguments for them."""
         truth = self._write("truth.txt", self.truth, self.labels, self.mask)
         listed = self._write("predictions.txt", self.listed, self.predicted, self.known)
         return ["--truth", truth, "--predictions", listed]
@@ -86,7 +86,9 @@ def test_the_truth_scores_three_on_itself(files: Files, capsys: pytest.CaptureFi
     assert score(files, capsys)["p_mtl"] == pytest.approx(3)
 
 
-def test_order_is_free(files: Files, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_order_of_the_rows_does_not_matter(
+    files: Files, capsys: pytest.CaptureFixture[str]
+) -> None:
     straight = score(files, capsys)
     files.listed = files.listed[::-1]
     assert score(files, capsys) == straight
@@ -149,7 +151,7 @@ def test_the_program_prints_one_json_object(files: Files) -> None:
     assert list(json.loads(done.stdout)) == KEYS
 
 
-def test_the_program_says_a_mistake_in_one_sentence(files: Files) -> None:
+def test_the_program_prints_a_mistake_as_one_sentence(files: Files) -> None:
     files.listed = files.listed[1:]
     done = run([str(PROGRAM), *files.arguments])
     assert (done.returncode, done.stdout) == (2, "")

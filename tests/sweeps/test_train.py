@@ -1,4 +1,4 @@
-"""train.py: one config alone has the bits of a slot, and an interruption changes none."""
+"""train.py: a trial gets exactly the results of a slot, also after an interruption."""
 
 import json
 import signal
@@ -33,7 +33,7 @@ NAMES = tuple(f"v{number:02d}" for number in range(len(SPLITS)))
 
 
 def make_listing(known: tuple[int, ...] = (0, 1)) -> Listing:
-    """Valence and arousal by a random walk; only the columns in ``known`` are labelled."""
+    """Return random labels, of which only the columns in ``known`` are set."""
     random = np.random.default_rng(0)
     frames = len(NAMES) * len(FRAMES)
     video = np.repeat(np.arange(len(NAMES), dtype=np.int32), len(FRAMES))
@@ -44,7 +44,7 @@ def make_listing(known: tuple[int, ...] = (0, 1)) -> Listing:
 
 
 def make_dataset(folder: Path, listing: Listing) -> Dataset:
-    """One set of 4 features; every other row of it belongs to no listed frame."""
+    """Write one set of 4 features, half of whose frames are not listed."""
     random = np.random.default_rng(1)
     frames = np.arange(1, 61, dtype=np.int32)
     blocks = [(name, frames, random.normal(size=(60, 4)).astype(np.float32)) for name in NAMES]
@@ -97,7 +97,7 @@ def test_the_scores_and_outputs_are_those_of_a_slot(dataset, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("read_rows", [1, 61, 150, 10_000])
-def test_feature_files_are_read_whole_or_as_far_as_listed(dataset, monkeypatch, read_rows):
+def test_all_rows_or_the_listed_rows_of_feature_files_are_read(dataset, monkeypatch, read_rows):
     monkeypatch.setattr("mtl.sequences.feature_table.READ_ROWS", read_rows)
     stored = dataset.read("appearance", 0, 60 * len(NAMES)).reshape(len(NAMES), 60, 4)
     for listing, frames in ((None, np.arange(1, 61)), (dataset.listing(), FRAMES)):
@@ -110,7 +110,7 @@ def test_feature_files_are_read_whole_or_as_far_as_listed(dataset, monkeypatch, 
         assert sum(map(len, table.blocks)) == len(frames) * len(NAMES)
 
 
-def test_the_folder_is_that_of_a_trial(dataset, tmp_path, capsys):
+def test_the_folder_has_the_files_of_a_trial(dataset, tmp_path, capsys):
     assert main(arguments(dataset, tmp_path / "t")) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split(":")[0] for line in lines[:-1]] == ["epoch 1/3", "epoch 2/3", "epoch 3/3"]
@@ -144,25 +144,27 @@ def test_another_division_gives_other_scores(dataset, tmp_path, capsys):
     assert scores[0] != scores[1]
 
 
-def test_without_out_the_folder_bears_the_signature(dataset, tmp_path, capsys, monkeypatch):
+def test_without_out_the_folder_is_named_after_the_signature(
+    dataset, tmp_path, capsys, monkeypatch
+):
     monkeypatch.chdir(tmp_path)
     assert main(["--data", dataset.address, *SMALL]) == 0
     sign = signature(compose(SMALL), dataset.hash)
     assert last_line(capsys)["folder"] == f"runs/train/{sign}"
 
 
-def test_an_interrupted_trial_goes_on_to_the_same_bits(dataset, tmp_path, capsys, monkeypatch):
+def test_an_interrupted_trial_continues_to_the_same_bits(dataset, tmp_path, capsys, monkeypatch):
     assert main(arguments(dataset, tmp_path / "whole")) == 0
     whole = last_line(capsys)
     write = TrialFolder.write_epoch
 
-    def pressed(folder: TrialFolder, event: Epoch) -> None:
+    def write_and_interrupt(folder: TrialFolder, event: Epoch) -> None:
         write(folder, event)
         if event.result["epoch"] == 2:
             signal.raise_signal(signal.SIGINT)
 
     with monkeypatch.context() as patched:
-        patched.setattr(TrialFolder, "write_epoch", pressed)
+        patched.setattr(TrialFolder, "write_epoch", write_and_interrupt)
         assert main(arguments(dataset, tmp_path / "cut")) == 130
     assert "interrupted" in capsys.readouterr().err
     assert (tmp_path / "cut" / "checkpoint.safetensors").exists()
@@ -196,7 +198,7 @@ def test_a_finished_trial_is_not_trained_again(dataset, tmp_path, capsys, monkey
     assert (tmp_path / "t" / "progress.csv").read_text().count("\n") == 4
 
 
-def test_a_loss_that_explodes_ends_with_its_reason(dataset, tmp_path, capsys):
+def test_a_diverging_loss_ends_with_the_reason(dataset, tmp_path, capsys):
     words = arguments(dataset, tmp_path / "t", "optim.lr=1e30", "optim.gradient_clip=0")
     assert main(words) == 1
     shown = capsys.readouterr().err
@@ -226,7 +228,7 @@ def test_wrong_input_is_one_sentence_and_leaves_nothing(dataset, tmp_path, words
     assert not (tmp_path / "t").exists()
 
 
-def test_a_task_that_select_cannot_score_is_refused(tmp_path):
+def test_a_task_without_labels_in_select_is_refused(tmp_path):
     listing = make_listing(known=(0,))
     listing.mask[np.isin(listing.video, np.arange(6, 10))] = False
     data = make_dataset(tmp_path / "data", listing)
@@ -234,13 +236,13 @@ def test_a_task_that_select_cannot_score_is_refused(tmp_path):
         main(arguments(data, tmp_path / "t"))
 
 
-def test_a_gpu_that_is_not_there_is_refused(dataset, tmp_path, monkeypatch):
+def test_a_missing_gpu_is_refused(dataset, tmp_path, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(InputError, match=r"training\.device"):
         main(arguments(dataset, tmp_path / "t", "training.device=cuda"))
 
 
-def test_a_folder_of_something_else_is_not_touched(dataset, tmp_path):
+def test_a_folder_of_another_trial_is_not_changed(dataset, tmp_path):
     assert main(arguments(dataset, tmp_path / "t")) == 0
     before = (tmp_path / "t" / "scores.json").read_bytes()
     for more in (["training.epochs=2"], ["--seed", "1"]):
@@ -251,7 +253,7 @@ def test_a_folder_of_something_else_is_not_touched(dataset, tmp_path):
         main(arguments(dataset, tmp_path))
 
 
-def test_as_a_program_it_refuses_with_exit_code_2_and_without_ray(dataset):
+def test_the_program_exits_with_code_2_and_does_not_import_ray(dataset):
     code = (
         "import sys; from sweeps.cli.run_program import run_program; import sweeps.train as t\n"
         "assert 'ray' not in sys.modules\n"

@@ -1,7 +1,9 @@
+"""Progress lines of frame counts, with speed and time left."""
+
 from sweeps.cli.frame_progress import FrameProgress
 
 
-def test_time_left_counts_neither_what_was_done_before_nor_the_start(monkeypatch, capsys):
+def test_the_time_left_ignores_earlier_frames_and_the_start_of_workers(monkeypatch, capsys):
     now = 100.0
     monkeypatch.setattr("sweeps.cli.frame_progress.time.monotonic", lambda: now)
     progress = FrameProgress(1000, done_before=400)
@@ -20,7 +22,7 @@ def test_time_left_counts_neither_what_was_done_before_nor_the_start(monkeypatch
     ]
 
 
-def test_all_at_once_has_a_speed_too(monkeypatch, capsys):
+def test_a_single_update_has_a_speed(monkeypatch, capsys):
     monkeypatch.setattr("sweeps.cli.frame_progress.time.monotonic", iter((100.0, 110.0)).__next__)
     FrameProgress(50).update(50)
     assert capsys.readouterr().out == "50 of 50 frames (100%), 5 frames/s\n"

@@ -1,4 +1,4 @@
-"""Search files of earlier versions: read as they were meant, or refused in one sentence."""
+"""Search files of earlier versions: renamed keys are read, removed settings are refused."""
 
 from sweeps.search_file import load
 from tests.support.search_files import SMALL
@@ -16,18 +16,18 @@ space:
 """
 
 
-def test_a_renamed_path_is_taken_wherever_it_stands(write):
+def test_renamed_paths_of_the_space_are_read(write):
     text = FIRST.replace("fixed: {framework.truth_share: 0.5}\n", "")
     present = text.replace("truth_share", "teacher_forcing_ratio")
     assert load(write(text)) == load(write(present))
 
 
-def test_a_renamed_path_is_taken_in_fixed_and_in_compare(write):
+def test_renamed_paths_of_fixed_and_compare_are_read(write):
     text = SMALL.replace("space:", "fixed: {framework.truth_share: 0.5}\nspace:")
     assert load(write(text)).fixed == {"framework.teacher_forcing_ratio": 0.5}
 
 
-def test_an_override_by_the_first_name_takes_a_parameter_out_of_the_space(write):
+def test_an_override_by_the_old_name_removes_the_parameter_from_the_space(write):
     file = load(
         write(FIRST.replace("fixed: {framework.truth_share: 0.5}\n", "")),
         ["framework.truth_share=0.5"],
@@ -36,7 +36,7 @@ def test_an_override_by_the_first_name_takes_a_parameter_out_of_the_space(write)
     assert file.space["framework"].choice["feedback"] == {}
 
 
-def test_both_names_of_one_path_are_one_parameter(refusal):
+def test_old_and_new_name_of_a_path_are_the_same_parameter(refusal):
     text = FIRST.replace("choice:\n      share", "choice:\n      share")
     both = text.replace(
         "optim.lr:", "framework.teacher_forcing_ratio: {min: 0.1, max: 0.2}\n  optim.lr:"
@@ -44,6 +44,6 @@ def test_both_names_of_one_path_are_one_parameter(refusal):
     assert "framework.teacher_forcing_ratio" in refusal(both)
 
 
-def test_per_task_fusion_is_the_only_kind(write, refusal):
+def test_fusion_per_task_may_only_be_true(write, refusal):
     assert load(write(SMALL + "fusion: {per_task: true}\n")) == load(write(SMALL))
     assert "fusion.per_task" in refusal(SMALL + "fusion: {per_task: false}\n")

@@ -1,4 +1,4 @@
-"""Overrides of a search file, and what a sweep that goes on may change of it."""
+"""Overrides of a search file, and the settings that may change when a sweep is resumed."""
 
 import json
 
@@ -16,24 +16,24 @@ def test_overrides_of_the_file(write):
     assert file.fixed == {"x.y": 1e-3}
 
 
-def test_overrides_of_the_trial_leave_the_space(write):
+def test_overrides_of_the_trial_config_are_removed_from_the_space(write):
     file = load(write(ENCODERS), ["head=mlp", "training.epochs=3", "features=[a,b]"])
     assert file.fixed == {"training.epochs": 3, "head": "mlp", "features": ["a", "b"]}
     assert list(file.space) == ["encoder"]
 
 
-def test_a_fixed_choice_keeps_what_varies_under_it(write):
+def test_a_fixed_choice_keeps_the_parameters_under_its_option(write):
     file = load(write(ENCODERS), ["encoder=gru"])
     assert file.fixed["encoder"] == "gru"
     assert list(file.space) == ["encoder.layers", "encoder.dropout", "head"]
     assert file.space["encoder.layers"].max == 2
 
 
-def test_a_fixed_choice_outside_the_space_keeps_nothing(write):
+def test_a_fixed_option_outside_the_space_keeps_no_parameters(write):
     assert list(load(write(ENCODERS), ["encoder=other"]).space) == ["head"]
 
 
-def test_a_nested_path_leaves_every_branch(write):
+def test_a_nested_path_is_removed_from_every_option(write):
     file = load(write(ENCODERS), ["encoder.layers=2"])
     assert {option: list(branch) for option, branch in file.space["encoder"].choice.items()} == {
         "gru": ["encoder.dropout"],

@@ -1,4 +1,4 @@
-"""The search file is read as written, and every mistake in it is one sentence that says where."""
+"""Strict reading of the search file; every mistake is one sentence that names its place."""
 
 from datetime import UTC, datetime
 
@@ -75,7 +75,7 @@ def test_written_yaml_reads_back(value):
         ("a: !!int x", "", "invalid literal"),
     ],
 )
-def test_bad_yaml_names_its_place(refusal, text, place, what):
+def test_a_yaml_error_names_line_and_column(refusal, text, place, what):
     message = refusal(text)
     assert message.startswith("FILE, " + place if place else "FILE: ")
     assert what in message
@@ -85,11 +85,11 @@ def test_bad_yaml_names_its_place(refusal, text, place, what):
     ("text", "what"),
     [("", "is empty"), ("# nothing", "is empty"), ("[1]", "holds a list"), ("x", "holds a str")],
 )
-def test_a_file_that_is_no_mapping(refusal, text, what):
+def test_a_file_without_a_mapping_is_refused(refusal, text, what):
     assert f"FILE {what}: a search file is a mapping" in refusal(text)
 
 
-def test_a_file_that_cannot_be_read(tmp_path):
+def test_an_unreadable_file_is_refused(tmp_path):
     with pytest.raises(InputError, match=r"none\.yaml: there is no such search file"):
         load(tmp_path / "none.yaml")
     with pytest.raises(InputError, match="cannot be read as a search file: Is a directory"):
@@ -189,11 +189,11 @@ def test_a_wrong_setting_is_one_sentence(refusal, line, sentence):
         "{workers_per_trial: 1, gpus_per_worker: 0.5}",
     ],
 )
-def test_workers_of_one_trial_share_no_gpu(write, resources):
+def test_workers_of_one_trial_cannot_share_a_gpu(write, resources):
     assert load(write(f"{SMALL}resources: {resources}")).resources
 
 
-def test_what_asks_for_nothing_may_be_written_out(write):
+def test_null_and_zero_settings_may_be_written(write):
     lines = (
         "compare: {seeds: 0}\nbudget: {until: null}\nrefit: {folds: 0}\nfusion: {per_task: true}\n"
     )
@@ -207,7 +207,7 @@ def test_a_refit_needs_a_fold_to_hold_out_one_to_select_on_and_one_to_train_on(r
     assert "at least 3" in said
 
 
-def test_a_refit_may_be_asked_for_later(write):
+def test_a_resumed_sweep_may_add_a_refit(write):
     asked = load(write(SMALL), ["refit.folds=6"])
     assert asked.refit.folds == 6
     assert asked.identity() == load(write(SMALL)).identity()
@@ -221,12 +221,12 @@ def test_until_is_local_time(write, text):
     assert stored.budget.until == file.budget.until
 
 
-def test_until_may_name_its_zone_and_may_come_from_the_command_line(write):
+def test_until_may_have_a_time_zone_and_may_be_an_override(write):
     file = load(write(SMALL), ["budget.until=2030-07-25T18:00+02:00"])
     assert file.budget.until == datetime(2030, 7, 25, 16, tzinfo=UTC)
 
 
-def test_until_that_is_no_date_and_time_is_refused(refusal):
+def test_until_without_a_date_and_time_is_refused(refusal):
     assert "budget.until" in refusal(SMALL + "budget: {until: '18:00'}")
     assert "budget.until" in refusal(SMALL + "budget: {until: tomorrow}")
     assert "budget.until" in refusal(SMALL + "budget: {until: 12}")
@@ -238,7 +238,7 @@ def test_a_missing_key_is_named(refusal, key):
     assert f"{key} is missing" in refusal("\n".join(lines))
 
 
-def test_data_null_waits_for_the_command_line(write, refusal):
+def test_data_null_needs_an_override(write, refusal):
     text = SMALL.replace("demo", "null")
     assert "data=DIR" in refusal(text)
     assert load(write(text), ["data=/data/2024 #1"]).data == "/data/2024 #1"
@@ -246,7 +246,7 @@ def test_data_null_waits_for_the_command_line(write, refusal):
 
 
 @pytest.mark.parametrize("name", ["a/b", "..", "''", "a b", "7"])
-def test_a_name_is_a_folder(refusal, name):
+def test_a_name_must_be_valid_as_a_folder(refusal, name):
     assert "name = " in refusal(SMALL.replace("small", name))
 
 
@@ -322,7 +322,7 @@ def test_a_contradiction_is_one_sentence(refusal, text, sentence):
     assert sentence in refusal(f"name: small\ndata: demo\n{text}\n")
 
 
-def test_tasks_may_vary_where_they_are_compared(write):
+def test_tasks_may_vary_if_they_are_compared(write):
     head = "name: small\ndata: demo\n"
     compared = "space: {tasks: {subsets_of: [valence, arousal]}}\ncompare: {by: [tasks]}"
     assert load(write(head + compared)).compare.by == ("tasks",)
@@ -330,7 +330,7 @@ def test_tasks_may_vary_where_they_are_compared(write):
     assert "tasks" in load(write(head + one)).space
 
 
-def test_the_same_path_may_stand_under_two_options(write):
+def test_two_options_may_have_the_same_path(write):
     file = load(write(ENCODERS))
     layers = [branch.get("encoder.layers") for branch in file.space["encoder"].choice.values()]
     assert [node and node.max for node in layers] == [2, None, 4]

@@ -1,4 +1,4 @@
-"""The schema, and the search files that are shipped."""
+"""The JSON Schema and the search files of the package."""
 
 import json
 
@@ -38,7 +38,7 @@ def test_the_schema_refuses_what_the_loader_refuses(text):
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.name)
-def test_shipped_files_open_with_what_they_are(path):
+def test_shipped_files_start_with_their_description(path):
     header = path.read_text().split("\nname:")[0]
     assert all(line.startswith("#") for line in header.splitlines())
     result = "# found: " if "\ncompare:" in path.read_text() else "# score to expect: "
@@ -49,7 +49,7 @@ def test_shipped_files_open_with_what_they_are(path):
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.name)
-def test_shipped_files_mean_the_same_to_any_yaml_reader(path):
+def test_shipped_files_are_the_same_in_yaml_1_1(path):
     loaded = yaml.safe_load(path.read_text())
     loaded["data"] = loaded["data"] or "DIR"
     assert isinstance(load(path, [f"data={loaded['data']}"]), SearchFile)
