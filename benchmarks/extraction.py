@@ -77,14 +77,16 @@ def steady_rate(arrivals: Arrivals, ahead: int = 0) -> float:
     raise ValueError("no image was extracted")
 
 
-def extracted(images: Path, backbone: str, batch: int, chunk: int, cores: int) -> Arrivals:
+def extracted(
+    images: Path, backbone: str, batch: int, chunk: int, cores: int, address: str = "local"
+) -> Arrivals:
     """Extract features on Ray workers and write them, with the functions of ``extract.py``."""
-    from sweeps.cluster.connection import LOCAL, connect
+    from sweeps.cluster.connection import connect
 
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # as in the program
     frames = frames_of(find_images(images))
     model = load_backbone(backbone, "random", PIXELS, SEED)
-    with tempfile.TemporaryDirectory() as out, connect(LOCAL):
+    with tempfile.TemporaryDirectory() as out, connect(address):
         # Ray reads its settings when it is imported.
         from sweeps.extraction.folder import write_part
         from sweeps.extraction.workers import ExtractionPlan, extract_chunks

@@ -37,9 +37,9 @@ def test_the_pictures_are_the_same_each_time_and_of_whole_videos(extraction, tmp
 
 @pytest.mark.slow
 @pytest.mark.ray
-def test_both_sides_run_over_all_images(extraction, tmp_path):
+def test_both_sides_run_over_all_images(extraction, tmp_path, ray_address):
     images = extraction.make_images(tmp_path, 12)
     loop = extraction.alone(extraction.looped, images, "mae_vit_mini", 5, 2, 1)
-    ours = extraction.alone(extraction.extracted, images, "mae_vit_mini", 5, 4, 2)
+    ours = extraction.alone(extraction.extracted, images, "mae_vit_mini", 5, 4, 2, ray_address)
     assert [count for _, count in loop] == [5, 5, 2]
     assert [count for _, count in ours] == [4, 4, 4]

@@ -1,14 +1,21 @@
 """A slot reads features once, without a copy, and trains one trial after another."""
 
+import json
+import os
+import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import psutil
 import pytest
+from ray import cloudpickle
 
 from mtl.dataset import Dataset, Listing, write_dataset
+from mtl.sequences.feature_table import FeatureTable
 from sweeps.cluster.connection import connect
+from sweeps.data.trial_data import FeatureLoader
 from sweeps.planning.compose import compose
 from sweeps.planning.plan import divide
 from sweeps.records.messages import End, Epoch, Job
@@ -54,20 +61,41 @@ def train(slot: Any, job: Job) -> list[Epoch | End]:
     return [ray.get(reference) for reference in stream]
 
 
-def inside(slot: Any, look: Any) -> Any:
-    """What ``look`` says of the slot, asked in its own process."""
-    import ray
-
-    return ray.get(slot.__ray_call__.remote(look), timeout=START_SECONDS)
-
-
-def own_bytes(slot: Any) -> int:
-    """Memory that only the slot's process has: what it maps of the object store is not."""
-    pid = inside(slot, lambda self: __import__("os").getpid())
+def own_bytes(pid: int | None = None) -> int:
+    """Return the memory that only one process has, without mappings of the object store."""
     return int(psutil.Process(pid).memory_full_info().uss)
 
 
-def test_features_are_mapped_not_copied_and_their_files_are_not_read_again(wide, ray_address):
+@dataclass(frozen=True)
+class Watched:
+    """Feature loader that appends to a file which arrays each load gives and what they take."""
+
+    shards: FeatureLoader
+    record: Path
+
+    def load(self, name: str) -> FeatureTable:
+        """Load a feature set."""
+        before = own_bytes()
+        table = self.shards.load(name)
+        blocks = [(b.flags.writeable, b.flags.owndata, b.nbytes) for b in table.blocks]
+        line = {"pid": os.getpid(), "blocks": blocks, "own_bytes": own_bytes() - before}
+        with self.record.open("a") as file:
+            file.write(json.dumps(line) + "\n")
+        return table
+
+
+# The slot cannot import this file.
+cloudpickle.register_pickle_by_value(sys.modules[__name__])
+
+
+def slot_bytes(record: Path) -> int:
+    """Return the memory that only the slot has that loaded the features."""
+    return own_bytes(json.loads(record.read_text())["pid"])
+
+
+def test_features_are_mapped_not_copied_and_their_files_are_not_read_again(
+    wide, ray_address, tmp_path
+):
     with connect(ray_address):
         import ray
 
@@ -78,25 +106,18 @@ def test_features_are_mapped_not_copied_and_their_files_are_not_read_again(wide,
         listing = wide.listing()
         shards = make_shards(wide, ["appearance"], listing)
         Path(wide.address, "features").rename(Path(wide.address, "gone"))
-        setup = SlotSetup(shards, listing, divide(listing, 0.5, 0), threads=1)
+        watched: Any = Watched(shards, tmp_path / "loads.jsonl")
+        setup = SlotSetup(watched, listing, divide(listing, 0.5, 0), threads=1)
         slot = slot_starter("wide", ResourcesSection())(0)
         ray.get(slot.ready.remote([ray.put(setup)]), timeout=START_SECONDS)
-        empty = own_bytes(slot)
-        blocks = inside(
-            slot,
-            lambda self: [
-                (block.flags.writeable, block.flags.owndata, block.nbytes)
-                for block in self._data.table("appearance").blocks
-            ],
-        )
-        assert {(writeable, own) for writeable, own, _ in blocks} == {(False, False)}
-        assert sum(size for *_, size in blocks) == FEATURE_BYTES
-        assert own_bytes(slot) - empty < FEATURE_BYTES / 4
-
         first = train(slot, a_job("one", "encoder=lstm"))
-        between = own_bytes(slot)
+        between = slot_bytes(watched.record)
         second = train(slot, a_job("two", "encoder=gru"))
-        assert own_bytes(slot) - between < FEATURE_BYTES / 4
+        assert slot_bytes(watched.record) - between < FEATURE_BYTES / 4
+        (load,) = map(json.loads, watched.record.read_text().splitlines())
+        assert {(writeable, own) for writeable, own, _ in load["blocks"]} == {(False, False)}
+        assert sum(size for *_, size in load["blocks"]) == FEATURE_BYTES
+        assert load["own_bytes"] < FEATURE_BYTES / 4
         for epoch, end in (first, second):
             assert isinstance(epoch, Epoch)
             assert isinstance(end, End)

@@ -9,6 +9,7 @@ from unittest.mock import patch
 import numpy as np
 import torch
 import torch.distributed as dist
+import yaml
 from torch import Tensor
 
 from mtl.config import TrialConfig
@@ -19,12 +20,17 @@ from mtl.models.frameworks import FRAMEWORKS
 from mtl.models.heads import HEADS
 from mtl.optimisation.checkpoint import unpack
 from mtl.optimisation.distributed import SINGLE_WORKER, Workers
+from mtl.pretraining.config import MAEConfig
+from mtl.pretraining.objectives import Reconstruction
+from mtl.pretraining.pretrainer import Pretrainer
+from mtl.strict import validate_as
 from mtl.tasks import TASKS
 from mtl.training import inference
 from mtl.training.inference import TrialData, predict, predict_best
 from mtl.training.trainer import EpochResult, Trainer
 from tests.support.covering import covering
 from tests.support.laws import (
+    CONFIGS,
     ENCODER_NAMES,
     LOSS_OF_KIND,
     STATEFUL_ENCODERS,
@@ -200,6 +206,36 @@ def show_labels(workers: Workers) -> list[np.ndarray]:
     return shown
 
 
+def pretrain_autoencoder(workers: Workers) -> dict[str, Any]:
+    """Return losses, numbers of images and weights of two epochs of a masked autoencoder."""
+    plain = yaml.safe_load((CONFIGS / "pretrain_mae.yaml").read_text())
+    plain |= {"backbone": "mae_vit_mini", "size": 32}
+    plain["optim"] |= {"base_lr": 0.02, "warmup_epochs": 1}
+    plain["training"] |= {"epochs": 2, "batch_images": 5, "device": "cpu", "precision": "float32"}
+    trial = validate_as(MAEConfig, plain)
+    objective = Reconstruction(trial)
+    trainer = Pretrainer(objective, trial, workers=workers)
+    random = np.random.default_rng(0)
+    patches = objective.autoencoder.patches
+    results = []
+    for _ in range(2):
+        batches = [
+            {
+                "pixels": torch.from_numpy(random.integers(0, 256, (5, 32, 32, 3), np.uint8)),
+                "valid": torch.tensor([True, True, False, True, True]),
+                "noise": torch.from_numpy(random.random((5, patches), np.float32)),
+            }
+            for _ in range(3)
+        ]
+        own = [{k: v[workers.rank :: workers.size] for k, v in b.items()} for b in batches]
+        results.append(trainer.train_epoch(own, len(own)))
+    return {
+        "losses": [result.losses for result in results],
+        "images": [result.images for result in results],
+        "weights": arrays(objective.weights()),
+    }
+
+
 # Runs that end early
 
 
@@ -336,6 +372,7 @@ CASES: dict[str, Callable[[Workers], Any]] = {
     "resume": resume,
     "drop out": drop_out,
     "show labels": show_labels,
+    "pretrain an autoencoder": pretrain_autoencoder,
     "stop of the first": partial(stop, 0),
     "stop of the second": partial(stop, 1),
     "fail at a rate": fail_at_a_rate,

@@ -142,6 +142,15 @@ def test_workers_are_shown_the_labels_of_their_lanes(group: Results) -> None:
             assert not shown[len(own) :].any()
 
 
+def test_any_number_of_workers_pretrains_the_same_autoencoder(group: Results) -> None:
+    expected = alone("pretrain an autoencoder")
+    for worker in group:
+        found = worker["pretrain an autoencoder"]
+        assert found["images"] == expected["images"] == [15, 15]
+        assert_near(found["losses"], expected["losses"])
+        assert_near(found["weights"], expected["weights"], 1e-4)
+
+
 # Early end
 
 
