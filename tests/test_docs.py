@@ -44,7 +44,7 @@ SPACE_AND_OVERRIDES = (
 SHIPPED_SPACES = (
     "tests/sweeps/test_run.py::test_every_shipped_space_plans_on_data_with_its_feature_sets"
 )
-EXTRACTION = "tests/ray/test_extraction.py::test_small_chunks_say_what_a_plain_loop_says"
+EXTRACTION = "tests/ray/test_extraction.py::test_small_chunks_give_the_features_of_a_plain_loop"
 PREPARATION = "tests/sweeps/test_prepare.py::test_a_dataset_is_made_and_reported"
 SCORING = "tests/sweeps/test_score.py::test_the_program_prints_one_json_object"
 EXPORT = "tests/test_docs.py::test_an_exported_model_predicts_by_the_lines_of_the_docs"
@@ -64,7 +64,7 @@ COVERED = {
     "python sweeps/pretrain.py --method supervised --images cropped_aligned --annotations DIR "
     "--out runs/iresnet backbone=iresnet50 weights=arcface_r50.pth --workers 2": (
         "tests/ray/test_pretraining.py"
-        "::test_supervised_pretraining_from_weights_is_the_same_for_any_number_of_workers"
+        "::test_supervised_pretraining_by_two_workers_with_one_killed_is_that_of_one_worker"
     ),
     "python sweeps/extract.py --images cropped_aligned --backbone iresnet50 "
     "--weights arcface_r50.pth --out features/iresnet": EXTRACTION,
@@ -77,8 +77,7 @@ COVERED = {
     "python sweeps/prepare.py --annotations DIR --features visual_audio=... phash=... "
     "--out datasets/studyforrest[_cues]": PREPARATION,
     "python sweeps/prepare.py --features iresnet=features/new --out datasets/new": (
-        "tests/sweeps/test_prepare.py"
-        "::test_without_annotations_every_frame_is_listed_to_be_predicted"
+        "tests/sweeps/test_prepare.py::test_without_annotations_every_frame_is_a_test_frame"
     ),
     "python sweeps/run.py --space search.yaml": "Makefile::sweep",
     "python sweeps/run.py --space search.yaml --dry-run": (
@@ -97,14 +96,14 @@ COVERED = {
     "python sweeps/run.py --space sweeps/configs/spaces/studyforrest_cues.yaml "
     "data=datasets/studyforrest_cues": SHIPPED_SPACES,
     "python sweeps/train.py --data demo encoder=lstm training.epochs=20": (
-        "tests/sweeps/test_train.py::test_without_out_the_folder_bears_the_signature"
+        "tests/sweeps/test_train.py::test_without_out_the_folder_is_named_after_the_signature"
     ),
     "python sweeps/fuse.py runs/demo fusion.method=top_k": (
         "tests/sweeps/fusion/test_fuse.py::test_the_program_fuses_a_run_folder_again"
     ),
     "python sweeps/fuse.py runs/demo --export demo-model": EXPORT,
     "python sweeps/predict.py --model demo-model --data datasets/demo "
-    "--out predictions.parquet": "tests/ray/test_predict.py::test_ray_says_what_mtl_alone_says",
+    "--out predictions.parquet": "tests/ray/test_predict.py::test_ray_gives_the_outputs_of_mtl_without_ray",
     "python sweeps/score.py --truth validation_set_annotations.txt "
     "--predictions runs/abaw/fusion/validation.txt": SCORING,
     "python sweeps/score.py --truth DIR/validation_set_annotations.txt "
