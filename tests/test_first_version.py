@@ -1,4 +1,4 @@
-"""Files of the first version open without Ray: its dataset, export, configs and checkpoints."""
+"""Reading of files of the first version, without Ray: dataset, export, configs, checkpoints."""
 
 import numpy as np
 import pytest
@@ -26,7 +26,7 @@ def folder(tmp_path, monkeypatch):
     return copied(tmp_path)
 
 
-def test_the_run_folder_belongs_to_the_same_search_file(folder):
+def test_a_run_folder_accepts_its_search_file_with_old_and_new_keys(folder):
     file, dataset = load("space.yaml"), open_dataset("dataset")
     assert check_run_folder(folder / "runs" / "feedback", file, dataset) is True
     renamed = (folder / "space.yaml").read_text().replace("truth_share", "teacher_forcing_ratio")
@@ -44,8 +44,8 @@ def test_a_trials_config_has_the_signature_that_names_its_folder(folder, trial):
     assert signature(compose(overrides), dataset.hash) == trial.name
 
 
-def test_points_are_drawn_under_the_names_of_the_first_version(folder):
-    """Names in the journal are those that the sampler has learnt from before."""
+def test_sampled_parameters_have_their_names_of_the_first_version(folder):
+    """The sampler learns from an old journal only if new trials have the same parameter names."""
     import optuna
 
     space = make_plan(load("space.yaml"), open_dataset("dataset")).space
@@ -66,9 +66,10 @@ def test_a_checkpoint_of_a_feedback_trial_is_read(folder):
     assert len(state["history"]) == 7
 
 
-def test_the_exported_model_predicts_what_it_predicted(folder):
+def test_an_exported_model_gives_the_recorded_predictions(folder):
     dataset = open_dataset("dataset")
-    found = Ensemble.load("export").predict(dataset)
-    before = Predictions.load(FIRST_VERSION / "export_predictions.parquet")
-    assert (found.names, found.frame.tolist()) == (before.names, before.frame.tolist())
-    np.testing.assert_allclose(found.outputs, before.outputs, atol=TOLERANCE)
+    predictions = Ensemble.load("export").predict(dataset)
+    recorded = Predictions.load(FIRST_VERSION / "export_predictions.parquet")
+    assert predictions.names == recorded.names
+    assert predictions.frame.tolist() == recorded.frame.tolist()
+    np.testing.assert_allclose(predictions.outputs, recorded.outputs, atol=TOLERANCE)

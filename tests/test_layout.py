@@ -1,4 +1,4 @@
-"""Layout of the code: the order of the rooms, their sizes, and names and texts that stay unique."""
+"""Layout of the code: imports between rooms, sizes of folders, names, openings of docstrings."""
 
 import ast
 import graphlib
@@ -13,11 +13,11 @@ import pytest
 from tests.support.paths import ROOT
 
 MOST_MODULES = 12
-"""Modules that one folder may hold directly, ``__init__`` aside."""
+"""Largest number of modules directly in one folder, without ``__init__``."""
 SHARED_MODULES = 1
-"""Modules beside the programs at the top of ``sweeps/`` that are no programs."""
+"""Largest number of modules at the top of ``sweeps/`` that are not programs."""
 FRAGMENT_SHARE = 0.01
-"""Share of all docstrings that may open with a word of ``FRAGMENT_OPENINGS``."""
+"""Largest share of all docstrings that may open with a word of ``FRAGMENT_OPENINGS``."""
 FRAGMENT_OPENINGS = frozenset(
     re.findall(
         r"\w+",
@@ -105,8 +105,8 @@ def test_every_listed_room_exists() -> None:
     assert [room for room in order if not (ROOT / room).exists()] == []
 
 
-def test_no_module_imports_itself_in_a_circle() -> None:
-    # A package's face names what its modules hold.
+def test_modules_do_not_import_each_other_in_a_circle() -> None:
+    # A package imports the modules that its __init__ exports, and they may import the package.
     graph = {
         name: {target for target in targets if not name.startswith(f"{target}.")}
         for name, targets in imports().items()
@@ -153,8 +153,8 @@ def test_no_two_modules_of_a_folder_differ_by_a_suffix_or_a_plural() -> None:
 
 
 def test_no_package_holds_a_module_of_its_own_name() -> None:
-    own = [path for path in MODULES.values() if path.stem in {path.parent.name}]
-    assert own == []
+    same_name = [path for path in MODULES.values() if path.stem == path.parent.name]
+    assert same_name == []
     plural = [path for path in MODULES.values() if f"{path.stem}s" == path.parent.name]
     assert plural == []
 

@@ -43,9 +43,9 @@ def sample(trial: optuna.Trial, chosen: Mapping[str, Any]) -> list[str]:
     )
     overrides = [f"encoder={encoder}"]
     if encoder != "lstm":
-        most = {"gru": 2, "transformer": 4}[encoder]
+        most_layers = {"gru": 2, "transformer": 4}[encoder]
         name = "encoder.layers"
-        overrides.append(f"{name}={trial.suggest_int(f'encoder={encoder}/{name}', 1, most)}")
+        overrides.append(f"{name}={trial.suggest_int(f'encoder={encoder}/{name}', 1, most_layers)}")
     overrides.append(f"optim.lr={trial.suggest_float('optim.lr', 1e-5, 1e-2, log=True)}")
     return overrides
 
@@ -56,7 +56,7 @@ def sample_few(trial: optuna.Trial, chosen: Mapping[str, Any]) -> list[str]:
 
 
 def sample_one_of_three(trial: optuna.Trial, chosen: Mapping[str, Any]) -> list[str]:
-    """Sample a continuous parameter that gives only three different signatures."""
+    """Sample a continuous parameter whose values give only three different configs."""
     return [f"head.layers={int(trial.suggest_float('layers', 0.0, 2.99))}"]
 
 
@@ -72,7 +72,10 @@ def objective(overrides: Sequence[str], epoch: int) -> float:
 
 
 def opened(folder: Path, **changed: Any) -> SweepStudy:
-    """Open the study of a folder; ``changed`` replaces arguments of ``SweepStudy``."""
+    """Open the study of a folder; ``changed`` replaces arguments of ``SweepStudy``.
+
+    ``refits`` in ``changed`` becomes the study's ``refit_members``.
+    """
     arguments: dict[str, Any] = {
         "name": "demo",
         "combinations": [{}],
@@ -168,10 +171,10 @@ def killed_after(monkeypatch: pytest.MonkeyPatch, appends: int, torn: bool) -> I
         torn: True if the last append writes a part of its line.
     """
     write = optuna.storages.journal.JournalFileBackend.append_logs
-    left = iter(range(appends))
+    remaining = iter(range(appends))
 
     def append(self: Any, logs: list[dict[str, Any]]) -> None:
-        if next(left, None) is not None:
+        if next(remaining, None) is not None:
             return write(self, logs)
         if torn:
             with Path(self._file_path).open("ab") as file:

@@ -1,4 +1,4 @@
-"""What tests of search files share."""
+"""Fixtures that write a search file and load it."""
 
 import pytest
 
@@ -8,6 +8,8 @@ from sweeps.search_file import load
 
 @pytest.fixture
 def write(tmp_path):
+    """Function that writes a search file and returns its path."""
+
     def write(text):
         path = tmp_path / "space.yaml"
         path.write_text(text, encoding="utf-8")
@@ -18,7 +20,7 @@ def write(tmp_path):
 
 @pytest.fixture
 def refusal(write):
-    """The one sentence in which a file (and overrides) is refused."""
+    """Function that loads a faulty search file and returns the one-line message of its refusal."""
 
     def refusal(text, overrides=()):
         path = write(text)

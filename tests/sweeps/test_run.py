@@ -1,4 +1,4 @@
-"""The program's front: what it refuses in one sentence before anything starts, and the dry run."""
+"""Start of the program: faults that are refused in one line before a sweep, and the dry run."""
 
 import re
 from collections.abc import Callable
@@ -16,19 +16,19 @@ from tests.support.small_data import FRAMES, NAMES, make_dataset, make_listing, 
 
 @pytest.fixture(autouse=True)
 def _without_a_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In a folder of its own, where starting or joining a cluster is a mistake."""
+    """Run each test in its own folder, and fail it if it starts or joins a cluster."""
 
     def connect(address: str) -> None:
-        pytest.fail(f"a cluster was asked for: {address}")
+        pytest.fail(f"the program connects to a cluster: {address}")
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(run, "connect", connect)
-    # As much as a test may count on, wherever it runs.
+    # The same resources on every machine that runs the tests.
     monkeypatch.setattr(run, "this_machine", lambda: (2, 0))
 
 
 def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
-    """The one line on stderr of a program that ends with code 2 and has begun nothing."""
+    """Run the program, which must exit with code 2 and start nothing; return its line on stderr."""
     with pytest.raises(SystemExit) as ended:
         run_program(lambda: main(arguments))
     assert ended.value.code == 2
@@ -42,7 +42,7 @@ SPACE_FAULTS = {
     "unknown key": ({"serach": {}}, "serach is no known key: did you mean"),
     "key of a section": ({"search": {"trails": 3}}, "search.trails is no known key.*trials"),
     "more folds than subjects": ({"refit": {"folds": 9}}, "refit.folds = 9 needs .* 8: set"),
-    "seeds of nothing": ({"compare": {"seeds": 2}}, "compare.*seeds needs compare.by"),
+    "seeds without compare": ({"compare": {"seeds": 2}}, "compare.*seeds needs compare.by"),
     "a source that is a target": (
         {
             "space": {
@@ -62,7 +62,7 @@ SPACE_FAULTS = {
         {"fixed": {"framework": "feedback", "tasks": ["valence", "arousal"]}},
         "framework.sources: action_units is not trained: trained are valence, arousal",
     ),
-    "gradients of two workers": (
+    "balancing for one worker only": (
         {"fixed": {"balancing": "upgrad"}, "resources": {"workers_per_trial": 2}},
         "balancing = 'upgrad' needs each task's own gradient.*workers_per_trial = 1",
     ),
@@ -75,15 +75,18 @@ SPACE_FAULTS = {
         "space.tasks.*compare.by",
     ),
     "unknown feature set": ({"fixed": {"features": ["apearance"]}}, "apearance.*appearance"),
-    "too many at once": ({"resources": {"concurrent_trials": 64}}, "concurrent_trials = 64"),
-    "a GPU that is not there": ({"resources": {"gpus_per_worker": 1}}, "0 GPUs"),
+    "too many trials at once": (
+        {"resources": {"concurrent_trials": 64}},
+        "concurrent_trials = 64",
+    ),
+    "more GPUs than there are": ({"resources": {"gpus_per_worker": 1}}, "0 GPUs"),
     "no such dataset": ({"data": "nowhere"}, "nowhere"),
     "no data": ({"data": None}, "data is missing.*data=DIR"),
 }
 
 
 @pytest.mark.parametrize(("changes", "message"), SPACE_FAULTS.values(), ids=SPACE_FAULTS)
-def test_a_wrong_search_file_is_one_sentence(tmp_path, capsys, changes, message):
+def test_a_wrong_search_file_is_refused_in_one_sentence(tmp_path, capsys, changes, message):
     make_dataset(tmp_path / "data")
     file = write_space(tmp_path, "data", **changes)
     line = refused(["--space", str(file)], capsys)
@@ -102,44 +105,44 @@ def test_a_wrong_search_file_is_one_sentence(tmp_path, capsys, changes, message)
         ["--space", "space.yaml", "name=../elsewhere"],
     ],
 )
-def test_a_wrong_command_line_is_one_sentence(tmp_path, capsys, arguments):
+def test_a_wrong_command_line_is_refused_in_one_sentence(tmp_path, capsys, arguments):
     make_dataset(tmp_path / "data")
     write_space(tmp_path, "data")
     refused(arguments, capsys)
 
 
-def cut_in_half(data: Path) -> None:
+def cut_a_part_file(data: Path) -> None:
     file = next((data / "features" / "appearance").iterdir())
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
 
 
-def without_a_file(data: Path) -> None:
+def remove_the_labels(data: Path) -> None:
     (data / "labels.parquet").unlink()
 
 
-def with_a_torn_description(data: Path) -> None:
+def cut_the_description(data: Path) -> None:
     (data / "dataset.json").write_text((data / "dataset.json").read_text()[:200])
 
 
 @pytest.mark.parametrize(
-    ("harm", "message"),
+    ("damage", "message"),
     [
-        (cut_in_half, "part-00000.parquet has .* bytes.*cut short"),
-        (without_a_file, "labels.parquet is missing"),
-        (with_a_torn_description, "cannot read data/dataset.json"),
+        (cut_a_part_file, "part-00000.parquet has .* bytes.*cut short"),
+        (remove_the_labels, "labels.parquet is missing"),
+        (cut_the_description, "cannot read data/dataset.json"),
     ],
 )
-def test_a_damaged_dataset_is_one_sentence(
-    tmp_path, capsys, harm: Callable[[Path], None], message: str
+def test_a_damaged_dataset_is_refused_in_one_sentence(
+    tmp_path, capsys, damage: Callable[[Path], None], message: str
 ):
     make_dataset(tmp_path / "data")
-    harm(tmp_path / "data")
+    damage(tmp_path / "data")
     write_space(tmp_path, "data")
     line = refused(["--space", "space.yaml"], capsys)
     assert re.search(message, line), line
 
 
-def test_feature_sets_that_share_no_frame_are_one_sentence(tmp_path, capsys):
+def test_feature_sets_without_a_common_frame_are_refused(tmp_path, capsys):
     frames = {
         "appearance": dict.fromkeys(NAMES, FRAMES[:10]),
         "geometry": dict.fromkeys(NAMES, FRAMES[10:]),
@@ -150,13 +153,13 @@ def test_feature_sets_that_share_no_frame_are_one_sentence(tmp_path, capsys):
     assert "no listed frame in common" in line
 
 
-def test_validation_videos_of_one_subject_are_one_sentence(tmp_path, capsys):
+def test_too_few_validation_subjects_are_refused(tmp_path, capsys):
     make_dataset(tmp_path / "data", make_listing(subjects=("a",) * 4 + ("b",) * 4 + ("c", "d")))
     write_space(tmp_path, "data")
     assert "search.confirm" in refused(["--space", "space.yaml"], capsys)
 
 
-def test_a_folder_of_something_else_is_one_sentence(tmp_path, capsys):
+def test_a_folder_without_a_sweep_is_refused_and_kept(tmp_path, capsys):
     make_dataset(tmp_path / "data")
     write_space(tmp_path, "data")
     (tmp_path / "runs" / "small").mkdir(parents=True)
@@ -180,13 +183,13 @@ def test_a_dry_run_prints_the_plan_and_begins_nothing(tmp_path, capsys):
 
 def test_every_shipped_space_plans_on_data_with_its_feature_sets(tmp_path, capsys):
     sets = {"default": ("appearance", "geometry", "motion"), "film": ("visual_audio", "phash")}
-    for name, own in sets.items():
-        make_dataset(tmp_path / name, frames={s: dict.fromkeys(NAMES, FRAMES) for s in own})
-    root = ROOT
+    for name, feature_sets in sets.items():
+        frames = {feature_set: dict.fromkeys(NAMES, FRAMES) for feature_set in feature_sets}
+        make_dataset(tmp_path / name, frames=frames)
     spaces = {
-        root / "search.yaml": "default",
-        root / "sweeps/configs/spaces/studyforrest.yaml": "film",
-        root / "sweeps/configs/spaces/studyforrest_cues.yaml": "film",
+        ROOT / "search.yaml": "default",
+        ROOT / "sweeps/configs/spaces/studyforrest.yaml": "film",
+        ROOT / "sweeps/configs/spaces/studyforrest_cues.yaml": "film",
     }
     for space, data in spaces.items():
         assert main(["--space", str(space), "--dry-run", f"data={tmp_path / data}"]) == 0

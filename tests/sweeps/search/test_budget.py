@@ -1,4 +1,4 @@
-"""What ends a sweep before its last trial, in one sentence that says how to go on."""
+"""Limits that end a sweep early: each reason is one sentence that names the way to continue."""
 
 import re
 from collections import namedtuple
@@ -16,7 +16,7 @@ from sweeps.search_file import BudgetSection
 Usage = namedtuple("Usage", "free")
 
 
-def failed(*reasons: str) -> Any:
+def study_with_failures(*reasons: str) -> Any:
     failures = [SimpleNamespace(user_attrs={"reason": reason}) for reason in reasons]
     return SimpleNamespace(record=SimpleNamespace(failures=lambda: failures))
 
@@ -30,7 +30,11 @@ def limits(
 ) -> Limits:
     clock, kept_weights = SimpleNamespace(seconds=seconds), SimpleNamespace(gb=gb)
     return Limits(
-        BudgetSection(**budget), Path("runs/demo"), study or failed(), kept_weights, clock
+        BudgetSection(**budget),
+        Path("runs/demo"),
+        study or study_with_failures(),
+        kept_weights,
+        clock,
     )
 
 
@@ -39,25 +43,29 @@ def free_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module.shutil, "disk_usage", lambda folder: Usage(FREE_BYTES))
 
 
-def test_within_its_budget_a_sweep_goes_on():
-    within = limits(59.9, 5.0, failed("a", "b"), minutes=1.0, disk_gb=5.0, failures=2)
+def test_a_sweep_within_its_budget_continues():
+    within = limits(59.9, 5.0, study_with_failures("a", "b"), minutes=1.0, disk_gb=5.0, failures=2)
     assert within.spent() is None
     assert within.halt() is None
 
 
-def test_without_a_budget_of_minutes_none_is_ever_spent():
+def test_training_time_is_unlimited_without_budget_minutes():
     assert limits(1e9).spent() is None
 
 
 @pytest.mark.parametrize("seconds", [60.0, 1e6])
-def test_minutes_that_are_spent_end_training_too(seconds):
+def test_spent_minutes_stop_running_trials_too(seconds):
     spent = limits(seconds, minutes=1.0)
     assert spent.spent() == "budget.minutes = 1 of training are spent: raise it to go on"
     assert spent.halt() == spent.spent()
 
 
-def test_too_many_failures_take_up_no_more_but_let_training_end():
-    ended = limits(study=failed("ValueError: first", "ValueError: second"), failures=1, minutes=1.0)
+def test_too_many_failures_start_no_trials_but_let_running_ones_end():
+    ended = limits(
+        study=study_with_failures("ValueError: first", "ValueError: second"),
+        failures=1,
+        minutes=1.0,
+    )
     assert ended.spent() is None
     assert ended.halt() == (
         "2 trials failed, more than budget.failures = 1; the last: ValueError: second; "
@@ -65,21 +73,21 @@ def test_too_many_failures_take_up_no_more_but_let_training_end():
     )
 
 
-def test_a_folder_over_its_size():
+def test_a_run_folder_above_disk_gb_halts_the_sweep():
     assert limits(gb=5.26).halt() == (
         "runs/demo holds 5.3 GB, more than budget.disk_gb = 5: raise it"
     )
     assert limits(gb=5.26, disk_gb=None).halt() is None
 
 
-def test_a_full_disk(monkeypatch):
+def test_a_full_disk_halts_the_sweep(monkeypatch):
     monkeypatch.setattr(module.shutil, "disk_usage", lambda folder: Usage(FREE_BYTES - 1))
     assert limits(disk_gb=None).halt() == (
         "the disk of runs/demo has less than 0.5 GB left: free some"
     )
 
 
-def test_until_ends_training_a_minute_before_so_that_all_is_written_by_then():
+def test_training_ends_a_minute_before_budget_until():
     now = datetime.now(UTC)
     soon = limits(until=now + timedelta(seconds=RESERVE_SECONDS - 5))
     assert soon.late() is not None

@@ -1,4 +1,4 @@
-"""How a sweep's progress reads: lines in a log, one small table on a terminal."""
+"""Display of a sweep's progress: lines in a log, one small table on a terminal."""
 
 import io
 import re
@@ -24,7 +24,7 @@ def result(epoch: int, objective: float) -> dict[str, float]:
 
 
 class Study:
-    """Counts of planned and ended trials, as the study of a sweep has them."""
+    """Stand-in for a study: counts of planned and ended trials."""
 
     def __init__(self, planned: int, ended: int = 2) -> None:
         self.planned, self.count = planned, ended
@@ -33,7 +33,7 @@ class Study:
 
 @pytest.fixture
 def log() -> tuple[LiveTable, Study, io.StringIO]:
-    """Of a sweep of 5 trials, 2 of which had ended before."""
+    """Live table of a sweep of 5 trials, 2 ended before, with its study and its printed text."""
     text, study = io.StringIO(), Study(5)
     return LiveTable(study, Console(file=text, width=40)), study, text
 
@@ -47,7 +47,7 @@ def test_a_log_has_one_line_for_each_event(log):
         study.count += 1
         progress.ended(proposal, "pruned", None)
     started, epoch, ended = text.getvalue().splitlines()
-    # Longer than the console is wide, and with brackets: neither wrapped nor taken for markup.
+    # A line longer than the console and with brackets is neither wrapped nor read as markup.
     assert started == (
         "demo/0002 gru mlp share_encoder: started (encoder=gru features=[appearance,geometry])"
     )
@@ -57,7 +57,7 @@ def test_a_log_has_one_line_for_each_event(log):
     )
 
 
-def test_a_failure_says_why_and_a_resumed_trial_where_it_goes_on(log):
+def test_a_failed_trial_shows_its_reason_and_a_resumed_one_its_epoch(log):
     progress, study, text = log
     proposal, job = a_trial(3)
     progress.started(proposal, Job(job.name, job.config, reported=7))
@@ -68,19 +68,19 @@ def test_a_failure_says_why_and_a_resumed_trial_where_it_goes_on(log):
     assert ": failed at epoch 7: TrainingError: the loss is not finite [3/5, " in ended
 
 
-def test_a_trial_that_goes_on_says_why_and_from_where(log):
+def test_a_continued_trial_shows_the_reason_and_its_last_epoch(log):
     progress, _, text = log
     proposal, job = a_trial(3)
     progress.started(proposal, job)
     progress.epoch(proposal, result(2, 0.5))
     progress.again(proposal, "its workers died")
     progress.say("slot 1 waits for [2] x CPUs")
-    *_, again, said = text.getvalue().splitlines()
+    *_, again, message = text.getvalue().splitlines()
     assert again == "demo/0003 gru mlp share_encoder: its workers died; it goes on after epoch 2"
-    assert said == "slot 1 waits for [2] x CPUs"
+    assert message == "slot 1 waits for [2] x CPUs"
 
 
-def test_the_time_left_follows_what_has_ended_since_the_start(log, monkeypatch):
+def test_the_time_left_follows_from_the_trials_ended_since_the_start(log, monkeypatch):
     progress, study, text = log
     now = time.monotonic()
     monkeypatch.setattr("sweeps.search.live_table.time.monotonic", lambda: now + 100)
@@ -88,13 +88,13 @@ def test_the_time_left_follows_what_has_ended_since_the_start(log, monkeypatch):
         progress.started(*a_trial(number))
     progress.ended(a_trial(2)[0], "interrupted", None)
     assert "[2/5, time left unknown]" in text.getvalue().splitlines()[-1]
-    # A repeat of another trial ends with it: two are done in 100 seconds, one is left.
+    # A twin ends with its trial: two trials ended in 100 seconds, and one remains.
     study.count += 2
     progress.ended(a_trial(3)[0], "complete", None)
     assert "[4/5, 0 min 50 s left]" in text.getvalue().splitlines()[-1]
 
 
-def test_a_terminal_shows_one_table_of_the_best():
+def test_a_terminal_shows_one_table_of_the_best_trials():
     text = io.StringIO()
     study = Study(40, 0)
     progress = LiveTable(study, Console(file=text, width=120, force_terminal=True))
@@ -105,7 +105,7 @@ def test_a_terminal_shows_one_table_of_the_best():
         if number < 28:
             study.count += 1
             progress.ended(proposal, "complete", None)
-    assert text.getvalue() == ""  # no line beside the live table
+    assert text.getvalue() == ""  # no log lines on a terminal
     shown = Console(width=120, file=io.StringIO())
     shown.print(progress.render())
     head, columns, *rows = shown.file.getvalue().splitlines()
@@ -125,5 +125,5 @@ def test_the_live_table_is_drawn_and_ends():
         progress.started(*a_trial(0))
         progress.again(a_trial(0)[0], "its workers died")
     assert "0 of 1 trials" in text.getvalue()
-    # What goes wrong is said on a terminal too, above the table.
+    # On a terminal, problems are printed above the table.
     assert "its workers died; it goes on after epoch 0" in text.getvalue()

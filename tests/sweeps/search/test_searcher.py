@@ -1,4 +1,4 @@
-"""Tune's view of the study: who is handed out where, and what becomes of a trial that is lost."""
+"""Searcher of Tune: the slot of each trial, decisions, lost trials, and the end of a search."""
 
 import json
 from collections.abc import Callable, Iterator, Sequence
@@ -29,7 +29,7 @@ RUNG = 2
 
 
 class Slots:
-    """A pool of two, and what was asked of it."""
+    """Stand-in for a pool of two slots; it records its calls."""
 
     def __init__(self) -> None:
         self.free = [0, 1]
@@ -54,7 +54,7 @@ class Slots:
     def lose(self, slot: int, replace: bool = True) -> None:
         self.lost.append(slot)
         if replace:
-            self.free.append(slot)  # the new one is up at once
+            self.free.append(slot)  # the new slot is up at once
 
     def placed(self, slot: int, group: str) -> None:
         self.groups[slot] = group
@@ -65,7 +65,7 @@ class Slots:
 
 @dataclass
 class Log:
-    """What the user was told."""
+    """Watcher that records its calls."""
 
     lines: list[tuple[Any, ...]] = field(default_factory=list)
 
@@ -83,7 +83,7 @@ class Log:
 
 
 class Clock:
-    """Records of each tick whether a trial was in training."""
+    """Clock that records for each tick if a trial was in training."""
 
     def __init__(self) -> None:
         self.ticks: list[bool] = []
@@ -93,7 +93,7 @@ class Clock:
 
 
 class Limits:
-    """Limits that end nothing unless a test says so; the study and its folder are real."""
+    """Limits that end nothing without a test's ``reasons``; the study and its folder are real."""
 
     def __init__(
         self, folder: Path, study: SweepStudy, **reasons: Callable[[], str | None]
@@ -106,7 +106,7 @@ class Limits:
 
 
 class Search:
-    """A searcher over a study of its own folder, with the slots faked."""
+    """Searcher on a study in ``folder``, with stand-ins for slots, watcher and limits."""
 
     def __init__(
         self,
@@ -131,9 +131,9 @@ class Search:
         )
         space = folder / "search.yaml"
         space.write_text(SMALL)
-        words = [f"search.metric={metric}", f"budget.restarts={restarts}"]
+        overrides = [f"search.metric={metric}", f"budget.restarts={restarts}"]
         plan = SimpleNamespace(
-            file=load(space, words),
+            file=load(space, overrides),
             dataset=SimpleNamespace(address="data"),
             folds=(),
             rungs=lambda epochs: frozenset({RUNG}),
@@ -150,10 +150,10 @@ class Search:
         self.fusions_due += 1
 
     def hand_out(self, trial: str) -> dict[str, Any]:
-        """The job of a suggestion that must come; ``slot`` is its slot's number."""
-        found = self.searcher.suggest(trial)
-        assert isinstance(found, dict), found
-        return {**found["job"], "slot": found["slot"].slot}
+        """Return the job of the next trial, which must exist; its ``slot`` is the slot's number."""
+        suggestion = self.searcher.suggest(trial)
+        assert isinstance(suggestion, dict), suggestion
+        return {**suggestion["job"], "slot": suggestion["slot"].slot}
 
     def epoch(self, trial: str, epoch: int, score: float = 0.5) -> None:
         result = {"epoch": epoch, "objective": score, "best_scores": {"valence": -score}}
@@ -190,7 +190,7 @@ def search(tmp_path: Path) -> Iterator[Search]:
         yield search
 
 
-def test_trials_are_handed_out_to_free_slots_and_told(search):
+def test_trials_are_given_to_free_slots_and_recorded(search):
     first, second = search.hand_out("a"), search.hand_out("b")
     assert (first["slot"], second["slot"]) == (0, 1)
     assert first["name"] == "demo/0000 gru mlp share_encoder"
@@ -206,7 +206,7 @@ def test_trials_are_handed_out_to_free_slots_and_told(search):
     assert search.hand_out("c")["slot"] == 1
 
 
-def test_a_slot_at_a_rung_hears_the_decision_on_its_own_trial(search):
+def test_a_slot_gets_the_decision_for_its_own_trial(search):
     names = [search.hand_out(trial)["name"] for trial in "ab"]
     for epoch in (1, RUNG):
         search.epoch("a", epoch, 0.9)
@@ -216,7 +216,7 @@ def test_a_slot_at_a_rung_hears_the_decision_on_its_own_trial(search):
     assert search.trial(1).user_attrs[f"decision:{RUNG}"] == "prune"
 
 
-def test_one_tasks_score_may_be_what_counts(tmp_path):
+def test_one_tasks_score_can_be_the_metric(tmp_path):
     with a_search(tmp_path, metric="valence") as search:
         search.hand_out("a")
         search.epoch("a", 1, 0.25)
@@ -228,11 +228,11 @@ def test_only_time_in_training_is_counted(search):
     search.epoch("a", 1)
     search.end("a", "complete")
     search.hand_out("b")
-    # At a result, at an end, since a suggestion: a trial was at work before, or none was.
+    # One tick for each call of the searcher: True if a trial was running before it.
     assert search.clock.ticks == [False, True, True, True, False]
 
 
-def test_a_trial_whose_slot_died_is_put_back_and_goes_on_elsewhere(search):
+def test_a_trial_whose_slot_died_continues_in_another_slot(search):
     search.hand_out("a")
     search.hand_out("b")
     search.epoch("a", 1, 0.25)
@@ -272,23 +272,23 @@ def test_a_trial_that_is_lost_too_often_fails_and_the_slot_is_replaced(search):
     assert search.trial(0).user_attrs["reason"] == "the slot's process died"
     assert search.ended == [(search.trial(0).user_attrs["signature"], True)]
     assert search.log.lines[-1] == ("failed", 0, "the slot's process died")
-    # The next one begins with all its restarts.
+    # The next trial has all its restarts.
     following = search.hand_out("c")
     assert following["name"].startswith("demo/0001 ")
     assert following["restarts"] == 1
 
 
 @pytest.mark.parametrize(("result", "error"), [(None, False), ({"state": RUNNING}, True)])
-def test_a_trial_whose_side_of_tune_died_is_lost_too(tmp_path, result, error):
+def test_a_trial_whose_tune_actor_died_is_lost_too(tmp_path, result, error):
     with a_search(tmp_path, restarts=0) as search:
         search.hand_out("a")
         search.searcher.on_trial_complete("a", result, error)
-        assert search.slots.lost == [0]  # it may still be training
+        assert search.slots.lost == [0]  # the slot may still train the trial
         assert search.trial(0).state == TrialState.FAIL
         assert search.trial(0).user_attrs["reason"] == "Tune's side of the trial died"
 
 
-def test_workers_that_died_in_a_slot_count_with_slots_that_died(tmp_path):
+def test_deaths_of_workers_and_deaths_of_slots_are_added(tmp_path):
     with a_search(tmp_path, restarts=3) as search:
         search.hand_out("a")
         for restarts, group in ((0, "one"), (1, "two"), (2, "three")):
@@ -305,7 +305,7 @@ def test_workers_that_died_in_a_slot_count_with_slots_that_died(tmp_path):
         assert search.trial(0).state == TrialState.FAIL
 
 
-def test_a_failure_is_told_and_its_slot_is_free(search):
+def test_a_failure_is_recorded_and_frees_its_slot(search):
     search.hand_out("a")
     search.slots.free.clear()
     search.end("a", "failed", reason="TrainingError: not finite")
@@ -314,8 +314,8 @@ def test_a_failure_is_told_and_its_slot_is_free(search):
     assert (search.slots.free, search.slots.lost) == ([0], [])
 
 
-def test_the_search_waits_for_those_in_training_before_it_is_finished(tmp_path):
-    """One of them may lose its slot and be handed out again."""
+def test_the_search_is_not_finished_while_a_trial_runs(tmp_path):
+    """A running trial may lose its slot and is then started again."""
     with a_search(tmp_path, trials=1) as search:
         search.hand_out("a")
         assert search.searcher.suggest("b") is None
@@ -328,7 +328,7 @@ def test_the_search_waits_for_those_in_training_before_it_is_finished(tmp_path):
         assert search.searcher.halted is None
 
 
-def test_without_slots_the_search_ends_and_says_why(search):
+def test_without_slots_the_search_ends_with_the_reason(search):
     search.slots.free = []
     assert search.searcher.suggest("a") is None
     search.slots.gone, search.slots.gone_reason = True, "slot 0 did not start: no image"
@@ -336,7 +336,7 @@ def test_without_slots_the_search_ends_and_says_why(search):
     assert search.searcher.halted == "slot 0 did not start: no image: no slot is left"
 
 
-def test_what_halts_the_sweep_lets_training_end(tmp_path):
+def test_a_halted_sweep_lets_running_trials_end(tmp_path):
     why: list[str | None] = [None, "the disk is full"]
     with a_search(tmp_path, halt=lambda: why.pop(0)) as search:
         search.hand_out("a")
@@ -348,7 +348,7 @@ def test_what_halts_the_sweep_lets_training_end(tmp_path):
         assert search.trial(0).state == TrialState.COMPLETE
 
 
-def test_spent_minutes_stop_trials_at_their_next_epoch_and_leave_them_to_be_resumed(tmp_path):
+def test_spent_minutes_stop_trials_after_their_next_epoch_resumably(tmp_path):
     spent: list[str] = []
     with a_search(tmp_path, spent=lambda: spent[0] if spent else None) as search:
         search.hand_out("a")
@@ -357,8 +357,8 @@ def test_spent_minutes_stop_trials_at_their_next_epoch_and_leave_them_to_be_resu
         assert search.slots.stops == []
         spent.append("two minutes are spent")
         search.epoch("b", 1)
-        search.epoch("a", 2)  # on its way when the slots were told
-        assert search.slots.stops == [Stop.AFTER_EPOCH]  # once
+        search.epoch("a", 2)  # sent before the slot got the stop request
+        assert search.slots.stops == [Stop.AFTER_EPOCH]  # requested once
         for trial in "ab":
             search.end(trial, "interrupted")
         assert search.searcher.suggest("c") == Searcher.FINISHED
@@ -373,7 +373,7 @@ def test_spent_minutes_stop_trials_at_their_next_epoch_and_leave_them_to_be_resu
         assert [search.hand_out(trial)["reported"] for trial in "ab"] == [2, 1]
 
 
-def test_when_the_time_is_up_trials_stop_at_once_and_are_left_to_be_resumed(tmp_path):
+def test_a_reached_end_time_stops_trials_at_once_resumably(tmp_path):
     late: list[str] = []
     with a_search(tmp_path, late=lambda: late[0] if late else None) as search:
         search.hand_out("a")
@@ -381,16 +381,16 @@ def test_when_the_time_is_up_trials_stop_at_once_and_are_left_to_be_resumed(tmp_
         search.searcher.stop_if_requested()
         assert search.slots.stops == []
         late.append("the time is up")
-        search.searcher.stop_if_requested()  # as between two steps of Tune
+        search.searcher.stop_if_requested()  # Tune calls it between two steps
         search.searcher.stop_if_requested()
-        assert search.slots.stops == [Stop.NOW]  # once
+        assert search.slots.stops == [Stop.NOW]  # requested once
         search.end("a", "interrupted")
         assert search.searcher.suggest("b") == Searcher.FINISHED
         assert search.searcher.halted == "the time is up"
         assert search.trial(0).state == TrialState.RUNNING
 
 
-def test_minutes_that_are_spent_between_epochs_or_after_another_end_stop_the_others_too(tmp_path):
+def test_spent_minutes_stop_running_trials_of_a_halted_search(tmp_path):
     spent: list[str] = []
     halt: list[str] = []
     rules = {
@@ -411,7 +411,7 @@ def test_minutes_that_are_spent_between_epochs_or_after_another_end_stop_the_oth
         assert search.trial(1).state == TrialState.RUNNING
 
 
-def test_a_slot_that_is_lost_once_nothing_more_is_taken_up_is_not_replaced(search):
+def test_a_slot_lost_after_the_search_stopped_is_not_replaced(search):
     search.hand_out("a")
     search.searcher.stop("enough", Stop.NOW)
     search.end("a", "lost", reason="the slot's process died")
@@ -419,7 +419,7 @@ def test_a_slot_that_is_lost_once_nothing_more_is_taken_up_is_not_replaced(searc
     assert search.slots.free == [1]
 
 
-def test_ctrl_c_stops_what_runs_at_once_and_takes_up_nothing(search):
+def test_ctrl_c_stops_running_trials_at_once_and_starts_no_more(search):
     interrupts = _Interrupts(search.searcher)
     search.hand_out("a")
     interrupts.on_step_begin(0, [])
@@ -436,7 +436,7 @@ def test_ctrl_c_stops_what_runs_at_once_and_takes_up_nothing(search):
         interrupts.press(2, None)
 
 
-def test_ctrl_c_while_the_slots_start_is_seen_at_the_next_suggestion(search):
+def test_ctrl_c_while_the_slots_start_ends_the_search_at_the_next_suggestion(search):
     search.slots.free = []
     _Interrupts(search.searcher).press(2, None)
     assert search.searcher.suggest("a") == Searcher.FINISHED
@@ -444,7 +444,7 @@ def test_ctrl_c_while_the_slots_start_is_seen_at_the_next_suggestion(search):
     assert search.study.record.trials() == {"demo": []}
 
 
-def test_ctrl_c_after_the_minutes_are_spent_does_not_wait_for_the_epoch(tmp_path):
+def test_ctrl_c_after_spent_minutes_does_not_wait_for_the_epoch(tmp_path):
     spent: list[str] = []
     with a_search(tmp_path, spent=lambda: spent[0] if spent else None) as search:
         search.hand_out("a")
@@ -456,7 +456,7 @@ def test_ctrl_c_after_the_minutes_are_spent_does_not_wait_for_the_epoch(tmp_path
         assert search.searcher.halted == INTERRUPTED
 
 
-def test_a_trials_folder_lies_under_its_signature(search):
+def test_a_trials_folder_is_named_by_its_signature(search):
     search.hand_out("a")
     signature = search.trial(0).user_attrs["signature"]
     assert (TrialFolder(search.folder / "trials" / signature).path / "config.yaml").exists()

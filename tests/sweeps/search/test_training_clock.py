@@ -1,4 +1,4 @@
-"""The training clock: what is counted, what a kill loses, what a damaged file means."""
+"""Training clock: counted time, time lost by a kill, and damaged files."""
 
 import json
 
@@ -8,7 +8,7 @@ from sweeps.search.training_clock import WRITE_EVERY_SECONDS, TrainingClock
 
 
 class Time:
-    """A clock that is set by hand."""
+    """Clock that a test sets by hand."""
 
     def __init__(self):
         self.seconds = 1000.0
@@ -28,7 +28,7 @@ def path(tmp_path):
 
 
 def ticks(clock, now, *steps):
-    """Ticks after so many seconds each, and whether a trial was in training in them."""
+    """Tick once for each step: seconds to wait, and True if a trial was in training in them."""
     for seconds, training in steps:
         now.seconds += seconds
         clock.tick(training)
@@ -36,12 +36,12 @@ def ticks(clock, now, *steps):
 
 def test_only_time_in_training_counts(path, now):
     clock = TrainingClock(path, now)
-    # What passed before the first tick, Ray's start for one, is nobody's training.
+    # Time before the first tick, such as the start of Ray, is not training.
     ticks(clock, now, (30, True), (2, True), (10, False), (1.5, True))
     assert clock.seconds == 3.5
 
 
-def test_several_starts_add_up_and_what_lies_between_them_does_not(path, now):
+def test_several_starts_add_up_without_the_time_between_them(path, now):
     for _ in range(3):
         clock = TrainingClock(path, now)
         ticks(clock, now, (0, False), (0.1, True), (0.2, True))
@@ -50,8 +50,8 @@ def test_several_starts_add_up_and_what_lies_between_them_does_not(path, now):
     assert TrainingClock(path, now).seconds == pytest.approx(0.9)
 
 
-def test_time_does_not_stand_still_when_the_machine_was_started_anew(path):
-    """A monotonic clock begins anew with the machine: only differences within a start count."""
+def test_time_adds_up_after_a_restart_of_the_machine(path):
+    """A monotonic clock restarts with the machine, so only differences within one start count."""
     for start in (5000.0, 3.0):
         now = Time()
         now.seconds = start
@@ -61,17 +61,17 @@ def test_time_does_not_stand_still_when_the_machine_was_started_anew(path):
     assert TrainingClock(path, now).seconds == 14
 
 
-def test_a_kill_loses_no_more_than_a_few_seconds(path, now):
+def test_a_kill_loses_at_most_one_write_interval(path, now):
     clock = TrainingClock(path, now)
     clock.tick(False)
     for _ in range(1000):
         ticks(clock, now, (0.37, True))
-        lost = clock.seconds - TrainingClock(path, now).seconds  # as after a kill here
-        assert -1e-3 <= lost < WRITE_EVERY_SECONDS
+        after_a_kill = TrainingClock(path, now).seconds
+        assert -1e-3 <= clock.seconds - after_a_kill < WRITE_EVERY_SECONDS
     assert clock.seconds == pytest.approx(370)
 
 
-def test_it_writes_now_and_then_not_at_every_tick(path, now, monkeypatch):
+def test_the_file_is_not_written_at_every_tick(path, now, monkeypatch):
     written = []
     monkeypatch.setattr(
         "sweeps.search.training_clock.write_json", lambda file, content: written.append(content)
@@ -81,7 +81,7 @@ def test_it_writes_now_and_then_not_at_every_tick(path, now, monkeypatch):
     assert 15 <= len(written) <= 100 / WRITE_EVERY_SECONDS
 
 
-def test_a_tenth_of_a_second_is_not_lost_in_rounding(path, now):
+def test_fractions_of_a_second_are_kept(path, now):
     clock = TrainingClock(path, now)
     ticks(clock, now, (0, False), (1 / 3, True))
     clock.close()
@@ -106,7 +106,7 @@ def test_a_tenth_of_a_second_is_not_lost_in_rounding(path, now):
         b"\xff\xfe\x00",
     ],
 )
-def test_a_damaged_file_counts_as_none_and_is_replaced(path, now, content):
+def test_a_damaged_file_counts_as_zero_and_is_replaced(path, now, content):
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     clock = TrainingClock(path, now)
     assert clock.seconds == 0
@@ -115,7 +115,7 @@ def test_a_damaged_file_counts_as_none_and_is_replaced(path, now, content):
     assert json.loads(path.read_text()) == {"training_seconds": 2.0}
 
 
-def test_nothing_is_written_before_something_was_counted(path, now):
+def test_nothing_is_written_before_the_first_write_interval(path, now):
     clock = TrainingClock(path, now)
     ticks(clock, now, (0, False), (1, True), (60, False))
     assert not path.exists()

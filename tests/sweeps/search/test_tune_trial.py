@@ -1,4 +1,4 @@
-"""Tune's side of a trial: files before reports, and a failure that is a result like another."""
+"""Tune's side of a trial: files are written before reports, and failures are reported."""
 
 import subprocess
 import sys
@@ -27,7 +27,7 @@ Report = tuple[dict[str, Any], set[str]]
 
 
 class FakeSlot:
-    """A slot whose stream is a list; an exception in it is raised where its turn comes."""
+    """Slot with a fixed list of events; an exception in the list is raised in its turn."""
 
     def __init__(self, *events: Any) -> None:
         self.events = events
@@ -54,7 +54,7 @@ class FakeSlot:
 
 @pytest.fixture(autouse=True)
 def streaming(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a fake slot streams are the events themselves; its call is over when waited for."""
+    """Replace Ray: a fake slot yields the events themselves, and ``ray.wait`` ends its call."""
 
     def get(event: Any) -> Any:
         if isinstance(event, Exception):
@@ -76,7 +76,7 @@ def settings(tmp_path: Path, slot: FakeSlot) -> dict[str, Any]:
 
 
 def run(tmp_path: Path, slot: FakeSlot) -> list[Report]:
-    """What was reported, and what lay in the trial's folder then."""
+    """Return each report with the names of the files in the trial's folder at that time."""
     return [
         (metrics, {f.name for f in (tmp_path / "trial").rglob("*") if f.is_file()})
         for metrics in reports(settings(tmp_path, slot), make_listing())
@@ -87,7 +87,7 @@ def an_end(state: Any) -> End:
     return End(state, np.array([0, 1]), np.zeros((2, 22), np.float32))
 
 
-def test_what_is_reported_lies_on_disk_before(tmp_path):
+def test_files_are_written_before_their_report(tmp_path):
     slot = FakeSlot(Epoch(EPOCH, b"checkpoint", b"weights"), an_end("pruned"))
     (first, files), (last, files_at_the_end) = run(tmp_path, slot)
     assert first["state"] == RUNNING
@@ -100,19 +100,19 @@ def test_what_is_reported_lies_on_disk_before(tmp_path):
     } <= files
     assert "predictions.parquet" not in files
     assert last == {"state": "pruned", "done": True}
-    # The checkpoint stays until the study has the end on record.
+    # The checkpoint stays until the study has recorded the end.
     assert {"predictions.parquet", "checkpoint.safetensors"} <= files_at_the_end
     assert slot.called_as == "demo/0007 gru"
 
 
-def test_its_end_is_told_when_the_call_is_over(tmp_path):
+def test_the_end_is_reported_after_the_slots_call_is_over(tmp_path):
     slot = FakeSlot(Epoch(EPOCH, b"checkpoint", b"weights"), an_end("complete"))
     config = settings(tmp_path, slot)
     over = {report["state"]: slot.is_over for report in reports(config, make_listing())}
     assert over == {RUNNING: False, "complete": True}
 
 
-def test_it_goes_on_from_what_is_saved(tmp_path):
+def test_a_trial_continues_from_its_saved_checkpoint(tmp_path):
     slot = FakeSlot(an_end("complete"))
     config = settings(tmp_path, slot)
     TrialFolder(tmp_path / "trial").write_epoch(Epoch(EPOCH, b"checkpoint", b"weights"))
@@ -140,9 +140,9 @@ def test_an_error_of_the_slot_is_the_trials_reason(tmp_path):
     assert "of the slot" in (tmp_path / "trial" / "error.txt").read_text()
 
 
-def test_an_error_of_ones_own_keeps_its_trace_and_its_first_line_is_the_reason(tmp_path):
+def test_an_error_of_tunes_side_loses_the_slot_and_keeps_its_trace(tmp_path):
     ((metrics, _),) = run(tmp_path, FakeSlot(OSError("no space left\non the disk")))
-    # The slot goes on training for nobody: it is not free.
+    # The slot still trains the trial, so it is lost and not free.
     assert metrics == {"state": LOST, "reason": "OSError: no space left", "done": True}
     text = (tmp_path / "trial" / "error.txt").read_text()
     assert text.startswith("Traceback")
@@ -163,15 +163,15 @@ def test_a_slot_without_workers_is_lost(tmp_path):
     assert metrics == {"state": LOST, "reason": "SlotLost: its workers have gone", "done": True}
 
 
-def test_what_broke_in_a_worker_is_told_as_the_worker_said_it(tmp_path):
-    """Not as an error of the slot's, which only passes it on."""
+def test_an_error_of_a_worker_keeps_the_workers_reason_and_trace(tmp_path):
+    """The slot only passes the error on, so its own trace is left out."""
     cause = TrialFailed("ValueError: bad row", "a trace\nof rank 1")
     ((metrics, _),) = run(tmp_path, FakeSlot(RayTaskError("train", "the slot's", cause)))
     assert metrics == {"state": FAILED, "reason": "ValueError: bad row", "done": True}
     assert (tmp_path / "trial" / "error.txt").read_text() == "a trace\nof rank 1"
 
 
-def test_workers_that_take_the_trial_up_say_where_they_are(tmp_path):
+def test_workers_that_begin_a_trial_report_their_placement_group(tmp_path):
     epoch = Epoch(EPOCH, b"checkpoint", b"weights")
     slot = FakeSlot(Begin(2, "a1b2"), epoch, an_end("complete"))
     (first, files), _, (last, _) = run(tmp_path, slot)
@@ -180,8 +180,8 @@ def test_workers_that_take_the_trial_up_say_where_they_are(tmp_path):
     assert last == {"state": "complete", "done": True}
 
 
-def test_it_needs_no_torch(tmp_path):
-    """Also not to read the handle of a slot, which names the slot's class."""
+def test_tunes_side_imports_no_torch(tmp_path):
+    """A slot's handle imports the class of the slot, which must not import torch either."""
     modules = "sweeps.search.tune_trial, sweeps.slots.process_slot, sweeps.slots.group_slot"
     code = f"import sys, {modules}; print({{'torch', 'optuna'}} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)

@@ -43,13 +43,16 @@ class Sweeps:
 
     def run(self, plan: Plan, earlier: str = "") -> tuple[Path, str, SweepStudy]:
         folder = self.folder / "runs" / plan.file.name
-        found = None
+        earlier_trials = None
         if earlier:
-            found = read_earlier(self.folder / "runs" / earlier, plan.file, self.dataset, folder)
+            earlier_trials = read_earlier(
+                self.folder / "runs" / earlier, plan.file, self.dataset, folder
+            )
         record_start(folder, plan.file, self.dataset, resumed=holds_sweep(folder))
         study = open_study(folder, plan, DriverLock(folder))
         try:
-            return folder, take_over(found, plan, study, folder) if found else "", study
+            message = take_over(earlier_trials, plan, study, folder) if earlier_trials else ""
+            return folder, message, study
         except KeyboardInterrupt:
             study.close()
             raise
@@ -108,7 +111,7 @@ def test_the_same_space_takes_over_all_finished_trials_and_proposes_new_ones(swe
     assert [facts(trial) for trial in taken] == [facts(trial) for trial in before]
     for number, signature in enumerate(signatures, 1):
         copied = folder / "trials" / signature / "predictions.parquet"
-        if number == WITHOUT_WEIGHTS:  # it is in the study, but could not be exported
+        if number == WITHOUT_WEIGHTS:  # without weights, its files are not copied
             assert not copied.exists()
         else:
             assert copied.read_text() == signature
@@ -120,11 +123,11 @@ def test_nothing_is_taken_over_twice_and_a_kill_loses_nothing(
 ):
     sweeps.finished(sweeps.plan("first"))
     plan = sweeps.plan("second")
-    copy, left = TrialFolder.copy_to, iter(range(2))
+    copy, remaining = TrialFolder.copy_to, iter(range(2))
 
     def killed(source: TrialFolder, run_folder: Path) -> None:
         copy(source, run_folder)
-        if next(left, None) is None:
+        if next(remaining, None) is None:
             raise KeyboardInterrupt  # copied, but not recorded
 
     with monkeypatch.context() as patch:
@@ -167,7 +170,7 @@ def test_trials_outside_the_space_are_left_out(sweeps):
     assert message == f"0 of 5 finished trials of {folder} taken over, 5 are outside this space"
 
 
-def test_trials_go_from_a_comparison_to_a_search_and_back(sweeps):
+def test_trials_are_taken_over_by_a_search_from_a_comparison_and_back(sweeps):
     compared = sweeps.plan("compared", compare={"by": ["encoder"]})
     sweeps.finished(compared)
     _, message, study = sweeps.finished(sweeps.plan("plain"), "compared")

@@ -13,7 +13,7 @@ from sweeps.study.journal import JOURNAL, Journal, cut_torn_line
 
 @pytest.fixture
 def journal(tmp_path: Path) -> Path:
-    """A journal with one study of two finished trials."""
+    """Journal of one study with two finished trials."""
     path = tmp_path / JOURNAL
     study = optuna.create_study(storage=Journal(path), study_name="s")
     for value in (1.0, 2.0):
@@ -30,18 +30,18 @@ def reopened(path: Path) -> optuna.Study:
     [b"{", b'{"op_code":4,"study', b'{"op_code":4}', b'{"op_code":4\n', b"\0" * 40, b"\xff\n"],
 )
 def test_a_torn_last_line_is_cut_off(journal: Path, tail: bytes) -> None:
-    whole = journal.read_bytes()
-    journal.write_bytes(whole + tail)
+    intact = journal.read_bytes()
+    journal.write_bytes(intact + tail)
     study = reopened(journal)
-    assert journal.read_bytes() == whole
+    assert journal.read_bytes() == intact
     study.tell(study.ask(), 3.0)
     assert [t.value for t in reopened(journal).trials] == [1.0, 2.0, 3.0]
 
 
-def test_every_cut_of_a_journal_opens_with_its_whole_lines(
+def test_a_journal_cut_anywhere_keeps_its_complete_lines(
     journal: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(os, "fsync", lambda _: None)  # 4 ms each, and there are a thousand
+    monkeypatch.setattr(os, "fsync", lambda _: None)  # a sync takes 4 ms, and there are 1,000
     data = journal.read_bytes()
     for size in range(len(data)):
         journal.write_bytes(data[:size])
@@ -62,30 +62,30 @@ def test_a_damaged_line_in_the_middle_is_refused(journal: Path, damage: bytes, t
     assert journal.read_bytes() == data
 
 
-def test_a_dead_owner_s_lock_does_not_hold_up(journal: Path) -> None:
+def test_the_lock_of_a_dead_process_is_removed_at_once(journal: Path) -> None:
     lock = journal.with_name(JOURNAL + ".lock")
     lock.symlink_to(journal)
-    left = journal.with_name(JOURNAL + ".lock0123.rename")
-    left.symlink_to(journal)
+    renamed_lock = journal.with_name(JOURNAL + ".lock0123.rename")
+    renamed_lock.symlink_to(journal)
     start = time.monotonic()
     study = reopened(journal)
     study.tell(study.ask(), 3.0)
     assert time.monotonic() - start < 5
     assert not lock.is_symlink()
-    assert not left.is_symlink()
+    assert not renamed_lock.is_symlink()
 
 
 def test_a_full_disk_leaves_no_half_line(journal: Path) -> None:
     study = reopened(journal)
-    whole = journal.read_bytes()
+    before = journal.read_bytes()
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (len(whole) + 10, limits[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + 10, limits[1]))
     try:
         with pytest.raises(OSError, match="File too large"):
             study.ask()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert journal.read_bytes() == whole
+    assert journal.read_bytes() == before
     study.tell(study.ask(), 3.0)
     assert [t.value for t in reopened(journal).trials] == [1.0, 2.0, 3.0]
 
@@ -110,8 +110,8 @@ def test_a_draft_is_written_as_one_line_or_not_at_all(journal: Path) -> None:
     assert read.user_attrs == {"signature": "f00"}
 
 
-def test_drafts_are_drawn_as_optuna_s_trials_are(tmp_path: Path) -> None:
-    """TPE with a choice, past its startup: storage or draft, the same parameters."""
+def test_drafts_get_the_parameters_that_optuna_draws(tmp_path: Path) -> None:
+    """TPE draws the same on drafts and on Optuna's trials, with a choice and past the startup."""
 
     def sample(trial: optuna.Trial) -> float:
         x = trial.suggest_float("x", 0.0, 1.0)

@@ -9,7 +9,7 @@ from sweeps.study.pruner import AsynchronousHalving, rungs
 
 
 def stops_of_optuna(curves: np.ndarray, min_epochs: int, reduction_factor: int) -> list[int]:
-    """The epoch at which a plain Optuna loop stops each learning curve (trials, epochs), or 0."""
+    """Return the epoch at which Optuna stops each curve of (trials, epochs); 0 if it does not."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     pruner = optuna.pruners.SuccessiveHalvingPruner(min_epochs, reduction_factor)
     study = optuna.create_study(direction="maximize", pruner=pruner)
@@ -27,6 +27,7 @@ def stops_of_optuna(curves: np.ndarray, min_epochs: int, reduction_factor: int) 
 
 
 def stops_of_ours(curves: np.ndarray, min_epochs: int, reduction_factor: int) -> list[int]:
+    """Return the epoch at which our pruner stops each curve; 0 if it does not."""
     pruner = AsynchronousHalving(min_epochs, reduction_factor)
     stops = []
     for curve in curves:
@@ -43,7 +44,9 @@ def stops_of_ours(curves: np.ndarray, min_epochs: int, reduction_factor: int) ->
 @pytest.mark.parametrize("reduction_factor", [2, 3, 4])
 @pytest.mark.parametrize("min_epochs", [1, 2, 3])
 @pytest.mark.parametrize("kind", ["continuous", "with ties", "with nan"])
-def test_decides_as_optuna_does(min_epochs: int, reduction_factor: int, kind: str) -> None:
+def test_our_pruner_stops_trials_at_the_same_epochs_as_optuna_s(
+    min_epochs: int, reduction_factor: int, kind: str
+) -> None:
     generator = np.random.default_rng([min_epochs, reduction_factor])
     curves = np.cumsum(generator.random((60, 13)), axis=1)
     if kind == "with ties":
@@ -55,13 +58,13 @@ def test_decides_as_optuna_does(min_epochs: int, reduction_factor: int, kind: st
     assert len(set(ours) - {0}) >= 2
 
 
-def test_rungs() -> None:
+def test_rungs_are_powers_of_the_reduction_factor_up_to_the_epochs() -> None:
     assert rungs(2, 3, 18) == (2, 6, 18)
     assert rungs(2, 3, 17) == (2, 6)
     assert rungs(5, 2, 4) == ()
 
 
-def test_stops_at_rungs_alone_and_says_the_same_twice() -> None:
+def test_a_trial_stops_only_at_rungs_and_the_decision_is_repeatable() -> None:
     pruner = AsynchronousHalving(2, 2)
     for epoch in (1, 2, 3):
         pruner.add("s", epoch, 9.0)
@@ -73,7 +76,7 @@ def test_stops_at_rungs_alone_and_says_the_same_twice() -> None:
     assert not pruner.stops("s", 3, 0.0)
 
 
-def test_studies_are_not_compared() -> None:
+def test_trials_of_different_studies_are_not_compared() -> None:
     pruner = AsynchronousHalving(1, 2)
     pruner.add("s", 1, 9.0)
     pruner.add("t", 1, 0.0)
@@ -81,6 +84,6 @@ def test_studies_are_not_compared() -> None:
 
 
 @pytest.mark.parametrize(("min_epochs", "reduction_factor"), [(0, 3), (1, 1)])
-def test_refuses_what_has_no_rungs(min_epochs: int, reduction_factor: int) -> None:
+def test_settings_without_rungs_are_refused(min_epochs: int, reduction_factor: int) -> None:
     with pytest.raises(ValueError, match=f"min_epochs={min_epochs}.*={reduction_factor}"):
         AsynchronousHalving(min_epochs, reduction_factor)

@@ -54,7 +54,7 @@ def test_a_sampler_follows_from_seed_and_number(kind: str) -> None:
     assert len({draw(1, 2), draw(1, 3), draw(2, 2), draw(2, 1)}) == 4
 
 
-def test_kinds_come_without_a_warning() -> None:
+def test_samplers_are_made_without_a_warning() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert isinstance(make_sampler("tpe", 0, 0, startup=4), TPESampler)
@@ -64,12 +64,12 @@ def test_kinds_come_without_a_warning() -> None:
 @pytest.mark.parametrize(
     ("share", "startup"), [(1, 4), (6, 4), (18, 4), (24, 6), (40, 10), (5000, 10)]
 )
-def test_startup_is_a_quarter_within_bounds(share: int, startup: int) -> None:
+def test_startup_trials_are_a_quarter_of_the_share_within_bounds(share: int, startup: int) -> None:
     assert startup_trials(share) == startup
 
 
-def learned() -> optuna.Study:
-    """A study of twelve finished trials; `layers` exists under one of two encoders."""
+def finished_study() -> optuna.Study:
+    """Return a study of twelve finished trials; `layers` exists under one of two encoders."""
     study = optuna.create_study(sampler=RandomSampler(seed=0))
     for _ in range(12):
         trial = study.ask()
@@ -80,32 +80,32 @@ def learned() -> optuna.Study:
     return study
 
 
-def test_tpe_models_what_exists_under_a_choice() -> None:
-    study = learned()
+def test_tpe_models_parameters_under_a_choice() -> None:
+    study = finished_study()
     space = make_sampler("tpe", 0, 12, startup=4).infer_relative_search_space(
         study, study.ask()._cached_frozen_trial
     )
     assert set(space) == {"lr", "encoder", "layers"}
 
 
-def test_tpe_keeps_clear_of_running_trials() -> None:
+def test_tpe_draws_away_from_running_trials() -> None:
     def draw() -> float:
         study.sampler = make_sampler("tpe", 0, 12, startup=4)
         return study.ask().suggest_float("lr", 0.0, 1.0)
 
-    study = learned()
-    alone = draw()
-    beside = draw()  # from the same generator, but the first one is still running
-    assert beside != alone
-    study = learned()
-    assert draw() == alone
+    study = finished_study()
+    first = draw()
+    second = draw()  # the same random stream, but the first trial is still running
+    assert second != first
+    study = finished_study()
+    assert draw() == first
 
 
-def test_the_last_finished_trials_are_learned_from_however_they_come(
+def test_tpe_learns_from_the_last_finished_trials_added_in_any_order(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(sampler, "FIT_TRIALS", 6)
-    study = learned()
+    study = finished_study()
     study.tell(study.ask(), state=TrialState.FAIL)
     study.ask()
     for order in (study.trials, study.trials[::-1], study.trials[3:] + study.trials[:3]):
@@ -115,17 +115,17 @@ def test_the_last_finished_trials_are_learned_from_however_they_come(
         assert [trial.number for trial in kept] == [6, 7, 8, 9, 10, 11]
 
 
-def test_tpe_draws_as_from_a_study_of_what_is_shown(
+def test_tpe_draws_as_from_a_study_of_the_shown_trials_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "fsync", lambda _: None)
     storage = Journal(tmp_path / JOURNAL)
-    whole = optuna.create_study(storage=storage, study_name="whole")
-    whole.ask().suggest_float("lr", 0.0, 1.0)  # the oldest, and running
-    whole.add_trials(learned().trials)
-    shown = [whole.trials[number] for number in (0, 7, 8, 9, 10, 11, 12)]
-    part = optuna.create_study(storage=storage, study_name="part")
-    part.add_trials(shown)
+    full = optuna.create_study(storage=storage, study_name="full")
+    full.ask().suggest_float("lr", 0.0, 1.0)  # the first trial, which is still running
+    full.add_trials(finished_study().trials)
+    shown = [full.trials[number] for number in (0, 7, 8, 9, 10, 11, 12)]
+    recent = optuna.create_study(storage=storage, study_name="recent")
+    recent.add_trials(shown)
 
     def draw(study: optuna.Study) -> dict[str, object]:
         trial = storage.draft(study)
@@ -134,14 +134,14 @@ def test_tpe_draws_as_from_a_study_of_what_is_shown(
             trial.suggest_int("layers", 1, 4)
         return trial.params
 
-    differ = 0
+    different = 0
     for number in range(5):
 
         def tpe(number: int = number) -> optuna.samplers.BaseSampler:
             return make_sampler("tpe", 0, number, startup=4)
 
-        part.sampler, whole.sampler = tpe(), tpe()
-        drawn = draw(RecentStudy("whole", storage, tpe(), lambda: shown))
-        assert drawn == draw(part)
-        differ += drawn != draw(whole)
-    assert differ == 5
+        recent.sampler, full.sampler = tpe(), tpe()
+        drawn = draw(RecentStudy("full", storage, tpe(), lambda: shown))
+        assert drawn == draw(recent)
+        different += drawn != draw(full)
+    assert different == 5

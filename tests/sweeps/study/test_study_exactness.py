@@ -1,4 +1,4 @@
-"""A sweep that is killed and started again, held against the undisturbed one and against Optuna."""
+"""Killed and restarted sweeps, compared with undisturbed ones and with Optuna's own loop."""
 
 import os
 from contextlib import closing, suppress
@@ -31,7 +31,7 @@ from tests.support.fake_sweep import (
 
 MISHAPS: dict[str, Any] = {"mishaps": True, "seed": 2}
 REPEATS: dict[str, Any] = {"sample": sample_few, "sampler": "random", **COMPARED}
-STORIES: dict[str, list[dict[str, Any]]] = {
+SCENARIOS: dict[str, list[dict[str, Any]]] = {
     "tpe": [{"trials": 7}],
     "compared": [{"trials": 6, "sampler": "random", **COMPARED}],
     "twins": [{"trials": 9, "sample": sample_one_of_three}],
@@ -48,7 +48,7 @@ STORIES: dict[str, list[dict[str, Any]]] = {
         {"trials": 11, **MISHAPS, **REPEATS},
     ],
 }
-"""The commands given to a sweep, one after another."""
+"""Scenario -> arguments of each command that the sweep gets, in order."""
 
 
 @pytest.fixture(autouse=True)
@@ -57,39 +57,39 @@ def fast_disk(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("story", "torn"), [*((story, True) for story in STORIES), ("compared", False)]
+    ("scenario", "torn"), [*((scenario, True) for scenario in SCENARIOS), ("compared", False)]
 )
-def test_killed_after_any_record_it_ends_as_undisturbed(
-    story: str, torn: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_sweep_killed_after_any_record_ends_as_an_undisturbed_one(
+    scenario: str, torn: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A sweep that is killed after any record ends with the trials of an undisturbed one.
 
-    The kill leaves the journal up to some record, or torn in the middle of the next one. Then the
-    interrupted command is given again, and the commands after it.
+    After the kill the journal has its first records, and half of the next one if ``torn``. Then
+    the interrupted command is run again, and after it the later commands.
     """
     monkeypatch.setattr(sampler, "FIT_TRIALS", 5)
     ends = []
-    for command in STORIES[story]:
+    for command in SCENARIOS[scenario]:
         undisturbed = run(tmp_path, **command)
         ends.append(len(undisturbed))
     lines = (tmp_path / JOURNAL).read_bytes().splitlines(keepends=True)
-    for count, cut in enumerate(lines):
+    for count, next_line in enumerate(lines):
         folder = tmp_path / str(count)
         folder.mkdir()
-        tail = cut[: len(cut) // 2] if torn else b""
+        tail = next_line[: len(next_line) // 2] if torn else b""
         (folder / JOURNAL).write_bytes(b"".join(lines[:count]) + tail)
-        for command, end in zip(STORIES[story], ends, strict=True):
+        for command, end in zip(SCENARIOS[scenario], ends, strict=True):
             if end > count:
                 ended = run(folder, **command)
         assert ended == undisturbed, f"killed after {count} records"
 
 
-def test_the_mishaps_happen(tmp_path: Path) -> None:
-    """Else the stories would tell nothing of them."""
-    first, again, more = STORIES["mishaps, compared, with twins"]
+def test_the_scenarios_contain_lost_slots_failures_retries_and_twins(tmp_path: Path) -> None:
+    """The tests above cover lost slots, failures, retries and twins only if these occur."""
+    first, again, more = SCENARIOS["mishaps, compared, with twins"]
     with closing(opened(tmp_path, trials=8, seed=2, **REPEATS)) as study:
-        handed = [(proposal.study, proposal.number) for proposal in finish(study, mishaps=True)]
-        assert len(handed) > len(set(handed))  # a slot was lost
+        proposals = [(proposal.study, proposal.number) for proposal in finish(study, mishaps=True)]
+        assert len(proposals) > len(set(proposals))  # a slot was lost
         assert study.record.counts() == {"COMPLETE": 1, "PRUNED": 3, "FAIL": 4}
         assert len(study.record.failures()) == 2
     assert records(tmp_path) == run(tmp_path, **first)
@@ -104,28 +104,27 @@ def test_the_mishaps_happen(tmp_path: Path) -> None:
     assert of_retries & {trial.user_attrs.get("twin_of") for trial in trials}
 
 
-@pytest.mark.parametrize("each", [4, 7])  # telling takes three
-def test_killed_again_and_again_it_ends_as_undisturbed(
-    each: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("appends", [4, 7])  # the end of a trial takes three
+def test_a_sweep_killed_many_times_ends_as_an_undisturbed_one(
+    appends: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     undisturbed = run(tmp_path / "undisturbed", **COMPARED)
     for _ in range(30):
-        with suppress(Killed), killed_after(monkeypatch, each, torn=True):
+        with suppress(Killed), killed_after(monkeypatch, appends, torn=True):
             run(tmp_path / "killed", **COMPARED)
     assert records(tmp_path / "killed") == undisturbed
 
 
 @pytest.mark.parametrize(("seed", "pruned"), [(1, True), (2, True), (3, True), (4, False)])
 @pytest.mark.parametrize("kind", ["tpe", "random"])
-def test_trials_equal_a_plain_optuna_loop_s(
+def test_trials_equal_those_of_optuna_s_own_loop(
     kind: str, seed: int, pruned: bool, tmp_path: Path
 ) -> None:
-    """One slot, and Optuna's own loop: ask, report, should_prune, tell, with its own pruner.
+    """A sweep with one slot gives the trials of Optuna's loop: ask, report, should_prune, tell.
 
-    Parameters, intermediate values, states and values are equal; our decision records are beside
-    them. No point repeats here. Optuna would train a repeated one again, we tell it what the first
-    one got, and what is told may differ where trials are pruned: the plain loop holds the repeated
-    point against all that has come to its rungs since.
+    Parameters, intermediate values, states and values are equal. No point is drawn twice here: a
+    sweep gives a repeated point the first one's result, but Optuna trains it again and may prune it
+    at another epoch, since more trials have reached its rungs by then.
     """
     pruner = Pruner(kind="asha" if pruned else "none")
     run(tmp_path, sampler=kind, seed=seed, pruner=pruner, trials=45)
@@ -145,25 +144,27 @@ def test_trials_equal_a_plain_optuna_loop_s(
         plain.sampler = make_sampler(kind, seed, number, startup_trials(45))
         plain.optimize(train_plainly, n_trials=1)
 
-    def said(trials: list[FrozenTrial]) -> list[Any]:
+    def facts(trials: list[FrozenTrial]) -> list[Any]:
         return [
             (t.params, t.distributions, t.values, t.intermediate_values, t.state) for t in trials
         ]
 
     with closing(opened(tmp_path, trials=0)) as study:
         ours = study.record.trials()["demo"]
-        assert said(ours) == said(plain.trials)
+        assert facts(ours) == facts(plain.trials)
         assert not any("twin_of" in trial.user_attrs for trial in ours)
         assert 10 < study.record.counts()["PRUNED"] < 45 or not pruned
 
 
-def test_tpe_learns_from_the_last_trials_alone(
+def test_tpe_learns_only_from_the_last_trials(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = run(tmp_path / "whole")
+    unbounded = run(tmp_path / "unbounded")
     monkeypatch.setattr(sampler, "FIT_TRIALS", 5)
     bounded = run(tmp_path / "bounded")
-    params = [[line["params"] for line in lines if "params" in line] for lines in (whole, bounded)]
+    params = [
+        [line["params"] for line in lines if "params" in line] for lines in (unbounded, bounded)
+    ]
     same = [one == other for one, other in zip(*params, strict=True)]
     assert same[:6] == [True] * 6
     assert False in same

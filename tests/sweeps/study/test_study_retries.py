@@ -1,4 +1,4 @@
-"""Trials that are trained once more: their slot was lost, or they failed and are retried."""
+"""Trials that are trained again because their slot was lost or because they failed."""
 
 import os
 from collections.abc import Mapping
@@ -31,18 +31,18 @@ def fail(study: SweepStudy, proposal: Proposal, reason: str = "out of memory") -
     study.record.tell(proposal.study, proposal.number, TrialState.FAIL, reason, {"seconds": 1})
 
 
-def asked(study: SweepStudy) -> Proposal:
+def ask(study: SweepStudy) -> Proposal:
     proposal = study.ask()
     assert proposal is not None
     return proposal
 
 
-# A slot was lost
+# Lost slots
 
 
-def test_what_is_put_back_is_handed_out_next_and_goes_on(tmp_path: Path) -> None:
+def test_a_trial_that_is_put_back_is_proposed_next_with_its_epochs(tmp_path: Path) -> None:
     with closing(opened(tmp_path, trials=4, **UNPRUNED)) as study:
-        first, second = asked(study), asked(study)
+        first, second = ask(study), ask(study)
         study.record.report("demo", 0, 1, 0.25)
         before = (tmp_path / JOURNAL).read_bytes()
         study.record.put_back("demo", 0)
@@ -52,19 +52,19 @@ def test_what_is_put_back_is_handed_out_next_and_goes_on(tmp_path: Path) -> None
         again = [study.ask(), study.ask()]
         assert again == [second, Proposal(**{**vars(first), "reported": {1: 0.25}})]
         assert (tmp_path / JOURNAL).read_bytes() == before
-        assert asked(study).number == 2
+        assert ask(study).number == 2
 
 
-def test_a_stopped_trial_that_is_put_back_is_handed_out_to_end(tmp_path: Path) -> None:
+def test_a_stopped_trial_that_is_put_back_is_proposed_as_stopped(tmp_path: Path) -> None:
     with closing(opened(tmp_path, trials=2)) as study:
         for number, value in ((0, 0.5), (1, 0.1)):
             assert study.ask()
             assert study.record.report("demo", number, 1, value) == (number == 1)
         study.record.put_back("demo", 1)
-        assert asked(study).stopped
+        assert ask(study).stopped
 
 
-def test_what_has_ended_is_not_put_back(tmp_path: Path) -> None:
+def test_an_ended_trial_is_not_put_back(tmp_path: Path) -> None:
     with closing(opened(tmp_path, trials=1, **UNPRUNED)) as study:
         finish(study)
         study.record.put_back("demo", 0)
@@ -75,9 +75,9 @@ def test_what_has_ended_is_not_put_back(tmp_path: Path) -> None:
 # Failed trials
 
 
-def test_a_failed_trial_is_trained_again_as_one_of_its_own(tmp_path: Path) -> None:
+def test_a_failed_trial_is_retried_as_a_new_trial(tmp_path: Path) -> None:
     with closing(opened(tmp_path, trials=2, **UNPRUNED)) as study:
-        failed = asked(study)
+        failed = ask(study)
         fail(study, failed)
         finish(study)
         assert study.done
@@ -86,7 +86,7 @@ def test_a_failed_trial_is_trained_again_as_one_of_its_own(tmp_path: Path) -> No
         assert study.record.ended() == 1
         assert study.record.failures() == []
         assert study.record.counts() == {"COMPLETE": 1, "RUNNING": 1}
-        retry = asked(study)
+        retry = ask(study)
         assert retry == Proposal("demo", 2, failed.overrides, failed.signature, {})
         train(study, retry)
         assert study.done
@@ -104,22 +104,22 @@ def test_a_failed_trial_is_trained_again_as_one_of_its_own(tmp_path: Path) -> No
     }
 
 
-def test_a_retry_is_one_record(tmp_path: Path) -> None:
+def test_a_retry_is_written_as_one_record(tmp_path: Path) -> None:
     with closing(opened(tmp_path, trials=3, **UNPRUNED, **COMPARED)) as study:
         for _ in range(3):
-            fail(study, asked(study))
+            fail(study, ask(study))
         before = len(records(tmp_path))
         assert study.record.retry_failed() == 3
         assert len(records(tmp_path)) == before + 3
 
 
-def test_what_fails_again_is_retried_when_asked_again(tmp_path: Path) -> None:
+def test_a_failed_retry_can_be_retried(tmp_path: Path) -> None:
     with closing(opened(tmp_path, trials=1, **UNPRUNED)) as study:
-        fail(study, asked(study))
+        fail(study, ask(study))
         for attempt in (1, 2):
             assert study.record.retry_failed() == 1
-            assert study.record.retry_failed() == 0  # it runs
-            retry = asked(study)
+            assert study.record.retry_failed() == 0  # the retry is running
+            retry = ask(study)
             assert study.ask() is None
             fail(study, retry, f"again {attempt}")
             [failed] = study.record.failures()
@@ -129,51 +129,53 @@ def test_what_fails_again_is_retried_when_asked_again(tmp_path: Path) -> None:
             assert study.done
 
 
-def test_a_restart_goes_on_with_retries_before_new_trials(tmp_path: Path) -> None:
+def test_a_restart_proposes_unfinished_trials_and_retries_before_new_ones(tmp_path: Path) -> None:
     with closing(opened(tmp_path, trials=3, **UNPRUNED)) as study:
         for _ in range(2):
-            fail(study, asked(study))
-        left = asked(study)
+            fail(study, ask(study))
+        unfinished = ask(study)
         assert study.record.retry_failed() == 2
-        study.record.report("demo", asked(study).number, 1, 0.5)
+        study.record.report("demo", ask(study).number, 1, 0.5)
     with closing(opened(tmp_path, trials=4, **UNPRUNED)) as study:
         assert study.record.retry_failed() == 0
         assert study.record.failures() == []
         assert study.record.ended() == 0
-        handed = [asked(study) for _ in range(4)]
+        proposals = [ask(study) for _ in range(4)]
         assert study.ask() is None
-    assert [proposal.number for proposal in handed] == [left.number, 3, 4, 5]
-    assert [proposal.reported for proposal in handed] == [{}, {1: 0.5}, {}, {}]
+    assert [proposal.number for proposal in proposals] == [unfinished.number, 3, 4, 5]
+    assert [proposal.reported for proposal in proposals] == [{}, {1: 0.5}, {}, {}]
 
 
 @pytest.mark.parametrize("restarted", [False, True])
-def test_retries_take_no_share_and_no_seed(restarted: bool, tmp_path: Path) -> None:
-    """New trials are those of a sweep in which nothing failed."""
-    with closing(opened(tmp_path / "smooth", trials=7, **UNPRUNED, **COMPARED)) as study:
-        smooth = [proposal.overrides for proposal in finish(study)]
+def test_retries_do_not_change_later_trials(restarted: bool, tmp_path: Path) -> None:
+    """New trials are the same as in a sweep without failures."""
+    with closing(opened(tmp_path / "without_failures", trials=7, **UNPRUNED, **COMPARED)) as study:
+        without_failures = [proposal.overrides for proposal in finish(study)]
     study = opened(tmp_path / "failed", trials=7, **UNPRUNED, **COMPARED)
     overrides = []
     for _ in range(4):
-        proposal = asked(study)
+        proposal = ask(study)
         overrides.append(proposal.overrides)
         fail(study, proposal)
     assert study.record.retry_failed() == 4
     if restarted:
         study.close()
         study = opened(tmp_path / "failed", trials=7, **UNPRUNED, **COMPARED)
-    handed = [proposal.overrides for proposal in finish(study)]
-    assert handed[:4] == overrides
-    assert [*overrides, *handed[4:]] == smooth
+    proposals = [proposal.overrides for proposal in finish(study)]
+    assert proposals[:4] == overrides
+    assert [*overrides, *proposals[4:]] == without_failures
     assert study.done
     assert study.record.ended() == 7
     study.close()
 
 
 @pytest.mark.parametrize("restarted", [False, True])
-def test_twins_of_a_failed_trial_count_as_its_retry(restarted: bool, tmp_path: Path) -> None:
+def test_twins_of_a_failed_trial_count_with_the_state_of_its_retry(
+    restarted: bool, tmp_path: Path
+) -> None:
     space: dict[str, Any] = {"sample": always_the_same, **UNPRUNED}
     study = opened(tmp_path, trials=3, **space)
-    first = asked(study)
+    first = ask(study)
     assert study.ask() is None
     fail(study, first)
     assert study.record.counts() == {"FAIL": 3}
@@ -184,12 +186,12 @@ def test_twins_of_a_failed_trial_count_as_its_retry(restarted: bool, tmp_path: P
         study = opened(tmp_path, trials=3, **space)
     assert study.record.counts() == {"RUNNING": 3}
     assert study.record.ended() == 0
-    train(study, asked(study))
+    train(study, ask(study))
     assert study.record.counts() == {"COMPLETE": 3}
     assert study.record.failures() == []
     assert study.done
     study.close()
-    with closing(opened(tmp_path, trials=4, **space)) as study:  # a later one is the retry's twin
+    with closing(opened(tmp_path, trials=4, **space)) as study:  # trial 4 is a twin of the retry
         assert study.ask() is None
         assert study.done
         trials = study.record.trials()["demo"]

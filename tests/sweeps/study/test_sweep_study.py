@@ -33,18 +33,18 @@ def fast_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "fsync", lambda _: None)
 
 
-# What is asked
+# Proposals
 
 
 def test_studies_are_served_in_turn_with_equal_shares(tmp_path: Path) -> None:
     labels = ["gru", "transformer"]
     with closing(opened(tmp_path, trials=7, **COMPARED)) as study:
-        handed = [study.ask() for _ in range(7)]
+        proposals = [study.ask() for _ in range(7)]
         assert study.ask() is None
-        assert [(p.study, p.number) for p in handed if p] == [
+        assert [(p.study, p.number) for p in proposals if p] == [
             (f"demo/{label}", number) for number in range(4) for label in labels
         ][:7]
-        assert all(p.overrides[0] == f"encoder={p.study[5:]}" for p in handed if p)
+        assert all(p.overrides[0] == f"encoder={p.study[5:]}" for p in proposals if p)
         assert not any("encoder" in t.params for ts in study.record.trials().values() for t in ts)
 
 
@@ -55,7 +55,7 @@ def test_compared_studies_start_from_the_same_points(tmp_path: Path) -> None:
     assert [t.params["optim.lr"] for t in first] == [t.params["optim.lr"] for t in second]
 
 
-def test_the_sampler_is_shown_what_runs_and_the_last_that_finished(
+def test_the_sampler_sees_running_and_recently_finished_trials(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sampler, "FIT_TRIALS", 3)
@@ -67,8 +67,8 @@ def test_the_sampler_is_shown_what_runs_and_the_last_that_finished(
 
     unpruned = {"pruner": Pruner(kind="none"), "sample": look, **COMPARED}
     with closing(opened(tmp_path, trials=14, **unpruned)) as study:
-        handed = [study.ask() for _ in range(12)]
-        for proposal in handed[2:]:
+        proposals = [study.ask() for _ in range(12)]
+        for proposal in proposals[2:]:
             assert proposal is not None
             train(study, proposal)
         assert study.ask()
@@ -82,7 +82,7 @@ def test_the_sampler_is_shown_what_runs_and_the_last_that_finished(
         assert shown[-1] == [(0, "RUNNING"), *recent, (6, "RUNNING")]
 
 
-def test_a_finished_sweep_is_extended_by_more_trials_and_left_alone_by_fewer(
+def test_more_trials_extend_a_finished_sweep_and_fewer_change_nothing(
     tmp_path: Path,
 ) -> None:
     run(tmp_path, trials=6)
@@ -98,23 +98,24 @@ def test_a_finished_sweep_is_extended_by_more_trials_and_left_alone_by_fewer(
     assert run(tmp_path, trials=9) == run(tmp_path.with_name("at_once"), trials=9)
 
 
-def test_running_trials_are_handed_out_first_with_what_they_reported(tmp_path: Path) -> None:
+def test_running_trials_are_proposed_first_with_their_recorded_epochs(tmp_path: Path) -> None:
     none = Pruner(kind="none")
     with closing(opened(tmp_path, trials=4, pruner=none)) as study:
-        left = [study.ask(), study.ask()]
-        assert left[0] is not None
+        unfinished = [study.ask(), study.ask()]
+        assert unfinished[0] is not None
         study.record.report("demo", 0, 1, 0.25)
         study.record.report("demo", 0, 2, 0.5)
         assert study.record.counts() == {"RUNNING": 2}
     with closing(opened(tmp_path, trials=1, pruner=none)) as study:
         again = [study.ask(), study.ask(), study.ask()]
-    assert again == [Proposal(**{**vars(left[0]), "reported": {1: 0.25, 2: 0.5}}), left[1], None]
+    continued = Proposal(**{**vars(unfinished[0]), "reported": {1: 0.25, 2: 0.5}})
+    assert again == [continued, unfinished[1], None]
 
 
-# What is reported and told
+# Reports and ends
 
 
-def test_an_epoch_is_recorded_once_and_its_decision_stands(tmp_path: Path) -> None:
+def test_an_epoch_and_its_decision_are_recorded_once(tmp_path: Path) -> None:
     with closing(opened(tmp_path, pruner=Pruner(min_epochs=2))) as study:
         for value in (0.5, 0.1):
             assert study.ask()
@@ -127,18 +128,18 @@ def test_an_epoch_is_recorded_once_and_its_decision_stands(tmp_path: Path) -> No
             assert (tmp_path / JOURNAL).stat().st_size == size
         kept, stopped = study.record.trials()["demo"]
         assert [t.user_attrs["decision:2"] for t in (kept, stopped)] == ["keep", "prune"]
-        assert study.record.report("demo", 1, 3, 9.0)  # too late: it was stopped
+        assert study.record.report("demo", 1, 3, 9.0)  # not recorded: it was stopped
         study.record.tell("demo", 1, TrialState.PRUNED)
         assert study.record.report("demo", 1, 4, 9.0)
         study.record.tell("demo", 1, TrialState.FAIL, "too late")
-        told = study.record.trials()["demo"][1]
-        assert (told.state, told.value) == (TrialState.PRUNED, 0.1)
-        assert told.intermediate_values == {1: 0.0, 2: 0.1}
-        assert "reason" not in told.user_attrs
+        ended = study.record.trials()["demo"][1]
+        assert (ended.state, ended.value) == (TrialState.PRUNED, 0.1)
+        assert ended.intermediate_values == {1: 0.0, 2: 0.1}
+        assert "reason" not in ended.user_attrs
 
 
-def test_a_trial_that_ends_before_it_hears_of_its_pruning_is_pruned(tmp_path: Path) -> None:
-    """Its last epoch is a rung, and a stop came before the decision."""
+def test_a_trial_that_ends_before_its_pruning_decision_arrives_is_pruned(tmp_path: Path) -> None:
+    """A slot that was stopped after its last epoch, a rung, does not wait for the decision."""
     with closing(opened(tmp_path, trials=2)) as study:
         for number, value in ((0, 0.5), (1, 0.1)):
             assert study.ask()
@@ -149,28 +150,28 @@ def test_a_trial_that_ends_before_it_hears_of_its_pruning_is_pruned(tmp_path: Pa
         assert states == [TrialState.COMPLETE, TrialState.PRUNED]
 
 
-def test_a_stopped_trial_that_was_not_told_is_handed_out_to_end(tmp_path: Path) -> None:
+def test_a_stopped_trial_without_an_end_is_proposed_as_stopped(tmp_path: Path) -> None:
     with closing(opened(tmp_path, trials=2)) as study:
         for number, value in ((0, 0.5), (1, 0.1)):
             assert study.ask()
             assert study.record.report("demo", number, 1, value) == (number == 1)
     with closing(opened(tmp_path, trials=2)) as study:
-        handed = finish(study)
-        assert [(p.number, p.stopped) for p in handed] == [(0, False), (1, True)]
+        proposals = finish(study)
+        assert [(p.number, p.stopped) for p in proposals] == [(0, False), (1, True)]
         assert study.record.trials()["demo"][1].intermediate_values == {1: 0.1}
         assert study.record.trials()["demo"][1].state == TrialState.PRUNED
         assert study.done
 
 
 @pytest.mark.parametrize("torn", [False, True])
-def test_nobody_hears_of_a_decision_that_is_not_on_record(
+def test_a_decision_that_a_kill_prevents_is_made_at_the_next_start(
     torn: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with closing(opened(tmp_path, trials=2)) as study:
         assert study.ask()
         assert not study.record.report("demo", 0, 1, 0.5)
         assert study.ask()
-        with pytest.raises(Killed), killed_after(monkeypatch, 1, torn):  # the value is written
+        with pytest.raises(Killed), killed_after(monkeypatch, 1, torn):  # after the value
             study.record.report("demo", 1, 1, 0.1)
         assert "prune" not in (tmp_path / JOURNAL).read_text()
     with closing(opened(tmp_path, trials=2)) as study:
@@ -222,25 +223,25 @@ def test_attributes_and_reasons_are_read_back(tmp_path: Path) -> None:
         assert study.ask() != proposal
 
 
-# Twins
+# Twins: trials with the signature of an earlier one
 
 
-def test_a_repeated_signature_is_told_and_never_trained(tmp_path: Path) -> None:
+def test_a_trial_with_a_repeated_signature_gets_the_first_result_untrained(tmp_path: Path) -> None:
     with closing(opened(tmp_path, sample=sample_one_of_three)) as study:
-        handed = finish(study)
+        proposals = finish(study)
         trials = study.record.trials()["demo"]
         assert study.done
     assert len(trials) == 12
-    assert len(handed) == len({p.signature for p in handed}) == 3
+    assert len(proposals) == len({p.signature for p in proposals}) == 3
     first = {t.user_attrs["signature"]: t for t in reversed(trials)}
     twins = [t for t in trials if "twin_of" in t.user_attrs]
     assert len(twins) == 9
     for twin in twins:
-        told = first[twin.user_attrs["signature"]]
-        assert twin.user_attrs["twin_of"] == f"demo {told.number}"
-        assert twin.number > told.number
+        trained = first[twin.user_attrs["signature"]]
+        assert twin.user_attrs["twin_of"] == f"demo {trained.number}"
+        assert twin.number > trained.number
         for same in ("state", "values", "intermediate_values"):
-            assert getattr(twin, same) == getattr(told, same)
+            assert getattr(twin, same) == getattr(trained, same)
 
 
 def end_complete(study: SweepStudy) -> None:
@@ -255,7 +256,7 @@ def end_failed(study: SweepStudy) -> None:
 
 @pytest.mark.parametrize("end", [end_complete, end_failed])
 @pytest.mark.parametrize("restarted", [False, True])
-def test_a_twin_waits_for_a_running_first(
+def test_a_twin_waits_for_the_end_of_the_first_trial(
     end: Callable[[SweepStudy], None], restarted: bool, tmp_path: Path
 ) -> None:
     def always_the_same(trial: optuna.Trial, chosen: Mapping[str, Any]) -> list[str]:
@@ -284,9 +285,9 @@ def test_a_twin_waits_for_a_running_first(
     study.close()
 
 
-@pytest.mark.parametrize("told", range(6))
-def test_twins_are_told_to_the_end_whenever_the_driver_dies(
-    told: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("appends", range(6))
+def test_all_twins_get_their_result_if_the_driver_is_killed_meanwhile(
+    appends: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def always_the_same(trial: optuna.Trial, chosen: Mapping[str, Any]) -> list[str]:
         return [f"head={trial.suggest_categorical('head', ['a'])}"]
@@ -294,7 +295,7 @@ def test_twins_are_told_to_the_end_whenever_the_driver_dies(
     with closing(opened(tmp_path, sample=always_the_same, trials=3)) as study:
         assert study.ask()
         assert study.ask() is None
-        with pytest.raises(Killed), killed_after(monkeypatch, told, torn=False):
+        with pytest.raises(Killed), killed_after(monkeypatch, appends, torn=False):
             end_complete(study)
     with closing(opened(tmp_path, sample=always_the_same, trials=3)) as study:
         if study.ask():
@@ -305,33 +306,33 @@ def test_twins_are_told_to_the_end_whenever_the_driver_dies(
     assert (tmp_path / JOURNAL).read_text().count('"intermediate_value":') == 3
 
 
-# The folder
+# The folder and its journal
 
 
-def test_a_second_driver_is_refused_and_a_closed_one_is_not_in_the_way(tmp_path: Path) -> None:
+def test_a_second_driver_is_refused_until_the_first_one_closes(tmp_path: Path) -> None:
     with closing(opened(tmp_path)), pytest.raises(InputError, match="another driver"):
         opened(tmp_path)
     opened(tmp_path).close()
 
 
-def test_a_refused_driver_leaves_a_record_that_is_being_written(tmp_path: Path) -> None:
+def test_a_refused_driver_keeps_a_record_that_is_being_written(tmp_path: Path) -> None:
     with closing(opened(tmp_path)) as study:
         assert study.ask()
-        whole = (tmp_path / JOURNAL).read_bytes()
-        (tmp_path / JOURNAL).write_bytes(whole + b'{"op_code":6,')
+        before = (tmp_path / JOURNAL).read_bytes()
+        (tmp_path / JOURNAL).write_bytes(before + b'{"op_code":6,')
         with pytest.raises(InputError, match="another driver"):
             opened(tmp_path)
-        assert (tmp_path / JOURNAL).read_bytes() == whole + b'{"op_code":6,'
+        assert (tmp_path / JOURNAL).read_bytes() == before + b'{"op_code":6,'
 
 
-def test_a_failed_start_lets_go_of_the_folder(tmp_path: Path) -> None:
+def test_a_failed_start_releases_the_folder(tmp_path: Path) -> None:
     (tmp_path / JOURNAL).write_text("nonsense\nnonsense\n")
     for _ in range(2):
         with pytest.raises(InputError, match="line 1"):
             opened(tmp_path)
 
 
-def test_a_bad_configuration_leaves_no_trial_behind(tmp_path: Path) -> None:
+def test_a_refused_config_adds_no_trial(tmp_path: Path) -> None:
     def refuse(overrides: Sequence[str]) -> str:
         raise InputError("no")
 
@@ -341,10 +342,10 @@ def test_a_bad_configuration_leaves_no_trial_behind(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["tpe", "random"])
-def test_no_step_goes_through_all_trials(
+def test_no_step_reads_all_trials(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """So what a trial costs stays as it is when there are thousands."""
+    """The driver's time for a trial does not grow with the number of trials."""
 
     def search(*_: Any, **__: Any) -> None:
         pytest.fail("all trials were read")
@@ -358,9 +359,9 @@ def test_no_step_goes_through_all_trials(
         assert study.done
 
 
-def test_the_journal_takes_one_line_per_event(tmp_path: Path) -> None:
+def test_the_journal_has_one_line_per_event(tmp_path: Path) -> None:
     with closing(opened(tmp_path, trials=1, pruner=Pruner(min_epochs=2))) as study:
         finish(study)
     lines = (tmp_path / JOURNAL).read_bytes().count(b"\n")
-    # study, trial, an epoch each, decisions at 2 and 4, two attributes, state
+    # study, trial, one for each epoch, decisions after epochs 2 and 4, two attributes, state
     assert lines == 1 + 1 + EPOCHS + 2 + 2 + 1
