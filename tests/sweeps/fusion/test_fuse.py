@@ -354,7 +354,7 @@ def test_the_program_fuses_a_run_folder_again(sweep, tmp_path, capsys):
     assert "| select " in printed
     assert "confirm" not in printed
     assert json.loads((sweep.folder / "scores.json").read_text()) == content
-    with pytest.raises(InputError, match=r"only fusion\.\* can be given anew"):
+    with pytest.raises(InputError, match=r"only fusion\.\* can be overridden"):
         main([str(sweep.folder), "search.trials=9"])
     with pytest.raises(InputError, match="is no sweep's folder"):
         main([str(tmp_path / "nothing")])
