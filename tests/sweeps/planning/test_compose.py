@@ -15,7 +15,7 @@ GROUPS = ("balancing", "encoder", "framework", "head", "loss", "optim")
 OPTIONS = [(group, path.stem) for group in GROUPS for path in sorted((CONFIGS / group).iterdir())]
 
 
-def test_groups_and_their_options() -> None:
+def test_each_config_folder_is_a_group_with_its_options() -> None:
     folders = {path.name for path in CONFIGS.iterdir() if path.is_dir()}
     assert folders == {*GROUPS, "spaces"}
     assert group_options("encoder") == ("gru", "lstm", "per_frame", "transformer")
@@ -25,7 +25,7 @@ def test_groups_and_their_options() -> None:
 
 
 def written(group: str, option: str) -> dict[str, Any]:
-    """What an option's YAML says; each loss there is a name alone."""
+    """Return the content of an option's YAML file, in which a loss is written as its name alone."""
     plain = yaml.safe_load((CONFIGS / group / f"{option}.yaml").read_text())
     return {task: {"name": name} for task, name in plain.items()} if group == "loss" else plain
 
@@ -38,12 +38,12 @@ def test_every_option_composes_to_its_yaml(group: str, option: str) -> None:
 
 
 @pytest.mark.parametrize(("group", "option"), OPTIONS)
-def test_every_shipped_file_says_what_it_is(group: str, option: str) -> None:
+def test_every_option_file_starts_with_a_comment_or_its_name(group: str, option: str) -> None:
     first = (CONFIGS / group / f"{option}.yaml").read_text().splitlines()[0]
     assert first.startswith("# ") or option in first
 
 
-def test_no_override_is_the_trial_file() -> None:
+def test_composing_without_overrides_gives_the_trial_file() -> None:
     plain = yaml.safe_load((CONFIGS / "trial.yaml").read_text())
     chosen = {key: value for part in plain.pop("defaults")[:-1] for key, value in part.items()}
     found = compose([]).plain()
@@ -82,18 +82,18 @@ def test_values_are_set(override: str, value: Any) -> None:
     assert type(found) is type(value)
 
 
-def test_a_value_is_set_in_its_option_wherever_it_stands() -> None:
+def test_the_order_of_options_and_their_values_does_not_matter() -> None:
     before = compose(["encoder.heads=2", "encoder=transformer", "head=linear"])
     assert before == compose(["head=linear", "encoder=transformer", "encoder.heads=2"])
     assert before.encoder.parameters["heads"] == 2
 
 
-def test_the_last_of_two_counts() -> None:
+def test_the_last_override_of_a_path_counts() -> None:
     assert compose(["optim.lr=1", "optim.lr=2"]).optim.lr == 2
     assert compose(["encoder=lstm", "encoder=transformer"]).encoder.name == "transformer"
 
 
-def test_composing_leaves_nothing_behind() -> None:
+def test_composing_does_not_change_later_configs() -> None:
     before = compose([])
     compose(["features=[other]", "encoder.hidden=32", "head.widths=[9]", "encoder=lstm"])
     assert compose([]) == before
@@ -139,12 +139,12 @@ REFUSED = {
 
 
 @pytest.mark.parametrize(("override", "sentence"), REFUSED.items(), ids=REFUSED)
-def test_faults_are_named_in_one_sentence(override: str, sentence: str) -> None:
+def test_a_wrong_override_is_refused_in_one_sentence(override: str, sentence: str) -> None:
     with pytest.raises(InputError, match=rf"^{re.escape(sentence)}[^\n]*$"):
         compose([override])
 
 
-def test_the_environment_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_environment_variables_of_hydra_are_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
     with pytest.raises(InputError, match="unknown"):
         compose(["encoder=zzz"])
@@ -190,7 +190,7 @@ CHANGES = [
 
 
 def leaves(node: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Value by dotted path."""
+    """Return a nested config as dotted path -> value."""
     found: dict[str, Any] = {}
     for key, value in node.items():
         inner = isinstance(value, dict)
@@ -198,7 +198,7 @@ def leaves(node: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return found
 
 
-def test_signatures_change_with_everything_that_is_trained() -> None:
+def test_every_change_of_training_changes_the_signature() -> None:
     signatures = [signature(compose(change), "data") for change in [[], *([c] for c in CHANGES)]]
     signatures.append(signature(compose([]), "other data"))
     assert len(set(signatures)) == len(CHANGES) + 2
@@ -206,7 +206,7 @@ def test_signatures_change_with_everything_that_is_trained() -> None:
 
 
 def test_every_key_is_among_the_changes_above() -> None:
-    """A key that comes later must be in a signature, or be called operational."""
+    """A new key must change the signature or be listed in ``OPERATIONAL``."""
     before = leaves(compose([]).plain())
     untouched = set(before)
     for change in CHANGES:
@@ -215,7 +215,7 @@ def test_every_key_is_among_the_changes_above() -> None:
     assert untouched == set(OPERATIONAL)
 
 
-def test_signatures_do_not_see_where_a_trial_runs_or_how_it_was_written() -> None:
+def test_the_device_and_the_form_of_overrides_keep_the_signature() -> None:
     expected = signature(compose(["encoder=lstm", "optim.lr=0.01"]), "data")
     same = [
         ["optim.lr=0.01", "encoder=lstm"],
@@ -227,6 +227,6 @@ def test_signatures_do_not_see_where_a_trial_runs_or_how_it_was_written() -> Non
     assert {signature(compose(overrides), "data") for overrides in same} == {expected}
 
 
-def test_a_whole_number_signs_as_the_number_it_is() -> None:
+def test_an_integer_and_an_equal_float_have_the_same_signature() -> None:
     one = signature(compose(["optim.gradient_clip=5"]), "data")
     assert one == signature(compose(["optim.gradient_clip=5.0"]), "data")

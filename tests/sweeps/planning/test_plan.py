@@ -1,4 +1,4 @@
-"""The plan: what would end trials for certain is refused before anything starts, the rest said."""
+"""Plan of a sweep: faults that would fail trials are refused, the rest is described."""
 
 import numpy as np
 import pytest
@@ -24,7 +24,7 @@ VALENCE_AROUSAL = (0, 1)
 ALL = dict.fromkeys(NAMES, FRAMES)
 
 
-def test_what_is_planned_is_said(tmp_path):
+def test_the_description_contains_the_plan(tmp_path):
     file = search_file(
         tmp_path,
         pruner={"kind": "asha", "min_epochs": 1, "reduction_factor": 2},
@@ -51,14 +51,14 @@ def test_what_is_planned_is_said(tmp_path):
     assert "lost" not in text
 
 
-def test_the_workers_of_a_trial_are_said(tmp_path):
+def test_the_description_contains_the_workers_of_a_trial(tmp_path):
     file = search_file(tmp_path, "resources.workers_per_trial=2")
     plan = make_plan(file, make_dataset(tmp_path / "data"))
     assert "in 1 study, 3 at once, 2 workers each, tpe sampler" in describe(plan, 3)
     assert "in 1 study, 2 workers each, tpe sampler" in describe(plan, None)
 
 
-def test_the_models_of_the_sampled_configs_are_counted_not_allocated(tmp_path):
+def test_parameters_are_counted_without_allocating_the_models(tmp_path):
     dataset = make_dataset(tmp_path / "data")
     file = search_file(tmp_path, space={"encoder.hidden": {"values": [8, 16]}}, fixed={})
     counts = [
@@ -83,7 +83,7 @@ def test_rungs_follow_the_trials_own_epochs(tmp_path):
     assert make_plan(search_file(tmp_path, "pruner.kind=none"), dataset).rungs(18) == frozenset()
 
 
-def test_untrained_tasks_are_said(tmp_path):
+def test_the_description_contains_untrained_tasks(tmp_path):
     plan = make_plan(search_file(tmp_path), make_dataset(tmp_path / "d", make_listing((0, 1))))
     assert plan.tasks == ("valence", "arousal")
     assert "(no training label of expression, action_units)" in describe(plan, None)
@@ -98,7 +98,7 @@ def test_untrained_tasks_are_said(tmp_path):
         (["encoder=transformer", "encoder.heads=3"], range(15), "heads"),
     ],
 )
-def test_what_would_end_every_trial_is_refused(tmp_path, overrides, known, message):
+def test_a_fault_of_every_trial_is_refused(tmp_path, overrides, known, message):
     dataset = make_dataset(tmp_path / "d", make_listing(known))
     with pytest.raises(InputError, match=message) as refused:
         make_plan(search_file(tmp_path, *overrides), dataset)
@@ -124,15 +124,15 @@ def test_feature_sets_without_a_common_frame_are_refused(tmp_path):
         make_plan(file, dataset)
 
 
-def test_a_part_that_no_feature_reaches_is_refused(tmp_path):
+def test_a_part_without_features_is_refused(tmp_path):
     trained = {n: FRAMES for n, split in zip(NAMES, SPLITS, strict=True) if split == "train"}
     dataset = make_dataset(tmp_path / "d", frames={"appearance": trained})
     with pytest.raises(InputError, match="no select video has a listed frame"):
         make_plan(search_file(tmp_path), dataset)
 
 
-def test_frames_without_features_are_counted_by_what_becomes_of_them(tmp_path):
-    """v0 trains on 15 of 20; v9, a test video, has 18; v8 has none."""
+def test_frames_without_features_are_counted_by_their_treatment(tmp_path):
+    """Features exist for 15 of 20 frames of v0 (train), 18 of v9 and none of v8 (both test)."""
     frames = {**ALL, "v0": FRAMES[:15], "v9": FRAMES[2:]}
     del frames["v8"]
     plan = make_plan(
@@ -153,7 +153,7 @@ def test_validation_videos_are_divided_by_subject_and_the_others_keep_their_spli
     assert set(divide(make_listing(), 0.0, 3).values()) == {"train", "select", "test"}
 
 
-def test_one_subject_cannot_be_divided(tmp_path):
+def test_validation_videos_of_one_subject_cannot_be_divided(tmp_path):
     dataset = make_dataset(tmp_path / "d", make_listing(subjects=("a",) * 4 + ("e",) * 6))
     with pytest.raises(InputError, match=r"search\.confirm=0"):
         make_plan(search_file(tmp_path), dataset)
@@ -161,8 +161,8 @@ def test_one_subject_cannot_be_divided(tmp_path):
     assert "selected on the scored videos" in describe(plan, None)
 
 
-def test_a_fold_without_features_or_labels_is_refused_before_anything_trains(tmp_path):
-    """Eight videos in four folds: two train in each, and only two have the second set."""
+def test_a_fold_without_features_or_labels_is_refused(tmp_path):
+    """Few of the eight labelled videos have the feature set ``rare``, or labels of expression."""
     frames = {
         "appearance": dict.fromkeys(NAMES, FRAMES),
         "rare": dict.fromkeys(("v0", "v1", "v4", "v5", "v6", "v7"), FRAMES),
@@ -180,6 +180,8 @@ def test_a_fold_without_features_or_labels_is_refused_before_anything_trains(tmp
     only = [NAMES.index(name) for name in ("v0", "v4")]
     listing.mask[~np.isin(listing.video, only), 2] = False
     scarce = make_dataset(tmp_path / "scarce", listing)
-    said = r"refit.folds = 4 leaves fold \d without a label of expression to (train on|select by)"
-    with pytest.raises(InputError, match=said):
+    message = (
+        r"refit.folds = 4 leaves fold \d without a label of expression to (train on|select by)"
+    )
+    with pytest.raises(InputError, match=message):
         make_plan(search_file(tmp_path, refit={"folds": 4}), scarce)

@@ -1,4 +1,4 @@
-"""Sampled points lie in the space, are Hydra overrides that compose, and repeat with their seed."""
+"""Sampled points are in the space, compose as Hydra overrides, and repeat with their seed."""
 
 import functools
 import warnings
@@ -35,13 +35,15 @@ compare: {by: [tasks]}
 
 
 @pytest.fixture
-def space(tmp_path):
-    def space(text, words=()):
+def make_space(tmp_path):
+    """Function that writes a search file and returns its space."""
+
+    def make_space(text, overrides=()):
         path = tmp_path / "space.yaml"
         path.write_text(HEAD + text)
-        return Space(load(path, words))
+        return Space(load(path, overrides))
 
-    return space
+    return make_space
 
 
 def random_trials(seed, count):
@@ -49,7 +51,7 @@ def random_trials(seed, count):
     return [study.ask() for _ in range(count)]
 
 
-def test_a_point_is_overrides_in_the_file_s_order(space):
+def test_a_point_is_a_list_of_overrides_in_the_file_s_order(make_space):
     trial = optuna.trial.FixedTrial(
         {
             "optim.lr": 0.0012,
@@ -60,7 +62,7 @@ def test_a_point_is_overrides_in_the_file_s_order(space):
             "tasks": '["valence","arousal"]',
         }
     )
-    assert space(NESTED).sample(trial) == [
+    assert make_space(NESTED).sample(trial) == [
         "training.epochs=12",
         "features=[appearance,geometry]",
         "optim.lr=0.0012",
@@ -72,14 +74,16 @@ def test_a_point_is_overrides_in_the_file_s_order(space):
     ]
 
 
-def test_only_the_chosen_branch_is_asked_for(space):
+def test_only_parameters_of_the_chosen_branch_are_drawn(make_space):
     trial = random_trials(0, 1)[0]
-    space(NESTED).sample(trial, {"encoder": "gru", "tasks": ["valence"]})
+    make_space(NESTED).sample(trial, {"encoder": "gru", "tasks": ["valence"]})
     assert set(trial.params) == {"optim.lr", "encoder=gru/encoder.layers", "head"}
 
 
-def test_chosen_values_are_set_and_not_asked_for(space):
-    point = space(NESTED).sample(random_trials(0, 1)[0], {"encoder": "gru", "tasks": ["valence"]})
+def test_compared_values_are_set_in_the_overrides(make_space):
+    point = make_space(NESTED).sample(
+        random_trials(0, 1)[0], {"encoder": "gru", "tasks": ["valence"]}
+    )
     assert "encoder=gru" in point
     assert "tasks=[valence]" in point
 
@@ -94,41 +98,41 @@ def test_chosen_values_are_set_and_not_asked_for(space):
         ("{min: 2, max: 2}", 2, 2, int),
     ],
 )
-def test_drawn_numbers_lie_within_inclusive_bounds(space, node, low, high, kind):
-    drawn = space(f"space: {{a.b: {node}}}")
+def test_drawn_numbers_lie_within_inclusive_bounds(make_space, node, low, high, kind):
+    space = make_space(f"space: {{a.b: {node}}}")
     values = []
     for trial in random_trials(1, 60):
-        word = drawn.sample(trial)[0]
+        override = space.sample(trial)[0]
         values.append(trial.params["a.b"])
-        assert word == f"a.b={trial.params['a.b']!r}"
+        assert override == f"a.b={trial.params['a.b']!r}"
     assert all(low <= value <= high and type(value) is kind for value in values)
     if kind is int and high <= 3:
         assert set(values) == set(range(low, high + 1))
 
 
-def test_a_log_range_is_drawn_in_the_logarithm(space):
-    drawn = space("space: {a.b: {min: 1e-5, max: 1e-1, log: true}}")
+def test_a_log_range_is_drawn_in_the_logarithm(make_space):
+    space = make_space("space: {a.b: {min: 1e-5, max: 1e-1, log: true}}")
     for trial in (trials := random_trials(2, 200)):
-        drawn.sample(trial)
+        space.sample(trial)
     below = sum(trial.params["a.b"] < 1e-3 for trial in trials)
     assert 70 < below < 130
 
 
-def test_subsets_are_non_empty_and_in_order(space):
-    drawn = space("space: {features: {subsets_of: [c, a, b]}}")
-    points = {drawn.sample(trial)[0] for trial in random_trials(3, 200)}
+def test_subsets_are_non_empty_and_in_order(make_space):
+    space = make_space("space: {features: {subsets_of: [c, a, b]}}")
+    points = {space.sample(trial)[0] for trial in random_trials(3, 200)}
     subsets = ["[c]", "[a]", "[b]", "[c,a]", "[c,b]", "[a,b]", "[c,a,b]"]
     assert points == {f"features={subset}" for subset in subsets}
-    assert drawn.file.space["features"].representative_values()[3] == ["c", "a"]
+    assert space.file.space["features"].representative_values()[3] == ["c", "a"]
 
 
-def test_lists_and_mappings_reach_optuna_as_text(space):
-    drawn = space("space: {a.b: {values: [[x, 1], {k: 2}, null, true, 0.5, text]}}")
+def test_lists_and_mappings_reach_optuna_as_text(make_space):
+    space = make_space("space: {a.b: {values: [[x, 1], {k: 2}, null, true, 0.5, text]}}")
     points = set()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for trial in random_trials(4, 100):
-            points |= set(drawn.sample(trial))
+            points |= set(space.sample(trial))
             assert not isinstance(trial.params["a.b"], list | dict)
     assert points == {
         "a.b=[x,1]",
@@ -141,20 +145,20 @@ def test_lists_and_mappings_reach_optuna_as_text(space):
 
 
 @pytest.mark.parametrize("seed", [0, 7])
-def test_the_same_seed_draws_the_same_points(space, seed):
-    drawn = space(NESTED)
-    first, again = ([drawn.sample(trial) for trial in random_trials(seed, 20)] for _ in range(2))
+def test_the_same_seed_draws_the_same_points(make_space, seed):
+    space = make_space(NESTED)
+    first, again = ([space.sample(trial) for trial in random_trials(seed, 20)] for _ in range(2))
     assert first == again
-    assert first != [drawn.sample(trial) for trial in random_trials(seed + 1, 20)]
+    assert first != [space.sample(trial) for trial in random_trials(seed + 1, 20)]
 
 
-def test_one_path_may_have_other_bounds_in_another_branch(space):
+def test_one_path_may_have_other_bounds_in_another_branch(make_space):
     storage = optuna.storages.InMemoryStorage()
     study = optuna.create_study(storage=storage, sampler=optuna.samplers.TPESampler(seed=0))
-    drawn = space(NESTED)
+    space = make_space(NESTED)
     for _ in range(30):
         trial = study.ask()
-        drawn.sample(trial)
+        space.sample(trial)
         study.tell(trial, 0.0)
     names = {name for trial in study.trials for name in trial.params}
     assert {"encoder=gru/encoder.layers", "encoder=transformer/encoder.layers"} <= names
@@ -162,10 +166,10 @@ def test_one_path_may_have_other_bounds_in_another_branch(space):
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.name)
 def test_every_point_of_a_shipped_file_composes(path):
-    drawn = Space(load(path, ["data=DIR"]))
-    drawn.check(compose)
+    space = Space(load(path, ["data=DIR"]))
+    space.check(compose)
     for trial in random_trials(5, 20):
-        config = compose(drawn.sample(trial))
+        config = compose(space.sample(trial))
         lr = trial.params["optim.lr"]
         assert config.optim.lr == lr
         assert config.encoder.name == trial.params.get("encoder", compose([]).encoder.name)
@@ -226,28 +230,28 @@ def plain(value):
     return value
 
 
-def test_without_compare_there_is_one_study(space):
-    drawn = space("space: {a: {values: [1, 2]}}")
-    assert drawn.comparisons() == [{}]
-    assert drawn.label({}) == ""
+def test_without_compare_there_is_one_study(make_space):
+    space = make_space("space: {a: {values: [1, 2]}}")
+    assert space.comparisons() == [{}]
+    assert space.label({}) == ""
 
 
-def test_compared_values_are_combined_in_order(space):
-    drawn = space(
+def test_compared_values_are_combined_in_order(make_space):
+    space = make_space(
         "space:\n  encoder: {choice: {gru: {}, lstm: {}}}\n  features: {subsets_of: [a, b]}\n"
         "compare: {by: [features, encoder]}"
     )
-    assert drawn.comparisons()[:3] == [
+    assert space.comparisons()[:3] == [
         {"features": ["a"], "encoder": "gru"},
         {"features": ["a"], "encoder": "lstm"},
         {"features": ["b"], "encoder": "gru"},
     ]
-    labels = [drawn.label(combination) for combination in drawn.comparisons()]
+    labels = [space.label(combination) for combination in space.comparisons()]
     assert labels == ["a,gru", "a,lstm", "b,gru", "b,lstm", "a+b,gru", "a+b,lstm"]
 
 
-def test_the_plan_has_one_line_for_each_varied_parameter(space):
-    assert [line.split(maxsplit=1) for line in space(NESTED).describe()] == [
+def test_the_plan_has_one_line_for_each_varied_parameter(make_space):
+    assert [line.split(maxsplit=1) for line in make_space(NESTED).describe()] == [
         ["optim.lr", "1e-05 .. 0.01 log"],
         ["encoder", "gru | transformer"],
         ["encoder=gru/encoder.layers", "1 .. 2"],
@@ -258,20 +262,20 @@ def test_the_plan_has_one_line_for_each_varied_parameter(space):
     ]
 
 
-def test_what_has_one_value_is_not_in_the_plan(space):
-    assert space("space: {a: {choice: {x: {}}}, b: {values: [1]}}").describe() == []
+def test_a_parameter_with_one_value_is_not_in_the_plan(make_space):
+    assert make_space("space: {a: {choice: {x: {}}}, b: {values: [1]}}").describe() == []
 
 
-def test_the_check_composes_each_value_once_in_a_whole_point(space):
+def test_the_check_composes_each_value_in_one_complete_point(make_space):
     points = []
-    space(NESTED).check(points.append)
+    make_space(NESTED).check(points.append)
     assert len({tuple(point) for point in points}) == len(points)
     # 1 first point; lr's other end; transformer; layers' other end twice; heads; head; tasks.
     assert len(points) == 8
     assert points[4][3:6] == ["encoder=transformer", "encoder.layers=4", "encoder.heads=2"]
-    words = {word for point in points for word in point}
-    assert {"optim.lr=1e-05", "optim.lr=0.01", "encoder.layers=1", "encoder.layers=2"} <= words
-    assert {"encoder.heads=4", "head=mlp", "tasks=[valence,arousal]"} <= words
+    overrides = {override for point in points for override in point}
+    assert {"optim.lr=1e-05", "optim.lr=0.01", "encoder.layers=1", "encoder.layers=2"} <= overrides
+    assert {"encoder.heads=4", "head=mlp", "tasks=[valence,arousal]"} <= overrides
 
 
 def refuses(bad, points):
@@ -292,15 +296,15 @@ def refuses(bad, points):
         ("tasks=[valence,arousal]", "space.tasks"),
     ],
 )
-def test_the_check_names_the_path_in_the_search_file(space, bad, where):
-    drawn = space(NESTED)
+def test_the_check_names_the_path_in_the_search_file(make_space, bad, where):
+    space = make_space(NESTED)
     with pytest.raises(InputError) as caught:
-        drawn.check(functools.partial(refuses, bad))
-    assert str(caught.value) == f"{drawn.file.source}: {where}: {bad} is refused"
+        space.check(functools.partial(refuses, bad))
+    assert str(caught.value) == f"{space.file.source}: {where}: {bad} is refused"
 
 
 @pytest.mark.parametrize(
-    ("text", "words", "sentence"),
+    ("text", "overrides", "sentence"),
     [
         (
             "space: {encoder: {choice: {gru: {}, grru: {}}}}",
@@ -324,8 +328,8 @@ def test_the_check_names_the_path_in_the_search_file(space, bad, where):
         ("space: {optim.lr: {min: 0.1, max: 1.0}}", ["training.epochs=no"], "fixed.training.ep"),
     ],
 )
-def test_the_check_refuses_what_does_not_compose(space, text, words, sentence):
+def test_the_check_refuses_values_that_do_not_compose(make_space, text, overrides, sentence):
     with pytest.raises(InputError) as caught:
-        space(text, words).check(compose)
+        make_space(text, overrides).check(compose)
     assert sentence in str(caught.value)
     assert "\n" not in str(caught.value)

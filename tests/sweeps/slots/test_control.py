@@ -1,4 +1,4 @@
-"""What a job in training is told: decisions of its own study, and when to stop."""
+"""Control of a trial in training: decisions for its job, and requests to stop."""
 
 import threading
 from collections.abc import Callable
@@ -19,8 +19,8 @@ def control() -> TrialControl:
     return control
 
 
-def heard(ask: Callable[[], Any], then: Callable[[], None]) -> Any:
-    """What one thread hears that asked before another one spoke."""
+def answer_after(ask: Callable[[], Any], then: Callable[[], None]) -> Any:
+    """Return the answer of ``ask``, which waits in a thread until ``then`` has been called."""
     answers: list[Any] = []
     asking = threading.Thread(target=lambda: answers.append(ask()))
     asking.start()
@@ -33,21 +33,21 @@ def heard(ask: Callable[[], Any], then: Callable[[], None]) -> Any:
 
 
 @pytest.mark.parametrize("prune", [True, False])
-def test_a_decision_may_come_before_or_after_it_is_asked_for(control, prune):
+def test_a_decision_can_come_before_or_during_the_wait_for_it(control, prune):
     control.decide("demo/0001", 2, prune)
     assert control.decision(2, AT_ONCE) is prune
-    told = heard(
+    decision = answer_after(
         lambda: control.decision(4, LONG), lambda: control.decide("demo/0001", 4, not prune)
     )
-    assert told is not prune
+    assert decision is not prune
 
 
-def test_without_a_decision_there_is_none_in_time(control):
+def test_the_wait_for_a_decision_ends_without_one(control):
     control.decide("demo/0001", 2, True)
     assert control.decision(3, 0.01) is None
 
 
-def test_a_decision_on_another_job_is_not_heard(control):
+def test_a_decision_for_another_job_is_dropped(control):
     control.decide("demo/0000", 2, True)
     assert control.decision(2, AT_ONCE) is None
     control.decide("demo/0001", 2, True)
@@ -55,14 +55,17 @@ def test_a_decision_on_another_job_is_not_heard(control):
     assert control.decision(2, AT_ONCE) is None
 
 
-def test_whoever_waits_for_a_decision_is_told_to_stop_instead(control):
-    assert heard(lambda: control.decision(2, LONG), lambda: control.stop(Stop.AFTER_EPOCH)) is False
-    # But what was decided stands: the study has it on record.
+def test_a_stop_ends_the_wait_for_a_decision(control):
+    decision = answer_after(
+        lambda: control.decision(2, LONG), lambda: control.stop(Stop.AFTER_EPOCH)
+    )
+    assert decision is False
+    # A decision is returned in spite of the stop, because the study has recorded it.
     control.decide("demo/0001", 2, True)
     assert control.decision(2, AT_ONCE) is True
 
 
-def test_a_stop_is_for_every_job_and_never_taken_back(control):
+def test_a_stop_holds_for_all_later_jobs(control):
     assert control.stopped() is Stop.NOT
     control.stop(Stop.NOW)
     control.stop(Stop.AFTER_EPOCH)
@@ -70,24 +73,24 @@ def test_a_stop_is_for_every_job_and_never_taken_back(control):
     assert control.stopped() is Stop.NOW
 
 
-def test_who_listens_hears_a_sooner_stop_once(control):
-    told = heard(
+def test_the_wait_for_a_stop_ends_with_each_more_urgent_request(control):
+    request = answer_after(
         lambda: control.stop_above("demo/0001", Stop.NOT, LONG),
         lambda: control.stop(Stop.AFTER_EPOCH),
     )
-    assert told is Stop.AFTER_EPOCH
-    # What is known is not told again.
-    told = heard(
+    assert request is Stop.AFTER_EPOCH
+    # A known request does not end the wait.
+    request = answer_after(
         lambda: control.stop_above("demo/0001", Stop.AFTER_EPOCH, LONG),
         lambda: control.stop(Stop.NOW),
     )
-    assert told is Stop.NOW
+    assert request is Stop.NOW
     assert control.stop_above("demo/0001", Stop.AFTER_EPOCH, LONG) is Stop.NOW
     assert control.stop_above("demo/0001", Stop.NOW, 0.01) is Stop.NOW
 
 
-def test_who_listens_for_another_job_is_let_go(control):
-    told = heard(
+def test_the_wait_for_a_stop_ends_when_the_next_job_begins(control):
+    request = answer_after(
         lambda: control.stop_above("demo/0001", Stop.NOT, LONG), lambda: control.begin("demo/0002")
     )
-    assert told is Stop.NOT
+    assert request is Stop.NOT

@@ -1,4 +1,4 @@
-"""What a worker of a group slot does, without Ray: what it takes, tells, and does not survive."""
+"""Worker of a group slot, without Ray: jobs it takes, events it sends, errors that end it."""
 
 from collections.abc import Iterator
 from types import SimpleNamespace
@@ -20,11 +20,11 @@ EPOCH, END = object(), object()
 
 
 class Slot:
-    """Its side of the calls; the answer of each is there at once, or never."""
+    """Stand-in for a group slot: each call has its answer at once, or never."""
 
     def __init__(self, *jobs: str) -> None:
         self.to_take: list[Any] = [Assignment(n, Job(name, {})) for n, name in enumerate(jobs)]
-        self.told: list[Any] = []
+        self.received: list[Any] = []
         self.begun: list[int] = []
 
     def __getattr__(self, name: str) -> Any:
@@ -35,13 +35,13 @@ class Slot:
         return self.to_take.pop(0) if self.to_take else SHUTDOWN
 
     def on_put(self, number: int, event: Any) -> None:
-        self.told.append((number, event))
+        self.received.append((number, event))
 
     def on_begin(self, number: int) -> None:
         self.begun.append(number)
 
     def on_fail(self, number: int, reason: str, trace: str, own: bool) -> None:
-        self.told.append((number, reason, trace, own))
+        self.received.append((number, reason, trace, own))
 
     def on_stop_above(self, job: str, known: Stop, seconds: float) -> Any:
         return None
@@ -49,15 +49,17 @@ class Slot:
 
 @pytest.fixture
 def jobs(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """What each job does when it is trained: events, and perhaps an error."""
-    found: dict[str, Any] = {}
+    """Job name -> events of its training; an exception among them is raised in its turn."""
+    scripts: dict[str, Any] = {}
 
     class Run:
-        def __init__(self, job: Job, config: Any, data: Any, told: Any, workers: Workers) -> None:
-            self.job, found["told"] = job, told
+        def __init__(
+            self, job: Job, config: Any, data: Any, control: Any, workers: Workers
+        ) -> None:
+            self.job, scripts["control"] = job, control
 
         def events(self) -> Iterator[Any]:
-            for event in found[self.job.name]:
+            for event in scripts[self.job.name]:
                 if isinstance(event, Exception):
                     raise event
                 yield event
@@ -73,7 +75,7 @@ def jobs(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     monkeypatch.setattr(
         module, "SlotData", lambda *setup: SimpleNamespace(for_trial=lambda config, fold: None)
     )
-    return found
+    return scripts
 
 
 @pytest.fixture
@@ -87,77 +89,77 @@ def a_setup(threads: int = 1) -> list[Any]:
     return [SlotSetup(None, None, {}, threads)]  # type: ignore[arg-type]
 
 
-def test_it_trains_job_after_job_until_it_is_sent_home(jobs, threads):
+def test_a_worker_trains_jobs_until_the_slot_is_closed(jobs, threads):
     jobs |= {"one": [EPOCH, END], "two": [END]}
     slot = Slot("one", "two")
     train_jobs(slot, a_setup(threads))
-    assert slot.told == [(0, EPOCH), (0, END), (1, END)]
+    assert slot.received == [(0, EPOCH), (0, END), (1, END)]
     assert slot.begun == [0, 1]
     assert torch.get_num_threads() == threads
 
 
-def test_when_nothing_comes_it_asks_again(jobs):
+def test_a_worker_without_a_job_asks_again(jobs):
     jobs["one"] = [END]
     slot = Slot("one")
     slot.to_take.insert(0, None)
     train_jobs(slot, a_setup())
-    assert slot.told == [(0, END)]
+    assert slot.received == [(0, END)]
 
 
-def test_an_error_that_all_meet_ends_the_trial_and_no_worker(jobs):
+def test_a_training_error_fails_the_trial_and_ends_no_worker(jobs):
     jobs |= {"one": [EPOCH, TrainingError("not finite:\nlower it")], "two": [END]}
     slot = Slot("one", "two")
     train_jobs(slot, a_setup())
-    (number, reason, trace, own) = slot.told[1]
+    (number, reason, trace, own) = slot.received[1]
     assert (number, reason, own) == (0, "TrainingError: not finite:", True)
     assert trace.startswith("Traceback")
     assert trace.rstrip().endswith("lower it")
-    assert slot.told[2:] == [(1, END)]
+    assert slot.received[2:] == [(1, END)]
 
 
-def test_any_other_error_is_told_and_ends_the_worker(jobs):
-    """The others wait for a collective that will not come."""
+def test_any_other_error_is_sent_and_ends_the_worker(jobs):
+    """The other workers wait for a collective call that this worker does not make."""
     jobs |= {"one": [ValueError("bad row")], "two": [END]}
     slot = Slot("one", "two")
     with pytest.raises(ValueError, match="bad row"):
         train_jobs(slot, a_setup())
-    ((number, reason, trace, own),) = slot.told
+    ((number, reason, trace, own),) = slot.received
     assert (number, reason, own) == (0, "ValueError: bad row", True)
     assert "in events" in trace
 
 
-def test_a_peers_end_ends_the_worker_and_is_not_its_own(jobs):
-    """What ended the peer is its own to tell, or it was killed and the trial goes on."""
+def test_a_peer_failure_ends_the_worker_and_is_not_its_own_error(jobs):
+    """The peer sends its own error; if it was killed instead, the trial continues."""
     jobs["one"] = [RuntimeError("[gloo] Connection closed by peer [127.0.0.1]:123")]
     slot = Slot("one")
     with pytest.raises(RuntimeError, match="gloo"):
         train_jobs(slot, a_setup())
-    ((number, reason, _, own),) = slot.told
+    ((number, reason, _, own),) = slot.received
     assert (number, own) == (0, False)
     assert "gloo" in reason
 
 
-def test_a_second_worker_asks_and_tells_nothing_but_its_own_errors(jobs, monkeypatch):
+def test_a_second_worker_sends_nothing_but_its_own_errors(jobs, monkeypatch):
     jobs |= {"one": [EPOCH, END], "two": [ValueError("bad row")]}
-    shared: list[Any] = [Assignment(4, Job("one", {})), None, Assignment(6, Job("two", {}))]
+    broadcasts: list[Any] = [Assignment(4, Job("one", {})), None, Assignment(6, Job("two", {}))]
 
     class Second(Workers):
         def broadcast_object(self, value: Any) -> Any:
             assert value is None
-            return shared.pop(0)
+            return broadcasts.pop(0)
 
     second = SimpleNamespace(from_process_group=lambda: Second(rank=1, size=2))
     monkeypatch.setattr(module, "Workers", second)
     slot = Slot()
     with pytest.raises(ValueError, match="bad row"):
         train_jobs(slot, a_setup())
-    assert [told[:2] for told in slot.told] == [(6, "ValueError: bad row")]
-    assert jobs["told"] is None
+    assert [sent[:2] for sent in slot.received] == [(6, "ValueError: bad row")]
+    assert jobs["control"] is None
     assert slot.begun == []
 
 
 @pytest.mark.parametrize(
-    ("error", "gone"),
+    ("error", "peer_failed"),
     [
         (torch.distributed.DistBackendError("NCCL communicator was aborted"), True),
         (torch.distributed.DistNetworkError("the connection was reset"), True),
@@ -168,12 +170,12 @@ def test_a_second_worker_asks_and_tells_nothing_but_its_own_errors(jobs, monkeyp
         (ValueError("no gloo here"), False),
     ],
 )
-def test_a_broken_collective_is_told_from_an_error(error, gone):
-    assert is_peer_failure(error) is gone
+def test_a_peer_failure_is_recognised_by_its_error(error, peer_failed):
+    assert is_peer_failure(error) is peer_failed
 
 
-def test_a_stop_comes_by_itself_and_is_listened_for_again(monkeypatch):
-    """``stopped`` asks nobody: it is looked at every few steps."""
+def test_a_stop_request_is_read_from_an_open_call_that_is_renewed(monkeypatch):
+    """Training calls ``stopped`` every few steps, so it only checks a call that is open already."""
     answers: list[Stop] = []
     asked: list[Any] = []
 
@@ -190,15 +192,15 @@ def test_a_stop_comes_by_itself_and_is_listened_for_again(monkeypatch):
         stop_above=SimpleNamespace(remote=lambda *call: asked.append(call[:2]) or call),
         decision=SimpleNamespace(remote=control.decision),
     )
-    told = RemoteTrialControl(slot, Job("one", {}))
-    assert told.stopped() is Stop.NOT
+    remote = RemoteTrialControl(slot, Job("one", {}))
+    assert remote.stopped() is Stop.NOT
     answers.append(Stop.AFTER_EPOCH)
-    assert told.stopped() is Stop.AFTER_EPOCH
-    assert told.stopped() is Stop.AFTER_EPOCH
+    assert remote.stopped() is Stop.AFTER_EPOCH
+    assert remote.stopped() is Stop.AFTER_EPOCH
     answers.append(Stop.NOW)
-    assert told.stopped() is Stop.NOW
-    # Only for a sooner one than is known, and never twice at a time.
+    assert remote.stopped() is Stop.NOW
+    # One call is open at a time; it waits for a more urgent request than the known one.
     assert asked == [("one", Stop.NOT), ("one", Stop.AFTER_EPOCH), ("one", Stop.NOW)]
     control.begin("one")
     control.decide("one", 3, True)
-    assert told.decision(3, 1.0) is True
+    assert remote.decision(3, 1.0) is True

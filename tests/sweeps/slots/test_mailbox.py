@@ -1,4 +1,4 @@
-"""The mailbox of a group slot: who is handed what, what is left of it, and when it is over."""
+"""Mailbox of a group slot: assignments, the remaining part of a job, and the end of a job."""
 
 import threading
 from collections.abc import Iterator
@@ -19,7 +19,13 @@ def a_job(**fields: Any) -> Job:
 
 
 def an_epoch(epoch: int, best: int | None = None, again: bool = False) -> Epoch:
-    """One whose best epoch so far is ``best`` (this one, by default); told before, if ``again``."""
+    """Return the event of an epoch.
+
+    Args:
+        epoch: The epoch.
+        best: The best epoch so far; this one by default.
+        again: True if an earlier worker sent the event with its checkpoint.
+    """
     best = epoch if best is None else best
     result = {"epoch": epoch, "best_epochs": {"valence": best}}
     if again:
@@ -29,7 +35,7 @@ def an_epoch(epoch: int, best: int | None = None, again: bool = False) -> Epoch:
 
 
 class Slot:
-    """The slot's side, in a thread of its own as in the actor."""
+    """Slot that reads the events of a job in a thread, as the actor does."""
 
     def __init__(self, mailbox: Mailbox, job: Job) -> None:
         self.events: list[Event] = []
@@ -55,98 +61,98 @@ def mailbox() -> Mailbox:
     return Mailbox()
 
 
-def taken(mailbox: Mailbox, group: str = "group") -> Assignment:
-    handed = mailbox.take(group, LONG)
-    assert isinstance(handed, Assignment)
-    mailbox.begin(handed.number)
-    return handed
+def take(mailbox: Mailbox, group: str = "group") -> Assignment:
+    assignment = mailbox.take(group, LONG)
+    assert isinstance(assignment, Assignment)
+    mailbox.begin(assignment.number)
+    return assignment
 
 
-def test_a_job_is_handed_out_and_its_events_come_back_in_order(mailbox):
+def test_a_job_is_assigned_and_its_events_arrive_in_order(mailbox):
     job = a_job(rungs=frozenset({2}))
     slot = Slot(mailbox, job)
-    handed = taken(mailbox)
-    assert handed.job == job
+    assignment = take(mailbox)
+    assert assignment.job == job
     for event in (an_epoch(1), an_epoch(2), END):
-        mailbox.put(handed.number, event)
+        mailbox.put(assignment.number, event)
     assert slot.ended().events == [Begin(0, "group"), an_epoch(1), an_epoch(2), END]
     assert slot.error is None
 
 
-def test_workers_may_come_before_a_job_or_go_without(mailbox):
+def test_workers_can_ask_before_there_is_a_job(mailbox):
     assert mailbox.take("group", 0.01) is None
-    handed: list[Any] = []
-    asking = threading.Thread(target=lambda: handed.append(mailbox.take("group", LONG)))
+    assignments: list[Any] = []
+    asking = threading.Thread(target=lambda: assignments.append(mailbox.take("group", LONG)))
     asking.start()
     slot = Slot(mailbox, a_job())
     asking.join(LONG / 2)
-    mailbox.put(handed[0].number, END)
+    mailbox.put(assignments[0].number, END)
     assert slot.ended().events[-1] is END
-    # It is over: nobody is handed it again.
+    # An ended job is not assigned again.
     assert mailbox.take("group", 0.01) is None
 
 
-def test_job_after_job(mailbox):
+def test_jobs_are_assigned_one_after_another(mailbox):
     for name in ("demo/0001", "demo/0002"):
         slot = Slot(mailbox, Job(name, {}))
-        handed = taken(mailbox)
-        assert handed.job.name == name
-        mailbox.put(handed.number, END)
+        assignment = take(mailbox)
+        assert assignment.job.name == name
+        mailbox.put(assignment.number, END)
         assert slot.ended().events == [Begin(0, "group"), END]
 
 
-def test_workers_that_come_after_dead_ones_are_handed_what_is_left(mailbox):
-    """Checkpoint and weights of the last epoch that came, whoever saw it first."""
+def test_new_workers_get_the_remaining_part_of_a_job(mailbox):
+    """The job has the checkpoint and weights of the last epoch that any worker sent."""
     job = a_job(rungs=frozenset({3}), restarts=3, checkpoint=b"old", weights={1: b"1", 2: b"2"})
     Slot(mailbox, job)
-    first = taken(mailbox, "one")
+    first = take(mailbox, "one")
     mailbox.put(first.number, an_epoch(1, again=True))
-    left = taken(mailbox, "two").job
-    assert (left.reported, left.undecided, left.checkpoint) == (1, False, b"old")
-    assert left.weights == {1: b"1", 2: b"2"}  # that of epoch 2 is still to be told
+    remaining = take(mailbox, "two").job
+    assert (remaining.reported, remaining.undecided, remaining.checkpoint) == (1, False, b"old")
+    assert remaining.weights == {1: b"1", 2: b"2"}  # the event of epoch 2 is still to come
 
     mailbox.put(2, an_epoch(2, again=True))
     mailbox.put(2, an_epoch(3))
-    left = taken(mailbox, "three").job
-    assert (left.reported, left.undecided, left.checkpoint) == (3, True, b"checkpoint 3")
-    assert left.weights == {3: b"weights 3"}
+    remaining = take(mailbox, "three").job
+    assert (remaining.reported, remaining.undecided) == (3, True)
+    assert remaining.checkpoint == b"checkpoint 3"
+    assert remaining.weights == {3: b"weights 3"}
 
     mailbox.put(3, an_epoch(4, best=3))
-    left = taken(mailbox, "four").job
-    assert (left.reported, left.undecided, left.checkpoint) == (4, False, b"checkpoint 4")
-    assert left.weights == {3: b"weights 3"}
-    assert left.rungs == job.rungs
-    assert left.config == job.config
+    remaining = take(mailbox, "four").job
+    assert (remaining.reported, remaining.undecided) == (4, False)
+    assert remaining.checkpoint == b"checkpoint 4"
+    assert remaining.weights == {3: b"weights 3"}
+    assert remaining.rungs == job.rungs
+    assert remaining.config == job.config
 
 
-def test_each_pick_up_is_told_with_where_the_workers_are(mailbox):
+def test_each_begin_event_has_the_placement_group_of_the_workers(mailbox):
     slot = Slot(mailbox, a_job(restarts=1))
-    taken(mailbox, "one")
-    mailbox.put(taken(mailbox, "two").number, END)
+    take(mailbox, "one")
+    mailbox.put(take(mailbox, "two").number, END)
     assert slot.ended().events == [Begin(0, "one"), Begin(1, "two"), END]
 
 
 @pytest.mark.parametrize(("restarts", "died"), [(0, "once"), (2, "3 times")])
-def test_workers_that_die_too_often_fail_the_trial_and_the_next_one_is_handed_out(
-    mailbox, restarts, died
-):
+def test_workers_that_die_too_often_fail_their_job_but_not_the_next_one(mailbox, restarts, died):
     slot = Slot(mailbox, a_job(restarts=restarts))
     for _ in range(restarts + 1):
-        taken(mailbox)
+        take(mailbox)
     assert mailbox.take("group", LONG) is None
     assert len(slot.ended().events) == restarts + 1
     assert isinstance(slot.error, TrialFailed)
     assert slot.error.reason == f"its workers died {died}: no restart is left"
-    # Deaths are counted anew for each job.
+    # Deaths are counted for each job alone.
     after = Slot(mailbox, a_job(restarts=0))
-    mailbox.put(taken(mailbox).number, END)
+    mailbox.put(take(mailbox).number, END)
     assert after.ended().events == [Begin(0, "group"), END]
 
 
-def test_what_comes_late_from_workers_thought_dead_is_dropped(mailbox):
+def test_late_events_of_replaced_workers_are_dropped(mailbox):
     slot = Slot(mailbox, a_job(restarts=1))
-    old = taken(mailbox).number
-    new = taken(mailbox).number
+    old = take(mailbox).number
+    new = take(mailbox).number
     mailbox.put(old, an_epoch(1))
     mailbox.put(old, END)
     mailbox.fail(old, TrialFailed("old", ""), own=True)
@@ -154,17 +160,17 @@ def test_what_comes_late_from_workers_thought_dead_is_dropped(mailbox):
     mailbox.put(new, END)
     assert slot.ended().events == [Begin(0, "group"), Begin(1, "group"), an_epoch(1), END]
     assert slot.error is None
-    # Also when nothing, or the next job, lies here.
+    # Also when the mailbox is empty or holds the next job.
     after = Slot(mailbox, a_job())
     mailbox.fail(new, TrialFailed("late", ""), own=True)
     mailbox.put(new, END)
-    mailbox.put(taken(mailbox).number, END)
+    mailbox.put(take(mailbox).number, END)
     assert after.ended().events == [Begin(0, "group"), END]
 
 
-def test_the_first_word_on_what_broke_counts(mailbox):
+def test_the_first_error_of_a_job_counts(mailbox):
     slot = Slot(mailbox, a_job())
-    number = taken(mailbox).number
+    number = take(mailbox).number
     mailbox.put(number, an_epoch(1))
     mailbox.fail(number, TrialFailed("ValueError: rank 1", "its trace"), own=True)
     mailbox.fail(number, TrialFailed("TimeoutError: rank 0", "another"), own=True)
@@ -175,32 +181,32 @@ def test_the_first_word_on_what_broke_counts(mailbox):
     assert mailbox.take("group", 0.01) is None
 
 
-def test_a_call_that_dead_workers_left_behind_takes_nothing(mailbox):
-    left: list[Any] = []
-    stale = threading.Thread(target=lambda: left.append(mailbox.take("old", LONG)))
+def test_an_open_call_of_dead_workers_gets_no_job(mailbox):
+    answers: list[Any] = []
+    stale = threading.Thread(target=lambda: answers.append(mailbox.take("old", LONG)))
     stale.start()
-    assert mailbox.ready() == "old"  # the dead workers' call waits
+    assert mailbox.ready() == "old"  # the call of dead workers waits
     assert mailbox.take("new", 0) is None
     stale.join(LONG / 2)
-    assert left == [None]
+    assert answers == [None]
     Slot(mailbox, a_job(restarts=1))
-    assert taken(mailbox, "new").number == 1
+    assert take(mailbox, "new").number == 1
 
 
-def test_what_dead_workers_took_and_did_not_begin_is_no_death(mailbox):
-    """Their call was left behind, and answered when the next job came."""
+def test_a_job_that_dead_workers_did_not_begin_counts_no_death(mailbox):
+    """A call that dead workers left open is answered when the next job comes."""
     slot = Slot(mailbox, a_job(restarts=0))
     assert isinstance(mailbox.take("old", LONG), Assignment)
-    handed = taken(mailbox, "new")
-    mailbox.begin(handed.number - 1)
-    mailbox.put(handed.number, END)
+    assignment = take(mailbox, "new")
+    mailbox.begin(assignment.number - 1)
+    mailbox.put(assignment.number, END)
     assert slot.ended().events == [Begin(0, "new"), END]
 
 
-def test_what_the_last_one_alive_said_is_told_when_no_restart_is_left(mailbox):
-    """It is no failure of the job, as far as anybody can tell, but all that is known."""
+def test_a_peer_failure_is_reported_when_no_restart_is_left(mailbox):
+    """A peer failure is not the cause of the deaths, but it is all that is known."""
     slot = Slot(mailbox, a_job(restarts=0))
-    number = taken(mailbox).number
+    number = take(mailbox).number
     mailbox.fail(number, TrialFailed("DistBackendError: no NCCL", "its trace"), own=False)
     mailbox.put(number, an_epoch(1))
     assert mailbox.take("group", LONG) is None
@@ -210,7 +216,7 @@ def test_what_the_last_one_alive_said_is_told_when_no_restart_is_left(mailbox):
     assert slot.error.trace == "its trace"
 
 
-def test_closed_it_sends_all_home_that_ask(mailbox):
+def test_a_closed_mailbox_shuts_down_workers_that_ask(mailbox):
     waiting: list[Any] = []
     asking = threading.Thread(target=lambda: waiting.append(mailbox.take("group", LONG)))
     asking.start()
@@ -220,7 +226,7 @@ def test_closed_it_sends_all_home_that_ask(mailbox):
     assert mailbox.take("group", LONG) == SHUTDOWN
 
 
-def test_it_is_ready_once_workers_have_asked(mailbox):
+def test_a_mailbox_is_ready_once_workers_have_asked(mailbox):
     ready: list[str] = []
     waiting = threading.Thread(target=lambda: ready.append(mailbox.ready()))
     waiting.start()
@@ -231,11 +237,11 @@ def test_it_is_ready_once_workers_have_asked(mailbox):
     assert ready == ["group"]
 
 
-def test_without_workers_no_job_is_waited_for(mailbox):
+def test_a_job_of_a_mailbox_without_workers_loses_its_slot(mailbox):
     slot = Slot(mailbox, a_job(restarts=1))
-    mailbox.put(taken(mailbox).number, an_epoch(1))
+    mailbox.put(take(mailbox).number, an_epoch(1))
     mailbox.lose("its worker group ended: no such file")
-    # What came before is not lost with them.
+    # Events that were sent before still arrive.
     assert slot.ended().events == [Begin(0, "group"), an_epoch(1)]
     assert isinstance(slot.error, SlotLost)
     assert str(slot.error) == "its worker group ended: no such file"

@@ -1,4 +1,4 @@
-"""The slots of a sweep: up or waiting, handed out, replaced, given up, closed."""
+"""Pool of slots: starting, taking, releasing, replacing, giving up and closing slots."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -18,7 +18,7 @@ GROUPS = [f"{number:036x}" for number in range(1, 4)]
 
 
 class Call:
-    """A method of an actor, and what it has been called with; its answer comes when told."""
+    """Method of an actor that records its calls and returns the answer that a test sets."""
 
     def __init__(self) -> None:
         self.calls: list[tuple[Any, ...]] = []
@@ -29,21 +29,21 @@ class Call:
         self.calls.append(arguments)
         return self
 
-    def says(self, answer: Any) -> None:
+    def answer_with(self, answer: Any) -> None:
         self.answer, self.done = answer, True
 
 
 class Actor:
-    """A slot's actor."""
+    """Stand-in for a slot's actor."""
 
     def __init__(self, number: int) -> None:
         self.number = number
         self.ready, self.stop, self.close = Call(), Call(), Call()
-        self.close.says(None)
+        self.close.answer_with(None)
 
 
 class Cluster:
-    """As much of Ray as the pool uses."""
+    """Stand-in for Ray and its clock, with the functions that the pool uses."""
 
     PlacementGroupID = ray.PlacementGroupID
 
@@ -90,26 +90,26 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Cluster:
 
 
 @pytest.fixture
-def said() -> list[str]:
+def messages() -> list[str]:
     return []
 
 
-def a_pool(cluster: Cluster, said: list[str], number: int = 2, **resources: Any) -> SlotPool:
-    pool = SlotPool(cluster.start, number, ResourcesSection(**resources), said.append)
+def a_pool(cluster: Cluster, messages: list[str], number: int = 2, **resources: Any) -> SlotPool:
+    pool = SlotPool(cluster.start, number, ResourcesSection(**resources), messages.append)
     pool.open(SETUP)
     return pool
 
 
 def up(cluster: Cluster, *slots: int) -> None:
     for slot in slots:
-        cluster.actors[slot].ready.says(GROUPS[slot])
+        cluster.actors[slot].ready.answer_with(GROUPS[slot])
 
 
-def test_slots_start_before_there_is_a_setup_and_are_asked_with_it(cluster, said):
-    pool = SlotPool(cluster.start, 2, ResourcesSection(), said.append)
+def test_slots_start_before_the_setup_is_made_and_get_it_later(cluster, messages):
+    pool = SlotPool(cluster.start, 2, ResourcesSection(), messages.append)
     assert [actor.ready.calls for actor in cluster.actors] == [[], []]
     assert pool.take() is None
-    cluster.seconds += 3600  # reading takes as long as it takes
+    cluster.seconds += 3600  # making the setup has no time limit
     pool.open(SETUP)
     assert [actor.ready.calls for actor in cluster.actors] == [[([SETUP],)]] * 2
     assert pool.take() is None
@@ -118,8 +118,8 @@ def test_slots_start_before_there_is_a_setup_and_are_asked_with_it(cluster, said
     assert pool.take() == 0
 
 
-def test_slots_are_handed_out_once_they_are_up_and_again_when_free(cluster, said):
-    pool = a_pool(cluster, said)
+def test_slots_can_be_taken_once_they_are_up_and_again_after_release(cluster, messages):
+    pool = a_pool(cluster, messages)
     assert [actor.number for actor in cluster.actors] == [0, 1]
     assert pool.take() is None
     up(cluster, 1)
@@ -132,14 +132,14 @@ def test_slots_are_handed_out_once_they_are_up_and_again_when_free(cluster, said
     assert pool.take() == 1
     assert pool.take() is None
     assert not pool.gone
-    assert said == []
-    assert {timeout for _, timeout in cluster.waited} == {0}  # nothing here waits
+    assert messages == []
+    assert {timeout for _, timeout in cluster.waited} == {0}  # no call waits
 
 
-def test_slots_that_wait_say_why_now_and_then(cluster, said):
-    pool = a_pool(cluster, said, 2, workers_per_trial=2, gpus_per_worker=1)
+def test_the_reason_for_waiting_slots_is_printed_at_intervals(cluster, messages):
+    pool = a_pool(cluster, messages, 2, workers_per_trial=2, gpus_per_worker=1)
     pool.take()
-    assert said == []
+    assert messages == []
     for _ in range(2):
         cluster.seconds += SAY_EVERY_SECONDS
         pool.take()
@@ -148,83 +148,85 @@ def test_slots_that_wait_say_why_now_and_then(cluster, said):
         "slot 0, 1 waits for 2 x (1 CPUs and 1 GPUs); "
         "free in the cluster: 1 of 2 CPUs, 0 of 1 GPUs (see `ray status`)"
     )
-    assert said == [line] * 2
+    assert messages == [line] * 2
     up(cluster, 0, 1)
     cluster.seconds += SAY_EVERY_SECONDS
     assert pool.take() == 0
-    assert said == [line] * 2
+    assert messages == [line] * 2
 
 
-def test_a_slot_that_waits_too_long_is_given_up(cluster, said):
-    pool = a_pool(cluster, said, 2, start_timeout_minutes=0.25)
+def test_a_slot_that_waits_too_long_is_given_up(cluster, messages):
+    pool = a_pool(cluster, messages, 2, start_timeout_minutes=0.25)
     up(cluster, 1)
     cluster.seconds += 16
     assert pool.take() == 1
     assert cluster.killed == [cluster.actors[0]]
-    (line,) = said
+    (line,) = messages
     assert line == (
         "slot 0 waits for 1 x (1 CPUs); free in the cluster: 1 of 2 CPUs (see `ray status`): "
         "given up after 0.25 minutes"
     )
-    assert not pool.gone  # one is left
+    assert not pool.gone  # one slot is up
     assert len(cluster.actors) == 2
 
 
 @pytest.mark.parametrize("answers", [True, False])
-def test_a_group_gives_its_place_up_by_itself_or_is_given_up_a_little_later(cluster, said, answers):
-    """Killed while it still wants its place, it would leave a claim that nobody knows of."""
-    pool = a_pool(cluster, said, 1, workers_per_trial=2, start_timeout_minutes=0.25)
+def test_a_waiting_group_gives_up_or_is_given_up_after_a_grace_time(cluster, messages, answers):
+    """A group that is killed while it waits leaves a placement group that stays reserved."""
+    pool = a_pool(cluster, messages, 1, workers_per_trial=2, start_timeout_minutes=0.25)
     cluster.seconds += 16
     assert pool.take() is None
     assert not pool.gone
     if answers:
         lost = SlotLost("its worker group ended: ControllerError")
-        cluster.actors[0].ready.says(RayTaskError("ready", "a\ntrace", lost))
+        cluster.actors[0].ready.answer_with(RayTaskError("ready", "a\ntrace", lost))
     else:
         cluster.seconds += GRACE_SECONDS
     assert pool.take() is None
     assert pool.gone
-    assert said == [
+    assert messages == [
         "slot 0 waits for 2 x (1 CPUs); free in the cluster: 1 of 2 CPUs (see `ray status`): "
         "given up after 0.25 minutes"
     ]
     assert cluster.killed == cluster.actors
 
 
-def test_without_any_slot_the_pool_is_gone(cluster, said):
-    pool = a_pool(cluster, said, 1)
-    cluster.actors[0].ready.says(RayTaskError("ready", "a\ntrace", SlotLost("no such image")))
+def test_a_pool_whose_slots_did_not_start_is_gone(cluster, messages):
+    pool = a_pool(cluster, messages, 1)
+    cluster.actors[0].ready.answer_with(
+        RayTaskError("ready", "a\ntrace", SlotLost("no such image"))
+    )
     assert not pool.gone
     assert pool.take() is None
     assert pool.gone
-    # One sentence, without the trace of Ray's side.
+    # The reason is one sentence without Ray's trace.
     assert pool.gone_reason == "slot 0 did not start: SlotLost: no such image"
-    assert said == [pool.gone_reason]
+    assert messages == [pool.gone_reason]
     assert cluster.killed == cluster.actors
 
 
-def test_a_lost_slot_is_replaced_and_what_its_workers_held_is_free(cluster, said):
-    pool = a_pool(cluster, said)
+def test_a_lost_slot_is_replaced_and_its_placement_group_removed(cluster, messages):
+    pool = a_pool(cluster, messages)
     up(cluster, 0, 1)
     assert (pool.take(), pool.take()) == (0, 1)
-    pool.placed(1, GROUPS[2])  # its workers died and came again elsewhere
+    pool.placed(1, GROUPS[2])  # its workers died, and new ones are up elsewhere
     pool.lose(1)
     assert cluster.killed == [cluster.actors[1]]
     assert cluster.removed == [GROUPS[2]]
     assert pool.take() is None
     new = cluster.actors[2]
     assert new.number == 1
-    new.ready.says("")
+    new.ready.answer_with("")
     assert pool.take() == 1
     assert pool.actor(1) is new
     assert new.ready.calls == [([SETUP],)]
-    # One of a single process is in no placement group.
+    # A slot of one process has no placement group.
     pool.lose(1)
     assert cluster.removed == [GROUPS[2]]
 
 
-def test_a_lost_slot_is_not_replaced_when_nothing_more_is_taken_up(cluster, said):
-    pool = a_pool(cluster, said, 1)
+def test_a_lost_slot_is_not_replaced_if_the_search_has_stopped(cluster, messages):
+    pool = a_pool(cluster, messages, 1)
     up(cluster, 0)
     pool.take()
     pool.lose(0, replace=False)
@@ -233,20 +235,20 @@ def test_a_lost_slot_is_not_replaced_when_nothing_more_is_taken_up(cluster, said
     assert pool.gone
 
 
-def test_a_stop_reaches_those_that_still_wait(cluster, said):
-    """They may be handed a job that was on its way."""
-    pool = a_pool(cluster, said)
+def test_a_stop_request_is_sent_to_starting_slots_too(cluster, messages):
+    """A starting slot may get a job that was sent before the stop."""
+    pool = a_pool(cluster, messages)
     up(cluster, 0)
     pool.take()
     pool.stop(Stop.AFTER_EPOCH)
     assert [actor.stop.calls for actor in cluster.actors] == [[(Stop.AFTER_EPOCH,)]] * 2
 
 
-def test_closing_lets_workers_go_home_and_then_ends_every_slot(cluster, said):
-    pool = a_pool(cluster, said, 3)
+def test_closing_ends_the_workers_and_then_kills_every_slot(cluster, messages):
+    pool = a_pool(cluster, messages, 3)
     up(cluster, 0, 1)
     pool.take()
-    cluster.actors[1].close.done = False  # one that does not answer is ended all the same
+    cluster.actors[1].close.done = False  # a slot that does not answer is killed too
     pool.close()
     assert [actor.stop.calls for actor in cluster.actors] == [[(Stop.NOW,)]] * 3
     assert [len(actor.close.calls) for actor in cluster.actors] == [1, 1, 0]

@@ -1,4 +1,4 @@
-"""A job in training: its events, the decisions it waits for, and how it goes on after a kill."""
+"""Trial loop: events, the wait for decisions, stops, and continuation after a kill."""
 
 import threading
 from collections.abc import Iterator
@@ -49,11 +49,11 @@ def data(slot_data, config) -> Iterator[TrialData]:
 def a_run(
     config: TrialConfig,
     data: TrialData,
-    told: Any = None,
+    control: Any = None,
     workers: Workers = SINGLE_WORKER,
     **job: Any,
 ) -> TrialLoop:
-    return TrialLoop(Job("demo/0000", config.plain(), **job), config, data, told, workers)
+    return TrialLoop(Job("demo/0000", config.plain(), **job), config, data, control, workers)
 
 
 @pytest.fixture
@@ -73,12 +73,12 @@ def undisturbed(config, data) -> list[Any]:
 
 
 def weights_at(events: list[Any], epoch: int) -> dict[int, bytes]:
-    """What a trial's folder holds after that epoch: the weights of the best epochs so far."""
+    """Return the weights in a trial's folder after an epoch: those of the best epochs so far."""
     best = set(events[epoch - 1].result["best_epochs"].values())
     return {number: events[number - 1].weights for number in best}
 
 
-def test_it_yields_each_epoch_and_at_last_the_predictions(undisturbed, data):
+def test_the_loop_yields_each_epoch_and_then_the_predictions(undisturbed, data):
     *epochs, end = undisturbed
     assert [epoch.result["epoch"] for epoch in epochs] == [1, 2, 3, 4]
     for epoch in epochs:
@@ -92,10 +92,10 @@ def test_it_yields_each_epoch_and_at_last_the_predictions(undisturbed, data):
     np.testing.assert_array_equal(end.rows, np.concatenate(expected))
 
 
-def test_at_a_rung_it_waits_and_does_as_told(config, data, control, undisturbed):
+def test_the_loop_follows_the_decisions_at_its_rungs(config, data, control, undisturbed):
     run = a_run(config, data, control, rungs=frozenset({1, 3}))
     control.decide("demo/0000", 1, False)
-    control.decide("demo/0000", 2, True)  # no rung: nothing to decide
+    control.decide("demo/0000", 2, True)  # ignored, since epoch 2 is no rung
     control.decide("demo/0000", 3, True)
     *epochs, end = run.events()
     assert [epoch.result["epoch"] for epoch in epochs] == [1, 2, 3]
@@ -105,19 +105,19 @@ def test_at_a_rung_it_waits_and_does_as_told(config, data, control, undisturbed)
     assert [facts(epoch) for epoch in epochs] == [facts(epoch) for epoch in undisturbed[:3]]
 
 
-def test_a_job_that_waits_goes_on_once_it_is_told(config, data, control):
+def test_the_loop_waits_at_a_rung_until_the_decision_comes(config, data, control):
     events = a_run(config, data, control, rungs=frozenset({1})).events()
     next(events)
-    told = threading.Event()
+    decided = threading.Event()
 
-    def tell() -> None:
-        told.set()
+    def decide() -> None:
+        decided.set()
         control.decide("demo/0000", 1, False)
 
-    timer = threading.Timer(0.2, tell)
+    timer = threading.Timer(0.2, decide)
     timer.start()
     epoch = next(events)
-    assert told.is_set()
+    assert decided.is_set()
     timer.join()
     assert isinstance(epoch, Epoch)
     assert epoch.result["epoch"] == 2
@@ -125,7 +125,7 @@ def test_a_job_that_waits_goes_on_once_it_is_told(config, data, control):
 
 @dataclass
 class Script:
-    """Says what is written, one line each time it is asked; the last one for ever."""
+    """Trial control with fixed lists of answers, one for each call; the last one is repeated."""
 
     decisions: list[bool | None]
     stops: list[Stop]
@@ -144,19 +144,19 @@ class Script:
         return lines.pop(0) if len(lines) > 1 else lines[0]
 
 
-def test_a_job_that_hears_nothing_asks_again(config, data):
-    """Workers wait for each other meanwhile, no longer than a collective may last."""
-    told = Script([None, None, True], [Stop.NOT])
-    *epochs, end = a_run(config, data, told, rungs=frozenset({2})).events()
+def test_the_loop_asks_again_while_no_decision_comes(config, data):
+    """The first worker asks at intervals, so that the others' collective call does not time out."""
+    script = Script([None, None, True], [Stop.NOT])
+    *epochs, end = a_run(config, data, script, rungs=frozenset({2})).events()
     assert [epoch.result["epoch"] for epoch in epochs] == [1, 2]
     assert end.state == "pruned"
-    assert told.asked == [(2, HEARTBEAT_SECONDS)] * 3
+    assert script.asked == [(2, HEARTBEAT_SECONDS)] * 3
 
 
 @pytest.mark.parametrize("rungs", [frozenset(), frozenset({1})])
 @pytest.mark.parametrize("when", [Stop.NOW, Stop.AFTER_EPOCH])
-def test_stopped_from_outside_it_ends_without_predictions(config, data, control, rungs, when):
-    """Also while it waits for a decision that will never come."""
+def test_a_stopped_trial_ends_without_predictions(config, data, control, rungs, when):
+    """A stop also ends the wait for a decision that never comes."""
     run = a_run(config, data, control, rungs=rungs)
     events = run.events()
     next(events)
@@ -171,16 +171,16 @@ def test_stopped_from_outside_it_ends_without_predictions(config, data, control,
 
 
 @pytest.mark.parametrize(("when", "trained"), [(Stop.NOW, [1]), (Stop.AFTER_EPOCH, [1, 2])])
-def test_a_stop_in_mid_epoch_ends_that_epoch_or_all(slot_data, when, trained):
-    """Four looks at the flag an epoch: three in training, one after it."""
+def test_a_stop_within_an_epoch_ends_the_trial_at_once_or_after_the_epoch(slot_data, when, trained):
+    """An epoch reads the stop request four times: three times in training, once after it."""
     config = compose([*SMALL, "sequence.window_frames=2", "optim.batch_videos=4"])
-    told = Script([], [Stop.NOT] * 5 + [when])
-    *epochs, end = a_run(config, slot_data.for_trial(config), told).events()
+    script = Script([], [Stop.NOT] * 5 + [when])
+    *epochs, end = a_run(config, slot_data.for_trial(config), script).events()
     assert [epoch.result["epoch"] for epoch in epochs] == trained
     assert end.state == "interrupted"
 
 
-def test_stopped_after_its_last_epoch_it_is_complete(config, data, control, undisturbed):
+def test_a_trial_stopped_after_its_last_epoch_is_complete(config, data, control, undisturbed):
     events = a_run(config, data, control).events()
     for _ in range(4):
         next(events)
@@ -191,8 +191,8 @@ def test_stopped_after_its_last_epoch_it_is_complete(config, data, control, undi
 
 
 @pytest.mark.parametrize("reported", [0, 1, 2])
-def test_after_a_kill_it_goes_on_to_the_same_end(config, data, undisturbed, reported):
-    """Two epochs are in the checkpoint; the study knows of none, one or both."""
+def test_a_trial_continued_after_a_kill_ends_as_undisturbed(config, data, undisturbed, reported):
+    """The checkpoint has two epochs, of which the study has recorded none, one or both."""
     run = a_run(
         config,
         data,
@@ -203,14 +203,14 @@ def test_after_a_kill_it_goes_on_to_the_same_end(config, data, undisturbed, repo
     *epochs, end = run.events()
     assert [facts(epoch) for epoch in epochs] == [facts(e) for e in undisturbed[reported:4]]
     for epoch, before in zip(epochs, undisturbed[reported:4], strict=True):
-        told_again = epoch.result["epoch"] <= 2
-        assert (epoch.checkpoint is None) == told_again
-        assert epoch.weights == (None if told_again else before.weights)
+        in_checkpoint = epoch.result["epoch"] <= 2
+        assert (epoch.checkpoint is None) == in_checkpoint
+        assert epoch.weights == (None if in_checkpoint else before.weights)
     np.testing.assert_array_equal(end.outputs, undisturbed[-1].outputs)
 
 
-def test_a_checkpoint_behind_the_study_is_trained_up_again(config, data, undisturbed):
-    """The journal has epoch 3, the disk only epoch 1."""
+def test_epochs_that_the_checkpoint_lacks_are_trained_again(config, data, undisturbed):
+    """The journal has epoch 3, but the checkpoint only epoch 1."""
     run = a_run(
         config,
         data,
@@ -245,14 +245,12 @@ def pruned_at_2(config: TrialConfig, data: TrialData) -> list[Any]:
 
 
 @pytest.mark.parametrize("prune", [True, False])
-def test_killed_while_it_waits_for_a_decision_it_waits_for_it_again(
-    config, data, undisturbed, prune
-):
-    told = Script([None, prune], [Stop.NOT])
+def test_a_trial_killed_while_it_waits_for_a_decision_waits_again(config, data, undisturbed, prune):
+    script = Script([None, prune], [Stop.NOT])
     run = a_run(
         config,
         data,
-        told,
+        script,
         rungs=frozenset({2}),
         reported=2,
         undecided=True,
@@ -260,19 +258,19 @@ def test_killed_while_it_waits_for_a_decision_it_waits_for_it_again(
         weights=weights_at(undisturbed, 2),
     )
     *epochs, end = run.events()
-    assert told.asked == [(2, HEARTBEAT_SECONDS)] * 2
-    as_if = pruned_at_2(config, data)[2:] if prune else undisturbed[2:]
-    assert [facts(epoch) for epoch in epochs] == [facts(epoch) for epoch in as_if[:-1]]
-    assert end.state == as_if[-1].state
-    np.testing.assert_array_equal(end.outputs, as_if[-1].outputs)
+    assert script.asked == [(2, HEARTBEAT_SECONDS)] * 2
+    expected = pruned_at_2(config, data)[2:] if prune else undisturbed[2:]
+    assert [facts(epoch) for epoch in epochs] == [facts(epoch) for epoch in expected[:-1]]
+    assert end.state == expected[-1].state
+    np.testing.assert_array_equal(end.outputs, expected[-1].outputs)
 
 
 class Second(Workers):
-    """The second of two, in step with a first one that is not there: it hears what is written."""
+    """Second of two workers; ``decisions`` are the values that the first one would broadcast."""
 
-    def __init__(self, heard: list[bool | None]) -> None:
+    def __init__(self, decisions: list[bool | None]) -> None:
         super().__init__(rank=1, size=2)
-        object.__setattr__(self, "heard", heard)
+        object.__setattr__(self, "decisions", decisions)
 
     def shard(self, schedule: Schedule) -> Schedule:
         return schedule
@@ -291,13 +289,13 @@ class Second(Workers):
 
     def broadcast_object(self, value: Any) -> Any:
         assert value is None
-        return self.heard.pop(0)
+        return self.decisions.pop(0)
 
 
-def test_a_second_worker_does_as_the_first_one_heard_and_carries_nothing(config, data):
-    """It asks nobody, and what its events would carry is the first one's to write."""
-    nobody = Script([], [Stop.NOT])
-    run = a_run(config, data, nobody, Second([None, False, True]), rungs=frozenset({1, 2}))
+def test_a_second_worker_follows_the_broadcast_decisions_and_sends_no_weights(config, data):
+    """The first worker reads the decisions, and only its checkpoints and weights are written."""
+    control = Script([], [Stop.NOT])
+    run = a_run(config, data, control, Second([None, False, True]), rungs=frozenset({1, 2}))
     *epochs, end = run.events()
     assert [epoch.result["epoch"] for epoch in epochs] == [1, 2]
     assert all(epoch.checkpoint is None and epoch.weights is None for epoch in epochs)
@@ -316,6 +314,6 @@ def test_feature_sets_are_read_once_for_all_trials(slot_data, config):
     first = data.for_trial(config)
     second = data.for_trial(compose([*SMALL, "sequence.window_frames=8", "optim.lr=0.2"]))
     assert loads == ["appearance"]
-    assert first.train is second.train  # windows are cut later: joining is not repeated
+    assert first.train is second.train  # sets are joined once, windows are cut later
     data.for_trial(compose([*SMALL, "sequence.frame_stride=2"]))
     assert loads == ["appearance"]
