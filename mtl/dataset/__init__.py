@@ -1,7 +1,8 @@
 """Dataset directory: file format, reader and writer.
 
-A feature set is one feature vector per frame, computed by one extractor. The listed frames are the
-frames that the challenge's annotation files and test list name. A dataset directory holds:
+A feature set has one feature vector for each video frame, computed by one extractor (such as a face
+recognition network). The listed frames are the frames that the annotation files and the test list
+of the ABAW multi-task challenge name. A dataset directory holds:
 
 - ``features/<set>``: sorted Parquet part files (``video, frame, feature``), one row per frame;
 - ``labels.parquet``: the listed frames in the order of the challenge's files, with null for a

@@ -1,4 +1,4 @@
-"""Reader of the challenge's annotation files and test list.
+"""Reader of the annotation files and the test list of the ABAW multi-task challenge.
 
 A row of an annotation file is ``video/00001.jpg,valence,arousal,expression,au x 12``; a row of the
 test list is the image name alone. The header line is optional. A missing valence or arousal is -5,
@@ -28,7 +28,7 @@ FILE_NAMES: dict[str, tuple[str, ...]] = {
         "MTL_Challenge_test_set_release_22.txt",
     ),
 }
-"""Accepted file names of each split."""
+"""Accepted names of the challenge's file for each split (training, validation and test videos)."""
 MAX_FRAME = 2**31 - 1
 """Largest frame number that fits in int32."""
 VALUE_RULES = {
@@ -36,9 +36,12 @@ VALUE_RULES = {
     "arousal": "between -1 and 1",
     "expression": f"an integer from 0 to {len(EXPRESSIONS) - 1}",
 }
-"""Allowed values of a label column, worded for error messages; the other columns are 0 or 1."""
+"""Description of the allowed labels of a column, for error messages.
+
+The columns that are not in this mapping (action units) allow 0 and 1.
+"""
 MAX_SHOWN_CHARACTERS = 60
-"""Characters of a malformed row that an error message quotes."""
+"""Largest number of characters of a malformed row that an error message quotes."""
 IMAGE_PATTERN = re.compile(
     r"(?P<video>.+)/(?P<prefix>(?:[^/]*\D)?)(?P<frame>\d+)(?P<suffix>\.[A-Za-z]+)"
 )
@@ -50,7 +53,8 @@ class Annotations:
 
     Attributes:
         images: Image names in file order, such as ``video/00001.jpg``.
-        values: Labels in the columns ``LABEL_COLUMNS``, float32, shape (N, 15); 0 where missing.
+        values: Labels in the columns ``LABEL_COLUMNS`` (valence, arousal, expression and 12 action
+            units), float32, shape (N, 15); 0 where missing.
         mask: True where the file gives a label, bool, shape (N, 15).
     """
 
@@ -61,10 +65,11 @@ class Annotations:
 
 @dataclass(frozen=True, eq=False)
 class Challenge:
-    """Frames and labels read from a directory with the challenge's files.
+    """Content of a directory with the annotation files and test list of the ABAW challenge.
 
     Attributes:
-        listing: All listed frames: training, then validation, then test, each in file order.
+        listing: All frames that the files name, with their labels: training, then validation, then
+            test frames, each in file order.
         image_name: Format string of an image name, such as ``{frame:05d}.jpg``.
         files: Path of the file that was read for each split; ``test`` is absent without a test
             list.
@@ -76,7 +81,7 @@ class Challenge:
 
 
 class _ListedFrame(NamedTuple):
-    """Image name of a frame with the file and line (from 1) that list it."""
+    """One frame in an annotation file or test list: image name, path of the file, line from 1."""
 
     image: str
     path: Path
@@ -88,7 +93,7 @@ class _ListedFrame(NamedTuple):
 
 
 def read_annotations(directory: str | Path) -> Challenge:
-    """Read the training and validation annotations and the test list, if there is one.
+    """Read the training and validation annotations, and the test list if there is one.
 
     Args:
         directory: Folder with the challenge's files, named as in ``FILE_NAMES``.
@@ -111,7 +116,7 @@ def read_annotations(directory: str | Path) -> Challenge:
         if split not in splits:
             raise InputError(f"{files[split]} lists no frames: copy the {split} annotations again")
     _refuse_repeats(rows)
-    names, image_name = _split_images(rows)
+    names, image_name = _parse_image_names(rows)
     values = np.concatenate(tables)
     listing = _listing(rows, splits, names, values)
     return Challenge(listing, image_name, files)
@@ -158,9 +163,18 @@ def _find_files(directory: Path) -> dict[str, Path]:
 
 
 def _read(path: Path, labelled: bool) -> tuple[list[_ListedFrame], np.ndarray]:
-    """Return the rows of a file and their labels, (N, 15); ``MISSING`` where there is none."""
+    """Read the frames and labels of an annotation file or test list.
+
+    Args:
+        path: The file.
+        labelled: False for a test list, which has no labels.
+
+    Returns:
+        The frames in file order, and their labels in the columns ``LABEL_COLUMNS``, shape
+        (frames, 15). A missing label has the value that marks it in the file.
+    """
     commas = len(LABEL_COLUMNS) if labelled else 0
-    rows, numbers = [], []
+    rows, label_texts = [], []
     for line, text in enumerate(_text(path).splitlines(), 1):
         image, _, rest = text.partition(",")
         if not text.strip() or (line == 1 and image.strip().lower() == "image"):
@@ -172,10 +186,10 @@ def _read(path: Path, labelled: bool) -> tuple[list[_ListedFrame], np.ndarray]:
                 + (f"{commas + 1}, the image and its labels" if labelled else "1, the image")
             )
         rows.append(row)
-        numbers.append(rest)
+        label_texts.append(rest)
     values = np.full((len(rows), len(LABEL_COLUMNS)), MISSING)
     if labelled and rows:
-        values = _numbers(rows, numbers)
+        values = _parse_labels(rows, label_texts)
         _check_values(rows, values)
     return rows, values
 
@@ -197,10 +211,11 @@ def _short(text: str) -> str:
     )
 
 
-def _numbers(rows: list[_ListedFrame], texts: list[str]) -> np.ndarray:
-    """Parse the labels of each row with Arrow, float32 (N, 15).
+def _parse_labels(rows: list[_ListedFrame], texts: list[str]) -> np.ndarray:
+    """Parse the comma-separated labels of each row into float32 of shape (rows, 15).
 
-    If Arrow cannot parse them, Python's slower parser names the row and column in its error.
+    Arrow parses all rows at once. If Arrow fails, each row is parsed in Python instead, which is
+    slower but names the malformed row and column in the error message.
     """
     # The buffer must be in Arrow's memory: an Arrow thread that frees a Python object while the
     # interpreter shuts down aborts the process (apache/arrow#34314).
@@ -258,8 +273,11 @@ def _refuse_repeats(rows: list[_ListedFrame]) -> None:
             )
 
 
-def _split_images(rows: list[_ListedFrame]) -> tuple[list[tuple[str, int]], str]:
-    """Return the video and frame number of each image, and the format string of their names."""
+def _parse_image_names(rows: list[_ListedFrame]) -> tuple[list[tuple[str, int]], str]:
+    """Return (video name, frame number) of each image, and the format string of image names.
+
+    The format string, such as ``{frame:05d}.jpg``, is the same for all images.
+    """
     matches = [IMAGE_PATTERN.fullmatch(row.image) for row in rows]
     for row, match in zip(rows, matches, strict=True):
         if match is None:

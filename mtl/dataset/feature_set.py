@@ -14,32 +14,33 @@ from mtl.dataset.parquet import BATCH_ROWS, first_non_finite
 from mtl.errors import InputError
 
 VideoFeatures = tuple[str, np.ndarray, np.ndarray]
-"""Name of a video, its frame numbers (n,) and the features of these frames (n, F)."""
+"""Features of one video: video name, n frame numbers, (n,), and F features per frame, (n, F)."""
 PART_BYTES = 1 << 30
-"""Uncompressed bytes of features after which a new part file is started."""
+"""Uncompressed bytes of features in a Parquet part file after which the next part is started."""
 DTYPES = ("float16", "float32", "uint8")
-"""Types in which features may be stored."""
+"""Names of the NumPy types in which features may be stored."""
 CONSTANT_FEATURE_TOLERANCE = 1e-6
-"""Ratio of standard deviation to absolute mean up to which a feature counts as constant."""
+"""Largest ratio of standard deviation to absolute mean of a feature that counts as constant."""
 
 
 class FeatureSetWriter:
-    """Writer of one feature set into a draft of the dataset directory.
+    """Writer of one feature set (one feature vector per frame) of a dataset directory.
 
     Attributes:
         name: Name of the feature set.
-        folder: Folder of the part files.
-        listed_frames: Listed frame numbers of each video.
-        split_of: Split of each listed video.
+        folder: Folder of the Parquet part files.
+        listed_frames: Frame numbers that the annotation files name, for each video.
+        split_of: Split (train, validation or test) of each video in the annotation files.
         missing_frames: Number of listed frames without features, for each split.
-        unlisted_rows: Number of rows left out because their video is not listed.
+        unlisted_rows: Number of rows left out because no annotation file names their video.
         rows: Number of rows written.
         videos: Number of videos written.
-        parts: File and rows per row group of each part, as ``dataset.json`` records them.
-        value_type: Type name and width (F) of the features; None before the first video.
+        parts: Path of each part file and number of rows of each of its row groups, as
+            ``dataset.json`` records them.
+        value_type: Type name and number of features per frame (F); None before the first video.
         moments: Mean and variance of each feature over the listed training frames.
         hasher: SHA-256 of the videos, frames and features written so far.
-        digest: Hexadecimal SHA-256 of the whole set; empty before ``write`` returns.
+        digest: Hexadecimal SHA-256 of the whole feature set; empty before ``write`` returns.
     """
 
     def __init__(self, draft: Path, name: str, listing: Listing) -> None:
@@ -61,17 +62,18 @@ class FeatureSetWriter:
         self.digest = ""
 
     def write(self, videos: Iterable[VideoFeatures]) -> "FeatureSetWriter":
-        """Check and write all videos of the set.
+        """Check and write the features of all videos.
 
         Args:
-            videos: Videos in name order, each with its frame numbers in ascending order.
+            videos: Name, ascending frame numbers and features of each video, in name order.
 
         Returns:
             This writer.
 
         Raises:
-            InputError: If a video, frame or feature breaks a rule, or no listed frame, or no listed
-                training frame, has features; the message names the set, video and frame.
+            InputError: If a video, frame or feature breaks a rule of the format, or none of the
+                frames (or training frames) in the annotation files has features; the message names
+                the feature set, video and frame.
         """
         writer: pq.ParquetWriter | None = None
         try:
@@ -91,7 +93,12 @@ class FeatureSetWriter:
         return self
 
     def entry(self) -> dict[str, Any]:
-        """Return the entry of this feature set in ``dataset.json``."""
+        """Return the record of this feature set for ``dataset.json``.
+
+        Returns:
+            A dict with ``dtype``, ``width``, ``rows``, ``videos``, ``parts``, and the ``mean`` and
+            ``std`` of each feature.
+        """
         assert self.value_type is not None
         dtype, width = self.value_type
         numbers = {"mean": self.moments.mean, "std": self.moments.std()}
@@ -156,7 +163,7 @@ class FeatureSetWriter:
             )
 
     def _record(self, video: str, frames: np.ndarray, values: np.ndarray) -> None:
-        """Add one video to the counts, the hash and the statistics."""
+        """Add the features of one video to the row counts, the content hash and the statistics."""
         self.rows += len(frames)
         self.videos += 1
         self.hasher.update(f"{video}\0{self.value_type}\0{len(frames)}\0".encode())
@@ -169,7 +176,10 @@ class FeatureSetWriter:
             self.moments.add(values[is_listed])
 
     def _tables(self, videos: Iterable[VideoFeatures]) -> Iterator[pa.Table]:
-        """Join videos into tables of about ``BATCH_ROWS`` rows, so short ones share a row group."""
+        """Combine videos into Arrow tables of about ``BATCH_ROWS`` rows, in the same order.
+
+        In this way short videos share a row group of the Parquet file.
+        """
         buffered: list[VideoFeatures] = []
         for video in videos:
             if buffered and sum(len(frames) for _, frames, _ in [*buffered, video]) > BATCH_ROWS:
@@ -210,7 +220,7 @@ class FeatureSetWriter:
 
 
 class Moments:
-    """Running mean and population variance of each feature, in float64 (Chan et al. 1979).
+    """Running mean and population variance of each of F features, in float64 (Chan et al. 1979).
 
     Attributes:
         n: Number of rows added.
@@ -224,7 +234,7 @@ class Moments:
         self.squares = np.zeros(0)
 
     def add(self, values: np.ndarray) -> None:
-        """Add rows of features, (n, F)."""
+        """Update the mean and the variance with rows of features, shape (rows, F)."""
         if not len(values):
             return
         block = values.astype(np.float64)
@@ -240,7 +250,7 @@ class Moments:
         self.n = total
 
     def std(self) -> np.ndarray:
-        """Return the population standard deviation, (F,); 1 for a constant feature."""
+        """Return the standard deviation (population) of each feature, (F,); 1 if it is constant."""
         std = np.sqrt(self.squares / max(self.n, 1))
         return np.where(std <= CONSTANT_FEATURE_TOLERANCE * np.abs(self.mean), 1.0, std)
 

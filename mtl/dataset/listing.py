@@ -1,4 +1,4 @@
-"""Listed frames with their splits, subjects and labels, as arrays and as Parquet tables."""
+"""Frames named in the annotation files, with splits, subjects and labels: arrays and tables."""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -12,12 +12,12 @@ from mtl.tasks import LABEL_COLUMNS, TASKS
 
 SPLITS = ("train", "validation", "test")
 MIN_TRAINING_VIDEOS = 2
-"""Fewest training videos of a dataset to train on; one video does not generalise to others."""
+"""Smallest number of training videos; a model trained on one video does not generalise."""
 
 
 @dataclass(frozen=True, eq=False)
 class Listing:
-    """Listed frames with their labels: training, then validation, then test frames.
+    """Listed frames with their labels: N training, then validation, then test frames of V videos.
 
     A listed frame is one that the challenge's annotation files or test list name.
 
@@ -27,7 +27,8 @@ class Listing:
         subjects: Person in each video; the video's name if the person is unknown.
         video: Video of each listed frame, as an index into ``names``, int32, shape (N,).
         frame: Frame number within the video, int32, shape (N,).
-        values: Labels in the columns ``LABEL_COLUMNS``, float32, shape (N, 15); 0 where missing.
+        values: Labels in the columns ``LABEL_COLUMNS`` (valence, arousal, expression and 12 action
+            units), float32, shape (N, 15); 0 where missing.
         mask: True where a label is present, bool, shape (N, 15).
     """
 
@@ -41,11 +42,15 @@ class Listing:
 
     @property
     def split(self) -> np.ndarray:
-        """Split of each listed frame, as an index into ``SPLITS``, int8, shape (N,)."""
+        """Split of each listed frame: 0 train, 1 validation, 2 test; int8, shape (frames,)."""
         return np.asarray(np.array([SPLITS.index(s) for s in self.splits], np.int8)[self.video])
 
     def take(self, rows: slice | np.ndarray) -> "Listing":
-        """Return the listing of the given rows and of the videos that these rows belong to."""
+        """Return a listing of some of the frames, and of only the videos that these frames are in.
+
+        Args:
+            rows: Slice, indices or boolean mask of the frames to keep.
+        """
         used, video = np.unique(self.video[rows], return_inverse=True)
         names, splits, subjects = (
             tuple(column[place] for place in used)
@@ -66,11 +71,12 @@ class Listing:
         """Return a listing in which every label is missing; the label arrays take no memory.
 
         Args:
-            names: Names of the V videos.
-            splits: Split of each video.
+            names: Names of the videos.
+            splits: Split of each video (train, validation or test).
             subjects: Person in each video.
-            video: Video of each listed frame, as an index into ``names``, int32, shape (N,).
-            frame: Frame number of each listed frame, int32, shape (N,).
+            video: Video of each listed frame, as an index into ``names``, int32, shape
+                (frames,).
+            frame: Frame number of each listed frame, int32, shape (frames,).
         """
         shape = (len(frame), len(LABEL_COLUMNS))
         values, mask = np.broadcast_to(np.float32(0), shape), np.broadcast_to(np.False_, shape)
@@ -78,12 +84,15 @@ class Listing:
 
 
 def check_listing(listing: Listing) -> None:
-    """Check that a listing can be trained on, or holds test frames alone, to be predicted.
+    """Check that listed frames are valid and enough for training.
+
+    A listing of test frames alone is accepted too, because a trained model can predict them.
 
     Raises:
-        InputError: If a video is listed twice or has an unknown split, a frame is listed twice,
-            splits are out of order, or there are no validation frames or fewer than
-            ``MIN_TRAINING_VIDEOS`` training videos; the message names the video or frame.
+        InputError: If a video is listed twice or has an unknown split, a frame is listed twice, the
+            frames are not in the order train, validation, test, or there are no validation frames
+            or fewer than ``MIN_TRAINING_VIDEOS`` training videos; the message names the video or
+            frame.
     """
     _check_shapes(listing)
     _check_videos(listing)
@@ -141,19 +150,25 @@ def _check_frames(listing: Listing) -> None:
 
 
 def pack(video: np.ndarray, frame: np.ndarray) -> np.ndarray:
-    """Return one int64 sort key per row, shape (N,): by video, then by frame number.
+    """Return a sort key of each row, to sort rows by video and then by frame number.
 
     Args:
-        video: Index of each row's video, at least 0, shape (N,).
-        frame: Frame number of each row, from 0 to 2^31 - 1, shape (N,).
+        video: Index of each row's video, at least 0, shape (rows,).
+        frame: Frame number of each row, from 0 to 2^31 - 1, shape (rows,).
+
+    Returns:
+        The keys, int64, shape (rows,); rows of the same video and frame have equal keys.
     """
     return (video.astype(np.int64) << 32) | frame.astype(np.int64)
 
 
 def count(listing: Listing) -> dict[str, Any]:
-    """Count the videos, frames and labelled frames per task of each split.
+    """Count the videos, the frames and the frames with a label of each task, for each split.
 
     A frame counts as labelled with action units if at least one unit is labelled.
+
+    Returns:
+        A dict with ``videos``, ``frames`` and ``labelled`` (a dict by task), by the split's name.
     """
     counts = {}
     for index, split in enumerate(SPLITS):
@@ -167,7 +182,15 @@ def count(listing: Listing) -> dict[str, Any]:
 
 
 def tables(listing: Listing) -> tuple[pa.Table, pa.Table]:
-    """Return the tables of ``labels.parquet``, null for a missing label, and ``videos.parquet``."""
+    """Return the Arrow tables of ``labels.parquet`` and ``videos.parquet`` for a listing.
+
+    Args:
+        listing: All frames named in the annotation files, with their labels.
+
+    Returns:
+        A table with the video, frame number and labels of each frame, null for a missing label, and
+        a table with the name, split and subject of each video.
+    """
     labels = {"video": pa.array(listing.names).take(pa.array(listing.video))}
     labels["frame"] = pa.array(listing.frame, pa.int32())
     for i, column in enumerate(LABEL_COLUMNS):
@@ -179,11 +202,12 @@ def tables(listing: Listing) -> tuple[pa.Table, pa.Table]:
 
 
 def from_tables(labels: pa.Table, videos: pa.Table) -> Listing:
-    """Return the listing that the function ``tables`` turned into these two tables.
+    """Return the listing (all frames named in the annotation files) that two Arrow tables hold.
 
     Args:
-        labels: Listed frames; if it has no label columns, every label is missing.
-        videos: Name, split and subject of each video.
+        labels: Table of ``labels.parquet``: video, frame number and labels of each frame. Without
+            label columns every label is missing.
+        videos: Table of ``videos.parquet``: name, split and subject of each video.
 
     Raises:
         InputError: If a listed frame's video is not in ``videos``.

@@ -24,18 +24,18 @@ VALUE_TYPES: dict[pa.DataType, np.dtype] = {
     pa.float32(): np.dtype(np.float32),
     pa.float64(): np.dtype(np.float32),
 }
-"""Accepted Arrow types of a feature, and the type in which each is read."""
+"""NumPy type in which features are read, by their Arrow type in the file; others are refused."""
 BATCH_ROWS = 8192
-"""Rows read or written at a time; also the rows of a written row group."""
+"""Number of rows read or written at a time, and of a row group in a written Parquet file."""
 KEY_BATCH_ROWS = 1 << 16
-"""Rows read at a time of the video and frame columns alone."""
+"""Number of rows read at a time if only the columns ``video`` and ``frame`` are read."""
 PARQUET_MAGIC = b"PAR1"
 """First four bytes of every Parquet file."""
 
 
 @dataclass(frozen=True)
 class FeatureFile:
-    """One checked Parquet file of features.
+    """One Parquet file of features after a check of its columns; the rows are not in memory.
 
     Attributes:
         filesystem: File system that holds the file.
@@ -60,11 +60,11 @@ class FeatureFile:
 
 
 class FeatureRows(NamedTuple):
-    """Consecutive rows of a feature file.
+    """Some consecutive rows (n) of a feature file, in memory.
 
     Attributes:
         row: Index of the first of these rows in the file, from 0.
-        video: Video names, dictionary-encoded, n of them.
+        video: Video name of each row, dictionary-encoded, n values.
         frame: Frame numbers, int32, shape (n,).
         values: Features, shape (n, F).
     """
@@ -77,15 +77,18 @@ class FeatureRows(NamedTuple):
 
 @contextmanager
 def parquet_file(filesystem: pafs.FileSystem, path: str, shown: str) -> Iterator[pq.ParquetFile]:
-    """Open a Parquet file for reading.
+    """Open a Parquet file for reading, as a context manager that closes the file at the end.
 
     Args:
         filesystem: File system that holds the file.
         path: Path of the file on that file system.
         shown: Name of the file in messages.
 
+    Yields:
+        The open file.
+
     Raises:
-        InputError: If the file cannot be read or is damaged, also while it is being read.
+        InputError: If the file cannot be opened, or reading it inside the context fails.
     """
     try:
         # With pre_buffer Arrow holds the whole file in memory, without it one row group.
@@ -118,6 +121,9 @@ def open_feature_file(filesystem: pafs.FileSystem, path: str, shown: str) -> Fea
         filesystem: File system that holds the file.
         path: Path of the file on that file system.
         shown: Name of the file in messages.
+
+    Returns:
+        The path, feature type, number of features per row and row counts of the file.
 
     Raises:
         InputError: If a column is missing or has a wrong type, or the features are empty; the
@@ -167,7 +173,13 @@ def _is_string_view(dtype: pa.DataType) -> bool:
 
 
 def batches(file: FeatureFile) -> Iterator[FeatureRows]:
-    """Read the rows of a feature file in order, in batches of up to ``BATCH_ROWS``.
+    """Read the rows of a feature file in order, in batches of up to ``BATCH_ROWS`` rows.
+
+    Args:
+        file: The feature file.
+
+    Returns:
+        Batches of rows, each with video names, frame numbers and features.
 
     Raises:
         InputError: If a value is null, a feature is not finite, or rows have different numbers of
@@ -184,12 +196,15 @@ def batches(file: FeatureFile) -> Iterator[FeatureRows]:
 
 
 def matrix(feature: pa.Array, file: FeatureFile, row: int) -> np.ndarray:
-    """Return a ``feature`` column as a checked array of shape (n, F).
+    """Convert the ``feature`` column of some rows to an array, after checking every value.
 
     Args:
-        feature: Column of n rows.
+        feature: Column of n rows, each a list of F features.
         file: File that the column belongs to.
         row: Index of the column's first row in the file, from 0, for messages.
+
+    Returns:
+        The features, shape (n, F).
 
     Raises:
         InputError: If a row is null, has a wrong number of features, or holds a null, NaN or
@@ -221,7 +236,7 @@ def matrix(feature: pa.Array, file: FeatureFile, row: int) -> np.ndarray:
 
 
 def first_non_finite(values: np.ndarray) -> tuple[int, int] | None:
-    """Return the row and column of the first NaN or infinity in ``values`` (n, F), or None."""
+    """Return (row, column) of the first NaN or infinity in a matrix; None if all are finite."""
     if values.dtype == np.uint8 or np.isfinite(values).all():
         return None
     row, column = np.argwhere(~np.isfinite(values))[0]
@@ -265,7 +280,7 @@ def _frames(column: pa.Array, shown: str, row: int) -> np.ndarray:
 
 @dataclass(frozen=True, eq=False)
 class Keys:
-    """Video and frame number of each of the R rows of a feature set.
+    """Video and frame number of each of the R rows of some feature files.
 
     Attributes:
         names: Names of the videos in name order.
@@ -284,7 +299,10 @@ class Keys:
 
 
 def read_keys(files: Sequence[FeatureFile]) -> Keys:
-    """Read the video and frame number of all rows of the files, in the order of the files.
+    """Read the video and frame number of every row of some feature files, without the features.
+
+    Args:
+        files: Feature files; their rows are concatenated in this order.
 
     Raises:
         InputError: If a value is null or a frame number is not in [0, 2^31 - 1].
@@ -308,7 +326,12 @@ def read_keys(files: Sequence[FeatureFile]) -> Keys:
 
 
 def row_location(files: Sequence[FeatureFile], row: int) -> str:
-    """Return the text ``FILE row N`` for a row index that counts over all files from 0."""
+    """Return the text ``FILE row N`` that names a row in error messages.
+
+    Args:
+        files: Feature files.
+        row: Index of the row, counted from 0 over all files together.
+    """
     for file in files:
         if row < file.rows:
             return f"{file.shown} row {row + 1}"

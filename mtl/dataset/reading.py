@@ -1,4 +1,8 @@
-"""Reader of a dataset directory: listed frames, feature indices and ranges of feature rows."""
+"""Reader of a dataset directory (labels and feature sets of video frames).
+
+It reads the frames named in the annotation files, the video and frame number of each row of a
+feature set, and ranges of rows of features.
+"""
 
 import json
 from dataclasses import dataclass, field
@@ -15,12 +19,14 @@ from mtl.dataset.parquet import FeatureFile
 from mtl.errors import InputError, brief
 
 FORMAT = 1
-"""Version of the dataset directory's format that this program reads and writes."""
+"""Version number of the dataset directory's file format that this program reads and writes."""
 
 
 @dataclass(frozen=True, eq=False)
 class FeatureIndex:
-    """Video and frame number of each row of a feature set, sorted by video name, then by frame.
+    """Lookup from video and frame number to the row of a feature set.
+
+    The rows are sorted by video name, then by frame number.
 
     Attributes:
         names: Names of the V videos that have features, in name order.
@@ -35,7 +41,7 @@ class FeatureIndex:
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """Opened dataset directory, as ``open_dataset`` returns it; cheap to pickle.
+    """Opened dataset directory; features and labels are read only when a method is called.
 
     Attributes:
         address: The directory, a local path or an ``s3://`` address.
@@ -47,7 +53,7 @@ class Dataset:
 
     @property
     def hash(self) -> str:
-        """Hash of the content: listed frames, labels and features."""
+        """Hash of the content: frames named in the annotation files, labels and features."""
         return str(self.info["hash"])
 
     def feature_sets(self) -> tuple[str, ...]:
@@ -65,8 +71,8 @@ class Dataset:
             name: Name of the feature set.
 
         Returns:
-            Two float32 arrays of shape (F,). The standard deviation of a constant feature is 1;
-            all values are NaN if no training frame is listed.
+            The means and the standard deviations, float32, shape (features,) each. The standard
+            deviation of a constant feature is 1; all values are NaN if no training frame is listed.
         """
         entry = self._entry(name)
         if not entry["mean"]:
@@ -75,7 +81,7 @@ class Dataset:
         return np.array(entry["mean"], np.float32), np.array(entry["std"], np.float32)
 
     def listing(self, labels: bool = True) -> Listing:
-        """Read the listed frames, in the order of the challenge's files.
+        """Read the frames that the annotation files name, with their labels, in file order.
 
         Args:
             labels: If False, the labels are not read and every label counts as missing.
@@ -118,7 +124,8 @@ class Dataset:
             stop: Row after the last.
 
         Returns:
-            Features in stored precision (float16, float32 or uint8), shape (stop - start, F).
+            Features in stored precision (float16, float32 or uint8), shape
+            (stop - start, features).
 
         Raises:
             InputError: If a feature is NaN or infinite; the message names the file and row.
@@ -169,12 +176,13 @@ class Dataset:
 
 
 def _read_file(file: FeatureFile, offset: int, out: np.ndarray) -> None:
-    """Copy the rows of a file that fall into ``out`` (n, F).
+    """Copy features from one part file of a feature set into an array.
 
     Args:
         file: Part file to read.
-        offset: Row of ``out`` for the file's first row; negative if the file starts before ``out``.
-        out: Array to fill.
+        offset: Row of ``out`` for the first row of the file; negative if the file has rows before
+            those that ``out`` holds. Rows outside ``out`` are skipped.
+        out: Array to fill: consecutive rows of the feature set, shape (rows, features).
     """
     with parquet.parquet_file(file.filesystem, file.path, file.shown) as reader:
         row = 0

@@ -102,7 +102,10 @@ def _parquet_videos(files: Sequence[FeatureFile]) -> Iterator[VideoFeatures]:
 
 
 def _stream_videos(files: Sequence[FeatureFile]) -> Iterator[VideoFeatures]:
-    """Yield the videos of sorted files; a video may continue from one file into the next."""
+    """Yield the features of each video from files sorted by video and frame, one video in memory.
+
+    A video may continue from one file into the next.
+    """
     for video, pieces in groupby(_video_pieces(files), key=itemgetter(0)):
         _, frames, values = zip(*pieces, strict=True)
         yield video, np.concatenate(frames), np.concatenate(values)
@@ -120,7 +123,13 @@ def _video_pieces(files: Sequence[FeatureFile]) -> Iterator[VideoFeatures]:
 def _sort_videos(
     files: Sequence[FeatureFile], keys: Keys, order: np.ndarray
 ) -> Iterator[VideoFeatures]:
-    """Yield the videos of files in any order, with one copy of all features in memory."""
+    """Yield the features of each video from files in any order, with all features in memory.
+
+    Args:
+        files: Feature files.
+        keys: Video and frame number of each row of all files.
+        order: Indices that sort these rows by video name, then by frame number.
+    """
     first = next(file for file in files if file.rows)
     values = np.empty((len(order), first.width), first.dtype)
     start = 0

@@ -44,7 +44,10 @@ def _expanded(path: Path) -> Path:
 
 
 def local_path(address: str | Path) -> Path:
-    """Return the local path of an address to write to.
+    """Return the local path of the address of a dataset to write.
+
+    Args:
+        address: Local path or ``file://`` address.
 
     Raises:
         InputError: If the address is remote; datasets are written locally only.
@@ -56,7 +59,7 @@ def local_path(address: str | Path) -> Path:
 
 
 def info(filesystem: pafs.FileSystem, path: str, shown: str) -> pafs.FileInfo:
-    """Return the type and size of a path.
+    """Return the type (file, folder or not found) and the size of a path.
 
     Args:
         filesystem: File system of the path.

@@ -23,7 +23,7 @@ from mtl.dataset.reading import FORMAT, Dataset, open_dataset
 from mtl.errors import InputError
 
 SET_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
-"""Pattern of a feature set's name."""
+"""Pattern that the name of a feature set must match."""
 
 
 def write_dataset(
@@ -40,10 +40,10 @@ def write_dataset(
 
     Args:
         out: Local folder to write, which does not exist or is empty.
-        listing: Listed frames and their labels.
+        listing: Frames named in the annotation files, with their labels.
         features: Videos of each feature set in name order, each with its name, its frame numbers
             in ascending order (n,) and its features (n, F) in float16, float32 or uint8. Videos
-            that are not listed are left out and counted.
+            that are not in the listing are left out and counted.
         image_name: Format string of an image name in the challenge's files.
         sources: Files or addresses that the data came from, recorded in ``dataset.json``.
         extra: Further JSON values, recorded in ``dataset.json`` under ``extra``.
@@ -91,7 +91,12 @@ def write_dataset(
 
 @contextmanager
 def _replacing(folder: Path, overwrite: bool) -> Iterator[Path]:
-    """Yield a draft folder that replaces ``folder`` at the end and is deleted on an error."""
+    """Yield a temporary folder that becomes ``folder`` at the end, or is deleted on an error.
+
+    Args:
+        folder: Folder to write.
+        overwrite: Replace the dataset that ``folder`` already holds.
+    """
     _refuse_occupied(folder, overwrite)
     draft = folder.with_name(f".{folder.name}.{os.getpid()}.draft")
     old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
@@ -122,7 +127,15 @@ def _refuse_occupied(folder: Path, overwrite: bool) -> None:
 
 
 def _hash(listing: Listing, image_name: str, digests: dict[str, str]) -> str:
-    """Return the SHA-256 of the content; it does not depend on how rows are split into files."""
+    """Return the hexadecimal SHA-256 of a dataset's content.
+
+    The hash does not depend on the division of the features into part files.
+
+    Args:
+        listing: Frames named in the annotation files, with their labels.
+        image_name: Format string of an image name.
+        digests: SHA-256 of each feature set, by its name.
+    """
     videos = [listing.names, listing.splits, listing.subjects]
     sha = hashlib.sha256(json.dumps([image_name, videos, digests], sort_keys=True).encode())
     values = np.where(listing.mask, listing.values, 0)
