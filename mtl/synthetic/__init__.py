@@ -1,4 +1,4 @@
-"""Planted (synthetic) datasets: features and face pictures drawn from a known hidden path."""
+"""Synthetic datasets: features and face pictures drawn from a known latent time series."""
 
 from mtl.synthetic.demo import CEILING_FILE, make_demo
 from mtl.synthetic.faces import FACES_DEMO, Faces, make_faces

@@ -1,4 +1,4 @@
-"""Draw and write a planted (synthetic) dataset and the predictions of its exact posterior."""
+"""Draw and write a synthetic dataset, and the predictions of its exact Bayesian posterior."""
 
 from collections.abc import Collection, Iterator
 from dataclasses import asdict, dataclass, replace
@@ -27,20 +27,23 @@ from mtl.synthetic.world import World, draw_world
 from mtl.tasks import EXPRESSION, UNITS
 
 CEILING_FILE = "ceiling.parquet"
-"""File of the exact posterior's predictions for the validation frames, in the dataset folder."""
+"""Predictions of the exact posterior for the validation frames, in the dataset folder."""
 
 
 @dataclass(frozen=True)
 class Planted:
-    """Synthetic dataset in memory: N listed frames of all videos, in listing order.
+    """Synthetic dataset in memory.
+
+    Legend: N listed frames (all frames named in the annotation files) of all videos, K dimensions
+    of the latent time series.
 
     Attributes:
-        world: Random constants that all videos share.
+        world: Random constants that all videos share, such as the weights of the labels.
         layout: Videos and the numbers of their listed frames.
-        states: The hidden path, K state dimensions per frame.
-        labels: All 15 labels of each frame, also those that the dataset leaves out.
+        states: Latent time series from which labels and features are drawn, one state per frame.
+        labels: All 15 labels of each frame, also those that the written dataset leaves out.
         mask: True where a label is written to the dataset.
-        features: Features of each frame, by feature set.
+        features: Features of each frame, by name of the feature set.
     """
 
     world: World
@@ -54,10 +57,10 @@ class Planted:
 def make_demo(out: str | Path, seed: int = 20221018, demo: Demo | None = None) -> Dataset:
     """Draw and write a synthetic dataset; the same seed gives the same content hash.
 
-    ``extra.ceiling`` in ``dataset.json`` holds the ceiling: the validation scores of the exact
-    posterior given all features, an approximate upper bound for any model. The posterior's
-    predictions are written to ``ceiling.parquet`` in the same directory, so that they can be
-    scored on any part of the validation videos.
+    ``extra.ceiling`` in the written ``dataset.json`` holds the validation scores of the exact
+    posterior of the labels given all features: an approximate upper bound for any model. The
+    predictions of this posterior are written to ``ceiling.parquet`` in the same directory, so that
+    they can be scored on any subset of the validation videos.
 
     Args:
         out: The dataset directory to write.
@@ -72,7 +75,17 @@ def make_demo(out: str | Path, seed: int = 20221018, demo: Demo | None = None) -
 
 
 def write_planted(out: str | Path, planted: Planted, seed: int, demo: Demo) -> Dataset:
-    """Write a drawn dataset with its ceiling; record ``seed`` and ``demo`` in ``dataset.json``."""
+    """Write a synthetic dataset with the predictions of its exact posterior; return it opened.
+
+    The predictions for the validation frames are written to ``ceiling.parquet``, their scores to
+    ``dataset.json``: an approximate upper bound for any model.
+
+    Args:
+        out: Dataset directory to write.
+        planted: The synthetic dataset in memory.
+        seed: Seed with which it was drawn, to record in ``dataset.json``.
+        demo: Parameters with which it was drawn, to record in ``dataset.json``.
+    """
     ceiling = best_predictions(planted, "validation")
     rows = planted.layout.rows("validation")
     ceiling_scores = scores(ceiling.outputs, planted.labels[rows], planted.mask[rows])
@@ -88,9 +101,10 @@ def write_planted(out: str | Path, planted: Planted, seed: int, demo: Demo) -> D
 
 
 def plant(demo: Demo, seed: int) -> Planted:
-    """Draw a synthetic dataset.
+    """Draw a synthetic dataset in memory.
 
-    Layout, mask, world, path, labels and features have separate random streams.
+    Videos, missing labels, shared constants, latent time series, labels and features have separate
+    random streams, so that a change in one of them leaves the others as they were.
 
     Args:
         demo: Size and difficulty of the dataset.
@@ -117,13 +131,16 @@ def plant(demo: Demo, seed: int) -> Planted:
 
 
 def _fit(readouts: Readouts, affect: np.ndarray, noise: Noise, mask: np.ndarray) -> Readouts:
-    """Return readouts with biases and thresholds fitted to the challenge's class frequencies.
+    """Fit the biases and thresholds of labels to the challenge's class frequencies.
 
     Args:
-        readouts: Readouts with biases and thresholds of 0.
-        affect: The affect path, (N, S).
+        readouts: Linear maps from the latent affect to the labels, with biases and thresholds of 0.
+        affect: Latent affect, a time series on which all labels depend: (frames, dimensions).
         noise: Label noise of the same frames.
-        mask: True for the training labels on which the frequencies are matched, (N, 15).
+        mask: True for the training labels on which the frequencies are matched, (frames, 15).
+
+    Returns:
+        A copy of ``readouts`` with the fitted biases and thresholds.
     """
     expression, units = mask[:, EXPRESSION.labels.start], mask[:, UNITS.labels.start]
     return replace(
@@ -136,10 +153,13 @@ def _fit(readouts: Readouts, affect: np.ndarray, noise: Noise, mask: np.ndarray)
 def best_predictions(
     planted: Planted, split: str, sets: Collection[str] | None = None
 ) -> Predictions:
-    """Return the exact posterior's predictions for every listed frame of a split.
+    """Predict all listed frames of a split with the exact Bayesian posterior of the labels.
+
+    Listed frames are the frames named in the annotation files. The posterior uses the true
+    constants from which the dataset was drawn: an approximate upper bound for any model.
 
     Args:
-        planted: The drawn dataset.
+        planted: The synthetic dataset in memory.
         split: "train", "validation" or "test".
         sets: Names of the feature sets that the posterior is conditioned on; all sets if None.
     """
@@ -175,6 +195,11 @@ def _listing(planted: Planted) -> Listing:
 
 
 def _by_video(layout: Layout, features: np.ndarray) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
-    """Yield name, frame numbers and features of each video, in listing order."""
+    """Return an iterator over the name, frame numbers and features of each video.
+
+    Args:
+        layout: Videos and the numbers of their frames.
+        features: Features of the frames of all videos, one video after the other.
+    """
     ends = np.cumsum([len(frames) for frames in layout.frames])[:-1]
     return zip(layout.names, layout.frames, np.split(features, ends), strict=True)

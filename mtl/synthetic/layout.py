@@ -1,4 +1,7 @@
-"""Layout of the planted dataset: videos, listed frames, and the pattern of missing labels."""
+"""Layout of a synthetic dataset: videos, listed frames, and which labels are missing.
+
+Listed frames are the frames that the annotation files name.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -43,7 +46,14 @@ COLUMNS = {"affect": slice(0, 2), "expression": slice(2, 3), "action_units": sli
 
 @dataclass(frozen=True)
 class Layout:
-    """Videos in listing order: names, splits, subjects and listed frame numbers."""
+    """Videos of a synthetic dataset and the numbers of their listed (annotated) frames.
+
+    Attributes:
+        names: Name of each video.
+        splits: Split of each video: "train", "validation" or "test".
+        subjects: Person in each video.
+        frames: Increasing numbers of the listed frames of each video.
+    """
 
     names: tuple[str, ...]
     splits: tuple[str, ...]
@@ -52,16 +62,16 @@ class Layout:
 
     @property
     def video(self) -> Int32[np.ndarray, " N"]:
-        """Index of each listed frame's video."""
+        """Index of the video of each of the N listed frames, with videos one after the other."""
         return np.repeat(np.arange(len(self.names)), [len(f) for f in self.frames]).astype(np.int32)
 
     def rows(self, split: str) -> Bool[np.ndarray, " N"]:
-        """True for the listed frames of the split."""
+        """Return a mask of the N listed frames of all videos, True for the frames of ``split``."""
         return np.asarray(np.array([of_video == split for of_video in self.splits])[self.video])
 
 
 def draw_layout(rng: np.random.Generator, demo: Demo) -> Layout:
-    """Draw videos of lognormal length for three splits; every fourth subject has two videos."""
+    """Draw videos of lognormal length for the three splits; every fourth person has two videos."""
     counts = split_sizes(demo.videos, demo.split_shares)
     splits = tuple(np.repeat(SPLITS, counts).tolist())
     lengths = rng.lognormal(0, demo.length_spread, demo.videos)
@@ -79,18 +89,30 @@ def draw_layout(rng: np.random.Generator, demo: Demo) -> Layout:
 
 
 def split_sizes(videos: int, shares: tuple[float, float, float]) -> tuple[int, int, int]:
-    """Return the number of training, validation and test videos, the last two at least 2."""
+    """Return the numbers of training, validation and test videos, the last two at least 2.
+
+    Args:
+        videos: Number of all videos.
+        shares: Fractions of the videos for training, validation and test.
+    """
     validation, test = (max(2, round(videos * share)) for share in shares[1:])
     return videos - validation - test, validation, test
 
 
 def _subjects(counts: tuple[int, ...]) -> list[int]:
-    """Return the subject number of each video: 0 0 1 2 3 4 4 5 6 7 8 8 ... in each split."""
+    """Return the number of the person in each video.
+
+    In each split the numbers start anew: 0 0 1 2 3 4 4 5 6 7 8 8, so every fourth person has two
+    videos.
+
+    Args:
+        counts: Number of videos in each split.
+    """
     return [n - n // 5 - (n % 5 > 0) for count in counts for n in range(count)]
 
 
 def _frame_numbers(rng: np.random.Generator, length: int, mean_gap_frames: float) -> np.ndarray:
-    """Draw increasing frame numbers from 1 on; about one gap in fifty is ten times as long."""
+    """Draw increasing frame numbers from 1 on, with Poisson gaps; 2 % of the gaps are tenfold."""
     gaps = 1 + rng.poisson(mean_gap_frames - 1, length)
     gaps = np.where(rng.random(length) < 0.02, 10 * gaps, gaps)
     return np.asarray(1 + np.cumsum(gaps) - gaps[0], dtype=np.int32)
@@ -99,11 +121,14 @@ def _frame_numbers(rng: np.random.Generator, length: int, mean_gap_frames: float
 def label_mask(
     rng: np.random.Generator, layout: Layout, run_frames: float
 ) -> Bool[np.ndarray, "N 15"]:
-    """Draw the mask of known labels; consecutive frames in a run have the same labelled tasks.
+    """Draw which of the 15 labels of each listed frame are known.
+
+    Labels are missing in runs: consecutive frames of a run have the same labelled tasks. The shares
+    of frames with each set of labelled tasks are those of the challenge.
 
     Args:
         rng: Source of the random draws.
-        layout: Videos and listed frames.
+        layout: Videos and the numbers of their listed (annotated) frames.
         run_frames: Mean length of a run, in listed frames.
 
     Returns:
@@ -120,7 +145,16 @@ def label_mask(
 
 
 def _runs(rng: np.random.Generator, video: np.ndarray, run_frames: float) -> list[np.ndarray]:
-    """Cut the listed frames into runs, at the ends of videos and at random; return their rows."""
+    """Cut all frames into runs (consecutive frames with the same labelled tasks) at random.
+
+    Args:
+        rng: Source of the random draws.
+        video: Index of the video of each frame; a run never extends over two videos.
+        run_frames: Mean length of a run, in frames.
+
+    Returns:
+        Row numbers of the frames of each run.
+    """
     cut = (np.diff(video) > 0) | (rng.random(len(video) - 1) < 1 / run_frames)
     return np.split(np.arange(len(video)), np.flatnonzero(cut) + 1)
 
@@ -130,10 +164,15 @@ def _assign_patterns(
     runs: list[np.ndarray],
     patterns: Mapping[tuple[str, ...], float],
 ) -> list[tuple[str, ...]]:
-    """Return the labelled tasks of each run, so that the patterns' shares of frames are met.
+    """Choose the labelled tasks of each run of consecutive frames.
 
-    Runs are visited in random order; each gets the pattern that has the fewest frames compared
-    with its share.
+    Runs are visited in random order. Each run gets the set of tasks that so far has the fewest
+    frames compared with its wanted share.
+
+    Args:
+        rng: Source of the random draws.
+        runs: Row numbers of the frames of each run.
+        patterns: Wanted share of the frames for each set of labelled tasks.
     """
     choices, shares = list(patterns), np.array(list(patterns.values()))
     frames, assigned = np.zeros(len(choices)), [choices[0]] * len(runs)

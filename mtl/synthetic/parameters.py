@@ -1,19 +1,20 @@
-"""Parameters of the planted demo dataset."""
+"""Parameters of the synthetic demo dataset."""
 
 from dataclasses import dataclass
 
 BLOCKS = ("pleasure", "energy", "face")
-"""Names of the three blocks of dimensions that make up the affect path."""
+"""Names of the three blocks of dimensions of the latent affect, on which all labels depend."""
 
 
 @dataclass(frozen=True)
 class View:
-    """Size of a feature set and the strength of the affect path in it.
+    """Size of a synthetic feature set, and how strongly the latent affect shows in it.
 
     Attributes:
         width: Number of features.
-        gains: Strength of each of the three blocks of the affect path in the features. With gain
-            1, one affect dimension has size ``Demo.signal`` in a feature.
+        gains: Strength in the features of each of the three blocks of dimensions of the latent
+            affect (time series on which all labels depend). With gain 1, one dimension has size
+            ``Demo.signal`` in a feature.
     """
 
     width: int
@@ -22,32 +23,36 @@ class View:
 
 @dataclass(frozen=True)
 class Demo:
-    """Parameters that, together with the seed, determine a planted dataset.
+    """Parameters that, together with the seed, determine a synthetic dataset.
+
+    Labels depend on the latent affect, a time series whose dimensions form three blocks. Features
+    show the latent affect and nuisances, on which no label depends.
 
     Attributes:
         videos: Number of videos over all splits.
         split_shares: Fractions of the videos for training, validation and test.
-        mean_frames: Mean number of listed frames in a video.
+        mean_frames: Mean number of listed (annotated) frames in a video.
         length_spread: Standard deviation of the logarithm of a video's length.
         mean_gap_frames: Mean distance between listed frames, in frames, apart from one gap in fifty
             that is ten times as long.
-        run_frames: Mean length, in listed frames, of a run with the same labelled tasks.
+        run_frames: Mean length, in listed frames, of a run of frames with the same labelled tasks.
         frames_per_second: Frame rate that converts time constants in seconds to frames.
-        affect_seconds: Time constants of the affect path's dimensions, one tuple for each block of
-            ``BLOCKS``.
-        nuisance_seconds: Time constants of each feature set's own nuisance processes, on which no
-            label depends.
-        offsets: Number of each feature set's own nuisances that are constant over a video.
-        signal, nuisance, offset: Size of one affect dimension, one nuisance process and one offset
-            in one feature, in standard deviations of the feature's white noise.
-        views: Name and view of each feature set.
-        affect_mean, affect_spread, affect_noise: Mean, standard deviation and standard deviation
-            of the annotation noise, for valence and arousal.
+        affect_seconds: Time constants of the latent affect's dimensions, one tuple per block.
+        nuisance_seconds: Time constants of the nuisance processes of each feature set.
+        offsets: Number of nuisances of each feature set that are constant over a video.
+        signal, nuisance, offset: Size of one dimension of the latent affect, one nuisance process
+            and one constant nuisance in one feature, in standard deviations of the feature's white
+            noise.
+        views: Name, width and signal strength of each feature set.
+        affect_mean: Mean of valence and of arousal.
+        affect_spread: Standard deviation of valence and of arousal without annotation noise.
+        affect_noise: Standard deviation of the annotation noise of valence and of arousal.
         affect_blocks: Weight of each block in valence and in arousal.
         expression_blocks, unit_blocks: Weight of each block in expression and in action units.
         expression_sharpness: Standard deviation of the expression's class scores before standard
             Gumbel noise is added.
-        unit_noise: Standard deviation of the noise on an action unit's readout of variance 1.
+        unit_noise: Standard deviation of the noise that is added to an action unit's score, which
+            has variance 1 without it.
     """
 
     videos: int = 80

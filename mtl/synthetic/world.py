@@ -1,10 +1,10 @@
-"""Random constants shared by all videos: label readouts and the linear map to each feature set.
+"""Random constants that all synthetic videos share: weights of the labels and of the features.
 
-The state of a video is its affect path (S dimensions) followed, for each feature set, by nuisance
-processes and offsets that enter only this set. Their loadings are combinations of the set's affect
-loadings, so a single frame cannot separate them from affect. Only their course over time can:
-offsets are constant over a video, while affect returns to its mean.
-Legend: N frames, S affect dimensions, K state dimensions, F features.
+The latent state of a video consists of the latent affect (S dimensions, on which all labels depend)
+and, for each feature set, of nuisance processes and constants that enter only this set. Their
+weights in the features are combinations of the weights of affect, so a single frame cannot separate
+them from affect. Only their course over time can: the constants do not change during a video, while
+affect returns to its mean. Legend: N frames, S affect dimensions, K state dimensions, F features.
 """
 
 from collections.abc import Sequence
@@ -20,10 +20,13 @@ from mtl.tasks import EXPRESSION, UNITS
 
 @dataclass(frozen=True)
 class Camera:
-    """Map from the state to one feature set: ``mean + scale * (loadings @ state + white noise)``.
+    """Observation model of one feature set: linear in the latent state, plus white noise.
+
+    The features are ``mean + scale * (loadings @ state + noise)``.
 
     Attributes:
-        loadings: Weight of each state dimension, in standard deviations of the noise.
+        loadings: Weight of each state dimension in each feature, in standard deviations of the
+            noise.
         mean, scale: Mean and scale of each feature.
     """
 
@@ -34,25 +37,25 @@ class Camera:
     def observe(
         self, rng: np.random.Generator, states: Float64[np.ndarray, "N K"]
     ) -> Float16[np.ndarray, "N F"]:
-        """Draw the features of these states."""
+        """Draw the features of N frames given the latent state of each frame."""
         observed = states @ self.loadings.T
         observed += rng.standard_normal(observed.shape)
         return np.asarray(self.mean + self.scale * observed, dtype=np.float16)
 
     def whiten(self, features: Float16[np.ndarray, "N F"]) -> Float64[np.ndarray, "N F"]:
-        """Remove mean and scale, which leaves ``loadings @ state`` plus noise of variance 1."""
+        """Remove mean and scale of the features; what remains is signal and noise of variance 1."""
         return np.asarray((features.astype(np.float64) - self.mean) / self.scale)
 
 
 @dataclass(frozen=True)
 class World:
-    """Random constants shared by all videos.
+    """Random constants that all videos of a synthetic dataset share.
 
     Attributes:
-        time_constants: Time constant of each state dimension, in frames.
-        cameras: Map from the state to the features, by feature set.
-        readouts: Mapping from the affect path to the labels.
-        affect: State dimensions that form the affect path.
+        time_constants: Time constant of each dimension of the latent state, in frames.
+        cameras: Observation model from the state to the features, by feature set.
+        readouts: Linear maps from the latent affect to the labels, with noise and thresholds.
+        affect: Dimensions of the state that form the latent affect, on which all labels depend.
     """
 
     time_constants: Float64[np.ndarray, " K"]
@@ -62,7 +65,7 @@ class World:
 
 
 def draw_world(rng: np.random.Generator, demo: Demo) -> World:
-    """Draw readouts and loadings; expression biases and unit thresholds are 0."""
+    """Draw the weights of labels and features; expression biases and unit thresholds are 0."""
     sizes = [len(block) for block in demo.affect_seconds]
     nuisances = [*demo.nuisance_seconds, *[np.inf] * demo.offsets]
     seconds = [s for block in demo.affect_seconds for s in block] + nuisances * len(demo.views)
@@ -81,13 +84,13 @@ def draw_world(rng: np.random.Generator, demo: Demo) -> World:
 def _camera(
     rng: np.random.Generator, demo: Demo, view: View, sizes: Sequence[int], number: int
 ) -> Camera:
-    """Draw the map to one feature set.
+    """Draw the observation model of one feature set: weights of the latent state, mean and scale.
 
     Args:
         rng: Source of the random draws.
-        demo: Sizes and strengths of affect and nuisances.
-        view: Number of features and gains of the set.
-        sizes: Number of affect dimensions in each block.
+        demo: Sizes and strengths of the latent affect and the nuisances.
+        view: Number of features of the set and strength of the latent affect in them.
+        sizes: Number of dimensions in each block of the latent affect.
         number: Position of the set among all sets.
     """
     affect = sum(sizes)
@@ -125,6 +128,13 @@ def _readouts(rng: np.random.Generator, demo: Demo, sizes: Sequence[int]) -> Rea
 def _directions(
     rng: np.random.Generator, count: int, blocks: Sequence[float], sizes: Sequence[int]
 ) -> np.ndarray:
-    """Draw random vectors, scale each block by its weight, normalise them; shape (count, S)."""
+    """Draw random unit vectors that weight the S dimensions of the latent affect, (count, S).
+
+    Args:
+        rng: Source of the random draws.
+        count: Number of vectors.
+        blocks: Weight of each block of dimensions, applied before the vectors are normalised.
+        sizes: Number of dimensions in each block.
+    """
     vectors = rng.standard_normal((count, sum(sizes))) * np.repeat(blocks, sizes)
     return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True))

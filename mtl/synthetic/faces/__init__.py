@@ -1,4 +1,4 @@
-"""Planted face pictures: drawn from the hidden path, in the challenge's folder layout."""
+"""Synthetic face pictures: drawn from a latent time series, in the challenge's folder layout."""
 
 from mtl.synthetic.faces.parameters import FACES_DEMO, Faces
 from mtl.synthetic.faces.people import Identity, draw_people

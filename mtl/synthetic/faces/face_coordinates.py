@@ -1,4 +1,4 @@
-"""Face coordinates: position of each pixel relative to the head, and the face's parameters."""
+"""Coordinates of each pixel relative to the head, and the parameters with which a face is drawn."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -51,16 +51,16 @@ class FaceCoordinates:
 
     @property
     def eyes(self) -> tuple[Plane, Plane]:
-        """Position of each pixel relative to the centre of the eye on its half of the face."""
+        """Position of each pixel relative to the centre of the nearer eye: outwards, down."""
         return self.x - self.proportions["eye_distance"], self.down + 0.16
 
 
 def to_face_coordinates(intensities: np.ndarray, scene: Scene, size: int) -> FaceCoordinates:
-    """Compute the face coordinates of T frames.
+    """Compute pixel positions relative to the head, and the face's parameters, for T frames.
 
     Args:
         intensities: Intensity of each action unit, (T, 12), in the order of ``ACTION_UNITS``.
-        scene: People, light, pose and noise of the same frames.
+        scene: People, light, head pose and noise of the same frames.
         size: Side of the pictures, in pixels.
     """
     pose = scene.pose
@@ -95,5 +95,5 @@ def column(values: np.ndarray) -> Plane:
 
 
 def _each(function: np.ufunc, values: np.ndarray) -> np.ndarray:
-    """Apply a function to one element at a time."""
+    """Apply a function to each element separately, so that no result depends on its position."""
     return np.array([function(float(value)) for value in values], np.float32)

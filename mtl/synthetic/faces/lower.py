@@ -1,4 +1,4 @@
-"""Nose, cheeks, mouth and jaw: action units 10, 12, 15, 23, 24, 25, 26, and 6 in the cheeks."""
+"""Drawing of nose, cheeks, mouth and jaw: action units 6 (cheeks), 10, 12, 15 and 23 to 26."""
 
 from dataclasses import dataclass
 
@@ -15,9 +15,13 @@ def jaw_height(face: FaceCoordinates) -> Plane:
 
 @dataclass(frozen=True)
 class Mouth:
-    """Pixel coverages of a mouth's parts; ``dark`` is the darkness of lip line and creases.
+    """Fraction of each pixel covered by the parts of a mouth.
 
     Lips are painted first; opening, tongue and teeth are painted over them.
+
+    Attributes:
+        lips, opening, teeth, tongue: Covered fraction of each pixel, 0 to 1.
+        dark: Darkness of the line between the lips and of the creases around the mouth.
     """
 
     lips: Plane
@@ -28,10 +32,11 @@ class Mouth:
 
 
 def mouth(face: FaceCoordinates) -> Mouth:
-    """Return the coverages of the mouth, with lips along a parabola through the mouth's corners.
+    """Return the fraction of each pixel covered by the parts of the mouth.
 
-    AU12 draws the corners up and outwards, AU15 down. AU10 raises the upper lip. AU23 makes both
-    lips thin, AU24 presses and narrows them. AU25 parts the lips, AU26 opens the mouth.
+    The lips follow a parabola through the mouth's corners. AU12 draws the corners up and outwards,
+    AU15 down. AU10 raises the upper lip. AU23 makes both lips thin, AU24 presses and narrows them.
+    AU25 parts the lips, AU26 opens the mouth.
     """
     a, lengths = face.units, face.proportions
     width, thickness = lengths["mouth_width"], lengths["lip_thickness"]
@@ -63,7 +68,13 @@ def mouth(face: FaceCoordinates) -> Mouth:
 def _mouth_creases(face: FaceCoordinates, y: Plane, width: Plane, lower: Plane) -> Plane:
     """Return the darkness of the shade below the lip and the creases at the mouth's corners.
 
-    AU12 and AU24 deepen the pits at the corners, AU15 the lines below them.
+    AU12 and AU24 deepen the pits at the corners, AU15 the lines below the corners.
+
+    Args:
+        face: Pixel positions and parameters of the face.
+        y: Vertical position of each pixel relative to the line between the lips.
+        width: Half the width of the mouth.
+        lower: Vertical position of the lower lip's edge.
     """
     a = face.units
     shade = 0.45 * stroke(y - lower - 0.035, face.x, 0.04, -0.6 * width, 0.6 * width)
@@ -74,7 +85,7 @@ def _mouth_creases(face: FaceCoordinates, y: Plane, width: Plane, lower: Plane) 
 
 
 def nose(face: FaceCoordinates) -> tuple[Plane, Plane]:
-    """Return the nose's horizontal slope for shading, and the darkness of nostrils and folds.
+    """Return the horizontal slope of the nose, for shading, and the darkness of nostrils and folds.
 
     AU10 raises the wings of the nose and deepens the fold from nose to mouth. AU12 also deepens
     this fold and moves it outwards.
@@ -110,7 +121,10 @@ def _folds(face: FaceCoordinates, tip: Plane, width: Plane) -> Plane:
 
 
 def cheeks(face: FaceCoordinates) -> Plane:
-    """Return the relative brightness added to the cheeks; AU6 raises and brightens them."""
+    """Return the brightness to add to the cheeks, relative to the skin's brightness.
+
+    AU6 raises and brightens the cheeks.
+    """
     raised = face.units["AU6"]
     ball = bump(face.x - 0.37, face.down - 0.19 + 0.08 * raised, 0.2, 0.2 - 0.04 * raised)
     return np.asarray((0.05 + 0.15 * raised) * ball)

@@ -1,4 +1,4 @@
-"""Parameters of the planted face pictures."""
+"""Parameters of the synthetic face pictures."""
 
 from dataclasses import dataclass, fields
 
@@ -8,7 +8,7 @@ from mtl.synthetic.parameters import Demo
 SIZES = (32, 512)
 """Smallest and largest side of a picture, in pixels."""
 
-# A picture shows the affect path only through the action units, so the units must depend on all
+# A picture shows the latent affect only through the action units, so the units must depend on all
 # blocks; with Demo's default unit_blocks they hardly depend on arousal.
 FACES_DEMO = Demo(
     videos=150,
@@ -22,22 +22,23 @@ FACES_DEMO = Demo(
 
 @dataclass(frozen=True)
 class Faces:
-    """Parameters of the face pictures; the unit of lengths is half the side of a picture.
+    """Parameters of the synthetic face pictures; the unit of lengths is half a picture's side.
 
     Attributes:
         size: Side of the square pictures, in pixels.
-        softness: Width of the logistic that turns an action unit's readout of variance 1 into its
-            intensity: intensity = 1 / (1 + exp(-(readout - threshold) / softness)).
-        identity: Strength of the differences between people: 1 is realistic, 0 gives all people
-            the same face.
-        light: Strength of the light's differences between videos and its drift within each video;
-            1 is realistic.
-        shift: Standard deviation of the head's position on each axis.
+        softness: Width of the logistic that turns an action unit's score (a linear map of the
+            latent affect, variance 1) into its intensity: 1 / (1 + exp(-(score - threshold) /
+            softness)).
+        identity: Strength of the differences between people: 1 is realistic, 0 gives all people the
+            same face.
+        light: Strength of the light's differences between videos and its drift within each video; 1
+            is realistic.
+        shift: Standard deviation of the head's horizontal and vertical position.
         zoom: Standard deviation of the logarithm of the head's size.
         rotation_degrees: Standard deviation of the head's rotation in the picture plane.
         yaw_degrees: Standard deviation of the head's rotation about its vertical axis.
         gaze: Standard deviation of the irises' horizontal position.
-        pose_seconds, light_seconds: Time constants of the pose and of the light's drift.
+        pose_seconds, light_seconds: Time constants of the head's movement and of the light's drift.
         noise: Standard deviation of the sensor noise, in grey levels from 0 to 255.
         quality: Quality of the JPEG files, 1 to 100.
     """
@@ -57,7 +58,7 @@ class Faces:
     quality: int = 95
 
     def __post_init__(self) -> None:
-        """Check that every parameter is in its valid range.
+        """Check that every parameter of the pictures is in its valid range.
 
         Raises:
             InputError: A parameter is out of range.

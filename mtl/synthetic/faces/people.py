@@ -41,7 +41,11 @@ LIPS = np.array([[0.70, 0.36, 0.34], [0.60, 0.22, 0.24], [0.78, 0.30, 0.36]])
 
 @dataclass(frozen=True)
 class Identity:
-    """Proportions and linear RGB colours (0 to 1) of T faces; see ``PROPORTIONS``."""
+    """Proportions and colours of T synthetic faces, one array per attribute.
+
+    Proportions are lengths and ratios, (T,); their means and standard deviations over people are in
+    ``PROPORTIONS``. Colours are linear RGB from 0 to 1, (T, 3).
+    """
 
     head_width: Scalar
     head_height: Scalar
@@ -66,7 +70,13 @@ class Identity:
 
 
 def draw_people(rng: np.random.Generator, count: int, faces: Faces) -> Identity:
-    """Draw the faces of ``count`` people; ``faces.identity`` scales their differences."""
+    """Draw the proportions and colours of people's faces.
+
+    Args:
+        rng: Source of the random draws.
+        count: Number of people.
+        faces: Parameters of the pictures; ``faces.identity`` scales the differences between people.
+    """
     draws = rng.standard_normal((len(PROPORTIONS), count)).clip(-2, 2) * faces.identity
     proportions = {
         name: (mean + spread * z).astype(np.float32)
@@ -84,9 +94,13 @@ def draw_people(rng: np.random.Generator, count: int, faces: Faces) -> Identity:
 
 
 def _mix(rng: np.random.Generator, palette: np.ndarray, count: int, strength: float) -> np.ndarray:
-    """Draw random mixtures of a palette's colours, float32 (count, 3).
+    """Draw random mixtures of the colours of a palette, float32 of shape (count, 3).
 
-    ``strength`` scales the distance of each mixture from the palette's mean.
+    Args:
+        rng: Source of the random draws.
+        palette: RGB colours, one per row.
+        count: Number of mixtures.
+        strength: Factor on the distance of each mixture from the palette's mean colour.
     """
     weights = rng.dirichlet(np.full(len(palette), 0.3), count)
     mean = palette.mean(0)

@@ -1,4 +1,4 @@
-"""Draw face pictures: parts of the face in layers, then light, then sensor noise."""
+"""Rendering of face pictures: parts of the face in layers, then light, then sensor noise."""
 
 import numpy as np
 from jaxtyping import Float32, UInt8
@@ -22,7 +22,7 @@ def draw_faces(
 
     Args:
         intensities: Action unit intensities, 0 to 1, in the order of ``ACTION_UNITS``.
-        scene: People, light, pose and noise of the same frames.
+        scene: People, light, head pose and noise of the same frames.
         size: Side of the pictures, in pixels.
     """
     pictures = np.empty((len(scene), size, size, 3), np.uint8)
@@ -37,7 +37,11 @@ def draw_faces(
 
 
 def _draw(face: FaceCoordinates, light: Light) -> np.ndarray:
-    """Return the pictures with light and without noise, (3, T, S, S), from 0 to about 1."""
+    """Draw the pictures of T frames with light and without sensor noise.
+
+    Returns:
+        Pixels from 0 to about 1, (3, T, S, S) with pictures of S x S pixels.
+    """
     skull, chin = face.proportions["head_height"], lower.jaw_height(face)
     height = np.where(face.down < 0, skull, chin)
     below = (face.down / chin).clip(0, 1)
@@ -62,7 +66,13 @@ def _draw(face: FaceCoordinates, light: Light) -> np.ndarray:
 
 
 def _paint_features(canvas: np.ndarray, face: FaceCoordinates, nose_dark: Plane) -> None:
-    """Paint eyes, brows, mouth, creases and cheeks onto a canvas of plain skin, in place."""
+    """Paint eyes, brows, mouth, creases and cheeks onto a canvas of plain skin, in place.
+
+    Args:
+        canvas: RGB pixels of T pictures, (3, T, S, S) with S x S pixels each.
+        face: Pixel positions and parameters of the face.
+        nose_dark: Darkness of nostrils and folds of the nose.
+    """
     x, y = face.eyes
     socket = 0.16 * bump(x, y + 0.03, 0.24, 0.17)
     mouth = lower.mouth(face)
@@ -82,7 +92,10 @@ def _paint_features(canvas: np.ndarray, face: FaceCoordinates, nose_dark: Plane)
 
 
 def _hair(face: FaceCoordinates) -> Plane:
-    """Return the coverage of the hair behind the head: a cap and sides of ``hair_length``."""
+    """Return the fraction of each pixel covered by the hair behind the head.
+
+    The hair is a cap around the head, with sides down to ``hair_length``.
+    """
     lengths = face.proportions
     volume = lengths["hair_volume"]
     width, height = lengths["head_width"] + volume, lengths["head_height"] + volume
@@ -93,7 +106,7 @@ def _hair(face: FaceCoordinates) -> Plane:
 
 
 def _fringe(face: FaceCoordinates) -> Plane:
-    """Return the coverage of the hair on the forehead; its line is lower at the temples."""
+    """Return the fraction of each pixel covered by hair on the forehead, lower at the temples."""
     x = face.across / face.proportions["head_width"]
     temples = x * x * x * x
     return cover(face.down + face.proportions["hairline"] - 0.42 * temples, 1.5 * face.pixel)
@@ -102,8 +115,9 @@ def _fringe(face: FaceCoordinates) -> Plane:
 def _shade(face: FaceCoordinates, light: Light, width: Plane, height: Plane, slope: Plane) -> Plane:
     """Return the brightness factor of the light on an egg-shaped head with a nose.
 
-    The factor is ambient light plus Lambertian shading by the lamp: the cosine between the
-    surface normal and the lamp's direction.
+    The factor is ambient light plus Lambertian shading by the lamp: the cosine between the surface
+    normal and the lamp's direction. ``width`` and ``height`` are the half axes of the head,
+    ``slope`` is the horizontal slope of the nose.
     """
     p, q = 0.9 * face.across / width, 0.85 * face.down / height
     ahead = np.sqrt((1 - p * p - q * q).clip(0.04))
@@ -114,7 +128,10 @@ def _shade(face: FaceCoordinates, light: Light, width: Plane, height: Plane, slo
 
 
 def _backdrop(face: FaceCoordinates, light: Light) -> np.ndarray:
-    """Return the background, a linear colour gradient independent of the pose, (3, T, S, S)."""
+    """Return the background of T frames: a linear colour gradient, independent of the head's pose.
+
+    The shape is (3, T, S, S) with pictures of S x S pixels.
+    """
     size = face.x.shape[-1]
     centres = (np.arange(size, dtype=np.float32) + 0.5) / (size / 2) - 1
     along = centres * column(light.slant[:, 0]) + centres[:, None] * column(light.slant[:, 1])
@@ -125,14 +142,20 @@ def _backdrop(face: FaceCoordinates, light: Light) -> np.ndarray:
 def _paint(
     canvas: np.ndarray, coverage: Plane, colour: np.ndarray | tuple[float, float, float]
 ) -> None:
-    """Blend one colour, or one colour per frame (T, 3), over the canvas (3, T, S, S) in place."""
+    """Blend a colour over T pictures in place.
+
+    Args:
+        canvas: RGB pixels of the pictures, (3, T, S, S) with S x S pixels each.
+        coverage: Opacity of the colour at each pixel, 0 to 1.
+        colour: One RGB colour, or one per picture, (T, 3).
+    """
     colours = np.asarray(colour, np.float32)
     for plane, value in zip(canvas, colours.T, strict=True):
         plane += coverage * ((column(value) if value.ndim else value) - plane)
 
 
 def _add_noise(pictures: np.ndarray, scene: Scene) -> np.ndarray:
-    """Add the sensor noise of each frame to pictures in [0, 1] and round them to 8 bits."""
+    """Add sensor noise, seeded for each frame, to pictures in [0, 1] and round them to 8 bits."""
     grey = np.ascontiguousarray(pictures) * np.float32(255)
     for picture, spread, seed in zip(grey, scene.noise, scene.noise_seed, strict=True):
         rng = np.random.Generator(np.random.SFC64(int(seed)))

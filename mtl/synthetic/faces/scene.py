@@ -1,6 +1,7 @@
-"""Nuisances in the face pictures: people, light, pose, background and noise.
+"""Scenes of the synthetic face pictures: people, light, pose, background and noise.
 
-No label depends on them. Legend: T frames. The unit of lengths is half the side of a picture.
+No label depends on them; they are nuisances. Legend: T frames. The unit of lengths is half a
+picture's side.
 """
 
 from dataclasses import dataclass, fields
@@ -22,7 +23,7 @@ STREAM = 1_000_003
 
 @dataclass(frozen=True)
 class Light:
-    """Ambient light, one lamp, and the background of T frames.
+    """Light and background of T frames: ambient light, one lamp, and a colour gradient.
 
     Attributes:
         direction: Unit vector towards the lamp: right, down, towards the viewer.
@@ -55,7 +56,7 @@ class Light:
 
 @dataclass(frozen=True)
 class Pose:
-    """Position, size, rotation, yaw and gaze of the head in T frames.
+    """Head pose in T frames: position, size, rotation, yaw (turn to the side) and gaze.
 
     Angles are in radians. Positive ``rotation`` is clockwise, positive ``yaw`` is a turn to the
     right in the picture.
@@ -78,12 +79,12 @@ class Pose:
 
 @dataclass(frozen=True)
 class Scene:
-    """Nuisances of T frames: all that their pictures show except the action units.
+    """Everything that the pictures of T frames show except the action units.
 
     Attributes:
         identity, light, pose: Person, light and head pose of each frame.
         noise: Standard deviation of the sensor noise, in grey levels from 0 to 255.
-        noise_seed: Seed of each frame's sensor noise.
+        noise_seed: Seed of the sensor noise of each frame.
     """
 
     identity: Identity
@@ -97,7 +98,7 @@ class Scene:
         return len(self.noise)
 
     def take(self, rows: Int[np.ndarray, " _"]) -> "Scene":
-        """Return the scene of these frames, in this order."""
+        """Return the scene of the frames with these row numbers, in this order."""
         return Scene(
             identity=_take(self.identity, rows),
             light=_take(self.light, rows),
@@ -108,17 +109,19 @@ class Scene:
 
 
 def draw_scene(seed: int, layout: Layout, faces: Faces) -> Scene:
-    """Draw the scene of every listed frame: one face per subject, one background per video.
+    """Draw people, light, pose and noise of every listed (annotated) frame.
 
-    Pose and the drift of the light are Ornstein-Uhlenbeck processes over the frame numbers.
+    There is one face per subject and one background per video. Pose and the drift of the light are
+    Ornstein-Uhlenbeck processes over the frame numbers.
 
     Args:
-        seed: Seed of all draws; the random streams differ from those of ``plant(demo, seed)``.
+        seed: Seed of all draws; the random streams differ from those of ``plant(demo, seed)``,
+            which draws labels and features.
         layout: Videos, subjects and listed frames.
         faces: Strength and time constants of the nuisances.
 
     Returns:
-        The scene, frames in listing order.
+        The scene, with the frames of one video after the other.
     """
     branch = np.random.SeedSequence(seed, spawn_key=(STREAM,))
     people, light, pose, noise = (np.random.default_rng(s) for s in branch.spawn(4))
@@ -135,7 +138,7 @@ def draw_scene(seed: int, layout: Layout, faces: Faces) -> Scene:
 
 
 def _draw_pose(rng: np.random.Generator, layout: Layout, faces: Faces) -> Pose:
-    """Draw head poses; half of the variance is constant over a video, like a camera position."""
+    """Draw head poses; half of their variance is constant over a video, like a camera position."""
     seconds = np.repeat([np.inf, faces.pose_seconds], len(fields(Pose)))
     path = _paths(rng, layout, seconds).reshape(-1, 2, len(fields(Pose)))
     z = (path.sum(1) / np.sqrt(2)).clip(-2.5, 2.5).T.astype(np.float32)
@@ -152,7 +155,7 @@ def _draw_pose(rng: np.random.Generator, layout: Layout, faces: Faces) -> Pose:
 
 
 def _draw_light(rng: np.random.Generator, layout: Layout, faces: Faces) -> Light:
-    """Draw the light: a constant of each video plus a slow drift; the background is constant."""
+    """Draw the light: a constant of each video plus a slow drift. The background does not drift."""
     drift = _paths(rng, layout, np.repeat(faces.light_seconds, 7)).T
     videos, video = len(layout.names), layout.video
     constant = rng.standard_normal((7, videos)).clip(-2, 2)[:, video]
@@ -173,15 +176,21 @@ def _draw_light(rng: np.random.Generator, layout: Layout, faces: Faces) -> Light
 
 
 def _paths(rng: np.random.Generator, layout: Layout, seconds: np.ndarray) -> np.ndarray:
-    """Draw Ornstein-Uhlenbeck processes of variance 1 along each video, shape (T, processes).
+    """Draw Ornstein-Uhlenbeck processes of variance 1 along each video.
 
-    ``seconds`` holds their time constants; videos have 30 frames per second.
+    Args:
+        rng: Source of the random draws.
+        layout: Videos and their frame numbers, at 30 frames per second.
+        seconds: Time constant of each process.
+
+    Returns:
+        Values of shape (frames of all videos, processes).
     """
     return np.concatenate([sample(rng, frames, 30.0 * seconds) for frames in layout.frames])
 
 
 def _take(data: Columns, rows: np.ndarray) -> Columns:
-    """Return a dataclass of arrays with only these rows."""
+    """Return a copy of a dataclass of arrays, with only the given rows of each array."""
     columns = {f.name: getattr(data, f.name)[rows] for f in fields(data)}  # type: ignore[arg-type]
     return type(data)(**columns)
 

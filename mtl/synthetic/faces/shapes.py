@@ -11,12 +11,21 @@ Length = Plane | float
 
 
 def cover(distance: Plane, pixel: Length) -> Plane:
-    """Return the fraction of each pixel inside a shape, given the signed distance to its edge."""
+    """Return the fraction of each pixel that a shape covers.
+
+    Args:
+        distance: Signed distance of each pixel to the shape's edge, negative inside.
+        pixel: Side length of a pixel.
+    """
     return np.asarray((0.5 - distance / pixel).clip(0, 1))
 
 
 def ellipse(x: Plane, y: Plane, width: Length, height: Length) -> Plane:
-    """Return the first-order signed distance to an ellipse around 0 with these half axes."""
+    """Return the first-order signed distance of points to an ellipse around 0, negative inside.
+
+    ``x`` and ``y`` are coordinates of the points, ``width`` and ``height`` half axes of the
+    ellipse.
+    """
     p, q = x / width, y / height
     radius = np.sqrt(p * p + q * q) + 1e-6
     p, q = p / width, q / height
@@ -24,11 +33,11 @@ def ellipse(x: Plane, y: Plane, width: Length, height: Length) -> Plane:
 
 
 def lens(x: Plane, y: Plane, width: Length, top: Length, bottom: Length, pixel: Length) -> Plane:
-    """Return the pixel coverage of the area between two parabolas, for an eye or a mouth.
+    """Return the fraction of each pixel covered by the area between two parabolas: an eye or mouth.
 
-    Both parabolas pass through (-width, 0) and (width, 0); at x = 0 they reach y = ``-top`` and
-    y = ``bottom``. The coverage is the difference of the coverages of two areas, those on the +y
-    side of each parabola, so it goes to 0 as the eye or mouth closes.
+    Both parabolas pass through (-width, 0) and (width, 0); at x = 0 they reach y = ``-top`` and y =
+    ``bottom``. The coverage is the difference of the coverages of two areas, those on the +y side
+    of each parabola, so it goes to 0 as the eye or mouth closes.
     """
     u = x / width
     bow = (1 - u * u).clip(-1, 1)
@@ -39,13 +48,19 @@ def lens(x: Plane, y: Plane, width: Length, top: Length, bottom: Length, pixel: 
 
 
 def rounded_intersection(a: Plane, b: Plane, radius: float) -> Plane:
-    """Return the signed distance to the intersection of two shapes, with rounded corners."""
+    """Return the signed distance to the intersection of two shapes, with rounded corners.
+
+    ``a`` and ``b`` are the signed distances to the two shapes. The corner is rounded where they
+    differ by less than ``radius``.
+    """
     near = (1 - np.abs(a - b) / radius).clip(0)
     return np.asarray(np.maximum(a, b) + 0.25 * radius * near * near)
 
 
 def stroke(offset: Plane, along: Plane, width: float, start: Length, end: Length) -> Plane:
-    """Return the intensity, 0 to 1, of a soft line that fades over a fifth of its length per end.
+    """Return the intensity, 0 to 1, of a soft line.
+
+    The line fades out across its axis, and over a fifth of its length at each end.
 
     Args:
         offset: Distance of each pixel from the line's axis.
@@ -61,7 +76,10 @@ def stroke(offset: Plane, along: Plane, width: float, start: Length, end: Length
 
 
 def bump(x: Plane, y: Length, width: Length, height: Length) -> Plane:
-    """Return a soft spot around 0: 1 at its centre, 0 outside the ellipse with these half axes."""
+    """Return the intensity of a soft spot: 1 at the origin, 0 outside an ellipse around it.
+
+    ``x`` and ``y`` are pixel coordinates, ``width`` and ``height`` half axes of the ellipse.
+    """
     p, q = x / width, y / height
     inside = (1 - p * p - q * q).clip(0)
     return np.asarray(inside * inside)

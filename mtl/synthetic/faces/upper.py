@@ -1,4 +1,4 @@
-"""Brows, forehead and eyes: action units 1, 2, 4, 6 and 7."""
+"""Drawing of brows, forehead and eyes: action units 1, 2, 4, 6 and 7."""
 
 import numpy as np
 
@@ -7,7 +7,7 @@ from mtl.synthetic.faces.shapes import Plane, cover, ellipse, lens, stroke
 
 
 def brows(face: FaceCoordinates) -> Plane:
-    """Return the pixel coverage of the brows, arcs that become thinner outwards.
+    """Return the fraction of each pixel covered by the brows, arcs that become thinner outwards.
 
     AU1 raises the inner ends, AU2 the outer ends. AU4 lowers the brows and draws them together.
     """
@@ -20,14 +20,19 @@ def brows(face: FaceCoordinates) -> Plane:
 
 
 def _brow_ends(face: FaceCoordinates) -> tuple[Plane, Plane]:
-    """Return the horizontal positions of the brow's inner and outer end."""
+    """Return the distances of a brow's inner and outer end from the middle of the face."""
     middle, width = face.proportions["eye_distance"], face.proportions["eye_width"]
     together = face.units["AU4"]
     return middle - 1.3 * width - 0.055 * together, middle + 1.45 * width - 0.02 * together
 
 
 def _brow_line(face: FaceCoordinates, t: Plane) -> Plane:
-    """Return the vertical position of the brow from its inner (t = 0) to its outer end (t = 1)."""
+    """Return the vertical position of a brow.
+
+    Args:
+        face: Pixel positions and parameters of the face.
+        t: Position along the brow, from 0 at the inner end to 1 at the outer end.
+    """
     inner = 0.095 * face.units["AU4"] - 0.12 * face.units["AU1"]
     outer = 0.05 * face.units["AU4"] - 0.125 * face.units["AU2"]
     inwards = (1 - t) * (1 - t) * (1 + 2 * t)
@@ -52,20 +57,26 @@ def forehead_creases(face: FaceCoordinates) -> Plane:
 
 
 def eyes(face: FaceCoordinates) -> Plane:
-    """Return the pixel coverage of the open eyes; AU6 raises the lower lid, AU7 closes both."""
+    """Return the fraction of each pixel covered by the open eyes.
+
+    AU6 raises the lower lid, AU7 closes both lids.
+    """
     x, y = face.eyes
     top, bottom = _lids(face)
     return lens(x, y + 0.08 * x, face.proportions["eye_width"], top, bottom, face.pixel)
 
 
 def _lids(face: FaceCoordinates) -> tuple[Plane, Plane]:
-    """Return the distances of the upper and of the lower lid from the eye's axis."""
+    """Return the distances of the upper and the lower lid from the eye's horizontal axis."""
     cheek, tight, opening = face.units["AU6"], face.units["AU7"], face.proportions["eye_opening"]
     return opening * (1.05 - 0.5 * tight), opening * (0.8 - 0.4 * cheek - 0.45 * tight)
 
 
 def irises(face: FaceCoordinates) -> tuple[Plane, Plane, Plane]:
-    """Return the pixel coverages of irises, pupils and glints, not yet cut off by the lids."""
+    """Return the fraction of each pixel covered by irises, by pupils and by glints.
+
+    The lids do not hide parts of them yet.
+    """
     x, y = face.eyes
     x, y = x - face.side * face.gaze[0], y - face.gaze[1]
     radius = 0.95 * face.proportions["eye_opening"]

@@ -1,4 +1,4 @@
-"""Write planted face pictures to disk in the challenge's layout, with reference scores."""
+"""Write synthetic face pictures to disk in the challenge's layout, with reference scores."""
 
 import os
 import shutil
@@ -36,7 +36,7 @@ CHUNK_FRAMES = 64
 
 # A covariance of 0 has no Cholesky factor.
 JITTER = 1e-12
-"""Variance given to the affect path when it is treated as known exactly."""
+"""Variance given to the latent affect when it is treated as known exactly."""
 
 Progress = Callable[[int, int], None]
 """Function called with the number of frames written and the number of all frames."""
@@ -49,9 +49,10 @@ def make_faces(
     faces: Faces | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Write a dataset of face pictures with the labels of ``plant(demo, seed)``.
+    """Draw and write a synthetic dataset of face pictures with labels.
 
-    The folder holds ``cropped_aligned/<video>/<00001>.jpg`` for every listed frame,
+    The labels are those of ``plant(demo, seed)``, which draws a synthetic dataset in memory. The
+    folder holds ``cropped_aligned/<video>/<00001>.jpg`` for every listed (annotated) frame,
     ``annotations/`` with the challenge's three files, ``subjects.csv`` and ``faces.json``. It
     appears only when it is complete. Valence and arousal are written with 4 decimals. The same seed
     gives the same bytes.
@@ -65,8 +66,8 @@ def make_faces(
 
     Returns:
         The content of ``faces.json``: seed, counts, the generator's parameters, and ``known_path``,
-        the validation scores of predictions made from the exact affect path. A model of the
-        pictures exceeds these scores only by chance or by thresholds tuned for F1.
+        the validation scores of the best predictions from the exact latent time series. A model of
+        the pictures exceeds these scores only by chance or by thresholds tuned for F1.
 
     Raises:
         InputError: ``out`` exists already or cannot be created.
@@ -94,21 +95,27 @@ def make_faces(
 def unit_intensities(
     readouts: Readouts, affect: Float64[np.ndarray, "N S"], softness: float
 ) -> Float32[np.ndarray, "N 12"]:
-    """Return the intensity of each action unit, 0 to 1: a logistic of its noise-free readout.
+    """Return the intensity of each action unit in N frames, 0 to 1.
 
-    The intensity is 1/2 at the unit's threshold. Legend: N frames, S affect dimensions.
+    The intensity is a logistic function of the unit's noise-free score (a linear map of the latent
+    affect, variance 1); it is 1/2 at the threshold above which the unit is active.
 
     Args:
-        readouts: Mapping from the affect path to the labels.
-        affect: The hidden affect path.
-        softness: Width of the logistic, in standard deviations of the readout.
+        readouts: Linear maps from the latent affect to the labels, with thresholds.
+        affect: Latent affect, the time series on which all labels depend: N frames, S dimensions.
+        softness: Width of the logistic, in standard deviations of the score.
     """
     margin = affect @ readouts.units.T - readouts.unit_threshold
     return np.asarray(1 / (1 + np.exp(-margin / softness)), dtype=np.float32)
 
 
 def known_path_scores(planted: Planted, split: str = "validation") -> dict[str, Any]:
-    """Return the scores on a split of the best predictions given the exact affect path."""
+    """Return scores by name of the best predictions from the exact latent time series.
+
+    Args:
+        planted: The synthetic dataset in memory.
+        split: "train", "validation" or "test".
+    """
     rows = planted.layout.rows(split)
     affect = planted.states[rows][:, planted.world.affect]
     known = np.broadcast_to(JITTER * np.eye(affect.shape[1]), (len(affect), *[affect.shape[1]] * 2))
@@ -119,7 +126,7 @@ def known_path_scores(planted: Planted, split: str = "validation") -> dict[str, 
 def _write_pictures(
     folder: Path, planted: Planted, scene: Scene, faces: Faces, progress: Progress | None
 ) -> None:
-    """Draw the listed frames of all videos and write them as JPEG files."""
+    """Draw all frames of all videos and write them as JPEG files, one folder per video."""
     layout, world = planted.layout, planted.world
     intensities = unit_intensities(world.readouts, planted.states[:, world.affect], faces.softness)
     done = 0
@@ -167,7 +174,11 @@ def _counts(planted: Planted) -> dict[str, dict[str, int]]:
 
 @contextmanager
 def _complete_or_absent(folder: Path) -> Iterator[Path]:
-    """Yield a temporary folder to fill; rename it to ``folder`` on success, else delete it."""
+    """Yield a temporary folder to fill; rename it to ``folder`` on success, else delete it.
+
+    Raises:
+        InputError: ``folder`` exists already or cannot be created.
+    """
     if folder.exists():
         raise InputError(f"{folder} exists already: remove it or give another folder")
     draft = folder.with_name(f".{folder.name}.{os.getpid()}.draft")
