@@ -1,4 +1,4 @@
-"""Loss balancing: combination of the tasks' losses, or of their gradients, into one step.
+"""Balancing: methods that weight the losses of several tasks, or combine the tasks' gradients.
 
 A new balancing is one class here, one line in ``BALANCINGS`` and one YAML file in
 ``sweeps/configs/balancing``. The keyword-only parameters of its constructor are its config keys.
@@ -24,17 +24,18 @@ Labelled = Mapping[str, Bool[Tensor, ""]]
 
 
 class Balancing(nn.Module, ABC):
-    """Base of the methods that combine the losses of several tasks into one step.
+    """Base class of the methods that combine the losses of several tasks in each training step.
 
     Attributes:
-        single_worker_only: True if the method needs the gradient of each task by itself. With
-            several workers only the gradient of the combined loss is all-reduced.
+        single_worker_only: True if the method needs the gradient of each task separately. It then
+            works with one DDP worker only, because DDP averages only the gradient of the combined
+            loss.
     """
 
     single_worker_only: ClassVar[bool] = False
 
     def begin_epoch(self, history: Sequence[Mapping[str, float]]) -> None:
-        """Update the method before an epoch.
+        """Update the balancing method before an epoch; the base class does nothing.
 
         Args:
             history: Mean loss of each task in each earlier epoch, in order.
@@ -42,7 +43,7 @@ class Balancing(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, losses: Losses, labelled: Labelled) -> Float[Tensor, ""]:
-        """Return the combined loss.
+        """Combine the losses of all tasks into one loss.
 
         Args:
             losses: Loss of each task; 0 for a task without a label in the batch.
@@ -56,12 +57,12 @@ class Balancing(nn.Module, ABC):
         shared: Sequence[nn.Parameter],
         scale: Callable[[Tensor], Tensor],
     ) -> None:
-        """Compute the gradients of all parameters.
+        """Run the backward pass of the combined loss, which sets the gradients of all parameters.
 
         Args:
             losses: Loss of each task; 0 for a task without a label in the batch.
             labelled: True for each task with a label in the batch.
-            shared: Parameters that all tasks share.
+            shared: Parameters that all tasks share; the base class does not use them.
             scale: Function of the gradient scaler that multiplies a loss by the current scale.
         """
         torch.autograd.backward(scale(self(losses, labelled)))
@@ -100,11 +101,11 @@ class Fixed(Balancing):
 class Normalised(Fixed):
     """Weighted sum Σ weight x loss / |loss| of the losses divided by their detached magnitudes.
 
-    The gradient of each task then depends on its weight, and no longer on the scale of its loss.
+    The size of a task's gradient then no longer depends on the scale of the task's loss.
     """
 
     def forward(self, losses: Losses, labelled: Labelled) -> Float[Tensor, ""]:
-        """Return the weighted sum of the normalised losses."""
+        """Return the weighted sum of the losses, each divided by its detached magnitude."""
         return super().forward({task: _normalised(loss) for task, loss in losses.items()}, labelled)
 
 
@@ -120,7 +121,10 @@ class Uncertainty(Balancing):
         self.log_variance = nn.ParameterDict({task: torch.zeros(()) for task in TASKS})
 
     def forward(self, losses: Losses, labelled: Labelled) -> Float[Tensor, ""]:
-        """Return the sum over the tasks that have a label in the batch."""
+        """Return the sum of exp(-s) loss + s over the tasks that have a label in the batch.
+
+        Here s is the learnt parameter of each task.
+        """
         s = self.log_variance
         return _sum(
             [((-s[task]).exp() * loss + s[task]) * labelled[task] for task, loss in losses.items()]
@@ -128,14 +132,14 @@ class Uncertainty(Balancing):
 
 
 class DynamicWeightAverage(Balancing):
-    """Dynamic weight average, with larger weights for losses that fall slowly.
+    """Dynamic weight average: tasks with slowly falling losses get larger weights than others.
 
-    The combined loss is Σ weight x loss (Liu et al. 2019, eq. 7). The weights of K tasks are
-    K softmax(r / temperature), where r is a task's mean loss of the last epoch divided by that of
-    the epoch before.
+    The combined loss is Σ weight x loss (Liu et al. 2019, eq. 7). The weights of K tasks are K
+    softmax(r / temperature), where r is a task's mean loss in the last epoch divided by the task's
+    mean loss in the epoch before.
 
     Args:
-        temperature: Temperature of the softmax; a higher one makes the weights more equal.
+        temperature: Temperature of the softmax; a higher temperature makes the weights more equal.
     """
 
     def __init__(self, *, temperature: AboveZero) -> None:
@@ -144,7 +148,13 @@ class DynamicWeightAverage(Balancing):
         self.weights: dict[str, float] = {}
 
     def begin_epoch(self, history: Sequence[Mapping[str, float]]) -> None:
-        """Compute the weights from the last two epochs; all are 1 before the third epoch."""
+        """Compute the weight of each task from the task's mean losses in the last two epochs.
+
+        All weights are 1 before the third epoch.
+
+        Args:
+            history: Mean loss of each task in each earlier epoch, in order.
+        """
         if len(history) < 2:
             return
         before, last = history[-2:]
@@ -158,10 +168,11 @@ class DynamicWeightAverage(Balancing):
 
 
 class GradientBalancing(Balancing):
-    """Base of the methods that combine the tasks' gradients with an aggregator of torchjd.
+    """Base class of the methods that compute one gradient per task and combine the gradients.
 
-    The gradient of the shared parameters is the aggregate of one gradient per task. Parameters of
-    a single task have the gradient of that task's loss.
+    The gradient of the shared parameters is the aggregate of the tasks' gradients, computed by an
+    aggregator of the torchjd library. Parameters of a single task get the gradient of that task's
+    loss.
 
     Attributes:
         aggregator: Name of the aggregator's class in ``torchjd.aggregation``.
@@ -177,7 +188,10 @@ class GradientBalancing(Balancing):
         self._aggregate = getattr(aggregation, self.aggregator)()
 
     def forward(self, losses: Losses, labelled: Labelled) -> Float[Tensor, ""]:
-        """Return the sum of the losses; its gradient trains the parameters of single tasks."""
+        """Return the sum of the losses.
+
+        The gradient of this sum is the gradient of each parameter that belongs to a single task.
+        """
         return _sum(list(losses.values()))
 
     def backward(
@@ -187,7 +201,17 @@ class GradientBalancing(Balancing):
         shared: Sequence[nn.Parameter],
         scale: Callable[[Tensor], Tensor],
     ) -> None:
-        """Set the shared parameters' gradients to the aggregate over the tasks with labels."""
+        """Compute the gradients of all parameters.
+
+        Shared parameters get the aggregate of the gradients of the tasks with a label in the batch.
+        Parameters of a single task get the gradient of that task's loss.
+
+        Args:
+            losses: Loss of each task; 0 for a task without a label in the batch.
+            labelled: True for each task with a label in the batch; other tasks are left out.
+            shared: Parameters that all tasks share.
+            scale: Function of the gradient scaler that multiplies a loss by the current scale.
+        """
         known = [scale(loss) for task, loss in losses.items() if labelled[task]]
         rows = [torch.autograd.grad(loss, shared, retain_graph=True) for loss in known if shared]
         super().backward(losses, labelled, shared, scale)
@@ -203,13 +227,16 @@ class GradientBalancing(Balancing):
 
 
 class UPGrad(GradientBalancing):
-    """Mean of the gradients, each projected to conflict with no task (Quinton and Rey 2024)."""
+    """Mean of the tasks' gradients after each is projected to conflict with no other gradient.
+
+    Source: Quinton and Rey 2024.
+    """
 
     aggregator = "UPGrad"
 
 
 class PCGrad(GradientBalancing):
-    """Sum of the gradients after removing their conflicting components (Yu et al. 2020).
+    """Sum of the tasks' gradients after removing their conflicting components (Yu et al. 2020).
 
     Each gradient is projected in random order onto the normal plane of every other gradient that
     conflicts with it.
@@ -219,7 +246,7 @@ class PCGrad(GradientBalancing):
 
 
 class AlignedMTL(GradientBalancing):
-    """Sum of the gradients after scaling their principal components to equal size.
+    """Sum of the tasks' gradients after scaling their principal components to equal size.
 
     Source: Senushkin et al. 2023.
     """

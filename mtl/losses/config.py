@@ -1,4 +1,4 @@
-"""Config of the losses of all tasks."""
+"""Config of the loss functions of all tasks."""
 
 from typing import Annotated
 
@@ -14,7 +14,10 @@ def _loss_of(task: str) -> BeforeValidator:
 
 
 class LossConfig(Strict):
-    """Loss of each task: its name in ``LOSSES`` and its parameters."""
+    """Config of the loss function of each task.
+
+    Each value is the name of a loss in ``mtl.losses.functions.LOSSES`` with the loss's parameters.
+    """
 
     valence: Annotated[Component, _loss_of("valence")]
     arousal: Annotated[Component, _loss_of("arousal")]

@@ -22,12 +22,15 @@ from mtl.errors import InputError
 from mtl.strict import Positive, Probability
 
 State = tuple[Tensor, ...] | None
-"""Recurrent state of each lane, batch first: (h,) of a GRU, (h, c) of an LSTM; None at first."""
+"""Recurrent state of each row of a batch: (h,) of a GRU, (h, c) of an LSTM; None at the start.
+
+The first dimension of each tensor is the row of the batch.
+"""
 
 
 @contextmanager
 def _without_onednn() -> Iterator[None]:
-    """Use torch's own LSTM on the CPU within this context.
+    """Turn off oneDNN within this context, so that torch's own LSTM runs on the CPU.
 
     The LSTM of oneDNN has a set-up cost at each call, which makes the many short windows of this
     project slow (measured by ``benchmarks/training.py``).
@@ -41,20 +44,21 @@ def _without_onednn() -> Iterator[None]:
 
 
 class Encoder(nn.Module, ABC):
-    """Base of the encoders, which compute one hidden vector for each frame of a window.
+    """Base class of the encoders, which compute one hidden vector for each frame of a window.
 
-    Every encoder's constructor takes ``features``, ``on_top`` and its own keyword-only parameters.
+    Every encoder's constructor takes ``features``, ``on_top`` and the encoder's own keyword-only
+    parameters.
 
     Args:
         features: Width F of the input.
-        on_top: True if the input is the output of another encoder of the same class; both then
-            form one stack of layers.
+        on_top: True if the input is the output of another encoder of the same class; both then form
+            one stack of layers.
 
     Attributes:
         hidden: Width H of the output.
-        carries_state: True if the encoder visits the windows of a video in order and carries its
-            state from one to the next. Otherwise windows overlap at evaluation and the
-            predictions of a frame are averaged.
+        carries_state: True if the windows of a video must be encoded in order, because the
+            recurrent state after one window is the initial state of the next. If False, windows
+            overlap at evaluation and the predictions of a frame are averaged.
     """
 
     carries_state: ClassVar[bool]
@@ -68,14 +72,16 @@ class Encoder(nn.Module, ABC):
         state: State,
         sequence_starts: Bool[Tensor, "B T"] | None = None,
     ) -> tuple[Float[Tensor, "B T H"], State]:
-        """Encode windows.
+        """Compute the hidden vector of each frame of a batch of windows.
 
         Args:
-            x: Features, z-scored; padding is at the end of a window.
-            valid: Valid mask: False where a window is padded. Padding does not change the output
-                of a valid frame.
-            state: Detached state after the previous window of each lane; None at the start. It
-                may have more lanes than ``x``: the last lanes may have no more windows.
+            x: Features, z-scored, shape (windows, frames, features); padding is at the end of a
+                window.
+            valid: Valid mask, False where a window is padded. Padding does not change the output of
+                a valid frame.
+            state: Detached recurrent state after the previous window of each row of the batch; None
+                at the start. It may have more rows than ``x``, because the videos of the last rows
+                may be over.
             sequence_starts: True where a video starts; the recurrent state is reset there. The
                 tensor is on the CPU. None if no video starts in these windows.
 
@@ -86,17 +92,17 @@ class Encoder(nn.Module, ABC):
 
 
 class Recurrent(Encoder):
-    """Stack of recurrent layers with dropout between and after the layers.
+    """Base class of the recurrent encoders, with dropout between and after the recurrent layers.
 
     Args:
         features: Width F of the input.
-        on_top: Ignored; the constructor accepts it as every encoder's does.
+        on_top: Not used; every encoder's constructor has this argument.
         hidden: Width H of each layer.
         layers: Number of layers.
         dropout: Dropout probability.
 
     Attributes:
-        layer: Torch module of the recurrent layers.
+        layer: Class of the recurrent layers, ``nn.GRU`` or ``nn.LSTM``.
     """
 
     carries_state = True
@@ -124,7 +130,10 @@ class Recurrent(Encoder):
         state: State,
         sequence_starts: Bool[Tensor, "B T"] | None = None,
     ) -> tuple[Float[Tensor, "B T H"], State]:
-        """Encode windows; each lane continues from its state, which video starts reset to 0."""
+        """Compute the hidden vectors of windows, continuing from the state after earlier windows.
+
+        The recurrent state is set to 0 at frames where a new video starts.
+        """
         if state is not None:
             state = tuple(part[: len(x)] for part in state)
         starts = (
@@ -158,13 +167,13 @@ class Recurrent(Encoder):
 
 
 class GRU(Recurrent):
-    """Gated recurrent units (Cho et al. 2014)."""
+    """Encoder of gated recurrent units (Cho et al. 2014)."""
 
     layer = nn.GRU
 
 
 class LSTM(Recurrent):
-    """Long short-term memory (Hochreiter and Schmidhuber 1997)."""
+    """Encoder with long short-term memory (Hochreiter and Schmidhuber 1997)."""
 
     layer = nn.LSTM
 
@@ -172,8 +181,9 @@ class LSTM(Recurrent):
 class Transformer(Encoder):
     """Transformer encoder (Vaswani et al. 2017) with post-norm layers and ReLU.
 
-    A linear layer maps the F features to H, and sinusoidal positions are added. On top of another
-    transformer no positions are added, and there is no linear layer if F = H.
+    A linear layer maps the F features to the width H, and sinusoidal position embeddings are added.
+    If the encoder is on top of another transformer, no positions are added, and there is no linear
+    layer if F = H.
 
     Args:
         features: Width F of the input.
@@ -224,7 +234,10 @@ class Transformer(Encoder):
         state: State,
         sequence_starts: Bool[Tensor, "B T"] | None = None,
     ) -> tuple[Float[Tensor, "B T H"], State]:
-        """Encode windows; frames attend to valid frames of their window only."""
+        """Compute the hidden vectors of windows.
+
+        Each frame attends to the valid frames of its own window only.
+        """
         x = self.project(x)
         if not self.on_top:
             x = self.dropout(x + sinusoidal_positions(x.shape[1], self.hidden).to(x))
@@ -234,13 +247,14 @@ class Transformer(Encoder):
 
 
 class PerFrame(Encoder):
-    """Layers of (Linear, ReLU, Dropout) applied to each frame by itself.
+    """Encoder that sees one frame at a time: layers of (Linear, ReLU, Dropout).
 
-    A temporal encoder's gain over this encoder is the gain from seeing other frames.
+    It is the baseline of the temporal encoders: their gain over this encoder comes from other
+    frames.
 
     Args:
         features: Width F of the input.
-        on_top: Ignored; the constructor accepts it as every encoder's does.
+        on_top: Not used; every encoder's constructor has this argument.
         hidden: Width H of each layer.
         layers: Number of layers.
         dropout: Dropout probability.
@@ -271,23 +285,28 @@ class PerFrame(Encoder):
         state: State,
         sequence_starts: Bool[Tensor, "B T"] | None = None,
     ) -> tuple[Float[Tensor, "B T H"], State]:
-        """Encode each frame by itself."""
+        """Compute the hidden vector of each frame from the features of that frame only."""
         return self.layers(x), None
 
 
 def _without_key_gradient(gradient: Tensor) -> Tensor:
-    """Return the gradient of the attention's (query, key, value) biases with 0 for the keys.
+    """Return the gradient of an attention layer's input bias with the key part set to 0.
 
-    The key bias adds a constant to the scores of each query, and softmax ignores constants, so
-    the true gradient is 0. Rounding makes the computed gradient different from 0, and Adam would
-    turn it into a step of full size that differs with the number of workers.
+    The bias is the query, key and value biases in one vector. The key bias adds a constant to the
+    scores of each query, and softmax ignores constants, so the true gradient is 0. Rounding makes
+    the computed gradient different from 0, and Adam would turn it into a step of full size that
+    differs with the number of workers.
     """
     queries, keys, values = gradient.chunk(3)
     return torch.cat([queries, torch.zeros_like(keys), values])
 
 
 def sinusoidal_positions(frames: int, hidden: int) -> Float[Tensor, "T H"]:
-    """Return sin and cos of position x 10000^(-2i/H), interleaved (Vaswani et al. 2017, 3.5)."""
+    """Return the sinusoidal position embedding of each frame, shape (frames, hidden).
+
+    Columns 2i and 2i + 1 are the sine and the cosine of position x 10000^(-2i / hidden) (Vaswani et
+    al. 2017, 3.5).
+    """
     position = torch.arange(frames).unsqueeze(1)
     rate = torch.exp(torch.arange(0, hidden, 2) * (-math.log(10_000.0) / hidden))
     table = torch.zeros(frames, hidden)

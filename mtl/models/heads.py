@@ -13,10 +13,10 @@ from mtl.strict import Positive, Probability
 
 
 class Head(nn.Module):
-    """Base of the task heads: raw outputs = ``output(trunk(h))``.
+    """Base class of the task heads, which compute raw outputs as ``output(trunk(h))``.
 
     Attributes:
-        trunk: Layers below the output layer; they compute the task's own hidden vector.
+        trunk: Layers below the output layer; their output is the task's own hidden vector.
         output: Linear output layer.
     """
 
@@ -24,7 +24,11 @@ class Head(nn.Module):
     output: nn.Linear
 
     def forward(self, h: Float[Tensor, "B T H"]) -> Float[Tensor, "B T C"]:
-        """Return the raw outputs of each frame: the value (regression) or logits."""
+        """Return the task's raw outputs for each frame: the value (regression) or logits.
+
+        Args:
+            h: Hidden vectors of the encoder, shape (windows, frames, hidden).
+        """
         out: Tensor = self.output(self.trunk(h))
         return out
 

@@ -15,14 +15,14 @@ from mtl.models.encoders import Encoder
 from mtl.models.heads import Head
 
 Outputs = dict[str, Tensor]
-"""Raw outputs of each task, shape (B, T, C), by the task's name."""
+"""Raw outputs of each task by the task's name, shape (windows, frames, outputs of the task)."""
 States = dict[str, tuple[Tensor, ...]]
-"""State of each encoder after a window, by the encoder's name in the framework."""
+"""Recurrent state of each encoder after a window, by the encoder's name in the framework."""
 
 
 @dataclass(frozen=True)
 class TeacherForcing:
-    """Labels that may replace predictions in training (teacher forcing).
+    """Labels that replace some of the model's predictions in training (teacher forcing).
 
     Attributes:
         labels: Labels of the batch; those where ``shown`` is False may have any value.
@@ -38,23 +38,23 @@ class ModuleFactory(Protocol):
     """Factory of the encoders and heads of a trial's model."""
 
     def encoder(self, features: int, *, layers: int | None = None, on_top: bool = False) -> Encoder:
-        """Return a new encoder.
+        """Make a new encoder with the settings of the trial's config.
 
         Args:
-            features: Width F of the input.
+            features: Width of the input.
             layers: Number of layers; None takes ``encoder.layers`` of the config.
             on_top: True if the input is the output of another encoder of the model.
         """
 
     def head(self, hidden: int, task: str) -> Head:
-        """Return a new head for a task over hidden vectors of width ``hidden``."""
+        """Make a new head that maps hidden vectors of width ``hidden`` to the outputs of a task."""
 
 
 class Framework(nn.Module, ABC):
-    """Base of the multi-task models: encoders and heads, and the connections between them.
+    """Base class of the multi-task models: encoders and heads, and the connections between them.
 
     Attributes:
-        shared: Names of the submodules with parameters that every task's loss trains.
+        shared: Names of the submodules that all tasks share: every task's loss trains them.
         heads: Head of each trained task, by the task's name.
     """
 
@@ -63,7 +63,7 @@ class Framework(nn.Module, ABC):
 
     @classmethod
     def check(cls, tasks: Sequence[str], **parameters: Any) -> None:
-        """Check that the framework's parameters suit the trained tasks.
+        """Check that the framework's parameters suit the trained tasks; here nothing is checked.
 
         Args:
             tasks: Names of the trained tasks.
@@ -75,11 +75,15 @@ class Framework(nn.Module, ABC):
 
     @property
     def carries_state(self) -> bool:
-        """True if windows must be visited in order because an encoder carries its state."""
+        """True if a video's windows must be visited in order to carry recurrent state along."""
         return any(module.carries_state for module in self.modules() if isinstance(module, Encoder))
 
     def teacher_forcing_ratio(self, progress: float) -> float:
-        """Return the teacher forcing ratio at a training progress in [0, 1]; here always 0."""
+        """Return the share of predictions that labels replace in training (0 for most frameworks).
+
+        Args:
+            progress: Finished share of the training, in [0, 1].
+        """
         return 0.0
 
     def forward(
@@ -90,38 +94,40 @@ class Framework(nn.Module, ABC):
         teacher_forcing: TeacherForcing | None = None,
         sequence_starts: Bool[Tensor, "B T"] | None = None,
     ) -> tuple[Outputs, States]:
-        """Compute the raw outputs (B, T, C) of each task.
+        """Compute the raw outputs of each task for a batch of windows.
 
         Args:
-            x: Features, z-scored.
-            valid: Valid mask: False where a window is padded.
-            states: States after the previous window of each lane; None at the start.
+            x: Features, z-scored, shape (windows, frames, features).
+            valid: Valid mask, False where a window is padded.
+            states: Encoder states after the previous window of each row of the batch; None at the
+                start.
             teacher_forcing: Labels that may replace predictions; None at evaluation.
             sequence_starts: True where a video starts; recurrent states are reset there.
 
         Returns:
-            The outputs, and the states after the windows, for the next call.
+            The raw outputs by task, shape (windows, frames, outputs), and the encoder states after
+            the windows, for the next call.
         """
         encoder_pass = EncoderPass(valid, states, teacher_forcing, sequence_starts)
         return self.outputs(x, encoder_pass), encoder_pass.states
 
     @abstractmethod
     def outputs(self, x: Float[Tensor, "B T F"], encoder_pass: "EncoderPass") -> Outputs:
-        """Compute the raw outputs (B, T, C) of each task.
+        """Compute the raw outputs of each task for a batch of windows.
 
         Implementations call their encoders through ``encoder_pass.encode``.
 
         Args:
-            x: Features, z-scored.
+            x: Features, z-scored, shape (windows, frames, features).
             encoder_pass: Masks and states for the encoders in this forward pass.
         """
 
 
 class EncoderPass:
-    """Masks and encoder states of one forward pass of a framework.
+    """Masks and encoder states of one forward pass of a multi-task model.
 
     Attributes:
-        valid: Valid mask: False where a window is padded.
+        valid: Valid mask, False where a window is padded.
         teacher_forcing: Labels that may replace predictions; None at evaluation.
         states: States after the windows, of the encoders called so far.
     """
@@ -140,11 +146,11 @@ class EncoderPass:
     def encode(
         self, name: str, encoder: nn.Module, x: Float[Tensor, "B T F"]
     ) -> Float[Tensor, "B T H"]:
-        """Return an encoder's hidden vectors and store its new state in ``states``.
+        """Run an encoder, store its new state in ``states`` and return the hidden vectors.
 
         Args:
             name: Name of the encoder in the framework, under which its state is stored.
-            encoder: The encoder.
+            encoder: Encoder to run.
             x: Input of the encoder.
         """
         h: Tensor
@@ -155,5 +161,5 @@ class EncoderPass:
 
 
 def make_heads(factory: ModuleFactory, hidden: int, tasks: Sequence[str]) -> nn.ModuleDict:
-    """Return a new head for each task, by the task's name."""
+    """Make one head for each task; the result maps the task's name to the head."""
     return nn.ModuleDict({task: factory.head(hidden, task) for task in tasks})

@@ -117,11 +117,18 @@ class Feedback(Framework):
                 )
 
     def teacher_forcing_ratio(self, progress: float) -> float:
-        """Return the ratio at a training progress in [0, 1]; it falls linearly to 0."""
+        """Return the share of predictions that labels replace; it falls linearly to 0 in training.
+
+        Args:
+            progress: Finished share of the training, in [0, 1].
+        """
         return self.initial_teacher_forcing_ratio * (1 - progress) if self.form == "labels" else 0.0
 
     def outputs(self, x: Float[Tensor, "B T F"], encoder_pass: EncoderPass) -> Outputs:
-        """Compute all tasks, the targets last; no gradient flows from targets to sources."""
+        """Compute the raw outputs of all tasks, those of the target tasks last.
+
+        No gradient flows from a target task to the tasks that give it feedback.
+        """
         bottom = encoder_pass.encode("bottom", self.bottom, x)
         outputs: Outputs = {}
         hidden: dict[str, Tensor] = {}
@@ -147,7 +154,7 @@ class Feedback(Framework):
         hidden: dict[str, Tensor],
         teacher_forcing: TeacherForcing | None,
     ) -> list[Tensor]:
-        """Return the detached feedback of each source task for a target task."""
+        """Return the feedback of each source task, as input of the target task's encoder."""
         if self.form == "features":
             return [hidden[source].detach() for source in self.sources]
         embeddings: Any = self.embeddings[target]
@@ -162,14 +169,14 @@ class Feedback(Framework):
 def feedback_values(
     task: Task, raw: Float[Tensor, "B T C"], teacher_forcing: TeacherForcing | None
 ) -> Float[Tensor, "B T C"]:
-    """Return a task's predicted values in [0, 1], replaced by labels where these are shown.
+    """Return a task's predictions scaled to [0, 1], some of them replaced by labels.
 
     The values are (x + 1) / 2 (valence and arousal), class probabilities (expression) or the
     probability of each unit (action units).
 
     Args:
-        task: The task.
-        raw: The task's raw outputs.
+        task: Task that gives feedback to other tasks.
+        raw: Raw outputs of the task.
         teacher_forcing: Labels that replace predictions where ``shown``; None for no labels.
     """
     if task.kind == "regression":

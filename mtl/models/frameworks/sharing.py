@@ -19,9 +19,9 @@ from mtl.strict import Positive
 
 
 class SingleTask(Framework):
-    """One encoder and one head per task, without any shared parameter.
+    """Multi-task model with one encoder and one head per task, without any shared parameter.
 
-    The tasks are then learnt as in separate models; other frameworks are compared with this one.
+    The tasks are learnt as in separate models; other frameworks are compared with this one.
 
     Args:
         features: Width F of the input.
@@ -38,7 +38,7 @@ class SingleTask(Framework):
         )
 
     def outputs(self, x: Float[Tensor, "B T F"], encoder_pass: EncoderPass) -> Outputs:
-        """Compute each task's head over the task's own encoder."""
+        """Compute the raw outputs of each task with the task's own encoder and head."""
         return {
             task: head(encoder_pass.encode(task, self.encoders[task], x))
             for task, head in self.heads.items()
@@ -64,7 +64,7 @@ class ShareEncoder(Framework):
         self.heads = make_heads(factory, self.encoder.hidden, tasks)
 
     def outputs(self, x: Float[Tensor, "B T F"], encoder_pass: EncoderPass) -> Outputs:
-        """Compute each task's head over the shared encoder."""
+        """Compute the raw outputs of each task with the shared encoder and the task's own head."""
         h = encoder_pass.encode("encoder", self.encoder, x)
         return {task: head(h) for task, head in self.heads.items()}
 
@@ -98,7 +98,7 @@ class ShareBottom(Framework):
         self.heads = make_heads(factory, hidden, tasks)
 
     def outputs(self, x: Float[Tensor, "B T F"], encoder_pass: EncoderPass) -> Outputs:
-        """Compute each task's head over the task's top encoder over the shared bottom encoder."""
+        """Compute raw outputs: shared bottom encoder, then each task's own top encoder and head."""
         bottom = encoder_pass.encode("bottom", self.bottom, x)
         return {
             task: head(encoder_pass.encode(task, self.tops[task], bottom))
