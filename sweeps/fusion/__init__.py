@@ -1,1 +1,1 @@
-"""Fusion of a sweep's trials: choice of members, scores, reports and training on folds."""
+"""Fusion of a sweep's trials: choice of trials, scores, reports and results of refits."""

@@ -1,7 +1,9 @@
-"""Alternatives to a fused model, its cost, and the contribution of each member.
+"""Alternatives to a fused model, its cost, and the contribution of each member (fused trial).
 
-All scores are those of raw outputs, before post-processing. Nothing is chosen on ``confirm``. P is
-the sum of the scores of the labelled tasks.
+All scores are those of raw outputs, before post-processing. Nothing is chosen on ``confirm``
+(validation videos held back for the final scores).
+
+Shapes: M trials, N predicted frames, W outputs of one task, 22 outputs of all tasks.
 """
 
 from collections.abc import Mapping
@@ -23,9 +25,9 @@ from sweeps.search_file import FusionSection
 from sweeps.storage.trial_folder import TrialFolder
 
 SMALL_SIZES = (1, 2, 4, 8)
-"""Numbers of trials of the small ensembles."""
+"""Numbers of trials in the small ensembles that are scored beside the fused model."""
 SMALL_CANDIDATES = 25
-"""Number of best trials from which the small ensembles are chosen."""
+"""Number of best trials among which the small ensembles are chosen."""
 
 
 def rule_scores(
@@ -34,17 +36,18 @@ def rule_scores(
     settings: FusionSection,
     fused: Float[np.ndarray, "N 22"],
 ) -> dict[str, Any]:
-    """Score each rule of choosing members, compared with the rule that the sweep uses.
+    """Fuse the trials by each selection rule, and compare the scores with the sweep's fused model.
 
     Args:
-        candidates: Candidates of each task.
-        frames: The predicted frames.
+        candidates: Trials that may be fused, for each task.
+        frames: Frames that the trials predict.
         settings: Section ``fusion`` of the search file.
-        fused: Raw outputs of the sweep's fused model.
+        fused: Outputs (N, 22) of the sweep's fused model for N frames, before post-processing.
 
     Returns:
-        By rule: the combined score P on ``select`` and ``confirm``, and the difference from the
-        fused model.
+        By name of the rule, such as ``greedy``: under ``select`` and ``confirm`` the combined score
+        P (sum of the tasks' scores) on these validation videos, and under ``minus_fused_raw`` its
+        difference from the fused model's P on ``confirm``.
     """
     scores = {}
     for rule in RULES:
@@ -56,20 +59,22 @@ def rule_scores(
 def small_ensembles(
     folder: Path, candidates: Candidates, frames: PredictedFrames, fused: Float[np.ndarray, "N 22"]
 ) -> list[dict[str, Any]]:
-    """Score the best ensembles of 1, 2, 4 and 8 trials, each used for all tasks.
+    """Score ensembles of the 1, 2, 4 and 8 best trials, each of which predicts all tasks.
 
-    The trials are taken in the order in which each next one adds most to the combined score of
-    the plain mean on ``select``; the weights of each task are then chosen greedily among them.
+    Trials are added one by one. The next trial is the one with which the unweighted mean of outputs
+    has the highest combined score on ``select`` (validation videos on which choices are made). The
+    trials' weights in the mean are then chosen for each task separately.
 
     Args:
         folder: The sweep's run folder.
-        candidates: Candidates of each task.
-        frames: The predicted frames.
-        fused: Raw outputs of the sweep's fused model.
+        candidates: Trials that may be fused, for each task.
+        frames: Frames that the trials predict.
+        fused: Outputs (N, 22) of the sweep's fused model for N frames, before post-processing.
 
     Returns:
-        By size: the number of members, the cost, the combined score P on ``select`` and
-        ``confirm`` and the difference from the fused model.
+        One dict for each ensemble, the smallest first: ``members`` (number of trials); the keys of
+        ``cost``; under ``select`` and ``confirm`` the combined score P (sum of the tasks' scores);
+        under ``minus_fused_raw`` the difference from the fused model's P on ``confirm``.
     """
     trials = candidates.with_most_tasks(SMALL_CANDIDATES)
     outputs = np.stack([candidates.load(trial.signature).outputs for trial in trials])
@@ -88,16 +93,16 @@ def small_ensembles(
 
 
 def cost(folder: Path, candidates: Candidates, members: MemberWeights) -> dict[str, float | None]:
-    """Return the cost of predicting with some members.
+    """Return the cost of predicting with an ensemble of trials.
 
     Args:
         folder: The sweep's run folder.
-        candidates: Candidates of each task.
-        members: Weight of each member.
+        candidates: Trials that may be fused, for each task.
+        members: Weight of each trial of the ensemble, by task and signature.
 
     Returns:
         ``models``: number of trained models that run over each frame. ``parameters``: number of
-        their parameters; None if weights of a model are no longer kept. ``frames_per_second``:
+        their parameters; None if the weights of a model have been removed. ``frames_per_second``:
         predicted frames per second on the machines on which the trials were trained; None if it
         was not measured for every model.
     """
@@ -116,18 +121,19 @@ def cost(folder: Path, candidates: Candidates, members: MemberWeights) -> dict[s
 def contributions(
     candidates: Candidates, frames: PredictedFrames, members: MemberWeights, parts: tuple[str, ...]
 ) -> dict[str, dict[str, Any]]:
-    """Return the contribution of each member to the fused model.
+    """Return the contribution of each member (trial) to the fused model.
 
     Args:
-        candidates: Candidates of each task.
-        frames: The predicted frames.
-        members: Weight of each member of the fused model.
-        parts: Parts on which the fused model is scored.
+        candidates: Trials that may be fused, for each task.
+        frames: Frames that the trials predict.
+        members: Weight of each member, by task and signature.
+        parts: Names of the splits to score: ``select``, or ``select`` and ``confirm``.
 
     Returns:
-        By task, for tasks with a label on ``select``: the members' weights, the largest first; the
-        correlation of the members' errors on ``select``; and for each part the drop of the task's
-        score without each member, with its interval.
+        One dict for each task that has labels on ``select``. ``members``: weight of each member,
+        the largest first. ``error_correlation``: matrix of the correlations between the members'
+        errors on ``select``. ``lost_without``: for each split and member, the drop of the task's
+        score if that member is left out, and the drop's bootstrap interval.
     """
     analysis: dict[str, dict[str, Any]] = {}
     for name, member_weights in members.items():
@@ -157,9 +163,18 @@ def contributions(
 def _greedy_mean(
     outputs: Float[np.ndarray, "M N 22"], signatures: list[str], frames: PredictedFrames
 ) -> tuple[MemberWeights, Float[np.ndarray, "N 22"]]:
-    """Fuse a few trials that predict the same tasks, with weights chosen greedily on ``select``.
+    """Fuse a few trials that predict the same tasks, with weights chosen for each task.
 
-    A task without a label on ``select`` is predicted by the first trial.
+    The weights are chosen by greedy selection with replacement on ``select`` (validation videos on
+    which choices are made). A task without labels there is predicted by the first trial alone.
+
+    Args:
+        outputs: Outputs (M, N, 22) of M trials for N frames.
+        signatures: Signatures of the M trials (hashes of config and dataset).
+        frames: The N frames that the trials predict.
+
+    Returns:
+        The weights by task and signature, and the weighted mean of the outputs (N, 22).
     """
     select = frames.positions("select")
     mean = np.full(outputs.shape[1:], np.nan, np.float32)
@@ -179,10 +194,17 @@ def _greedy_mean(
 def _compared(
     outputs: Float[np.ndarray, "N 22"], fused: Float[np.ndarray, "N 22"], frames: PredictedFrames
 ) -> dict[str, Any]:
-    """Return the combined score P of some outputs, compared with that of the fused model.
+    """Return the combined score P (sum of the tasks' scores) of a model and of its difference.
 
-    P is given on ``select`` and ``confirm``; the difference on ``confirm`` only, and only if both
-    models predict the same tasks.
+    Args:
+        outputs: Outputs (N, 22) of the model for N frames.
+        fused: Outputs (N, 22) of the sweep's fused model, with which the model is compared.
+        frames: The N frames.
+
+    Returns:
+        Under ``select`` and ``confirm`` P and its bootstrap interval on these validation videos;
+        under ``minus_fused_raw`` the model's P minus the fused model's on ``confirm``, present only
+        if both models predict the same tasks.
     """
     scores: dict[str, Any] = {}
     for part in ("select", "confirm"):
@@ -212,7 +234,20 @@ def _drops_without_each(
     frames: PredictedFrames,
     part: str,
 ) -> dict[str, Any]:
-    """Return the drop of a task's score in one part without each member, by signature."""
+    """Return the drop of a task's score if one member (trial) of the fused model is left out.
+
+    Args:
+        task: The task.
+        outputs: Outputs (M, N, W) of M members for N frames, W outputs of the task.
+        weights: Weight of each member in the mean.
+        signatures: Signature of each member.
+        frames: The N frames.
+        part: Split on whose videos the score is computed, ``select`` or ``confirm``.
+
+    Returns:
+        By signature of the omitted member: ``score`` (the drop) and its bootstrap ``interval``.
+        Empty if there is a single member or the split has no labels of the task.
+    """
     score_name = f"{task.score}_{task.name}"
     fused = _task_scores(frames, task, fuse(outputs, weights), part).get(score_name)
     drops: dict[str, Any] = {}
@@ -228,17 +263,27 @@ def _drops_without_each(
 def _task_scores(
     frames: PredictedFrames, task: Task, outputs: Float[np.ndarray, "N W"], part: str
 ) -> Mapping[str, BootstrapScore]:
-    """Return the scores of one task's outputs in one part."""
+    """Return the scores of one task's outputs on the videos of one split.
+
+    Args:
+        frames: The N frames that are predicted.
+        task: The task.
+        outputs: Outputs (N, W) of the task for all N frames.
+        part: Split to score: ``select`` or ``confirm``.
+
+    Returns:
+        The scores with their bootstrap over videos, by name, such as ``ccc_valence``.
+    """
     all_columns = np.full((len(outputs), len(OUTPUT_COLUMNS)), np.nan, np.float32)
     all_columns[:, task.outputs] = outputs
     return frames.bootstrap_scores(all_columns, part)
 
 
 def _parameters(file: Path) -> int | None:
-    """Return the number of parameters in a file of weights, or None if the file is missing."""
+    """Return the number of parameters in a file of weights, or None if the file is removed."""
     try:
         return _count(file)
-    except OSError:  # the trial is no longer among the best, whose weights are kept
+    except OSError:  # removed: only the best trials of each task keep their weights
         return None
 
 

@@ -1,4 +1,4 @@
-"""Fusion during the search: the trials that have ended are fused, and the best result is kept."""
+"""Fusion while the search runs: after trials end, the best fused model so far is written."""
 
 import threading
 import time
@@ -9,14 +9,14 @@ from mtl.errors import in_one_line
 from sweeps.fusion.sweep import SweepFusion
 
 REST_RATIO = 9
-"""Ratio of the pause after a fusion to the fusion's own time; 9 uses at most a tenth of a core."""
+"""Pause after a fusion, divided by the time that it took; 9 uses at most a tenth of a core."""
 
 
 class AnytimeFusion:
-    """Thread that fuses after each trial's end and writes a fused model that scores higher.
+    """Thread that fuses the ended trials during the search, and writes each better fused model.
 
     Args:
-        fusion: The sweep's fusion.
+        fusion: Fusion of the sweep's trials.
     """
 
     def __init__(self, fusion: SweepFusion) -> None:
@@ -24,16 +24,16 @@ class AnytimeFusion:
         self._due, self._stopped = threading.Event(), threading.Event()
 
     def trial_ended(self) -> None:
-        """Request a fusion, because a trial has ended."""
+        """Ask the thread to fuse again, because a trial has ended."""
         self._due.set()
 
     @contextmanager
     def running(self, report: Callable[[str], None]) -> Iterator[None]:
-        """Run the thread while the context lasts.
+        """Context manager that runs the thread, and waits for its end on leaving.
 
         Args:
-            report: Prints a message for the user; a failed fusion is reported and the search goes
-                on.
+            report: Function that prints a message for the user. An error of a fusion is only
+                reported, so that the search continues.
         """
         thread = threading.Thread(target=self._work, args=(report,), name="fusion", daemon=True)
         thread.start()
@@ -51,6 +51,6 @@ class AnytimeFusion:
             try:
                 self._fusion.improve()
             except Exception as error:
-                # At the sweep's end all is fused again, and an error there ends the program.
+                # All is fused again at the end of the sweep, and an error there ends the program.
                 report(f"the trials so far could not be fused: {in_one_line(error)}")
             self._stopped.wait(REST_RATIO * (time.monotonic() - started))

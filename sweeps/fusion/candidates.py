@@ -1,7 +1,8 @@
-"""Candidates of the fusion: for each task the best trials, which are those that keep their weights.
+"""Candidates of the fusion: the best trials of each task, which are those that keep their weights.
 
-A fused model can therefore always be exported. On 72 trials of the demo this restriction costs
-nothing: the greedy choice among all trials scores higher on ``select`` only.
+Because only trials with kept weights are fused, every fused model can be exported. On 72 trials of
+the demo this costs nothing: a choice among all trials has a higher score on ``select`` (validation
+videos on which choices are made), but not on ``confirm`` (validation videos held back).
 """
 
 from collections.abc import Callable, Mapping
@@ -21,14 +22,15 @@ from sweeps.storage.trial_folder import TrialFolder, is_refit
 
 @dataclass(frozen=True)
 class Candidate:
-    """Scores of an ended trial with predictions.
+    """Trial that has ended and has predictions, so that it may be fused.
 
     Attributes:
-        signature: The trial's signature.
-        score: The trial's objective on ``select``.
-        task_scores: The score on ``select`` of each trained task; None for a task without a label.
-        epochs: The epoch whose weights predict each task.
-        seconds: Seconds in which one of the trial's models predicts a frame; None if not measured.
+        signature: The trial's signature (hash of config and dataset).
+        score: The trial's objective on ``select`` (validation videos on which choices are made).
+        task_scores: Score on ``select`` of each task that the trial was trained for; None for a
+            task without labels there.
+        epochs: For each task, the epoch whose weights predict it.
+        seconds: Time in which one of the trial's models predicts a frame; None if not measured.
     """
 
     signature: str
@@ -46,10 +48,11 @@ def read_candidates(
     Args:
         folder: The sweep's run folder.
         metric: Name of the objective in a trial's ``scores.json``.
-        known: Trials that were read earlier and are not read again, by signature.
+        known: Trials that an earlier call returned; their files are not read again.
 
     Returns:
-        All ended trials with predictions, the known ones included, in the order of signatures.
+        The trials by signature (hash of config and dataset), sorted by signature. Failed trials,
+        and refits (fused trials trained again with one fold held out), are left out.
 
     Raises:
         InputError: If a trial's ``scores.json`` is damaged.
@@ -77,7 +80,7 @@ def _candidate(signature: str, scores: Mapping[str, Any], metric: str) -> Candid
 
 
 class Candidates:
-    """Outputs of the best trials of each task, kept in memory from one fusion to the next.
+    """Best trials of each task, which may be fused, and their outputs, kept in memory.
 
     Args:
         folder: The sweep's run folder.
@@ -93,17 +96,17 @@ class Candidates:
 
     @property
     def trials(self) -> list[Candidate]:
-        """All ended trials with predictions that may be fused, in the order of signatures."""
+        """All ended trials that have predictions and pass ``include``, sorted by signature."""
         return list(self._trials.values())
 
     def update(self, metric: str = "score") -> bool:
-        """Read the trials that have ended since the last update.
+        """Read the trials that have ended since the last call, and choose each task's best trials.
 
         Args:
             metric: Name of the objective in a trial's ``scores.json``.
 
         Returns:
-            True if the candidates of a task have changed.
+            True if the best trials of any task have changed.
         """
         trials = read_candidates(self._folder, metric, self._trials)
         self._trials = {name: trial for name, trial in trials.items() if self._include(name)}
@@ -121,30 +124,31 @@ class Candidates:
         return changed
 
     def task_outputs(self, task: Task) -> tuple[list[str], Float[np.ndarray, "M N W"]]:
-        """Return the candidates of a task and their outputs.
+        """Return the best trials of a task, which may be fused, and their outputs of this task.
 
         Returns:
-            The candidates' signatures, and their outputs of the task for all predicted frames.
+            The signatures of the M trials, and their outputs (M, N, W) for N predicted frames and
+            the W outputs of the task.
         """
         outputs = self._outputs[task.name]
         return list(outputs), np.stack(list(outputs.values())) if outputs else np.empty((0, 0, 0))
 
     def best_single(self) -> Candidate:
-        """Return the trial with the best objective among those that predict the most tasks.
+        """Return the trial with the best objective among the trials that predict the most tasks.
 
-        The objective is a sum over tasks, so only trials of equally many tasks are compared. If the
-        best objective is that of several trials, the first of them is returned.
+        The objective is a sum over tasks, so trials of fewer tasks cannot be compared with them.
+        Among equally good trials the one with the smallest signature is returned.
         """
         return max(self.trials, key=lambda trial: (len(trial.task_scores), trial.score))
 
     def with_most_tasks(self, limit: int) -> list[Candidate]:
-        """Return the best candidates that predict one and the same largest set of tasks.
+        """Return trials that may be fused and predict the same tasks, as many tasks as possible.
 
         Args:
-            limit: Largest number of candidates to return.
+            limit: Largest number of trials to return.
 
         Returns:
-            The candidates, the one with the best objective first.
+            The trials, the one with the best objective first.
         """
         signatures = set().union(*self._outputs.values())
         candidates = [trial for trial in self.trials if trial.signature in signatures]
@@ -153,13 +157,14 @@ class Candidates:
         return [trial for trial in ranked if trial.task_scores.keys() == tasks][:limit]
 
     def load(self, signature: str) -> Predictions:
-        """Return the stored predictions of a trial."""
+        """Return the predictions in the folder of the trial with this signature."""
         return TrialFolder.in_run(self._folder, signature).predictions()
 
     def _best_of_each_task(self) -> dict[str, list[str]]:
-        """Return each task's best trials, by the ranking that decides which weights are kept.
+        """Return the signatures of the best trials by task; these trials keep their weights.
 
-        For a task without a label on ``select`` the trial with the best objective is returned.
+        A task without labels on ``select`` (validation videos on which choices are made) cannot be
+        ranked; its only candidate is the trial with the best objective.
         """
         ranking = Ranking(BEST_TRIALS_PER_TASK)
         for trial in self.trials:

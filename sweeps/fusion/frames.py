@@ -1,4 +1,8 @@
-"""Frames that the trials of a sweep predict: their parts, labels and scores."""
+"""Frames that the trials of a sweep predict, with their labels, and scores of outputs for them.
+
+Shapes: N predicted frames, 22 outputs (valence, arousal, 8 expressions, 12 action units), n frames
+of some splits, L label columns of a task.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,12 +20,12 @@ from mtl.tasks import TASKS, Task
 
 @dataclass(frozen=True)
 class PredictedFrames:
-    """Frames that the trials of a sweep predict, the same for all trials.
+    """Frames that every trial of a sweep predicts, with their labels.
 
     Attributes:
-        listing: Listed frames of the dataset, with their labels.
-        parts: The part of each video.
-        rows: Row of each predicted frame in the listing.
+        listing: All frames named in the annotation files, with their labels.
+        parts: Split of each video by the video's name: train, select, confirm or test.
+        rows: Row in the listing of each of the N predicted frames.
     """
 
     listing: Listing
@@ -29,25 +33,37 @@ class PredictedFrames:
     rows: Int[np.ndarray, " N"]
 
     def positions(self, *parts: str) -> Int[np.ndarray, " n"]:
-        """Return the positions, among the predicted frames, of the frames in the given parts."""
+        """Return the indices of the predicted frames whose videos are in the given splits.
+
+        Args:
+            *parts: Names of splits: ``select``, ``confirm`` or ``test``.
+        """
         wanted = np.array([self.parts[name] in parts for name in self.listing.names])
         return np.flatnonzero(wanted[self.listing.video[self.rows]])
 
     def video_count(self, part: str) -> int:
-        """Return the number of videos of a part that have predicted frames."""
+        """Return the number of videos with predicted frames in a split, such as ``confirm``."""
         return len(np.unique(self.listing.video[self.rows[self.positions(part)]]))
 
     def labels(self, task: Task, part: str) -> tuple[np.ndarray, np.ndarray]:
-        """Return a task's labels in one part and their valid mask, both of shape (n, L)."""
+        """Return a task's labels of the predicted frames of one split, and their valid mask.
+
+        Args:
+            task: The task, with L label columns.
+            part: Name of the split: ``select``, ``confirm`` or ``test``.
+
+        Returns:
+            The labels and a mask that is True where a label is known, both (n, L) for n frames.
+        """
         rows = self.rows[self.positions(part)]
         return self.listing.values[rows, task.labels], self.listing.mask[rows, task.labels]
 
     def scores(self, outputs: Float[np.ndarray, "N 22"], part: str) -> dict[str, Any]:
-        """Return all scores of some outputs in one part.
+        """Return all scores of outputs on the frames of one split, by name.
 
         Args:
-            outputs: Outputs for all predicted frames.
-            part: Name of the part.
+            outputs: Outputs (N, 22) for all N predicted frames, also those of other splits.
+            part: Name of the split: ``select``, ``confirm`` or ``test``.
         """
         at = self.positions(part)
         rows = self.rows[at]
@@ -56,11 +72,15 @@ class PredictedFrames:
     def bootstrap_scores(
         self, outputs: Float[np.ndarray, "N 22"], part: str
     ) -> dict[str, BootstrapScore]:
-        """Return the scores of some outputs in one part, with their bootstrap over its videos.
+        """Return the scores of outputs on one split, with bootstrap draws of the split's videos.
 
         Args:
-            outputs: Outputs for all predicted frames.
-            part: Name of the part.
+            outputs: Outputs (N, 22) for all N predicted frames, also those of other splits.
+            part: Name of the split: ``select``, ``confirm`` or ``test``.
+
+        Returns:
+            By name: the score of each task that is labelled and predicted, and as ``p_labelled``
+            the combined score P (sum of these tasks' scores).
         """
         at = self.positions(part)
         rows = self.rows[at]
@@ -69,7 +89,12 @@ class PredictedFrames:
 
 
 def listed_rows(listing: Listing, predictions: Predictions) -> Int[np.ndarray, " N"]:
-    """Return the row of each predicted frame in the listing; both may be in any order."""
+    """Return the row in the listing of each predicted frame.
+
+    Args:
+        listing: All frames named in the annotation files, in any order.
+        predictions: Predictions for some of these frames, in any order.
+    """
     index = {name: number for number, name in enumerate(listing.names)}
     video = np.array([index[name] for name in predictions.names])[predictions.video]
     span = max(int(frame.max(initial=0)) for frame in (listing.frame, predictions.frame)) + 1
@@ -82,5 +107,5 @@ def listed_rows(listing: Listing, predictions: Predictions) -> Int[np.ndarray, "
 
 
 def predicted_tasks(outputs: Float[np.ndarray, "N 22"]) -> tuple[str, ...]:
-    """Return the tasks whose outputs are not all NaN."""
+    """Return the names of the tasks that outputs (N, 22) predict: the outputs are not all NaN."""
     return tuple(t.name for t in TASKS.values() if not np.isnan(outputs[:, t.outputs]).all())

@@ -1,4 +1,10 @@
-"""Fused model: members chosen on ``select``, the weighted mean of their outputs, post-processed."""
+"""Fused model: post-processed, weighted mean of the outputs of chosen trials (the members).
+
+Members, weights and post-processing are chosen on ``select`` (validation videos on which choices
+are made).
+
+Shapes: N predicted frames, 22 outputs (valence, arousal, 8 expressions, 12 action units).
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,18 +21,19 @@ from sweeps.fusion.frames import PredictedFrames
 from sweeps.search_file import FusionSection
 
 MemberWeights = Mapping[str, Mapping[str, float]]
-"""Weight of each member in the mean: by the task, then by the member's signature."""
+"""Weight of each member (fused trial) in the mean: by task, then by the member's signature."""
 
 
 @dataclass(frozen=True)
 class FusedModel:
-    """Outputs of a fused model and how they were made.
+    """Outputs, members (fused trials) and post-processing of a fused model.
 
     Attributes:
-        outputs: Post-processed outputs for all predicted frames.
-        raw: Outputs for all predicted frames before post-processing.
+        outputs: Outputs (N, 22) for N predicted frames, after post-processing.
+        raw: Outputs (N, 22) for the same frames, before post-processing.
         members: Weight of each member in the mean of each task.
-        postprocessing: Post-processing chosen on ``select``.
+        postprocessing: Post-processing, chosen on ``select`` (validation videos on which choices
+            are made).
     """
 
     outputs: Float[np.ndarray, "N 22"]
@@ -38,11 +45,11 @@ class FusedModel:
 def fuse_candidates(
     candidates: Candidates, frames: PredictedFrames, settings: FusionSection
 ) -> FusedModel:
-    """Fuse the candidates by the search file's settings.
+    """Fuse trials with the settings of the search file, and return the fused model.
 
     Args:
-        candidates: Candidates of each task; there is at least one.
-        frames: The predicted frames.
+        candidates: Trials that may be fused, for each task; there is at least one.
+        frames: Frames that the trials predict.
         settings: Section ``fusion`` of the search file.
     """
     members = choose_members(candidates, frames, settings.method, settings.steps)
@@ -54,19 +61,19 @@ def fuse_candidates(
 def choose_members(
     candidates: Candidates, frames: PredictedFrames, method: str, steps: int
 ) -> MemberWeights:
-    """Choose the members of each task on ``select``.
+    """Choose the trials to fuse, and their weights, for each task on ``select``.
 
-    A task without a label on ``select`` has one candidate, the best trial, which becomes its only
-    member.
+    ``select`` are the validation videos on which choices are made. A task without labels there has
+    one candidate, the trial with the best objective, which is then chosen.
 
     Args:
-        candidates: Candidates of each task.
-        frames: The predicted frames.
-        method: Name of the rule in ``mtl.ensemble.selection.RULES``.
-        steps: The rule's largest number of members.
+        candidates: Trials that may be fused, for each task.
+        frames: Frames that the trials predict.
+        method: Selection rule, a name in ``mtl.ensemble.selection.RULES`` such as ``greedy``.
+        steps: Largest number of trials that the rule chooses.
 
     Returns:
-        Weight of each member, without weights of 0.
+        Weight of each chosen trial, by task and signature.
     """
     select = frames.positions("select")
     members: dict[str, dict[str, float]] = {}
@@ -83,20 +90,25 @@ def choose_members(
 
 
 def nonzero_weights(signatures: Sequence[str], weights: np.ndarray) -> dict[str, float]:
-    """Return the members' weights by signature, without weights of 0."""
+    """Return the weights that are not 0, by signature.
+
+    Args:
+        signatures: Signatures of trials (hashes of config and dataset).
+        weights: Weight of each of these trials.
+    """
     by_signature = zip(signatures, weights.tolist(), strict=True)
     return {signature: weight for signature, weight in by_signature if weight}
 
 
 def mean_outputs(candidates: Candidates, members: MemberWeights) -> Float[np.ndarray, "N 22"]:
-    """Return the weighted mean of the members' outputs for all predicted frames.
+    """Return the weighted mean of the outputs of the members (fused trials).
 
     Args:
-        candidates: Candidates of each task.
-        members: Weight of each member.
+        candidates: Trials that may be fused, with their outputs.
+        members: Weight of each member, by task and signature.
 
     Returns:
-        The mean; NaN in the columns of a task that has no member.
+        The mean (N, 22) for all N predicted frames; NaN in the columns of a task without members.
     """
     means: list[tuple[slice, np.ndarray]] = []
     for name, weights in members.items():
@@ -112,15 +124,18 @@ def mean_outputs(candidates: Candidates, members: MemberWeights) -> Float[np.nda
 def postprocessed(
     outputs: Float[np.ndarray, "N 22"], frames: PredictedFrames, steps: Sequence[str]
 ) -> tuple[Float[np.ndarray, "N 22"], Postprocessing]:
-    """Post-process outputs by the parameters that score highest on ``select``.
+    """Choose post-processing on ``select``, and apply it to the outputs for all predicted frames.
+
+    ``select`` are the validation videos on which choices are made. The parameters with the highest
+    scores there are chosen.
 
     Args:
-        outputs: Raw outputs for all predicted frames.
+        outputs: Outputs (N, 22) for the N predicted frames, before post-processing.
         frames: The predicted frames.
-        steps: Names of the post-processing steps to choose parameters for.
+        steps: Names of the steps to use, such as smoothing; others are left out.
 
     Returns:
-        The post-processed outputs and the chosen post-processing.
+        The post-processed outputs (N, 22) and the chosen post-processing.
     """
     listing, rows, select = frames.listing, frames.rows, frames.positions("select")
     video, frame = listing.video[rows], listing.frame[rows]

@@ -1,4 +1,4 @@
-"""Plots of the fusion report: alternatives to the fused model and contributions of its members."""
+"""Plots of the fusion report: alternatives to the fused model, and the members' contributions."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,14 +11,15 @@ DARK, GREY = "#0b6e4f", "#8a8a8a"
 
 
 def figures(scores: Mapping[str, Any], analysis: Mapping[str, Any]) -> list[go.Figure]:
-    """Return the figures of the report.
+    """Return all figures of the fusion report for which there are data.
 
     Args:
         scores: Content of the run folder's ``scores.json``.
-        analysis: Content of ``fusion/analysis.json``.
+        analysis: Content of ``fusion/analysis.json``: contribution of each fused trial, by task.
 
     Returns:
-        The figures; those without data to show are left out.
+        Plotly figures: scores of alternatives to the fused model, drops of the score without each
+        fused trial, correlations of the trials' errors.
     """
     shown = [alternatives_figure(scores)] if "rules" in scores else []
     several = {task: entry for task, entry in analysis.items() if len(entry["members"]) > 1}
@@ -28,7 +29,11 @@ def figures(scores: Mapping[str, Any], analysis: Mapping[str, Any]) -> list[go.F
 
 
 def alternatives_figure(scores: Mapping[str, Any]) -> go.Figure:
-    """Plot the combined score P of each rule and small ensemble on ``confirm`` and ``select``.
+    """Return a figure of the combined scores P of alternatives to the fused model.
+
+    The alternatives are the other selection rules and smaller ensembles. P (sum of the tasks'
+    scores) is shown on ``confirm`` (validation videos held back for the final scores) and on
+    ``select`` (validation videos on which choices are made).
 
     Args:
         scores: Content of the run folder's ``scores.json``.
@@ -54,9 +59,10 @@ def alternatives_figure(scores: Mapping[str, Any]) -> go.Figure:
 
 
 def contributions_figure(analysis: Mapping[str, Any]) -> go.Figure:
-    """Plot the drop of each task's score without each member.
+    """Return a figure of the drops of each task's score if one member (fused trial) is left out.
 
-    The scores are those on ``confirm``, or on ``select`` if ``confirm`` has no videos.
+    The scores are those on ``confirm`` (validation videos held back for the final scores), or on
+    ``select`` (validation videos on which choices are made) if ``confirm`` is empty.
 
     Args:
         analysis: Content of ``fusion/analysis.json``, for tasks with at least two members.
@@ -84,7 +90,10 @@ def contributions_figure(analysis: Mapping[str, Any]) -> go.Figure:
 
 
 def correlations_figure(analysis: Mapping[str, Any]) -> go.Figure:
-    """Plot the correlation of the members' errors in each task, on ``select``.
+    """Return heat maps of the correlations between the errors of the members (fused trials).
+
+    There is one map for each task; errors are those on ``select`` (validation videos on which
+    choices are made).
 
     Args:
         analysis: Content of ``fusion/analysis.json``, for tasks with at least two members.
@@ -110,7 +119,12 @@ def correlations_figure(analysis: Mapping[str, Any]) -> go.Figure:
 
 
 def _bars(scores: Sequence[tuple[float, Sequence[float]]], visible: bool) -> dict[str, Any]:
-    """Return plotly's error bars for pairs of a value and its interval."""
+    """Return settings of plotly's error bars.
+
+    Args:
+        scores: Pairs of a value and its interval (low, high).
+        visible: False to hide the bars.
+    """
     return {
         "type": "data",
         "symmetric": False,
@@ -121,7 +135,7 @@ def _bars(scores: Sequence[tuple[float, Sequence[float]]], visible: bool) -> dic
 
 
 def _with_layout(figure: go.Figure, title: str, rows: int) -> go.Figure:
-    """Set a figure's title and its height for a number of rows, and return the figure."""
+    """Set the title of a figure, and its height for a number of rows; return the same figure."""
     height = 2 * MARGIN_PIXELS + ROW_PIXELS * rows
     figure.update_layout(title=title, height=height, template="simple_white")
     return figure

@@ -1,11 +1,13 @@
-"""Fused trials trained again on folds: out-of-fold predictions, and the mean for the test frames.
+"""Scores and predictions of refits, which are fused trials trained again on folds.
 
-The members' weights and the post-processing are those of the sweep. Each labelled frame is
-predicted by models that have not been trained on its video's labels and whose epochs were not
-chosen on them. (Features are z-scored by the dataset's statistics, to which training videos
-contribute also in the fold that holds them out.) The members, however, were chosen on ``select``,
-so ``select`` raises the score over all frames; the score is therefore also given without
-``select``.
+Each fused trial (member) is trained once per fold, with the videos of this fold held out. A
+labelled frame is predicted by the models that held its video out, so neither their weights nor
+their epochs depend on its label. Test frames get the mean over all folds.
+
+The members, their weights and the post-processing are those of the sweep's fused model. They were
+chosen on ``select`` (validation videos on which choices are made), which raises the scores there,
+so scores are also given without ``select``. Features are z-scored by statistics of all training
+videos, the held-out ones included.
 """
 
 import shutil
@@ -38,19 +40,21 @@ SCORED_PARTS = {
     "without_select": ("train", "confirm"),
     "confirm": ("confirm",),
 }
-"""Parts of the sweep whose out-of-fold predictions are scored together, by the score's name."""
+"""Splits of the videos that are scored together, by the name of the group."""
 
 
 def score_refit(folder: Path, plan: Plan, fused: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Join the predictions of all folds, score them, and write the folder ``refit/``.
+    """Score the fused trials that were trained again on folds, and write the folder ``refit/``.
+
+    The predictions for the held-out videos of all folds are joined and scored together.
 
     Args:
         folder: The sweep's run folder.
-        plan: The sweep's plan, with the folds.
+        plan: The sweep's plan, which holds the folds.
         fused: Content of the run folder's ``scores.json``.
 
     Returns:
-        Content of ``refit/scores.json``; None if a member has not been trained on every fold.
+        Content of ``refit/scores.json``; None if the training of any trial on any fold is missing.
     """
     members: MemberWeights = fused["members"]
     folds = len(plan.folds)
@@ -61,7 +65,7 @@ def score_refit(folder: Path, plan: Plan, fused: Mapping[str, Any]) -> dict[str,
     for fold, parts in enumerate(plan.folds):
         outputs = _fold_outputs(folder, plan, members, fold)
         if outputs is None:
-            # An earlier refit/ may hold the scores of other members.
+            # An earlier refit/ may hold the scores of another fused model.
             shutil.rmtree(folder / REFIT, ignore_errors=True)
             return None
         held_out = _part_of_each_frame(plan, parts) == "confirm"
@@ -92,10 +96,17 @@ def score_refit(folder: Path, plan: Plan, fused: Mapping[str, Any]) -> dict[str,
 def _fold_outputs(
     folder: Path, plan: Plan, members: MemberWeights, fold: int
 ) -> Float[np.ndarray, "N 22"] | None:
-    """Return the fused raw outputs of one fold's models for all listed frames.
+    """Return the fused outputs of the trials that were trained again with one fold held out.
 
-    Frames that these models do not predict are NaN. None is returned if a member has not been
-    trained on the fold.
+    Args:
+        folder: The sweep's run folder.
+        plan: The sweep's plan.
+        members: Weight of each fused trial, by task and signature.
+        fold: Index of the held-out fold.
+
+    Returns:
+        Weighted mean (N, 22) of the outputs for all N listed frames, before post-processing; NaN
+        for frames that are not predicted. None if the training of a trial is missing or failed.
     """
     stored: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     for signature in sorted({s for weights in members.values() for s in weights}):
@@ -116,7 +127,12 @@ def _fold_outputs(
 
 
 def _part_of_each_frame(plan: Plan, parts: Mapping[str, str]) -> np.ndarray:
-    """Return the part of each listed frame, from the part of each video."""
+    """Return the name of the split (train, select, confirm or test) of each listed frame.
+
+    Args:
+        plan: The sweep's plan, which holds the listed frames.
+        parts: Name of the split of each video, by the video's name.
+    """
     of_video = np.array([parts[name] for name in plan.listing.names])
     return np.asarray(of_video[plan.listing.video])
 
@@ -124,14 +140,26 @@ def _part_of_each_frame(plan: Plan, parts: Mapping[str, str]) -> np.ndarray:
 def _postprocessed(
     plan: Plan, outputs: Float[np.ndarray, "N 22"], chosen: Mapping[str, Any]
 ) -> Float[np.ndarray, "N 22"]:
-    """Post-process the outputs of all listed frames as the sweep's fused model was."""
+    """Apply the post-processing of the sweep's fused model to outputs for all listed frames.
+
+    Args:
+        plan: The sweep's plan.
+        outputs: Outputs (N, 22) for the N listed frames.
+        chosen: Section ``postprocessing`` of the run folder's ``scores.json``.
+    """
     smoothing = {task: Smoothing(**settings) for task, settings in chosen["smoothing"].items()}
     process = Postprocessing(smoothing, tuple(chosen["bias"]), tuple(chosen["thresholds"]))
     return process(outputs, plan.listing.video, plan.listing.frame)
 
 
 def _scores(plan: Plan, outputs: Float[np.ndarray, "N 22"], at: np.ndarray) -> dict[str, Any]:
-    """Return all scores of the listed frames where ``at`` is True, with intervals."""
+    """Return all scores on some listed frames, and under ``interval`` their bootstrap intervals.
+
+    Args:
+        plan: The sweep's plan.
+        outputs: Outputs (N, 22) for the N listed frames.
+        at: True for the listed frames to score.
+    """
     scored = outputs[at], plan.listing.values[at], plan.listing.mask[at]
     return {**scores(*scored), "interval": intervals(bootstrap(*scored, plan.listing.video[at]))}
 
@@ -139,10 +167,19 @@ def _scores(plan: Plan, outputs: Float[np.ndarray, "N 22"], at: np.ndarray) -> d
 def _minus_fused(
     folder: Path, plan: Plan, outputs: Float[np.ndarray, "N 22"], at: np.ndarray
 ) -> dict[str, Any]:
-    """Return scores minus those of the sweep's fused model, on the frames where ``at`` is True.
+    """Return the difference between the scores of the refits and of the sweep's fused model.
 
-    The comparison is harder for the refit: its models are trained on fewer videos, and each frame
-    is predicted by the models of one fold only.
+    Refits (fused trials trained again with one fold held out) are at a disadvantage, because they
+    are trained on fewer videos, and each frame is predicted by the models of one fold only.
+
+    Args:
+        folder: The sweep's run folder, which holds the fused model's predictions.
+        plan: The sweep's plan.
+        outputs: Outputs (N, 22) of the refits for the N listed frames.
+        at: True for the listed frames to score.
+
+    Returns:
+        Differences of scores by name, and their bootstrap intervals under ``interval``.
     """
     stored = Predictions.load(folder / FUSED_PREDICTIONS)
     fused = np.full_like(outputs, np.nan)
@@ -153,7 +190,14 @@ def _minus_fused(
 
 
 def _write(folder: Path, plan: Plan, outputs: Float[np.ndarray, "N 22"], test: np.ndarray) -> None:
-    """Write the predictions of all listed frames, and the submission if there are test frames."""
+    """Write the predictions for all listed frames, and ``submission.txt`` for the test frames.
+
+    Args:
+        folder: Folder of the results, ``refit/`` in the run folder.
+        plan: The sweep's plan.
+        outputs: Outputs (N, 22) for the N listed frames.
+        test: True for test frames; without any, no submission is written.
+    """
     folder.mkdir(exist_ok=True)
     listing = plan.listing
     predictions = Predictions(listing.video, listing.frame, listing.names, outputs)

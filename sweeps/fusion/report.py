@@ -1,4 +1,4 @@
-"""Report of a fused model: its scores, its gain, its alternatives and its members."""
+"""Report of a fused model in Markdown and HTML: scores, gain, alternatives and fused trials."""
 
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -31,18 +31,20 @@ EXPLANATION = (
 
 
 def summary(scores: Mapping[str, Any]) -> str:
-    """Return the text that is printed at a sweep's end: score table and gain on ``confirm``.
+    """Return the text that is printed at a sweep's end: scores and gain of the fused model.
+
+    The scores are those on ``confirm`` (validation videos held back for the final scores), or on
+    ``select`` (validation videos on which choices are made) if ``confirm`` is empty.
 
     Args:
-        scores: Content of the run folder's ``scores.json``; without ``confirm`` the text is about
-            ``select``.
+        scores: Content of the run folder's ``scores.json``.
     """
     part = "confirm" if scores["confirm"] else "select"
     return f"{score_table(scores, part)}\n\n{gain(scores, part)}"
 
 
 def refit_summary(refit: Mapping[str, Any]) -> str:
-    """Return the text about the fused trials that were trained again on folds.
+    """Return the text with the scores of the fused trials that were trained again on folds.
 
     Args:
         refit: Content of ``refit/scores.json``.
@@ -75,7 +77,7 @@ def write_report(folder: Path, scores: Mapping[str, Any], analysis: Mapping[str,
     Args:
         folder: The sweep's run folder.
         scores: Content of the run folder's ``scores.json``.
-        analysis: Contribution of each member, from ``contributions``.
+        analysis: Contribution of each fused trial, by task: content of ``fusion/analysis.json``.
     """
     report = folder / REPORT
     report.mkdir(exist_ok=True)
@@ -98,7 +100,7 @@ def score_table(scores: Mapping[str, Any], part: str) -> str:
 
     Args:
         scores: Content of the run folder's ``scores.json``.
-        part: ``select`` or ``confirm``.
+        part: Scored validation videos: ``select`` (used for choices) or ``confirm`` (held back).
     """
     rows = [
         [title, *(_with_interval(scores[part][model], column) for column in COLUMNS)]
@@ -111,15 +113,15 @@ def score_table(scores: Mapping[str, Any], part: str) -> str:
 
 
 def gain(scores: Mapping[str, Any], part: str) -> str:
-    """Return lines about the fused model's gain over the best single trial.
+    """Return lines of text about the fused model's gain over the best single trial.
 
-    The lines hold the difference of the combined score P and whether its interval excludes 0, the
-    search optimism, and for planted data the share of the exact posterior's P that the fused model
-    reaches.
+    The lines give the difference of the combined scores P (sum of the tasks' scores) with its
+    bootstrap interval, and the search optimism (P on ``select`` minus P on ``confirm``). For
+    synthetic data they also give the fused model's P divided by the best possible P.
 
     Args:
         scores: Content of the run folder's ``scores.json``.
-        part: ``select`` or ``confirm``.
+        part: Scored validation videos: ``select`` (used for choices) or ``confirm`` (held back).
     """
     both = scores[part]["fused_minus_best_single"], scores[part]["fused_raw_minus_best_single_raw"]
     if "p_labelled" not in both[0]:
@@ -139,7 +141,7 @@ def gain(scores: Mapping[str, Any], part: str) -> str:
 
 
 def rules_table(scores: Mapping[str, Any]) -> str:
-    """Return a section with the score of each rule of choosing members.
+    """Return a Markdown section with the score of each rule for choosing the trials to fuse.
 
     Args:
         scores: Content of the run folder's ``scores.json``.
@@ -154,7 +156,7 @@ def rules_table(scores: Mapping[str, Any]) -> str:
 
 
 def sizes_table(scores: Mapping[str, Any]) -> str:
-    """Return a section with the scores and costs of ensembles of fewer trials.
+    """Return a Markdown section with the scores and costs of ensembles of fewer trials.
 
     Args:
         scores: Content of the run folder's ``scores.json``.
@@ -174,7 +176,9 @@ def sizes_table(scores: Mapping[str, Any]) -> str:
 
 
 def members_table(task: str, analysis: Mapping[str, Any]) -> str:
-    """Return a section with the weight of each member of a task and the score drop without it.
+    """Return a Markdown section with the members (fused trials) of one task.
+
+    For each member it gives its share of the weights and the drop of the score without it.
 
     Args:
         task: Name of the task.
@@ -191,13 +195,20 @@ def members_table(task: str, analysis: Mapping[str, Any]) -> str:
 
 
 def _used_rule(scores: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the scores of the sweep's own rule, without the difference from itself."""
+    """Return the scores by split of the selection rule that the sweep uses."""
     entry: Mapping[str, Any] = scores["rules"][scores["method"]]
     return {part: entry[part] for part in ("select", "confirm") if part in entry}
 
 
 def _gain_with_verdict(difference: Mapping[str, Any], videos: int) -> str:
-    """Return a difference of combined scores with its interval, and a remark if that contains 0."""
+    """Return the difference of two combined scores P as text, with its interval.
+
+    A remark is added if the interval contains 0, which means that no gain is shown.
+
+    Args:
+        difference: Difference under ``p_labelled``, and its interval under ``interval``.
+        videos: Number of scored videos, which the remark names.
+    """
     low, high = difference["interval"]["p_labelled"]
     verdict = "" if low > 0 or high < 0 else f": no gain that these {videos} videos can show"
     return f"{difference['p_labelled']:+.3f} [{low:+.3f}, {high:+.3f}]{verdict}"
@@ -213,7 +224,12 @@ def _share_of_ceiling(scores: Mapping[str, Any], part: str) -> list[str]:
 
 
 def _p_cells(entry: Mapping[str, Any]) -> list[str]:
-    """Return table cells: P on ``select``, P on ``confirm``, the difference on ``confirm``."""
+    """Return three table cells about an alternative to the fused model.
+
+    They hold its combined score P (sum of the tasks' scores) on ``select`` and on ``confirm``
+    (validation videos used for choices, and held back), and its difference from the fused model's P
+    on ``confirm``.
+    """
     cells = []
     for part in ("select", "confirm"):
         score = entry.get(part)
@@ -225,7 +241,7 @@ def _p_cells(entry: Mapping[str, Any]) -> list[str]:
 
 
 def _cost_cells(cost: Mapping[str, Any]) -> list[str]:
-    """Return table cells: number of models, number of parameters, frames per second."""
+    """Return three table cells: number of models, of parameters, and of frames per second."""
     parameters = cost["parameters"]
     rate = cost["frames_per_second"]
     return [
@@ -248,6 +264,12 @@ def _with_interval(scores: Mapping[str, Any], column: str) -> str:
 
 
 def _bracketed(value: float, interval: Sequence[float] | None, form: str) -> str:
-    """Return a value and its interval in brackets, both written by a format."""
+    """Return a number as text, followed by its interval in square brackets if there is one.
+
+    Args:
+        value: The number.
+        interval: Lower and upper end of the interval; None for no interval.
+        form: Format of the three numbers, such as ``{:.3f}``.
+    """
     ends = "" if interval is None else f" [{', '.join(form.format(end) for end in interval)}]"
     return form.format(value) + ends

@@ -1,4 +1,7 @@
-"""Scores of a fused model, compared with the best single trial and with the exact posterior."""
+"""Scores of a fused model, compared with the best single trial and with the exact posterior.
+
+Shapes: N predicted frames, 22 outputs (valence, arousal, 8 expressions, 12 action units).
+"""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,23 +17,25 @@ from mtl.tasks import OUTPUT_COLUMNS, TASKS
 from sweeps.fusion.frames import PredictedFrames, listed_rows, predicted_tasks
 
 MODELS = ("fused", "fused_raw", "best_single", "best_single_raw")
-"""Scored models: the fused model and the best single trial, each post-processed and raw."""
+"""Names of the scored models: fused model and best single trial, post-processed and raw."""
 
 
 def part_scores(
     models: Mapping[str, Float[np.ndarray, "N 22"]], frames: PredictedFrames, part: str
 ) -> dict[str, dict[str, Any]]:
-    """Return the scores of each model in one part and the gains of the fused model.
+    """Return the scores of the fused model and of the best single trial on one split.
 
     Args:
-        models: Outputs of each of ``MODELS`` for all predicted frames.
+        models: Outputs (N, 22) for the N predicted frames, by model: ``fused``, ``best_single``,
+            and both before post-processing: ``fused_raw``, ``best_single_raw``.
         frames: The predicted frames.
-        part: Name of the part.
+        part: Split to score: ``select`` (validation videos on which choices are made) or
+            ``confirm`` (validation videos held back).
 
     Returns:
-        By model: all scores, and their intervals under ``interval``. Under
+        By model: all scores, and under ``interval`` their bootstrap intervals. Under
         ``fused_minus_best_single`` and ``fused_raw_minus_best_single_raw``: the differences of the
-        scores with intervals, which are empty if the two models predict different tasks.
+        two models' scores, which are empty if the models predict different tasks.
     """
     bootstrapped = {
         name: frames.bootstrap_scores(outputs, part) for name, outputs in models.items()
@@ -48,7 +53,14 @@ def part_scores(
 
 
 def differences(gains: Mapping[str, BootstrapScore]) -> dict[str, Any]:
-    """Return differences of scores by name, and under ``interval`` their intervals by name."""
+    """Return differences of scores as plain numbers, to be written as JSON.
+
+    Args:
+        gains: Difference of two models' scores, with its bootstrap, by the score's name.
+
+    Returns:
+        Each difference by the score's name, and under ``interval`` their intervals by name.
+    """
     return {
         **{name: gain.score for name, gain in gains.items()},
         "interval": {name: gain.interval() for name, gain in gains.items()},
@@ -56,13 +68,16 @@ def differences(gains: Mapping[str, BootstrapScore]) -> dict[str, Any]:
 
 
 def optimism(scores: Mapping[str, Any]) -> dict[str, float]:
-    """Return the search optimism of each model.
+    """Return the search optimism of the fused model and of the best single trial.
 
-    The search optimism is the combined score P on ``select``, on which the model was chosen, minus
-    P on ``confirm``.
+    The search optimism is the combined score P (sum of the tasks' scores) on ``select``, the videos
+    on which the model was chosen, minus P on ``confirm``, the validation videos held back.
 
     Args:
-        scores: Result of ``part_scores`` for ``select`` and for ``confirm``.
+        scores: Scores of each model, under ``select`` and under ``confirm``.
+
+    Returns:
+        The difference by model, for models that have both scores.
     """
     both = {name: (scores["select"][name], scores["confirm"][name]) for name in MODELS}
     return {
@@ -78,17 +93,20 @@ def ceiling(
     fused: Float[np.ndarray, "N 22"],
     parts: tuple[str, ...],
 ) -> dict[str, Any] | None:
-    """Return the scores of the exact posterior in the tasks that the fused model predicts.
+    """Return the best possible scores on synthetic data, those of the exact posterior.
+
+    Only tasks that the fused model predicts are scored.
 
     Args:
         dataset: The sweep's dataset.
-        frames: The predicted frames.
-        fused: Outputs of the fused model.
-        parts: Names of the parts to score.
+        frames: Frames that the trials predict.
+        fused: Outputs (N, 22) of the fused model for the N predicted frames.
+        parts: Names of the splits to score: ``select``, or ``select`` and ``confirm``.
 
     Returns:
-        By part: all scores of the exact posterior, and under ``reached`` the fused model's share of
-        the exact posterior's P. None for data that are not planted and have no exact posterior.
+        By split: all scores of the exact posterior, and under ``reached`` the fused model's
+        combined score P divided by that of the exact posterior. None for data that are not
+        synthetic.
     """
     file = Path(dataset.address) / "ceiling.parquet"
     if "ceiling" not in dataset.info.get("extra", {}) or not file.exists():
@@ -112,7 +130,18 @@ def _share(
     frames: PredictedFrames,
     part: str,
 ) -> dict[str, Any] | None:
-    """Return the ratio of two models' combined scores in one part; None without labels."""
+    """Return a model's combined score P divided by that of the exact posterior, on one split.
+
+    Args:
+        outputs: Outputs (N, 22) of the model for the N predicted frames.
+        exact: Outputs (N, 22) of the exact posterior for the same frames.
+        frames: The predicted frames.
+        part: Split to score: ``select`` or ``confirm``.
+
+    Returns:
+        ``share`` (the ratio) and its bootstrap ``interval``; None if the split has no labels, or if
+        the exact posterior's P is 0.
+    """
     numerator, denominator = (
         frames.bootstrap_scores(each, part).get("p_labelled") for each in (outputs, exact)
     )

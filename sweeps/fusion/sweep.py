@@ -1,4 +1,4 @@
-"""Fusion of one sweep's trials, and the files that it writes to the run folder."""
+"""Fusion of a sweep's trials: fused model, submission, scores and report in the run folder."""
 
 import json
 import threading
@@ -26,13 +26,13 @@ from sweeps.storage.trial_folder import SCORES
 
 
 class SweepFusion:
-    """Fusion of a sweep's trials; every method may be called at any time and from any thread.
+    """Fuses the trials of a sweep; public methods may be called at any time from any thread.
 
     Args:
         folder: The sweep's run folder.
         dataset: The sweep's dataset.
-        listing: Listed frames of the dataset.
-        parts: The part of each video.
+        listing: All frames named in the annotation files.
+        parts: Split of each video by the video's name: train, select, confirm or test.
         settings: Section ``fusion`` of the search file.
         metric: Name of the objective by which the best single trial is chosen.
         include: Function that returns True for the signature of a trial that may be fused; None
@@ -58,12 +58,13 @@ class SweepFusion:
         self._lock = threading.Lock()
 
     def improve(self) -> bool:
-        """Fuse the trials that have ended, and write the result if it is the best so far.
+        """Fuse the trials that have ended, and write the fused model if it is the best so far.
 
-        Fused models are compared by the combined score P on ``select``; ``confirm`` is not read.
+        Fused models are compared by the combined score P (sum of the tasks' scores) on ``select``
+        (validation videos on which choices are made).
 
         Returns:
-            True if a better fused model was written.
+            True if a fused model was written.
         """
         with self._lock:
             self._update()
@@ -79,7 +80,7 @@ class SweepFusion:
             return True
 
     def member_signatures(self) -> list[str]:
-        """Return the sorted signatures of the trials that are members of the fused model."""
+        """Fuse the trials that have ended, and return the sorted signatures of the chosen ones."""
         with self._lock:
             self._update()
             if not self._candidates.trials:
@@ -88,10 +89,11 @@ class SweepFusion:
         return sorted({signature for weights in fused.members.values() for signature in weights})
 
     def preview(self) -> dict[str, Any] | None:
-        """Fuse the trials that have ended, without reading ``confirm`` or writing a file.
+        """Fuse the trials that have ended, without writing a file.
 
         Returns:
-            Content for ``scores.json``; None if no trial can be fused.
+            The content that ``scores.json`` would have, with scores on ``select`` (validation
+            videos on which choices are made) only; None if no trial can be fused.
         """
         with self._lock:
             self._update()
@@ -101,10 +103,13 @@ class SweepFusion:
             return self._content(fused, ("select",))
 
     def finish(self) -> dict[str, Any] | None:
-        """Fuse the ended trials, score the result on ``confirm`` too, and write all files.
+        """Fuse all trials at the end of the sweep, and write fused model, scores and report.
+
+        Scores are computed on ``select`` (validation videos on which choices are made) and on
+        ``confirm`` (validation videos held back for the final scores).
 
         Returns:
-            Content of ``scores.json``; None if no trial can be fused.
+            The content of ``scores.json``; None if no trial can be fused.
         """
         with self._lock:
             self._update()
@@ -127,12 +132,12 @@ class SweepFusion:
 
     @property
     def frames(self) -> PredictedFrames:
-        """Predicted frames, which are the same for all trials of a sweep."""
+        """Frames that the trials predict; they are the same for all trials of a sweep."""
         assert self._frames is not None, "no trial has predictions"
         return self._frames
 
     def _update(self) -> None:
-        # Kept until the next improve(): other methods that update must not hide new candidates.
+        # Reset by improve() only, so that updates by other methods do not hide new candidates.
         self._has_new_candidates |= self._candidates.update(self._metric)
         if self._frames is None and self._candidates.trials:
             first = self._candidates.load(self._candidates.trials[0].signature)
@@ -141,7 +146,12 @@ class SweepFusion:
             )
 
     def _content(self, fused: FusedModel, parts: tuple[str, ...]) -> dict[str, Any]:
-        """Return the content of ``scores.json``, without the alternatives to the fused model."""
+        """Return the content of ``scores.json``, without the scores of alternative ensembles.
+
+        Args:
+            fused: The fused model.
+            parts: Names of the splits to score: ``select``, or ``select`` and ``confirm``.
+        """
         frames, single = self.frames, self._candidates.best_single()
         single_raw = self._candidates.load(single.signature).outputs
         single_outputs, _ = postprocessed(single_raw, frames, self.settings.postprocess)
@@ -168,7 +178,12 @@ class SweepFusion:
         }
 
     def _write(self, fused: FusedModel, content: Mapping[str, Any]) -> None:
-        """Write the fused model and the submission, then the scores that describe them."""
+        """Write the files of a fused model: predictions, members, submission, and last the scores.
+
+        Args:
+            fused: The fused model.
+            content: Content of ``scores.json``.
+        """
         (self.folder / FUSION).mkdir(exist_ok=True)
         frames = self.frames
         video, frame = frames.listing.video[frames.rows], frames.listing.frame[frames.rows]
@@ -181,7 +196,13 @@ class SweepFusion:
         write_json(self.folder / SCORES, content)
 
     def _write_submission(self, fused: FusedModel, name: str, *parts: str) -> None:
-        """Write the decided labels of some parts, in the order of the challenge's list."""
+        """Write a file of predicted labels in the challenge's format, in the listing's order.
+
+        Args:
+            fused: The fused model.
+            name: Path of the file in the run folder.
+            *parts: Names of the splits whose frames are written, such as ``test``.
+        """
         at = self.frames.positions(*parts)
         if not len(at):
             return
@@ -191,12 +212,12 @@ class SweepFusion:
 
 
 def image_names(dataset: Dataset, listing: Listing, rows: Int[np.ndarray, " n"]) -> list[str]:
-    """Return the challenge's names of listed frames, as ``video/00001.jpg``.
+    """Return the image names of frames in the challenge's format, such as ``video/00001.jpg``.
 
     Args:
-        dataset: The dataset, which holds the pattern of the names.
-        listing: Listed frames of the dataset.
-        rows: Rows of the wanted frames in the listing.
+        dataset: The dataset, which holds the format of the names.
+        listing: All frames named in the annotation files.
+        rows: Rows in the listing of the frames to name.
     """
     pattern = dataset.info["image_name"]
     videos, frames = listing.video[rows].tolist(), listing.frame[rows].tolist()
@@ -207,7 +228,11 @@ def image_names(dataset: Dataset, listing: Listing, rows: Int[np.ndarray, " n"])
 
 
 def _written_score(folder: Path) -> float:
-    """Return the combined score on ``select`` of the written fused model; -inf if there is none."""
+    """Return the combined score P on ``select`` of the fused model in a run folder.
+
+    P is the sum of the tasks' scores. The result is -inf if the folder holds no fused model, or the
+    model has no score.
+    """
     try:
         score = json.loads((folder / SCORES).read_text())["select"]["fused"]["p_labelled"]
     except (OSError, ValueError, KeyError, TypeError):

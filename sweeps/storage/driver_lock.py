@@ -1,4 +1,4 @@
-"""Lock on a folder that lets one driver at a time write it."""
+"""Lock on a folder, so that only one driver (process of a program) at a time writes into it."""
 
 import fcntl
 import os
@@ -7,7 +7,7 @@ from pathlib import Path
 from mtl.errors import InputError
 
 LOCK = "driver.lock"
-"""File in a locked folder with the process number of the driver."""
+"""Name of the lock file; it holds the process ID of the driver (process of the program)."""
 
 
 class DriverLock:
@@ -17,7 +17,7 @@ class DriverLock:
         folder: The folder to lock; made if it does not exist.
 
     Raises:
-        InputError: If another driver holds the lock.
+        InputError: If another process holds the lock.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -41,6 +41,6 @@ class DriverLock:
         return self._file.read().strip() or "unknown"
 
     def close(self) -> None:
-        """Release the lock."""
+        """Release the lock on the folder."""
         # The file stays: its removal could race with the next driver's lock.
         self._file.close()

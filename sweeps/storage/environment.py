@@ -1,4 +1,4 @@
-"""Record of a start of a sweep: commit, uncommitted changes, packages, machine, command."""
+"""Facts that are recorded when a program starts: commit, packages, machine and command."""
 
 import os
 import platform
@@ -13,17 +13,21 @@ from typing import Any
 import sweeps
 
 PACKAGE = Path(sweeps.__file__).parent
-"""Folder of this project's source code."""
+"""Folder of the package ``sweeps``, part of this project's source code."""
 
 
 def environment(source: Path = PACKAGE) -> dict[str, Any]:
-    """Return the content of ``environment.json``.
+    """Return facts about this start of a program, for the file ``environment.json``.
 
     Environment variables are left out, because they may hold secrets.
 
     Args:
-        source: Folder of the source code. Commit and diff are read from the git checkout that
-            tracks this folder; they are None for an installed wheel, which no checkout tracks.
+        source: Folder of the source code, in which the git commit is looked up.
+
+    Returns:
+        ``started`` (UTC time), ``command``, ``commit``, ``diff`` (uncommitted changes), ``python``
+        (version), ``machine`` (system, processor, CPUs, memory) and ``packages`` (version of each).
+        ``commit`` and ``diff`` are None if git does not track the source, as in an installed wheel.
     """
     tracked = _git(source, "ls-files", "--error-unmatch", ".") is not None
     return {
@@ -45,7 +49,7 @@ def environment(source: Path = PACKAGE) -> dict[str, Any]:
 
 
 def _git(folder: Path, *arguments: str) -> str | None:
-    """Return the output of a git command in a folder, or None if the command fails."""
+    """Run a git command in a folder and return its output, or None if the command fails."""
     try:
         done = subprocess.run(
             ["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=True

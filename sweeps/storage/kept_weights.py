@@ -1,4 +1,4 @@
-"""Weights that a sweep keeps, and the disk space that its trials take."""
+"""Removal of trained weights that a sweep does not need, and the disk space of its trials."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,14 +8,15 @@ from sweeps.storage.trial_folder import TrialFolder, is_refit
 
 
 class KeptWeights:
-    """Keeps the weights of the best trials of each task and measures the size of all trials.
+    """Removes trained weights, except those of each task's best trials, and counts disk space.
 
-    All trial folders are read once, when a sweep starts, and then each one when its trial ends, so
-    the cost of a trial's end does not grow with the number of trials.
+    The folders of trials that ended before are read once, at the start of the sweep. Later, only
+    the folders of trials that end or lose their rank are read.
 
     Args:
         run_folder: The sweep's run folder.
-        ended: Ended trials by signature; the value is True if the trial failed.
+        ended: Trials that ended before, by signature (hash of config and dataset); the value is
+            True if the trial failed.
         keep: Number of best trials of each task that keep their weights.
     """
 
@@ -29,10 +30,13 @@ class KeptWeights:
             self.add(signature, failed)
 
     def add(self, signature: str, failed: bool = False) -> None:
-        """Rank an ended trial and remove its checkpoint and all weights no longer among the best.
+        """Rank a trial that has ended, and remove files that are no longer needed.
+
+        These are the checkpoint of the trial, and the weights of each trial that is not or no
+        longer among the best of a task.
 
         Args:
-            signature: The trial's signature.
+            signature: The trial's signature (hash of config and dataset).
             failed: True if the trial failed; it then keeps no weights.
         """
         trial = TrialFolder.in_run(self._run_folder, signature)
@@ -47,5 +51,5 @@ class KeptWeights:
 
     @property
     def gb(self) -> float:
-        """Size of the ended trials' files, in GB."""
+        """Disk space of all trials that have ended, in GB."""
         return sum(self._bytes.values()) / 1e9

@@ -1,4 +1,4 @@
-"""Ranking of a sweep's trials in each task."""
+"""Ranking of the trials of a sweep, a separate one for each task."""
 
 import bisect
 from collections.abc import Mapping
@@ -6,16 +6,19 @@ from collections.abc import Mapping
 from mtl.tasks import TASKS
 
 BEST_TRIALS_PER_TASK = 25
-"""Number of best trials of each task that keep their weights and that are the task's candidates for
-the fusion: the two limits are one, so every fused trial can be exported.
+"""Number of best trials of each task that keep their weights.
+
+Only these trials may be fused, so that every fused model can be exported.
 """
 
 
 class Ranking:
-    """Ranking of trials in each task by their scores; equal scores are ordered by signature.
+    """Best trials of each task, ordered by score.
+
+    Trials with equal scores are ordered by signature (hash of config and dataset).
 
     Args:
-        limit: Largest number of trials that are ranked in a task.
+        limit: Largest number of trials that are kept in the ranking of a task.
     """
 
     def __init__(self, limit: int = BEST_TRIALS_PER_TASK) -> None:
@@ -26,11 +29,13 @@ class Ranking:
         """Rank a trial in each task in which it has a score.
 
         Args:
-            signature: The trial's signature.
-            scores: The trial's score on ``select`` in each task; other keys and None are skipped.
+            signature: The trial's signature (hash of config and dataset).
+            scores: The trial's score in each task on ``select`` (validation videos on which choices
+                are made). Tasks with score None and keys that are no tasks are skipped.
 
         Returns:
-            Signatures that dropped out of a task's ranking; they may still be ranked in another.
+            Signatures of the trials that are no longer in the ranking of some task, the new trial
+            possibly among them; they may still be in the ranking of another task.
         """
         dropped: set[str] = set()
         for task, ranked in self._ranked.items():
@@ -43,7 +48,7 @@ class Ranking:
         return dropped
 
     def best(self, task: str) -> list[str]:
-        """Return the signatures of a task's best trials, the best one first."""
+        """Return the signatures (hashes of config and dataset) of a task's trials, best first."""
         return [signature for _, signature in self._ranked[task]]
 
     def ranked(self) -> set[str]:

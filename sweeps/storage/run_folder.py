@@ -1,4 +1,4 @@
-"""Run folder ``runs/<name>`` of a sweep: the names of its files, and its opening at a start."""
+"""Run folder ``runs/<name>`` of a sweep: names of its files, and checks when a sweep starts."""
 
 import json
 import os
@@ -14,45 +14,46 @@ from sweeps.storage.environment import environment
 from sweeps.storage.trial_folder import PREDICTIONS
 
 SPACE = "space.yaml"
-"""File with the sweep's full search file, which every start writes anew."""
+"""File with the complete search file (settings and search space); every start rewrites it."""
 ENVIRONMENT = "environment.json"
-"""File with the commit, packages, machine and commands of the sweep, and its dataset's hash."""
+"""File with commit, packages, machine and command of the sweep, and the hash of its dataset."""
 SUBMISSION = "submission.txt"
-"""File with the decided labels of the test frames, in the challenge's format."""
+"""File with the predicted labels of the test frames, in the challenge's format."""
 TRAINING_SECONDS = "training_seconds.json"
-"""File with the seconds that the sweep has trained, over all starts."""
+"""File with the training time of the sweep in seconds, summed over all starts."""
 REPORT = "report"
 """Folder with the report's pages and tables."""
 REFIT = "refit"
-"""Folder with the out-of-fold predictions of the fused trials and their scores."""
+"""Folder with predictions and scores of the fused trials trained again on folds."""
 FUSION = "fusion"
 """Folder with the fused model."""
 MEMBERS = f"{FUSION}/members.json"
-"""File with the members of the fused model, their weights in the mean and the post-processing."""
+"""File with the members (trials) of the fused model, their weights and the post-processing."""
 FUSED_PREDICTIONS = f"{FUSION}/{PREDICTIONS}"
-"""File with the outputs of the fused model for all predicted frames."""
+"""File with the outputs of the fused model for all predicted frames, as Parquet."""
 ANALYSIS = f"{FUSION}/analysis.json"
-"""File with the score drop without each member and correlation of the members' errors."""
+"""File with the score drop without each member (trial) and the correlation of their errors."""
 VALIDATION = f"{FUSION}/validation.txt"
-"""File with the decided labels of the validation frames in the challenge's format."""
+"""File with the predicted labels of the validation frames, in the challenge's format."""
 
 LEFT_BY_KILLED_START = {LOCK, ENVIRONMENT, f"{ENVIRONMENT}.unfinished", f"{SPACE}.unfinished"}
-"""Files that a start may leave if it is killed before the folder holds a sweep."""
+"""Files of a start that was killed early; a run folder with nothing else counts as empty."""
 
 
 def check_run_folder(folder: Path, file: SearchFile, dataset: Dataset) -> bool:
-    """Check that a folder is free or belongs to this sweep, without changing it.
+    """Check that a run folder is unused or holds this same sweep; the folder is not changed.
 
     Args:
-        folder: The sweep's run folder, which need not exist.
+        folder: The run folder, which need not exist.
         file: The sweep's search file.
         dataset: The sweep's dataset.
 
     Returns:
-        True if the folder holds an earlier start of this sweep, which then goes on.
+        True if the folder holds this sweep already, so that the sweep is to be resumed.
 
     Raises:
-        InputError: If the folder holds another space or another dataset, or files of no sweep.
+        InputError: If the folder holds a sweep with another search space or dataset, or files that
+            are no sweep's.
     """
     if not folder.exists():
         return False
@@ -67,19 +68,19 @@ def check_run_folder(folder: Path, file: SearchFile, dataset: Dataset) -> bool:
 
 
 def record_start(folder: Path, file: SearchFile, dataset: Dataset, resumed: bool) -> None:
-    """Record a start in a run folder that ``check_run_folder`` accepted.
+    """Record the start of a sweep in its run folder, in ``environment.json`` and ``space.yaml``.
 
-    The start is added to ``environment.json``, and ``space.yaml`` is written anew, because a later
-    start may have more trials or another budget. The caller holds the folder's lock.
+    The search file ``space.yaml`` is rewritten also when a sweep is resumed, because the number of
+    trials or the budget may have changed. The caller must hold the folder's lock.
 
     Args:
         folder: The sweep's run folder; made if it does not exist.
         file: The sweep's search file.
         dataset: The sweep's dataset.
-        resumed: Result of ``check_run_folder``.
+        resumed: True if the folder held this sweep already when ``check_run_folder`` was called.
 
     Raises:
-        InputError: If another start has made or removed a sweep in the folder since the check.
+        InputError: If another process has made or removed a sweep in the folder since that call.
     """
     if holds_sweep(folder) != resumed:
         raise InputError(f"{folder} was changed by another start: give the command again")
@@ -99,6 +100,9 @@ def record_start(folder: Path, file: SearchFile, dataset: Dataset, resumed: bool
 def dataset_hash(folder: Path) -> str:
     """Return the content hash of the dataset on which a sweep was trained.
 
+    Args:
+        folder: The sweep's run folder.
+
     Raises:
         InputError: If ``environment.json`` in the run folder cannot be read.
     """
@@ -112,17 +116,22 @@ def dataset_hash(folder: Path) -> str:
 
 
 def fresh_name(runs: Path, name: str) -> str:
-    """Return the first of ``name-2``, ``name-3``, ... that no file or folder in ``runs`` has."""
+    """Return the first of ``<name>-2``, ``<name>-3``, ... that does not exist in a folder.
+
+    Args:
+        runs: Folder of all run folders.
+        name: Name to which a number is appended.
+    """
     return next(new for k in count(2) if not os.path.lexists(runs / (new := f"{name}-{k}")))
 
 
 def holds_sweep(folder: Path) -> bool:
-    """Return True if a folder holds a sweep that was started before."""
+    """Return True if a folder is the run folder of a sweep that was started before."""
     return (folder / SPACE).exists() and (folder / ENVIRONMENT).exists()
 
 
 def _check_same(folder: Path, file: SearchFile, dataset: Dataset) -> None:
-    """Raise InputError if a run folder holds another space or another dataset."""
+    """Raise InputError if a run folder holds a sweep with another search space or dataset."""
     known_hash = json.loads((folder / ENVIRONMENT).read_text())["dataset"]
     known = load(folder / SPACE).identity()
     new = file.identity()

@@ -1,7 +1,7 @@
-"""Folder of one trial: the names of its files, their writing and their reading.
+"""Folder of one trial: names of its files, and functions that read and write them.
 
-Each file is either complete or absent. A file is written before its content is reported to the
-driver, so a process that is killed at any moment leaves a folder from which the trial can go on.
+Each file is either complete or absent. A file is written before the study records its content, so
+the trial can be resumed from its folder even if the process is killed at any moment.
 """
 
 import csv
@@ -23,13 +23,13 @@ TRIALS = "trials"
 """Name of the folder in a run folder that holds the trial folders."""
 
 SCORES = "scores.json"
-"""Name of the file of scores, in a trial folder and in other folders of a run."""
+"""Name of the file of scores in a trial folder, in a run folder and in its other folders."""
 
 PREDICTIONS = "predictions.parquet"
-"""Name of the file of predictions, in a trial folder and in other folders of a run."""
+"""Name of the file of predictions in a trial folder and in other folders of a run folder."""
 
 FOLD_MARK = ".fold"
-"""Part of the signature of a trial that is trained with one fold held out."""
+"""Text that the signature of a trial contains if it is trained with one fold held out."""
 
 
 class TrialFolder:
@@ -52,82 +52,94 @@ class TrialFolder:
 
     @classmethod
     def in_run(cls, run_folder: Path, signature: str) -> "TrialFolder":
-        """Return the folder of one trial of a sweep; it need not exist."""
+        """Return the folder of one trial of a sweep; the folder need not exist.
+
+        Args:
+            run_folder: The sweep's run folder.
+            signature: The trial's signature (hash of config and dataset).
+        """
         return cls(run_folder / TRIALS / signature)
 
     @classmethod
     def all_in_run(cls, run_folder: Path) -> Iterator["TrialFolder"]:
-        """Yield the folders of all trials of a sweep that have predictions, in any order."""
+        """Yield the folder of each trial in a run folder that has predictions, in any order."""
         for file in (run_folder / TRIALS).glob(f"*/{PREDICTIONS}"):
             yield cls(file.parent)
 
     @property
     def has_predictions(self) -> bool:
-        """True if the trial's predictions are written."""
+        """True if the folder holds the trial's predictions."""
         return self.predictions_file.exists()
 
     @property
     def has_ended(self) -> bool:
-        """True if the trial has predictions and its end is recorded in the journal."""
+        """True if the trial has predictions, and its checkpoint is removed because it has ended."""
         return self.has_predictions and not self._checkpoint_file.exists()
 
     @property
     def has_failed(self) -> bool:
-        """True if the trial's last attempt has failed."""
+        """True if the trial's last attempt failed, so that the folder holds ``error.txt``."""
         return self._error_file.exists()
 
     @property
     def has_best_weights(self) -> bool:
-        """True if the weights of each task's best epoch are kept."""
+        """True if the folder holds the weights of each task's best epoch."""
         if not self.scores_file.is_file():
             return False
         epochs = self.scores()["epochs"].values()
         return all(self.weights_file(epoch).is_file() for epoch in epochs)
 
     def predictions(self) -> Predictions:
-        """Return the trial's predictions."""
+        """Return the trial's predictions, read from ``predictions.parquet``."""
         return Predictions.load(self.predictions_file)
 
     def scores(self) -> dict[str, Any]:
-        """Return the content of ``scores.json``."""
+        """Return the content of the trial's ``scores.json``."""
         scores: dict[str, Any] = json.loads(self.scores_file.read_text())
         return scores
 
     def config(self) -> dict[str, Any]:
-        """Return the content of ``config.yaml``."""
+        """Return the content of the trial's ``config.yaml``, its full config."""
         config: dict[str, Any] = yaml.safe_load(self.config_file.read_text())
         return config
 
     def identity(self) -> str | None:
-        """Return the first line of ``config.yaml``, or None if there is no such file."""
+        """Return the first line of ``config.yaml``, which identifies the trial.
+
+        Returns:
+            The line, a YAML comment; None if the folder has no ``config.yaml``.
+        """
         if not self.config_file.is_file():
             return None
         return self.config_file.read_text().partition("\n")[0]
 
     def trained_epochs(self) -> int:
-        """Return the number of epochs in ``progress.csv``."""
+        """Return the number of epochs that the trial has trained, read from ``progress.csv``."""
         return len(self._progress_file.read_text().splitlines()) - 1
 
     def weights_file(self, epoch: int) -> Path:
-        """Return the path of the weights of an epoch; the file exists if they are kept."""
+        """Return the path of the weights of an epoch; the file exists only for kept weights."""
         return self.weights_folder / f"epoch_{epoch:03d}.safetensors"
 
     def begin(self, config: str) -> None:
-        """Make the folder and remove an earlier attempt's error.
+        """Make the folder, write ``config.yaml``, and remove the error of an earlier attempt.
 
         Args:
-            config: Content of ``config.yaml``: the command and the config that train this trial
-                alone.
+            config: Content of ``config.yaml``: the trial's config, with the command that trains
+                this trial alone as a comment.
         """
         self.weights_folder.mkdir(parents=True, exist_ok=True)
         write_atomically(self.config_file, config.encode())
         self._error_file.unlink(missing_ok=True)
 
     def load_checkpoint(self) -> tuple[bytes | None, dict[int, bytes]]:
-        """Return the checkpoint and the kept weights by epoch, as an earlier process left them.
+        """Return the checkpoint and the kept weights of an interrupted trial, to resume it.
 
-        Without a checkpoint the trial starts at its first epoch, so ``progress.csv`` is removed and
-        ``(None, {})`` is returned.
+        Without a checkpoint the trial must start at epoch 1, so ``progress.csv`` is removed.
+
+        Returns:
+            The checkpoint's bytes, and the bytes of the kept weights (safetensors) by epoch; None
+            and an empty dict if there is no checkpoint.
         """
         if not self._checkpoint_file.exists():
             self._progress_file.unlink(missing_ok=True)
@@ -136,10 +148,13 @@ class TrialFolder:
         return self._checkpoint_file.read_bytes(), weights
 
     def write_epoch(self, event: Epoch) -> None:
-        """Write the files of one epoch.
+        """Write the results of one epoch: weights, checkpoint, ``progress.csv``, ``scores.json``.
 
-        The new weights are written before the checkpoint that refers to them, and the weights that
-        they replace are removed last.
+        Weights are written before the checkpoint that needs them. Weights of epochs that are no
+        longer the best of any task are removed last.
+
+        Args:
+            event: Result of the epoch, with weights and checkpoint, which are None if not due.
         """
         result = event.result
         if event.weights is not None:
@@ -157,11 +172,11 @@ class TrialFolder:
                 file.unlink()
 
     def write_end(self, event: End, listing: Listing) -> None:
-        """Write the predictions of an ended trial and add the cost of predicting to its scores.
+        """Write the predictions of an ended trial, and add the time of predicting to its scores.
 
         Args:
-            event: End of the trial, with the outputs of the predicted frames.
-            listing: Listed frames of the dataset.
+            event: End of the trial, with the outputs for the predicted frames.
+            listing: All frames named in the annotation files.
         """
         cost = {"frames": len(event.rows), "models": event.models, "seconds": event.seconds}
         write_json(self.scores_file, {**self.scores(), "prediction": cost})
@@ -170,26 +185,33 @@ class TrialFolder:
         predictions.save(self.predictions_file)
 
     def remove_checkpoint(self) -> None:
-        """Remove the checkpoint, which is not needed once the trial's end is recorded."""
+        """Remove the checkpoint, which is not needed after the trial's end is recorded."""
         self._checkpoint_file.unlink(missing_ok=True)
 
     def remove_weights(self) -> None:
-        """Remove the weights of all epochs."""
+        """Remove the trained weights of all epochs."""
         shutil.rmtree(self.weights_folder, ignore_errors=True)
 
     def mark_failed(self, reason: str) -> None:
-        """Write the reason of a failure, unless the failed process wrote its error itself."""
+        """Write the reason of a failure to ``error.txt``, unless this file exists already.
+
+        The file exists if the failed process was able to write its own, more detailed error.
+        """
         if not self.has_failed:
             self.write_error(reason)
 
     def write_error(self, text: str) -> None:
-        """Write the error that ended the trial."""
+        """Write the error that ended the trial to ``error.txt``."""
         write_atomically(self._error_file, text.encode())
 
     def copy_to(self, run_folder: Path) -> None:
-        """Copy the folder without its checkpoint to another sweep, unless that sweep has it.
+        """Copy this trial's folder, without its checkpoint, into the run folder of another sweep.
 
-        The copy appears complete or not at all.
+        Nothing is copied if that run folder holds the trial already. The copy appears complete or
+        not at all.
+
+        Args:
+            run_folder: Run folder of the other sweep.
         """
         target = TrialFolder.in_run(run_folder, self.signature).path
         if target.exists():
@@ -202,16 +224,16 @@ class TrialFolder:
         draft.rename(target)
 
     def size_bytes(self) -> int:
-        """Return the size of all files of the folder."""
+        """Return the total size of the folder's files in bytes."""
         return sum(file.stat().st_size for file in self.path.rglob("*") if file.is_file())
 
     def _weights_files(self) -> dict[int, Path]:
-        """Return the files of the kept weights by epoch."""
+        """Return the path of each kept file of weights, by epoch."""
         files = self.weights_folder.glob("epoch_*.safetensors")
         return {int(file.stem.removeprefix("epoch_")): file for file in files}
 
     def _write_progress(self, result: Mapping[str, Any]) -> None:
-        """Append an epoch's row to ``progress.csv``, in place of the rows from that epoch on."""
+        """Write an epoch's row to ``progress.csv``; rows of this and later epochs are dropped."""
         file = self._progress_file
         row = _flat(result)
         rows = list(csv.DictReader(file.read_text().splitlines())) if file.exists() else []
@@ -224,12 +246,12 @@ class TrialFolder:
 
 
 def is_refit(signature: str) -> bool:
-    """Return True if the signature is that of a trial trained with a fold held out."""
+    """Return True if a trial with this signature is trained with one fold held out."""
     return FOLD_MARK in signature
 
 
 def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a mapping whose nested keys are joined by a slash: ``{"a": {"b": 1}}`` -> ``a/b``."""
+    """Join nested keys by a slash: return ``{"a/b": 1}`` for ``{"a": {"b": 1}}``."""
     flat: dict[str, Any] = {}
     for key, value in values.items():
         if isinstance(value, Mapping):
