@@ -1,4 +1,6 @@
-"""Feature sets in memory, as blocks of whole videos.
+"""Feature sets (one feature vector per video frame) in memory, as arrays of whole videos.
+
+A block is an array with the features of all kept frames of one or more videos.
 
 Shapes: R rows of a block or of a whole feature set, V videos, T frames of a video, F features.
 """
@@ -12,20 +14,21 @@ from jaxtyping import Bool, Float, Int, Shaped
 from mtl.dataset import Dataset, FeatureIndex, Listing
 
 READ_ROWS = 65_536
-"""Rows of a feature set that are read at a time, before the unwanted ones are dropped."""
+"""Largest number of rows that one read of several videos covers; unwanted rows are then dropped."""
 MAX_GAP_ROWS = 8192
-"""Most unwanted rows that are read along, to join the wanted rows on both sides in one read."""
+"""Largest number of unwanted rows between two wanted videos that are read together."""
 
 
 @dataclass(frozen=True)
 class FeatureTable:
-    """One feature set in memory.
+    """One feature set (F features per video frame) in memory.
 
     Attributes:
         name: Name of the feature set.
-        blocks: Features of whole videos in stored precision, each block of shape (R, F).
-        rows: Index of the block and of the first row in that block, for each video.
-        frames: Frame numbers of each video, ascending, (T,); one row of the block for each.
+        blocks: Arrays with the features of some whole videos each, in stored precision, (rows, F).
+        rows: For each video the index of the array in ``blocks`` and of the video's first row.
+        frames: Ascending frame numbers of each video, (T,). The video has one row of features for
+            each, in this order.
         mean: Mean of each feature over the listed training frames, (F,).
         std: Standard deviation of each feature over the listed training frames, (F,).
     """
@@ -50,9 +53,10 @@ def read_table(
     Args:
         dataset: The opened dataset.
         name: Name of the feature set.
-        listing: Listing that the kept frames must be in; None keeps all frames.
+        listing: Frames named in the annotation files; other frames are dropped. None keeps all
+            frames.
         videos: Names of the videos to keep; None keeps all videos.
-        index: Index of the feature set, if it has been read already.
+        index: Video and frame number of each row of the feature set; None reads them.
 
     Raises:
         InputError: If a feature is not finite or rows are out of order; the message names the file
@@ -67,7 +71,7 @@ def read_table(
     blocks: list[np.ndarray] = []
     rows: dict[str, tuple[int, int]] = {}
     frames: dict[str, np.ndarray] = {}
-    for first, last in _reads(index.starts, np.diff(kept_before) > 0):
+    for first, last in _group_reads(index.starts, np.diff(kept_before) > 0):
         start, stop = int(index.starts[first]), int(index.starts[last])
         for video in range(first, last):
             if kept_before[video + 1] > kept_before[video]:
@@ -82,11 +86,17 @@ def read_table(
     return FeatureTable(name, blocks, rows, frames, mean, std)
 
 
-def _reads(starts: Int[np.ndarray, " _S"], wanted: Bool[np.ndarray, " V"]) -> list[list[int]]:
-    """Group the wanted videos into reads of about ``READ_ROWS`` rows.
+def _group_reads(starts: Int[np.ndarray, " _S"], wanted: Bool[np.ndarray, " V"]) -> list[list[int]]:
+    """Group the wanted videos of a feature set, so that one read fetches several videos.
+
+    A read covers at most ``READ_ROWS`` rows, except for a single longer video.
+
+    Args:
+        starts: First row of each of V videos, followed by the number of rows, (V + 1,).
+        wanted: True for each video to read, (V,).
 
     Returns:
-        The first video and the video after the last, for each read.
+        For each read the index of its first video and of the video after its last.
     """
     reads: list[list[int]] = []
     for video in np.flatnonzero(wanted).tolist():
@@ -99,11 +109,11 @@ def _reads(starts: Int[np.ndarray, " _S"], wanted: Bool[np.ndarray, " V"]) -> li
 
 
 def listed_rows(index: FeatureIndex, listing: Listing | None) -> Bool[np.ndarray, " R"]:
-    """Return True for each row of a feature set that is a listed frame.
+    """Return True for each row of a feature set that belongs to a frame of the annotation files.
 
     Args:
-        index: Videos and frame numbers of the rows.
-        listing: Listed frames; None returns True for every row.
+        index: Video and frame number of each row of the feature set.
+        listing: Frames named in the annotation files; None returns True for every row.
     """
     if listing is None:
         return np.ones(len(index.frames), bool)
@@ -118,7 +128,12 @@ def listed_rows(index: FeatureIndex, listing: Listing | None) -> Bool[np.ndarray
 
 
 def index_table(name: str, index: FeatureIndex) -> FeatureTable:
-    """Return a table with the videos and frame numbers of a feature set but no features (F = 0)."""
+    """Return a feature table without features (0 columns), to match frames without reading data.
+
+    Args:
+        name: Name of the feature set.
+        index: Video and frame number of each row of the feature set.
+    """
     rows = {video: (0, int(index.starts[i])) for i, video in enumerate(index.names)}
     frames = {v: index.frames[slice(*index.starts[i : i + 2])] for i, v in enumerate(index.names)}
     no_features = np.empty(0, np.float32)

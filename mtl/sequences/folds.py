@@ -1,8 +1,8 @@
-"""Division of videos, by subject, into parts to train on, select on and confirm on.
+"""Division of videos, by subject, into splits for training, for choices and for final scores.
 
-A choice must not be scored on the data that it was made on. Epochs, pruning, sampling,
-post-processing and fusion therefore use the ``select`` part; the ``confirm`` part is read only when
-results are written. A sweep divides the validation videos into these two parts once. Alternatively,
+A choice must not be scored on the data that it was made on. A sweep therefore divides the
+validation videos once: epochs, pruning, sampling, post-processing and fusion are decided on the
+``select`` videos, and the ``confirm`` videos are held back for the final scores. Alternatively,
 training and validation videos together are divided into folds, and each fold is held out once.
 
 Shapes: V videos, S subjects, K columns of counts (videos, labelled frames, frames of a class).
@@ -22,30 +22,33 @@ from mtl.tasks import TASKS
 
 Part = Literal["select", "confirm"]
 MIN_SUBJECTS = 2
-"""Fewest subjects that can be divided into two parts."""
+"""Smallest number of subjects that can be divided into ``select`` and ``confirm`` videos."""
 MIN_FOLDS = 3
-"""Fewest folds: one is held out, one is selected on and at least one is trained on."""
+"""Smallest number of folds: one held out, one to choose epochs on, at least one to train on."""
 TIE_DECIMALS = 12
-"""Decimals to which shares are rounded before they are compared, so that rounding breaks no tie."""
+"""Decimals to which sums are rounded before a comparison, so that equal sums compare as equal."""
 
 
 def select_videos(
     names: Sequence[str], subjects: Sequence[str], fraction_confirm: float, seed: int
 ) -> dict[str, Part]:
-    """Divide validation videos at random into ``select`` and ``confirm``, by whole subjects.
+    """Divide validation videos at random into two sets of whole subjects.
+
+    Choices (epochs, pruning, post-processing, fusion) are made on the ``select`` videos; the
+    ``confirm`` videos are held back for the final scores.
 
     Args:
         names: Names of the validation videos.
         subjects: Subject of each video.
         fraction_confirm: Share of the videos that goes to ``confirm``, in [0, 1). With 0 all
-            videos go to ``select``, so scores are measured on the videos selected on.
+            videos go to ``select``, so the final scores are of the videos that choices are made on.
         seed: Seed of the random division; the result does not depend on the order of the videos.
 
     Returns:
-        The part of each video, by name.
+        ``select`` or ``confirm`` for each video, by name.
 
     Raises:
-        InputError: If there are too few subjects for both parts.
+        InputError: If there are fewer than ``MIN_SUBJECTS`` subjects.
     """
     if fraction_confirm == 0:
         return dict.fromkeys(names, "select")
@@ -84,7 +87,7 @@ def cut_folds(listing: Listing, folds: int) -> dict[str, int]:
     folds grows least.
 
     Args:
-        listing: Listed frames and labels; videos of the test split are in no fold.
+        listing: Frames and labels of all videos; videos of the test split are in no fold.
         folds: Number of folds, at least ``MIN_FOLDS``.
 
     Returns:
@@ -119,15 +122,18 @@ def cut_folds(listing: Listing, folds: int) -> dict[str, int]:
 def fold_parts(
     folds_of: Mapping[str, int], listing: Listing, k: int, folds: int
 ) -> dict[str, Literal["train", "select", "confirm", "test"]]:
-    """Return the part of each video when fold ``k`` is held out.
+    """Return the use of each video in a training that holds one fold out.
 
     Args:
-        folds_of: Fold of each video, by name, as ``cut_folds`` returns it.
-        listing: Listing of all videos.
-        k: The fold that is held out as ``confirm``; fold ``(k + 1) % folds`` is ``select``, on
-            which epochs are chosen, the other folds are ``train``, and a video in no fold is
-            ``test``.
+        folds_of: Number of each video's fold, from 0, by the video's name.
+        listing: Frames and labels of all videos.
+        k: Number of the fold that is held out.
         folds: Number of folds.
+
+    Returns:
+        By video name: ``confirm`` (held out for the scores) in fold ``k``, ``select`` (epochs are
+        chosen on it) in fold ``(k + 1) % folds``, ``train`` in the other folds, and ``test`` for a
+        video in no fold.
     """
     parts: dict[int, Literal["select", "confirm"]] = {k: "confirm", (k + 1) % folds: "select"}
     return {
@@ -137,11 +143,12 @@ def fold_parts(
 
 
 def with_splits(listing: Listing, parts: Mapping[str, str]) -> Listing:
-    """Return the listing with the split of each video taken from its part.
+    """Return a copy of a listing in which the videos have other splits.
 
     Args:
-        listing: Listing of all videos.
-        parts: Part of each video, by name; ``select`` and ``confirm`` become ``validation``.
+        listing: Frames and labels of all videos.
+        parts: New split of each video, by name: ``train``, ``select``, ``confirm`` or ``test``;
+            ``select`` and ``confirm`` videos both become ``validation`` videos.
     """
     split_of = {"select": "validation", "confirm": "validation"}
     return replace(
@@ -152,11 +159,17 @@ def with_splits(listing: Listing, parts: Mapping[str, str]) -> Listing:
 def _counts_by_subject(
     listing: Listing, videos: Int[np.ndarray, " V"], subject_of: Int[np.ndarray, " V"]
 ) -> list[Int[np.ndarray, "S _K"]]:
-    """Count the videos, the labelled frames of each task and the frames of each class per subject.
+    """Count videos, labelled frames of each task and frames of each class, for every subject.
+
+    Args:
+        listing: Frames and labels of all videos.
+        videos: Indices of the videos to count, (V,).
+        subject_of: Index of the subject of each of these videos, (V,).
 
     Returns:
-        One array for the videos, then one or two for each task: labelled frames, (S, 1), and the
-        frames of each class, (S, number of classes), unless the task is a regression.
+        One array for the videos, (subjects, 1), then for each task one for the labelled frames,
+        (subjects, 1), and for a classification task one for the frames of each class,
+        (subjects, classes).
     """
     subjects = int(subject_of.max()) + 1
     of_video = np.full(len(listing.names), -1)
@@ -177,7 +190,14 @@ def _counts_by_subject(
 
 
 def _scaled_shares(groups: Sequence[Int[np.ndarray, "S _K"]]) -> Float[np.ndarray, "S K"]:
-    """Divide counts by their totals, and by sqrt(columns) so that each array counts equally."""
+    """Convert counts to each subject's shares of the totals, and concatenate the columns.
+
+    The shares are divided by sqrt(columns of their array), so that in a sum of squared shares an
+    array with many columns weighs no more than one with a single column.
+
+    Args:
+        groups: Arrays of counts, (subjects, columns) each.
+    """
     shares = [
         counts / np.maximum(counts.sum(axis=0), 1) / np.sqrt(counts.shape[1]) for counts in groups
     ]
@@ -185,7 +205,14 @@ def _scaled_shares(groups: Sequence[Int[np.ndarray, "S _K"]]) -> Float[np.ndarra
 
 
 def _assign_folds(shares: Float[np.ndarray, "S K"], folds: int) -> Int[np.ndarray, " S"]:
-    """Return the fold of each subject; an empty fold is preferred, so that none stays empty."""
+    """Return the fold of each subject, chosen greedily so that the folds have similar shares.
+
+    An empty fold is preferred, so that none stays empty.
+
+    Args:
+        shares: Scaled share of each subject in each count to balance, (subjects, counts).
+        folds: Number of folds.
+    """
     fold_shares = np.zeros((folds, shares.shape[1]))
     fold_of = np.zeros(len(shares), int)
     for subject in np.argsort(-shares.sum(axis=1).round(TIE_DECIMALS), kind="stable"):

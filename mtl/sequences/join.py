@@ -1,7 +1,7 @@
 """Video sequences: feature sets joined on their common frames, with the labels of these frames.
 
-Joining copies no features. A sequence refers to rows of the blocks that hold the features in stored
-precision, so all trials of a machine share one copy.
+Joining copies no features. A sequence refers to rows of the arrays (blocks) that hold the features
+of whole videos in stored precision, so all trials of a machine share one copy.
 
 Shapes: T frames of a sequence, N listed frames, R rows of a block, F features of a feature set.
 """
@@ -22,18 +22,23 @@ from mtl.tasks import LABEL_COLUMNS, TASKS
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows of a block that belong to one sequence.
+    """Features of the T frames of one video sequence, as rows of a shared array.
 
     Attributes:
-        block: Features of whole videos, (R, F).
-        index: Row of each frame of the sequence; a slice if the rows are consecutive.
+        block: Features of some whole videos, shape (rows, F).
+        index: Row of ``block`` for each frame, (T,); a slice if the rows are consecutive.
     """
 
     block: Shaped[np.ndarray, "R F"]
     index: slice | Int[np.ndarray, " T"]
 
     def window(self, start: int, length: int) -> Shaped[np.ndarray, "T F"]:
-        """Return the features of frames [start, start + length) of the sequence."""
+        """Return the features of consecutive frames of the sequence, shape (length, F).
+
+        Args:
+            start: Position of the first frame in the sequence, from 0.
+            length: Number of frames.
+        """
         if isinstance(self.index, slice):
             first = self.index.start + start
             rows: np.ndarray = self.block[first : first + length]
@@ -44,13 +49,14 @@ class Rows:
 
 @dataclass(frozen=True)
 class VideoSequence:
-    """Frames of one video that have all chosen features, in order, with their labels.
+    """Frames of one video that every chosen feature set has, in order, with their labels.
 
     Attributes:
         video: Name of the video.
         frames: Frame numbers, ascending, (T,).
-        features: Rows of each chosen feature set.
-        labels: Labels in the columns ``LABEL_COLUMNS``, (T, 15); 0 where missing.
+        features: Features of these frames, one entry for each chosen feature set.
+        labels: Labels in the columns ``LABEL_COLUMNS`` (valence, arousal, expression and 12 action
+            units), (T, 15); 0 where missing.
         mask: True where a label is present, (T, 15).
     """
 
@@ -66,15 +72,15 @@ class VideoSequence:
 
 @dataclass(frozen=True)
 class Part:
-    """Listed frames to predict, and the sequences that predict them.
+    """N frames of the annotation files to predict, and the sequences that a model predicts.
 
     Attributes:
-        rows: Row of each frame in the listing, (N,).
+        rows: Row of each frame in the listing of all annotated frames, (N,).
         sequences: Sequences of the videos that have features.
-        source: Index, into the concatenated sequences, of the frame that predicts each listed
-            frame, (N,): the frame itself, or the nearest frame of its video if the frame has no
-            features, or -1 if the video has no features.
-        labels: Labels of each listed frame, (N, 15); 0 where missing.
+        source: Frame of the concatenated sequences that gives the prediction of each of the N
+            frames, as an index, (N,): the same frame, or the nearest frame of the same video if
+            the frame has no features, or -1 if the video has no features.
+        labels: Labels of each of the N frames, (N, 15); 0 where missing.
         mask: True where a label is present, (N, 15).
     """
 
@@ -91,20 +97,20 @@ def join(
     frame_choice: FrameChoice = "listed",
     stride: int = 1,
 ) -> dict[str, VideoSequence]:
-    """Return the sequence of each listed video that has frames with all chosen features.
+    """Return the sequence of each video, made of the frames that every chosen feature set has.
 
     Args:
-        listing: Listed frames and their labels.
+        listing: Frames named in the annotation files, with their labels.
         tables: Feature sets to join on their common frames.
-        frame_choice: ``listed`` takes the listed frames with features, ``all`` every frame with
-            features.
+        frame_choice: ``listed`` takes only frames in the annotation files, ``all`` takes every
+            frame with features.
         stride: Step between the frames taken; 1 takes every frame.
 
     Returns:
-        The sequences by video name.
+        The sequences by video name, without videos that have no common frame.
 
     Raises:
-        InputError: If no listed video has a frame that all the feature sets have.
+        InputError: If no video has a frame that all the feature sets have.
     """
     sequences = join_any(listing, tables, frame_choice, stride)
     if not sequences:
@@ -118,7 +124,20 @@ def join_any(
     frame_choice: FrameChoice = "listed",
     stride: int = 1,
 ) -> dict[str, VideoSequence]:
-    """Return the same as ``join``, but an empty dict if there is no sequence."""
+    """Return the sequences of the videos with common frames, which may be none.
+
+    Unlike ``join``, this function raises no error if there are none.
+
+    Args:
+        listing: Frames named in the annotation files, with their labels.
+        tables: Feature sets to join on their common frames.
+        frame_choice: ``listed`` takes only frames in the annotation files, ``all`` takes every
+            frame with features.
+        stride: Step between the frames taken; 1 takes every frame.
+
+    Returns:
+        The sequences by video name.
+    """
     return {
         name: sequence
         for name, rows in _rows_by_video(listing).items()
@@ -137,21 +156,23 @@ def _no_common_frames(tables: Sequence[FeatureTable]) -> InputError:
 def count_missing_features(
     listing: Listing, tables: Sequence[FeatureTable], frame_choice: FrameChoice = "listed"
 ) -> tuple[int, int]:
-    """Count the listed frames that lack some of the features.
+    """Count the frames of the annotation files that lack some of the features.
+
+    A frame without features takes the prediction of the nearest frame that the model sees in the
+    same video. If there is none, the prediction is the mean of the training labels.
 
     Args:
-        listing: Listed frames.
+        listing: Frames named in the annotation files.
         tables: Feature sets that a frame must have.
-        frame_choice: ``listed`` takes listed frames with all features as usable for prediction,
-            ``all`` every frame with all features.
+        frame_choice: Frames that the model sees: ``listed`` (frames in the annotation files that
+            have all features) or ``all`` (every frame with all features).
 
     Returns:
-        The number of such frames in videos with at least one usable frame, which are predicted from
-        the nearest one, and the number in videos without, which are predicted from the training
-        prior.
+        The number of frames predicted from the nearest frame, and the number of frames predicted by
+        the mean of the training labels.
 
     Raises:
-        InputError: If no video has a usable frame.
+        InputError: If the model sees no frame of any video.
     """
     nearest = prior = 0
     for name, rows in _rows_by_video(listing).items():
@@ -218,12 +239,13 @@ def _rows_of(table: FeatureTable, video: str, frames: Int[np.ndarray, " T"]) -> 
 def part_of(
     listing: Listing, sequences: Mapping[str, VideoSequence], videos: Iterable[str]
 ) -> Part:
-    """Return the listed frames of some videos with the sequences that predict them.
+    """Return the frames of some videos to predict, and the sequences that a model predicts.
 
     Args:
-        listing: Listed frames and their labels.
-        sequences: Sequences by video name; a video without features has none.
-        videos: Names of the videos of the part.
+        listing: Frames named in the annotation files, with their labels.
+        sequences: Sequences (frames with features) by video name; a video without features has
+            none.
+        videos: Names of the videos to predict.
     """
     wanted = np.isin(listing.names, list(videos))
     rows = np.flatnonzero(wanted[listing.video])
@@ -262,7 +284,12 @@ def nearest_index(
 
 
 def trained_tasks(tasks: Iterable[str], listing: Listing) -> tuple[str, ...]:
-    """Return the tasks that have a label on at least one training frame, in the given order."""
+    """Return the names of the tasks that have a label on at least one training frame.
+
+    Args:
+        tasks: Names of tasks; the result keeps their order.
+        listing: Frames and labels of all videos, with the split of each video.
+    """
     known = listing.mask[_training(listing)].any(axis=0)
     return tuple(name for name in tasks if known[TASKS[name].labels].any())
 
@@ -273,6 +300,9 @@ def _training(listing: Listing) -> Bool[np.ndarray, " N"]:
 
 def training_prior(listing: Listing) -> Float[np.ndarray, "22"]:
     """Return the prediction for a video without features: the mean of the training labels.
+
+    Args:
+        listing: Frames and labels of all videos, with the split of each video.
 
     Returns:
         The mean valence and arousal, the frequency of each expression and of each action unit, in

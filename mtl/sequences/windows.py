@@ -23,11 +23,15 @@ from mtl.sequences.join import VideoSequence
 from mtl.tasks import LABEL_COLUMNS, OUTPUT_COLUMNS
 
 Schedule = Int[np.ndarray, "S B P 3"]
-"""Sequence index, first frame and length of each piece, for each step and lane."""
+"""Windows of an epoch: sequence index, first frame and length of each piece, (S, B, P, 3).
+
+A piece is a range of frames of one sequence. The axes are the S steps, the B lanes (rows of a
+batch), and the P pieces of the window of one lane in one step.
+"""
 Piece = tuple[int, int, int]
-"""Sequence index, first frame and length of one piece."""
+"""Sequence index, first frame and length of one piece (range of frames of one sequence)."""
 WINDOWS_PER_FRAME = 2
-"""Number of overlapping windows that predict a frame, except near the ends of a sequence.
+"""Number of windows that contain a frame in prediction, except near the ends of a sequence.
 
 Windows for prediction start every ``window_frames // WINDOWS_PER_FRAME`` frames; with 2,
 consecutive windows overlap by half.
@@ -48,6 +52,10 @@ def carried_schedule(
         lanes: Largest number of lanes of a batch.
         window_frames: Frames of a window.
         random: Generator that shuffles the sequences of each lane; None keeps them longest first.
+
+    Returns:
+        Sequence index, first frame and length of each piece (range of frames of one sequence),
+        (steps, lanes, pieces of a window, 3).
     """
     queues: list[list[int]] = [[] for _ in range(min(lanes, len(lengths)))]
     load = np.zeros(len(queues), int)
@@ -60,11 +68,25 @@ def carried_schedule(
         for queue in queues:
             random.shuffle(queue)
     queues = [queues[lane] for lane in np.argsort(-load, kind="stable")]
-    return _stacked([_walk(queue, lengths, window_frames) for queue in queues])
+    return _stacked([_divide_queue(queue, lengths, window_frames) for queue in queues])
 
 
-def _walk(queue: Sequence[int], lengths: Sequence[int], window_frames: int) -> list[list[Piece]]:
-    """Divide consecutive sequences into windows, of which all but the last are full."""
+def _divide_queue(
+    queue: Sequence[int], lengths: Sequence[int], window_frames: int
+) -> list[list[Piece]]:
+    """Divide the sequences of one lane (row of a batch) into windows.
+
+    All windows but the last are full: a window may hold the end of one sequence and the start of
+    the next.
+
+    Args:
+        queue: Indices of the sequences, in order.
+        lengths: Number of frames of every sequence.
+        window_frames: Frames of a window.
+
+    Returns:
+        The pieces (sequence index, first frame, length) of each window.
+    """
     windows: list[list[Piece]] = []
     room = 0
     for sequence in queue:
@@ -95,6 +117,10 @@ def free_schedule(
         lanes: Largest number of lanes of a batch of full windows.
         window_frames: Largest number of frames of a window.
         random: Generator for training windows; None for prediction windows.
+
+    Returns:
+        Sequence index, first frame and length of each window, (steps, lanes, 1, 3). A lane is one
+        row of a batch.
     """
     windows: list[Piece] = []
     for sequence, length in enumerate(lengths):
@@ -119,7 +145,11 @@ def free_schedule(
 
 
 def _cut(sequence: int, length: int, window_frames: int, start: int) -> list[Piece]:
-    """Divide the frames of a sequence from ``start`` on into adjacent windows."""
+    """Divide the frames of one sequence from ``start`` on into adjacent windows.
+
+    Returns:
+        Sequence index, first frame and length of each window.
+    """
     return [
         (sequence, first, min(window_frames, length - first))
         for first in range(start, length, window_frames)
@@ -127,9 +157,16 @@ def _cut(sequence: int, length: int, window_frames: int, start: int) -> list[Pie
 
 
 def _stacked(lanes: Sequence[Sequence[Sequence[Piece]]]) -> Schedule:
-    """Stack the windows of each lane into an array, with placeholders where there is no piece.
+    """Stack windows into one array, with pieces of length 0 where there is no piece.
 
-    Given the windows of each step instead, the first two axes of the result are swapped.
+    A piece is the sequence index, first frame and length of a range of frames of one sequence.
+
+    Args:
+        lanes: Pieces of each window, by lane (row of a batch) and step.
+
+    Returns:
+        Array of shape (steps, lanes, pieces of a window, 3). If ``lanes`` is ordered by step and
+        lane instead, the first two axes are (lanes, steps).
     """
     pieces_per_window = max(len(window) for windows in lanes for window in windows)
     schedule = np.zeros((max(map(len, lanes)), len(lanes), pieces_per_window, 3), int)
@@ -141,12 +178,13 @@ def _stacked(lanes: Sequence[Sequence[Sequence[Piece]]]) -> Schedule:
 
 @dataclass(frozen=True)
 class WindowBatch:
-    """Batch of windows of one step of a schedule.
+    """Batch of the windows of one training or prediction step: B windows of T frames.
 
     Attributes:
-        x: Z-scored features, (B, T, F); 0 where padded.
+        x: Z-scored features, (B, T, F) with F features per frame; 0 where padded.
         valid: Valid mask, (B, T): True for a frame, False for padding.
-        labels: Labels of each frame in the columns ``LABEL_COLUMNS``, (B, T, 15); 0 where missing.
+        labels: Labels of each frame in the columns ``LABEL_COLUMNS`` (valence, arousal, expression
+            and 12 action units), (B, T, 15); 0 where missing.
         mask: True where a label is present, (B, T, 15).
         sequence_starts: True where a sequence starts, (B, T); the recurrent state is reset there.
             This tensor stays on the CPU, because the encoder reads it to split the window.
@@ -160,10 +198,10 @@ class WindowBatch:
 
 
 class Batches:
-    """Reader of scheduled windows: concatenates the feature sets and z-scores the features.
+    """Builder of batches: concatenates the feature sets of each frame and z-scores the features.
 
     Args:
-        sequences: Sequences that the schedules refer to by index.
+        sequences: Video sequences; windows refer to them by index.
         mean: Mean of each feature, (F,).
         std: Standard deviation of each feature, (F,).
         device: Device of the batches.
@@ -187,15 +225,21 @@ class Batches:
         self.stored_dtype = np.result_type(*{r.window(0, 1).dtype for r in sequences[0].features})
 
     def __call__(self, schedule: Schedule) -> Iterator[WindowBatch]:
-        """Yield the batch of each step of a schedule."""
+        """Yield the batch of each step of a schedule.
+
+        Args:
+            schedule: Sequence index, first frame and length of each piece (range of frames of one
+                sequence), (steps, lanes, pieces of a window, 3). A lane is one row of a batch.
+        """
         return (self.cut(step) for step in schedule)
 
     def cut(self, step: Int[np.ndarray, "B P 3"]) -> WindowBatch:
-        """Return the batch of one step of a schedule, without lanes that have no frames.
+        """Return the batch of one step of a schedule, without lanes (rows) that have no frames.
 
         Args:
-            step: Pieces (sequence index, first frame, length) of each lane, (B, P, 3). If no lane
-                has frames, the batch is one frame of padding.
+            step: Sequence index, first frame and length of each piece (range of frames of one
+                sequence), (lanes, pieces of a window, 3). If all lengths are 0, the batch is one
+                frame of padding.
         """
         lengths = step[:, :, 2].sum(axis=1)
         lanes, frames = max(1, int(np.count_nonzero(lengths))), max(1, int(lengths.max()))
@@ -230,7 +274,7 @@ class Batches:
 
 
 class Stitch:
-    """Accumulator of window outputs: for every frame the mean over the windows that contain it.
+    """Accumulator of window outputs: averages each frame over the windows that contain the frame.
 
     Args:
         lengths: Number of frames of each sequence.
@@ -242,11 +286,12 @@ class Stitch:
         self.counts = np.zeros(self.starts[-1], np.float32)
 
     def add(self, step: Int[np.ndarray, "B P 3"], outputs: Float[np.ndarray, "A T 22"]) -> None:
-        """Add the outputs of one step of a schedule.
+        """Add the outputs of the windows of one step.
 
         Args:
-            step: Pieces (sequence index, first frame, length) of each lane, (B, P, 3).
-            outputs: Outputs of each of the A lanes that have frames, (A, T, 22).
+            step: Sequence index, first frame and length of each piece (range of frames of one
+                sequence), (lanes, pieces of a window, 3). A lane is one row of a batch.
+            outputs: Outputs of the first A lanes, which have frames, (A, T, 22).
         """
         for pieces, rows in zip(step.tolist(), outputs, strict=False):
             position = 0
@@ -257,5 +302,5 @@ class Stitch:
                 position += length
 
     def rows(self) -> Float[np.ndarray, "N 22"]:
-        """Return the mean outputs of every frame, sequence after sequence, (N, 22)."""
+        """Return the mean outputs of every frame, sequence after sequence, (frames, 22)."""
         return self.sums / self.counts[:, None]
