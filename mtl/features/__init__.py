@@ -1,1 +1,1 @@
-"""Face crops to features: image folders, backbones, their weights, and extraction."""
+"""Extraction of features from face crops: image folders, backbones, weights and output files."""

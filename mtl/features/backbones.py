@@ -33,9 +33,9 @@ from mtl.features.weights import load_weights, read_weights
 from mtl.strict import did_you_mean
 
 TIMM = "timm:"
-"""Prefix of a backbone name that is a model of timm."""
+"""Prefix of the names of backbones that are models of the timm library."""
 HUB, RANDOM = "hub", "random"
-"""Values of a weights setting: timm's pretrained weights, or random weights."""
+"""Values of the setting ``weights``: pretrained weights from timm's hub, or random weights."""
 Colour = tuple[float, float, float]
 """Red, green and blue, each in the range 0 to 255."""
 State = dict[str, Tensor]
@@ -55,11 +55,11 @@ class Recipe:
             parameters of the model.
         size: Default side of an image in pixels.
         mean, std: Mean and standard deviation that normalise each colour, in the range 0 to 255.
-        resampling: Filter that resizes images of another size.
+        resampling: PIL's filter to resize an image that has another size.
         ignored_prefixes: Name prefixes of weights that a file may hold and the backbone does not
             use, such as those of a classifier.
-        adapt_state: Function (model, weights of a file, description for messages) that returns the
-            weights to load.
+        adapt_state: Function that converts the weights of a file to those that the model loads; its
+            arguments are the model, the weights and a description for messages.
         hub: True if timm has pretrained weights of the model.
     """
 
@@ -89,11 +89,17 @@ class ColourNormalisation(nn.Module):
             self.register_buffer(key, torch.tensor(colour).view(3, 1, 1), persistent=False)
 
     def normalise(self, pixels: UInt8[Tensor, "B S S 3"]) -> Float[Tensor, "B 3 S S"]:
-        """Return the normalised images of pixels."""
+        """Normalise pixels, shape (images, S, S, 3), to the model's input, (images, 3, S, S).
+
+        S is the side of an image in pixels.
+        """
         return (pixels.permute(0, 3, 1, 2).to(self.mean.dtype) - self.mean) / self.std
 
     def pixels(self, images: Float[Tensor, "B 3 S S"]) -> UInt8[Tensor, "B S S 3"]:
-        """Return the pixels of normalised images, rounded: the inverse of ``normalise``."""
+        """Convert normalised images, shape (images, 3, S, S), back to pixels, (images, S, S, 3).
+
+        The pixels are rounded, and S is the side of an image.
+        """
         values = (images * self.std + self.mean).round().clamp(0, 255)
         return values.to(torch.uint8).permute(0, 2, 3, 1)
 
@@ -102,10 +108,10 @@ class Backbone(nn.Module):
     """Module that maps the pixels of images to one feature vector per image.
 
     Args:
-        name: Name of the backbone, as in ``make_backbone``.
+        name: Name in ``BACKBONES``, or ``timm:`` and the name of a model of timm.
         recipe: Specification that the model was built from.
-        model: Module that maps normalised images (B, 3, S, S) to features (B, F). A file of
-            weights holds the state dict of this module.
+        model: Module that maps normalised images (B, 3, S, S) to features (B, F). A file of weights
+            holds the state dict of this module.
         size: Side S of an image in pixels.
         width: Number F of features.
     """
@@ -118,7 +124,11 @@ class Backbone(nn.Module):
         self.model = model
 
     def forward(self, pixels: UInt8[Tensor, "B S S 3"]) -> Float[Tensor, "B F"]:
-        """Return the features of images whose pixels come from ``transform``."""
+        """Return one feature vector per image, shape (images, features).
+
+        Args:
+            pixels: Pixels of images as ``transform`` returns them.
+        """
         features: Tensor = self.model(self.colours.normalise(pixels))
         return features
 
@@ -129,7 +139,7 @@ class Backbone(nn.Module):
 
 
 def make_backbone(name: str, size: int | None = None, **overrides: Any) -> Backbone:
-    """Return an untrained backbone in training mode, with weights from torch's global generator.
+    """Return an untrained backbone in training mode; torch's global generator draws the weights.
 
     Args:
         name: Name in ``BACKBONES``, or ``timm:`` and the name of a model of timm.
@@ -205,7 +215,7 @@ def seeded_generator(seed: int) -> Iterator[None]:
 
 @torch.no_grad()
 def _width(model: nn.Module, size: int) -> int:
-    """Return the number of features F, found by running the model on one black image.
+    """Return the number of features of a model, found by running the model on one black image.
 
     Raises:
         InputError: The model does not return one vector per image.
@@ -226,7 +236,10 @@ def _iresnet(name: str) -> Recipe:
 
 
 def _mae(name: str) -> Recipe:
-    """Return the recipe of a masked autoencoder's encoder; a file may hold the decoder too."""
+    """Return the specification of the backbone that is a masked autoencoder's encoder.
+
+    A file of weights may also have the decoder's weights, which are ignored.
+    """
     return Recipe(
         partial(ViTEncoder, VITS[name]),
         VITS[name].size,
@@ -239,7 +252,10 @@ def _mae(name: str) -> Recipe:
 
 
 def _timm(name: str) -> Recipe:
-    """Return the recipe of a timm model without its classifier; a file may hold the classifier."""
+    """Return the specification of a timm model without its classifier.
+
+    A file of weights may also have the classifier's weights, which are ignored.
+    """
     config = None
     with suppress(RuntimeError):  # raised for an unknown tag of pretrained weights
         config = timm.get_pretrained_cfg(name)
@@ -263,7 +279,10 @@ def _timm(name: str) -> Recipe:
 
 
 def _classifier_prefix(head: str) -> str:
-    """Return the name prefix of a classifier and its norm: ``head.`` for ``head.linear``."""
+    """Return the prefix of the names of a classifier's weights, such as ``head.`` for ``head.fc``.
+
+    The norm layer next to the classifier has the same prefix.
+    """
     return f"{head.rpartition('.')[0] or head}."
 
 
@@ -310,7 +329,18 @@ def _from_hub(name: str, size: int) -> nn.Module:
 
 
 def _resample_positions(model: nn.Module, state: State, where: str) -> State:
-    """Return the state with position embeddings resampled to the model's grid, as timm does."""
+    """Return weights with the position embeddings resampled to the model's grid of patches.
+
+    Embeddings that cannot be resampled are left as they are.
+
+    Args:
+        model: Vision transformer that the weights are for.
+        state: Weights by name.
+        where: Description of the weights, for messages.
+
+    Raises:
+        InputError: The number of patches in the weights is not a square number.
+    """
     own, given = model.state_dict()["pos_embed"], state.get("pos_embed")
     if given is None or given.dim() != 3 or given.shape[::2] != own.shape[::2]:
         return state  # load_weights refuses it

@@ -1,4 +1,4 @@
-"""Extraction of one part file of a feature set from a range of images.
+"""Extraction of features from a range of images into one Parquet file of a feature set.
 
 Threads read and transform the next images while the backbone runs.
 
@@ -24,18 +24,18 @@ from mtl.optimisation.device import autocast
 MAX_BATCHES_AHEAD = 2
 """Maximum number of batches that are read and transformed before the model needs them."""
 FAILED_KEY = b"failed_images"
-"""Key of the failed images in the metadata of a part file."""
+"""Key of the list of failed images in the metadata of a Parquet file of features."""
 
 Failure = tuple[str, str]
-"""Path of an image below its folder, and the reason for its missing features."""
+"""Path of an image below the image folder, and the reason why the image has no features."""
 
 
 class FeaturePart(NamedTuple):
-    """Part file of a feature set.
+    """Parquet file with the features of some images, which is one of the files of a feature set.
 
     Attributes:
-        content: Bytes of a Parquet file with the columns ``video``, ``frame`` and ``feature``
-            (float16); the failed images are listed in its metadata.
+        content: Bytes of the file, with the columns ``video``, ``frame`` and ``feature`` (float16);
+            the failed images are listed in its metadata.
         failed: Number of images that failed.
     """
 
@@ -44,12 +44,12 @@ class FeaturePart(NamedTuple):
 
 
 class Extractor:
-    """Backbone with threads that read and transform its images.
+    """Backbone that computes features, with threads that read and resize the images for it.
 
     Args:
         backbone: A ``mtl.features.backbones.Backbone`` in evaluation mode, on its device.
         batch: Number of images in a batch.
-        threads: Number of threads that read and transform images.
+        threads: Number of threads that read and resize images.
         precision: Data type of autocast; float32 turns autocast off.
     """
 
@@ -61,7 +61,7 @@ class Extractor:
         self.threads = ThreadPoolExecutor(threads)
 
     def part(self, frames: CropFrames, rows: range) -> FeaturePart:
-        """Return the part file with the features of some frames.
+        """Compute the features of some frames and return them as one file of the feature set.
 
         An image that cannot be read, or whose features are not finite in float16, is listed as
         failed and has no row.
@@ -91,7 +91,7 @@ class Extractor:
     def _read(
         self, images: Images, rows: range
     ) -> Iterator[tuple[list[int], UInt8[np.ndarray, "n S S 3"], list[Failure]]]:
-        """Yield the rows, pixels and failures of each batch in order, reading ahead in threads."""
+        """Yield the image indices, pixels and failures of each batch; threads read ahead."""
         starts = deque(range(0, len(rows), self.batch))
         waiting: deque[list[Future[Any]]] = deque()
         try:
@@ -129,7 +129,7 @@ def _gather(
 
 
 def _not_finite(values: np.ndarray) -> str:
-    """Return the reason for a failure that names the first feature that is not finite."""
+    """Return the reason why an image failed: a text that names its first non-finite feature."""
     bad = int(np.argmin(np.isfinite(values)))
     return f"feature {bad + 1} of {len(values)} is {values[bad]} in float16"
 
@@ -150,10 +150,13 @@ def _parquet(
 
 
 def read_failed(part: str | Path) -> list[Failure]:
-    """Return the failed images of a part file, with the reasons.
+    """Return the path and the reason of each image that failed in the extraction of a feature file.
+
+    Args:
+        part: Parquet file of a feature set.
 
     Raises:
-        Exception: Any error of Arrow if the file is no part file.
+        Exception: Any error of Arrow if the file is no file of a feature set.
     """
     metadata = pq.read_schema(part).metadata or {}
     return [(file, reason) for file, reason in json.loads(metadata[FAILED_KEY])]

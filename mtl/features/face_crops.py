@@ -25,15 +25,18 @@ from mtl.errors import InputError, brief
 from mtl.features.image_folder import SUFFIXES, is_mounted, list_files, printable
 
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP")
-"""Formats that are decoded, independent of file names; other decoders get no untrusted bytes."""
+"""Image formats that are decoded, by PIL's names; a file's name does not matter.
+
+No other decoder runs, because a decoder may have faults that a malicious file exploits.
+"""
 MAX_PIXELS = 64 * 2**20
-"""Maximum number of pixels of an image."""
+"""Maximum number of pixels of an image; a larger image counts as broken."""
 HIGH_BIT_DEPTH_MODES = ("I", "F")
-"""First letters of PIL modes with more than 8 bits per colour, which PIL clips to 8 bits."""
+"""First letters of the PIL modes with more than 8 bits per colour, which PIL clips to 8 bits."""
 JPEG_END = b"\xff\xd9"
 """Marker at the end of every complete JPEG file."""
 TOO_MANY_OPEN_FILES = (errno.EMFILE, errno.ENFILE)
-"""Error numbers of a process or machine with too many open files."""
+"""Error numbers of the operating system for too many open files in a process or on a machine."""
 
 _resolve = lru_cache(maxsize=8)(storage.resolve)
 """Cached ``storage.resolve``, which needs a network request to find the region of an S3 bucket."""
@@ -58,7 +61,7 @@ class BrokenImage(Exception):
 
 @dataclass(frozen=True, eq=False)
 class Images:
-    """Images below one folder.
+    """Paths of the images below one folder, and methods to read the images.
 
     The paths of a million images take less than 40 MB, and pickling does not copy them.
 
@@ -111,7 +114,10 @@ class Images:
             ) from None
 
     def _check_mounted(self) -> None:
-        """Raise InputError if the folder is gone, so that its images do not count as missing."""
+        """Raise InputError if the image folder is missing or empty (its disk is not mounted).
+
+        Otherwise every image of a lost folder would be reported as missing.
+        """
         if not is_mounted(*_resolve(self.address), self.address):
             raise InputError(
                 f"{self.address} does not exist or is empty on {socket.gethostname()}: mount it on "
@@ -162,14 +168,14 @@ def decode(file: str, content: bytes) -> Image.Image:
 
 
 def _turn_upright(image: Image.Image) -> None:
-    """Rotate or flip an image in place as its EXIF data demand; invalid EXIF data are ignored."""
+    """Rotate or flip an image in place by its EXIF orientation; invalid EXIF data are ignored."""
     if "exif" in image.info:
         with suppress(Exception):
             ImageOps.exif_transpose(image, in_place=True)
 
 
 def images_address(address: str) -> str:
-    """Return the address of an image folder for other processes: without ``~``, and absolute."""
+    """Return an image folder's address that every process can use: absolute, without ``~``."""
     return address if "://" in address else storage.resolve(address)[1]
 
 
@@ -212,7 +218,7 @@ class CropFrames:
         names: Names of the videos, sorted.
         video: Index into ``names`` of each image, int32, shape (N,).
         frame: Frame number of each image, int32, shape (N,).
-        missing_images: Listed frames without an image, as the annotation files name them.
+        missing_images: Names of the images that the annotation files list and the folder lacks.
     """
 
     images: Images
@@ -226,18 +232,19 @@ class CropFrames:
 
 
 def frames_of(images: Images, challenge: Challenge | None = None) -> CropFrames:
-    """Return images with the video and frame number that their paths name.
+    """Find the video and the frame number of each image from its path, and sort the images by them.
 
     The video is the folder of the image, and the frame number is the digits at the end of the
     file's name before its suffix.
 
     Args:
         images: Images in any order.
-        challenge: Annotation files; if given, only the images of listed frames are kept.
+        challenge: Annotation files; if given, only images of frames named in these files are kept.
 
     Raises:
         InputError: The path of an image has no video or no frame number, two images are of one
-            frame, a frame number is beyond 2^31 - 1, or no listed frame has an image.
+            frame, a frame number is beyond 2^31 - 1, or no frame of the annotation files has an
+            image.
     """
     names, video, frame = _parse(images)
     packed = pack(video, frame)
@@ -271,7 +278,7 @@ def frames_of(images: Images, challenge: Challenge | None = None) -> CropFrames:
 
 
 def _parse(images: Images) -> tuple[list[str], np.ndarray, np.ndarray]:
-    """Return the sorted names of the videos, and the video index and frame of each image."""
+    """Return the sorted video names, and the video index and frame number of each image."""
     code_of: dict[str, int] = {}
     video = np.empty(len(images), np.int32)
     frame = np.empty(len(images), np.int32)
@@ -301,10 +308,12 @@ def _unnamed(address: str, file: str) -> str:
 
 
 def _listed(names: list[str], challenge: Challenge) -> np.ndarray:
-    """Return the listed frames in packed form; negative for a video without images.
+    """Return the video and frame of each frame of the annotation files, packed into one integer.
+
+    The integer is -1 for a frame of a video without images.
 
     Args:
-        names: Sorted names of the videos with images; their indices are packed.
+        names: Sorted names of the videos with images; an integer holds an index into these names.
         challenge: Annotation files.
     """
     index = {name: i for i, name in enumerate(names)}
@@ -314,7 +323,12 @@ def _listed(names: list[str], challenge: Challenge) -> np.ndarray:
 
 
 def _listed_name(challenge: Challenge, row: int) -> str:
-    """Return the name of a listed frame's image as the annotation files write it."""
+    """Return the path of a listed frame's image, as the annotation files write it.
+
+    Args:
+        challenge: Annotation files.
+        row: Index of the frame among all frames of the annotation files.
+    """
     listing = challenge.listing
     name = challenge.image_name.format(frame=int(listing.frame[row]))
     return f"{listing.names[listing.video[row]]}/{name}"

@@ -31,7 +31,7 @@ class FolderContents(NamedTuple):
     folders_without_images: list[str]
 
     def describe_left_out(self) -> str:
-        """Return a message about everything but the images; empty if there is nothing else.
+        """Return a message about files and folders without images; empty if there are none.
 
         Example: ``left out 3 files that are no images (such as a/notes.txt)``.
         """
@@ -46,7 +46,7 @@ class FolderContents(NamedTuple):
         return f"left out {' and '.join(counts)}" if counts else ""
 
     def describe_other_files(self) -> str:
-        """Return the end of an error message about a folder without images.
+        """Return the end of an error message about a folder that holds no images.
 
         Example: `` but 2 .npy files, such as a/1.npy: give the folder of the images``.
         """
@@ -60,7 +60,7 @@ class FolderContents(NamedTuple):
 
 
 def list_files(filesystem: pafs.FileSystem, folder: str, shown: str) -> FolderContents:
-    """Return all files below an existing folder.
+    """Return all files below an existing folder, sorted into images and others.
 
     Args:
         filesystem: File system of the folder.

@@ -16,7 +16,10 @@ from mtl.errors import InputError
 WIDTHS = (64, 128, 256, 512)
 """Channels of the four stages; the last number is also the number of features."""
 SHRINKS = 2 ** len(WIDTHS)
-"""Side of an image divided by the side of the last feature map; each stage halves the side."""
+"""Side of an image divided by the side of the last feature map; each stage halves the side.
+
+Here the side is the height or the width in pixels.
+"""
 
 IRESNETS: dict[str, tuple[int, int, int, int]] = {
     "iresnet18": (2, 2, 2, 2),
@@ -54,7 +57,7 @@ class Block(nn.Module):
             )
 
     def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B D h w"]:
-        """Return the block's output."""
+        """Return the feature maps that the residual block computes, with ``width`` channels."""
         inner = self.prelu(self.bn2(self.conv1(self.bn1(x))))
         out: Tensor = self.bn3(self.conv2(inner)) + self.downsample(x)
         return out
@@ -95,7 +98,7 @@ class IResNet(nn.Module):
         self.features.weight.requires_grad = False  # stays 1, as in the reference
 
     def forward(self, images: Float[Tensor, "B 3 S S"]) -> Float[Tensor, "B 512"]:
-        """Return the features of normalised images."""
+        """Return the 512 features of each normalised image, shape (images, 512)."""
         x = self.prelu(self.bn1(self.conv1(images)))
         x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
         x = self.dropout(torch.flatten(self.bn2(x), 1))

@@ -30,8 +30,9 @@ class ViTShape:
 
     Attributes:
         patch: Side P of a patch in pixels.
-        width, depth, heads: Token width, blocks and attention heads of the encoder.
-        decoder_width, decoder_depth, decoder_heads: The same sizes of the decoder.
+        width, depth, heads: Width of a token, number of blocks and number of attention heads of a
+            block in the encoder.
+        decoder_width, decoder_depth, decoder_heads: The same three sizes in the decoder.
         size: Default side S of an image in pixels.
     """
 
@@ -94,7 +95,9 @@ class ViTEncoder(nn.Module):
     def tokens(
         self, images: Float[Tensor, "B 3 S S"], kept: Int[Tensor, "B K"] | None = None
     ) -> Float[Tensor, "B N D"]:
-        """Return the class token followed by the tokens of the visible patches.
+        """Encode images: return the class token and then the tokens of the visible patches.
+
+        The result has the shape (images, 1 + visible patches, token width).
 
         Args:
             images: Normalised images.
@@ -111,12 +114,12 @@ class ViTEncoder(nn.Module):
         return normed
 
     def forward(self, images: Float[Tensor, "B 3 S S"]) -> Float[Tensor, "B D"]:
-        """Return the mean of the patch tokens: the features of each image."""
+        """Return the mean of each image's patch tokens as its features, (images, token width)."""
         return self.tokens(images)[:, 1:].mean(dim=1)
 
 
 class MaskedAutoencoder(ViTEncoder):
-    """ViT encoder and the decoder that is used in its pretraining.
+    """Masked autoencoder: a ViT encoder with the decoder that is used in its pretraining.
 
     Args:
         shape: Sizes of encoder and decoder.
@@ -176,11 +179,15 @@ class MaskedAutoencoder(ViTEncoder):
     def predict(
         self, images: Float[Tensor, "B 3 S S"], noise: Float[Tensor, "B L"]
     ) -> tuple[Float[Tensor, "B L Q"], Bool[Tensor, "B L"]]:
-        """Return the decoder's prediction of each patch's pixels, and True for masked patches.
+        """Return the predicted pixels of each patch, and a mask that is True for masked patches.
 
         Args:
             images: Normalised images.
             noise: Random number of each patch; the patches with the smallest numbers are visible.
+
+        Returns:
+            The pixels, shape (images, patches, pixel values of a patch), and the mask, (images,
+            patches).
         """
         shuffled = noise.argsort(dim=1, stable=True)
         place = shuffled.argsort(dim=1)
@@ -197,7 +204,7 @@ class MaskedAutoencoder(ViTEncoder):
     def reconstruct(
         self, images: Float[Tensor, "B 3 S S"], noise: Float[Tensor, "B L"]
     ) -> tuple[Float[Tensor, "B 3 S S"], Float[Tensor, "B 3 S S"]]:
-        """Return the images with masked patches set to 0, and with masked patches predicted.
+        """Return two versions of each image: masked patches set to 0, and masked patches predicted.
 
         With ``normalise_pixels`` the predictions are scaled back by the true mean and standard
         deviation of each masked patch.
@@ -217,10 +224,15 @@ class MaskedAutoencoder(ViTEncoder):
 
 
 def patchify(images: Float[Tensor, "B 3 S S"], patch: int) -> Float[Tensor, "B L Q"]:
-    """Return the patches of images, row by row.
+    """Divide images into square patches, in the order of rows.
 
-    The Q = P x P x 3 values of a patch are its pixels row by row, with the three colours of a pixel
-    next to each other.
+    Args:
+        images: Images, shape (images, 3, side, side).
+        patch: Side of a patch in pixels.
+
+    Returns:
+        The patches, shape (images, patches, values). The values of a patch are its pixels in the
+        order of rows, with the three colours of a pixel next to each other.
     """
     side = images.shape[-1] // patch
     grid = images.reshape(len(images), 3, side, patch, side, patch)
@@ -228,7 +240,12 @@ def patchify(images: Float[Tensor, "B 3 S S"], patch: int) -> Float[Tensor, "B L
 
 
 def unpatchify(patches: Float[Tensor, "B L Q"], patch: int) -> Float[Tensor, "B 3 S S"]:
-    """Return the images that consist of the given patches: the inverse of ``patchify``."""
+    """Join patches to images of shape (images, 3, side, side): the inverse of ``patchify``.
+
+    Args:
+        patches: Patches as ``patchify`` returns them, shape (images, patches, values).
+        patch: Side of a patch in pixels.
+    """
     side = int(patches.shape[1] ** 0.5)
     grid = patches.reshape(len(patches), side, side, patch, patch, 3)
     return grid.permute(0, 5, 1, 3, 2, 4).reshape(len(patches), 3, side * patch, side * patch)
@@ -237,7 +254,16 @@ def unpatchify(patches: Float[Tensor, "B L Q"], patch: int) -> Float[Tensor, "B 
 def patch_statistics(
     patches: Float[Tensor, "B L Q"],
 ) -> tuple[Float[Tensor, "B L 1"], Float[Tensor, "B L 1"]]:
-    """Return the mean and the standard deviation sqrt(unbiased variance + 1e-6) of each patch."""
+    """Return the mean and the standard deviation of the pixel values of each patch.
+
+    The standard deviation is sqrt(unbiased variance + 1e-6).
+
+    Args:
+        patches: Patches, shape (images, patches, values).
+
+    Returns:
+        Both statistics, each of shape (images, patches, 1).
+    """
     variance, mean = torch.var_mean(patches, dim=-1, keepdim=True)
     return mean, (variance + EPSILON).sqrt()
 
@@ -284,7 +310,7 @@ def _init_linear(module: nn.Module) -> None:
 
 
 def _init_patch_embedding(embed: PatchEmbed) -> None:
-    """Initialise the patch convolution as the equivalent linear layer over a patch's pixels."""
+    """Initialise the patch convolution like a linear layer from a patch's pixels to its token."""
     nn.init.xavier_uniform_(embed.proj.weight.view(len(embed.proj.weight), -1))
 
 

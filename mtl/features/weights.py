@@ -1,4 +1,7 @@
-"""Reading of weight files (safetensors or torch) without running code, and their loading."""
+"""Reading of files of model weights (safetensors or torch), and loading of weights into a module.
+
+Reading a file never runs code that the file contains.
+"""
 
 import hashlib
 from argparse import Namespace  # noqa: TID251 (read, not used)
@@ -16,15 +19,15 @@ from mtl.errors import InputError, brief
 WRAPPINGS = ("model", "state_dict", "model_state", "state_dict_backbone")
 """Keys of a checkpoint under which training programs store the state dict of a model."""
 PREFIXES = ("module.", "backbone.", "encoder.")
-"""Prefixes of all tensor names in a file that was saved from a module around the model."""
+"""Prefixes that all tensor names have in the file of a module that wraps the model."""
 PICKLED = (b"PK\x03\x04", b"\x80\x02")
-"""First bytes of torch's files, written since torch 1.6 and before it."""
+"""First bytes of the files that ``torch.save`` writes, in torch 1.6 and later and before 1.6."""
 MAX_NAMES_SHOWN = 3
 """Maximum number of tensor names in an error message."""
 
 
 def read_weights(file: str | Path, expected_names: Collection[str] = ()) -> dict[str, Tensor]:
-    """Return the tensors of a file by their names, on the CPU, with floats in float32.
+    """Return the tensors of a weights file by their names, on the CPU, with floats in float32.
 
     A state dict under one of the keys ``WRAPPINGS`` is unwrapped, and a prefix of ``PREFIXES`` that
     all tensor names have is removed.
@@ -90,8 +93,8 @@ def load_weights(
     """Load weights into a module, which is unchanged if they do not fit.
 
     Args:
-        module: The module to load the weights into.
-        state: Tensors by name.
+        module: Module that gets the weights.
+        state: Weights by name.
         where: Description of the weights, for messages.
         ignored_prefixes: Prefixes of names that ``state`` may have in addition to the module's.
 
@@ -120,7 +123,7 @@ def load_weights(
 
 
 def digest(state: Mapping[str, Tensor]) -> str:
-    """Return the SHA-256 of named tensors, which does not depend on their order or device."""
+    """Return the SHA-256 of named tensors in hexadecimal, independent of their order and device."""
     sha = hashlib.sha256()
     for key, tensor in sorted(state.items()):
         sha.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
@@ -129,7 +132,7 @@ def digest(state: Mapping[str, Tensor]) -> str:
 
 
 def _list_names(keys: Sequence[str]) -> str:
-    """Return the first names, the number of further names, and ``is`` or ``are``."""
+    """Return names as a message's subject and verb, such as ``a, b, c and 2 more are``."""
     more = f" and {len(keys) - MAX_NAMES_SHOWN:,} more" if len(keys) > MAX_NAMES_SHOWN else ""
     return f"{', '.join(keys[:MAX_NAMES_SHOWN])}{more} {'are' if len(keys) > 1 else 'is'}"
 

@@ -18,13 +18,19 @@ from torch import Tensor
 from mtl.errors import TrainingError
 
 JSON_NAME = "plain"
-"""Name of the tensor that holds the JSON text: plain values, and the place of each tensor."""
+"""Name of the tensor in a checkpoint that holds a JSON text.
+
+The text has all values that are not tensors, and the place of each tensor in the file.
+"""
 TENSOR_KEY = "tensor"
-"""Key of a JSON object that stands for a tensor: dtype, first element, shape."""
+"""Key of a JSON object that replaces a tensor, with the value [dtype, first element, *shape].
+
+The first element is the tensor's position in the joined tensor of all tensors of the dtype.
+"""
 
 
 def pack(state: Mapping[str, Any]) -> bytes:
-    """Return a nested state as the bytes of a safetensors file.
+    """Return a training state (nested dicts and lists of tensors) as bytes in safetensors format.
 
     Args:
         state: Nested mappings and lists of tensors, numbers, strings and None; keys become strings.
@@ -50,7 +56,10 @@ def pack(state: Mapping[str, Any]) -> bytes:
 
 
 def unpack(packed: bytes) -> dict[str, Any]:
-    """Return the nested state that ``pack`` wrote, with tensors on the CPU.
+    """Return the training state that ``pack`` turned into bytes, with its tensors on the CPU.
+
+    Args:
+        packed: Bytes that ``pack`` returned.
 
     Raises:
         SafetensorError: If the bytes are damaged.
@@ -71,7 +80,10 @@ def unpack(packed: bytes) -> dict[str, Any]:
 
 
 def read_checkpoint(checkpoint: bytes) -> dict[str, Any]:
-    """Return the states in a trainer's checkpoint by name, as ``load_state_dict`` takes them.
+    """Return the state dicts in a trainer's checkpoint by name, ready for ``load_state_dict``.
+
+    Args:
+        checkpoint: Bytes that a trainer's method ``checkpoint`` returned.
 
     Raises:
         TrainingError: If the checkpoint is damaged.

@@ -1,17 +1,20 @@
-"""Device and precision of a training."""
+"""Choice of the device and the floating-point precision of a training."""
 
 import torch
 
 
 def choose_device(device: str) -> torch.device:
-    """Return a device by name; ``auto`` is CUDA if it is available, else the CPU."""
+    """Return the torch device of a name: ``auto``, ``cpu`` or ``cuda``.
+
+    ``auto`` is CUDA if it is available, else the CPU.
+    """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     return torch.device(device)
 
 
 def choose_precision(precision: str, device: torch.device) -> torch.dtype:
-    """Return the dtype of the forward pass by name.
+    """Return the dtype of the forward pass for a name: ``auto`` or the name of a torch dtype.
 
     ``auto`` is bfloat16 on CUDA devices that support it, else float32.
     """
@@ -23,10 +26,19 @@ def choose_precision(precision: str, device: torch.device) -> torch.dtype:
 
 
 def parameter_dtype(precision: torch.dtype) -> torch.dtype:
-    """Return the dtype of parameters and features: float32, or float64 in double precision."""
+    """Return the dtype of parameters and features: float64 in double precision, else float32.
+
+    Args:
+        precision: Dtype of the forward pass.
+    """
     return torch.promote_types(precision, torch.float32)
 
 
 def autocast(device: torch.device, precision: torch.dtype) -> torch.autocast:
-    """Return torch's autocast context, enabled only for bfloat16 and float16."""
+    """Return torch's autocast context, enabled only for bfloat16 and float16.
+
+    Args:
+        device: Device of the forward pass.
+        precision: Dtype of the forward pass.
+    """
     return torch.autocast(device.type, precision, precision.itemsize < 4)

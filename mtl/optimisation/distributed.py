@@ -1,7 +1,7 @@
-"""DDP workers: processes that train one model together, each on every W-th lane of a batch.
+"""DDP workers: processes that train one model together, each on some rows (lanes) of a batch.
 
-W workers train the same model as one worker: losses and gradients are those of the whole batch, and
-every value that controls the training is equal on all workers.
+Several workers train the same model as one worker: losses and gradients are those of the whole
+batch, and every value that controls the training is equal on all workers.
 
 Shapes: S steps, L lanes of one worker, P pieces of a window (see ``mtl.sequences.windows``).
 """
@@ -24,11 +24,11 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Workers:
-    """Rank of this worker, number of workers, and the collectives that connect them.
+    """Rank of this DDP worker, number of workers, and the collective operations between them.
 
-    All workers must call the same collectives in the same order, because each call waits for the
-    others. With one worker every method returns its argument. Some collectives exchange CPU
-    memory, so training on GPUs needs a CPU backend too: ``cpu:gloo,cuda:nccl``.
+    All workers must call the same operations in the same order, because each call waits for the
+    others. With one worker every method returns its argument. Some operations exchange CPU memory,
+    so training on GPUs needs a CPU backend too: ``cpu:gloo,cuda:nccl``.
 
     Attributes:
         rank: Number of this worker, from 0.
@@ -46,9 +46,14 @@ class Workers:
         return cls(dist.get_rank(), dist.get_world_size())
 
     def shard(self, schedule: Schedule) -> Int[np.ndarray, "S L P 3"]:
-        """Return this worker's lanes of a global schedule: rank, rank + size, ...
+        """Return the lanes (rows of every batch) that this worker trains on.
 
-        Idle lanes are added until all workers have equally many lanes, and at least one.
+        They are the lanes rank, rank + size, ... of the batches. Empty lanes are added so that all
+        workers have the same number of lanes, and at least one.
+
+        Args:
+            schedule: Frames of every window of every batch, shape (steps, lanes, pieces of a
+                window, 3).
         """
         if self.size == 1:
             return schedule
@@ -59,7 +64,10 @@ class Workers:
         return padded[:, self.rank :: self.size]
 
     def wrap(self, model: nn.Module) -> nn.Module:
-        """Return the model in DDP: parameters start as rank 0's, gradients are averaged."""
+        """Wrap a model in DDP, which starts with rank 0's parameters and averages gradients.
+
+        With a single worker the model itself is returned.
+        """
         if self.size == 1:
             return model
         return DistributedDataParallel(model, gradient_as_bucket_view=True)
@@ -67,8 +75,8 @@ class Workers:
     def sum(self, parts: Sequence[Tensor]) -> list[Tensor]:
         """Return each vector summed over all workers, in one differentiable all-reduce in float64.
 
-        The backward pass multiplies the gradient of this worker's vectors by ``size``. ``wrap``
-        averages gradients over workers, so the model gets the gradient of the whole batch.
+        The backward pass multiplies the gradient of this worker's vectors by ``size``, because DDP
+        then averages gradients over workers; the model so gets the gradient of the whole batch.
         Parameters outside the model depend on the sums only, which are equal on all workers, so
         their gradients need no correction.
 
@@ -83,7 +91,10 @@ class Workers:
         return [piece.to(part.dtype) for piece, part in zip(pieces, parts, strict=True)]
 
     def all_reduce(self, values: np.ndarray) -> np.ndarray:
-        """Return the elementwise sum over workers; exact where at most one value is not 0."""
+        """Return the elementwise sum of an array over all workers.
+
+        An element is exact if at most one worker has a value other than 0 there.
+        """
         if self.size == 1:
             return values
         total = torch.from_numpy(values.copy())
@@ -91,7 +102,7 @@ class Workers:
         return total.numpy()
 
     def broadcast_flag(self, flag: bool) -> bool:
-        """Return the flag of rank 0."""
+        """Return the flag that rank 0 passed, on every worker."""
         if self.size == 1:
             return flag
         message = torch.tensor([flag])
@@ -99,7 +110,7 @@ class Workers:
         return bool(message)
 
     def broadcast_object(self, value: T) -> T:
-        """Return the object of rank 0; it must be picklable."""
+        """Return the object that rank 0 passed, on every worker; the object must be picklable."""
         if self.size == 1:
             return value
         box = [value if self.rank == 0 else None]
@@ -107,14 +118,14 @@ class Workers:
         return cast(T, box[0])
 
     def broadcast_buffers(self, model: nn.Module) -> None:
-        """Copy rank 0's buffers, such as BatchNorm's running statistics, into the model."""
+        """Copy rank 0's buffers, such as running statistics of batch norms, into the model."""
         if self.size > 1:
             for buffer in model.buffers():
                 dist.broadcast(buffer, src=0)
 
 
 SINGLE_WORKER = Workers()
-"""Workers of a training in one process."""
+"""The only worker of a training in one process, without DDP."""
 
 
 class _SumOverWorkers(torch.autograd.Function):

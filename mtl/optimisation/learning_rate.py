@@ -10,7 +10,7 @@ class ScheduleSettings(Protocol):
 
     Attributes:
         warmup_epochs: Epochs of linear warm-up; may have a fraction.
-        decay: Course of the learning rate after warm-up.
+        decay: Course of the learning rate after warm-up: ``cosine`` to 0, or ``constant``.
     """
 
     warmup_epochs: float
@@ -20,10 +20,10 @@ class ScheduleSettings(Protocol):
 def learning_rate_factor(
     settings: ScheduleSettings, epochs: int, epochs_done: float, step_epochs: float
 ) -> float:
-    """Return the learning rate of a step as a share of the peak learning rate, in (0, 1].
+    """Return the learning rate of a training step as a share of the peak learning rate, in (0, 1].
 
-    Warm-up rises from step_epochs / warmup_epochs to 1. Cosine decay over the remaining epochs is
-    0.5 (1 + cos(π t)), with t the finished share of these epochs.
+    In the linear warm-up the share rises from step_epochs / warmup_epochs to 1. With cosine decay
+    it is then 0.5 (1 + cos(π t)), where t is the finished share of the epochs after warm-up.
 
     Args:
         settings: Warm-up and kind of decay.

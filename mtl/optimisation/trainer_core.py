@@ -1,4 +1,4 @@
-"""Trainer core: the state and the steps that training a trial and pretraining a backbone share."""
+"""Base class of the trainers: steps that trials and backbone pretraining have in common."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -17,7 +17,7 @@ from mtl.optimisation.learning_rate import ScheduleSettings, learning_rate_facto
 
 @runtime_checkable
 class OptimSettings(ScheduleSettings, Protocol):
-    """Optimizer settings that every training has.
+    """Optimizer settings that every training has: learning-rate schedule and gradient clipping.
 
     Attributes:
         gradient_clip: Largest norm of the model's gradient; 0 for no limit.
@@ -34,7 +34,8 @@ class TrainingSettings(Protocol):
         epochs: Epochs of the whole training.
         seed: Seed of all random numbers of the training.
         device: Device of the model; ``auto`` takes CUDA if it is available.
-        precision: Precision of the forward pass; see ``choose_precision``.
+        precision: Precision of the forward pass; ``auto`` is bfloat16 on CUDA devices that support
+            it, else float32.
     """
 
     epochs: int
@@ -45,20 +46,22 @@ class TrainingSettings(Protocol):
 
 @runtime_checkable
 class EpochSummary(Protocol):
-    """Protocol of an epoch's result: a dataclass with mean training losses."""
+    """Protocol of the results of one epoch: a dataclass with the mean training losses."""
 
     __dataclass_fields__: ClassVar[dict[str, Any]]
 
     @property
     def losses(self) -> dict[str, float]:
-        """Mean training losses by name."""
+        """Mean training losses of the epoch by name."""
 
 
 Result = TypeVar("Result", bound=EpochSummary)
 
 
 class TrainerCore(Generic[Result]):
-    """Model, optimizer and learning curve of one training, resumable between two epochs.
+    """Base class of the trainers: one training's model, optimizer and per-epoch results.
+
+    A training can be continued from a checkpoint after any epoch.
 
     The constructor of a subclass makes the model, the balancing and the optimizer, sets the peak
     learning rate and calls ``_resume``.
@@ -97,7 +100,7 @@ class TrainerCore(Generic[Result]):
         self.learning_curve: list[Result] = []
 
     def _resume(self, checkpoint: bytes | None) -> None:
-        """Load a checkpoint if there is one, then wrap the model for training by all workers."""
+        """Load a checkpoint, if given, and wrap the model in DDP if there are several workers."""
         if checkpoint is not None:
             state = read_checkpoint(checkpoint)
             for key, part in self._stateful().items():
@@ -114,7 +117,7 @@ class TrainerCore(Generic[Result]):
         }
 
     def checkpoint(self) -> bytes:
-        """Pack the state after the last epoch, from which another process can continue."""
+        """Return the state after the last epoch as bytes, to continue the training from."""
         states = {key: part.state_dict() for key, part in self._stateful().items()}
         return pack(states | {"history": [asdict(result) for result in self.learning_curve]})
 
@@ -162,5 +165,10 @@ class TrainerCore(Generic[Result]):
 
 
 def epoch_seed(seed: int, epoch: int) -> int:
-    """Return the seed of torch's generator in an epoch; epoch 0 draws the initial weights."""
+    """Return the seed of torch's random generator in an epoch; epoch 0 is for the initial weights.
+
+    Args:
+        seed: Seed of the training.
+        epoch: Number of the epoch, from 1, or 0.
+    """
     return int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0])

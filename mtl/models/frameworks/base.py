@@ -79,7 +79,7 @@ class Framework(nn.Module, ABC):
         return any(module.carries_state for module in self.modules() if isinstance(module, Encoder))
 
     def teacher_forcing_ratio(self, progress: float) -> float:
-        """Return the share of predictions that labels replace in training (0 for most frameworks).
+        """Return the share of predictions that labels replace (teacher forcing ratio); here 0.
 
         Args:
             progress: Finished share of the training, in [0, 1].
