@@ -1,4 +1,4 @@
-"""Ensembles: selection of their members, and the exported model that predicts any dataset.
+"""Ensembles of trained models: choice of the members, and the export that predicts any dataset.
 
     model = Ensemble.load("export")
     predictions = model.predict(open_dataset("datasets/new"))

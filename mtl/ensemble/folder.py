@@ -1,4 +1,4 @@
-"""Reading and writing of an export's files (JSON and safetensors), strictly checked."""
+"""Reading and writing of an exported ensemble's files (JSON and safetensors), strictly checked."""
 
 import hashlib
 import json
@@ -36,7 +36,7 @@ from mtl.training.inference import ModelWeights
 Files = dict[str, bytes]
 """Content of the files of an export, by their path below its folder."""
 Statistics = tuple[Float32[np.ndarray, " F"], Float32[np.ndarray, " F"]]
-"""Mean and standard deviation of a feature set over the training frames."""
+"""Mean and standard deviation of each feature of a feature set over the training frames."""
 
 
 @dataclass(frozen=True)
@@ -61,13 +61,14 @@ class Member:
 
 @dataclass(frozen=True)
 class Export:
-    """Content of an export, checked.
+    """Checked content of an exported ensemble, which is a folder of files.
 
     Attributes:
         manifest: Content of ``model.json``.
-        statistics: Mean and standard deviation of each feature set, by its name.
-        prior: Output row for frames of videos without features; NaN for tasks without any
-            training label.
+        statistics: Mean and standard deviation of each feature over the training frames, by the
+            name of the feature set.
+        prior: Output row for frames of videos without features; NaN for tasks without any training
+            label.
         members: Members of the ensemble by name.
         postprocessing: Post-processing of the members' mean outputs.
     """
@@ -82,12 +83,13 @@ class Export:
 def pack_export(
     plain: Mapping[str, Any], statistics: Mapping[str, Statistics], weights: Files
 ) -> Files:
-    """Return the files of a new export.
+    """Return the contents of the files of a new export, by their path below its folder.
 
     Args:
-        plain: ``Manifest`` as plain data, without ``format`` and ``files``.
-        statistics: Mean and standard deviation of each feature set, by its name.
-        weights: Files of weights in safetensors format, by their ``weights_path``.
+        plain: Content of ``model.json`` as plain data, without the keys ``format`` and ``files``.
+        statistics: Mean and standard deviation of each feature over the training frames, by the
+            name of the feature set.
+        weights: Files of weights in safetensors format, by their path below the folder.
     """
     arrays = {
         f"{name}.{key}": value
@@ -101,10 +103,13 @@ def pack_export(
 
 
 def read_files(folder: str | Path) -> Files:
-    """Return ``model.json`` of an export's folder and the files that it names.
+    """Read ``model.json`` in the folder of an exported ensemble and all files that it names.
 
     Args:
         folder: Folder of the export.
+
+    Returns:
+        Content of the files, by their path below the folder.
 
     Raises:
         InputError: The folder is no export, is damaged or has another format version.
@@ -122,7 +127,7 @@ def read_files(folder: str | Path) -> Files:
 
 
 def parse_export(files: Files, where: str | Path) -> Export:
-    """Return the checked content of an export's files.
+    """Check the files of an exported ensemble and return their content.
 
     Args:
         files: Content of the files, by their path below the folder of the export.

@@ -11,7 +11,7 @@ from mtl.predictions.postprocess import Kind
 from mtl.strict import AboveZero, Positive, Strict, validate_as
 
 FORMAT = 1
-"""Version of the export's format that this program writes and reads."""
+"""Version of the format of exported ensembles that this program writes and reads."""
 MODEL = "model.json"
 STATISTICS = "statistics.safetensors"
 
@@ -23,14 +23,25 @@ Threshold = Annotated[float, Field(gt=0, lt=1)]
 
 
 class SmoothingEntry(Strict):
-    """Entry of ``model.json`` for one ``mtl.predictions.postprocess.Smoothing``."""
+    """Smoothing of one task's outputs over the frames of a video, as written in ``model.json``.
+
+    Attributes:
+        kind: ``box`` (moving average) or ``gaussian``.
+        width_frames: Width of the smoothing window in frames; 0 for none.
+    """
 
     kind: Kind
     width_frames: Annotated[int, Field(ge=0)]
 
 
 class PostprocessingEntry(Strict):
-    """Entry of ``model.json`` for the ``mtl.predictions.postprocess.Postprocessing``."""
+    """Post-processing of the ensemble's outputs, as written in ``model.json``.
+
+    Attributes:
+        smoothing: Smoothing over time of each task that is smoothed, by the task's name.
+        bias: Number added to the log probability of each expression; empty for none.
+        thresholds: Probability from which each action unit is active; empty for 0.5.
+    """
 
     smoothing: dict[str, SmoothingEntry]
     bias: tuple[float, ...]
@@ -38,13 +49,13 @@ class PostprocessingEntry(Strict):
 
 
 class MemberEntry(Strict):
-    """Entry of ``model.json`` for one member of the ensemble.
+    """One member (trained model) of an ensemble, as written in ``model.json``.
 
     Attributes:
         config: Config of the trial that trained the member, as plain data.
         weights: Weight of the member's outputs in the ensemble's mean, by task; tasks that the
             ensemble does not take from this member are absent.
-        epochs: Epoch whose weights predict each of these tasks.
+        epochs: Epoch after which the weights of the model are used, for each of these tasks.
     """
 
     config: dict[str, Any]
@@ -53,19 +64,20 @@ class MemberEntry(Strict):
 
 
 class Manifest(Strict):
-    """Content of ``model.json``.
+    """Content of ``model.json``, the description of an exported ensemble.
 
     Attributes:
         format: Version of the export's format.
         versions: Versions of the packages that wrote the export, by package.
         dataset: Content hash of the dataset that the members were trained on.
-        features: Width of each feature set, by its name.
+        features: Number of features of each feature set, by its name.
         image_name: Pattern of image names in the annotation files, such as ``{frame:05d}.jpg``.
         prior: Outputs for frames of videos without features, by task; tasks without any training
             label are absent.
         members: Members of the ensemble by name.
         postprocessing: Post-processing of the members' mean outputs.
-        scores: Scores of the fused model by part (select, confirm, ...), for information.
+        scores: Scores of the ensemble on each split of the videos (select, confirm, ...), for
+            information.
         files: SHA-256 of every other file of the export, by its path.
     """
 
@@ -91,7 +103,7 @@ class Manifest(Strict):
 
 
 def read_manifest(content: bytes, where: str | Path) -> Manifest:
-    """Return the checked content of a ``model.json``.
+    """Check a ``model.json`` (description of an exported ensemble) and return its content.
 
     Args:
         content: Bytes of the file.
@@ -122,12 +134,17 @@ def read_manifest(content: bytes, where: str | Path) -> Manifest:
 
 
 def weights_path(member: str, epoch: int) -> str:
-    """Return the path below an export's folder of a member's weights after an epoch."""
+    """Return the path, below an export's folder, of a member's weights after an epoch.
+
+    Args:
+        member: Name of the member of the ensemble.
+        epoch: Number of the epoch, from 1.
+    """
     return f"members/{member}/epoch_{epoch:03d}.safetensors"
 
 
 def damaged(where: str | Path, reason: str) -> InputError:
-    """Return the error for an export that is damaged.
+    """Return the exception that reports a damaged export.
 
     Args:
         where: Folder of the export.

@@ -27,7 +27,7 @@ Device = Literal["auto", "cpu", "cuda"]
 
 
 class Ensemble:
-    """Models of an export, built and placed on a device once.
+    """Exported ensemble that predicts datasets; its models are built and placed on a device once.
 
     Each member runs in the precision of its config.
 
@@ -49,7 +49,7 @@ class Ensemble:
 
     @classmethod
     def load(cls, folder: str | Path, device: Device = "auto") -> "Ensemble":
-        """Return the ensemble of an exported folder.
+        """Load an exported ensemble from its folder.
 
         Args:
             folder: Folder of the export.
@@ -64,7 +64,7 @@ class Ensemble:
     def predict(
         self, dataset: Dataset, raw: bool = False, span_bytes: int = SPAN_BYTES
     ) -> Predictions:
-        """Return outputs for every listed frame of a dataset, in the order of the listing.
+        """Predict every frame that a dataset's annotation files list, in the order of the listing.
 
         The outputs of a frame without features are those of the nearest frame of its video; the
         outputs of a video without any features are the mean training labels. The labels and
@@ -72,7 +72,7 @@ class Ensemble:
 
         Args:
             dataset: Dataset with the feature sets that the members were trained on.
-            raw: True for the members' mean without post-processing.
+            raw: True for the weighted mean of the members' outputs without post-processing.
             span_bytes: Bytes of features that are held in memory at once; this number does not
                 change the outputs.
 
@@ -89,12 +89,16 @@ class Ensemble:
     def outputs(
         self, listing: Listing, tables: Mapping[str, FeatureTable], raw: bool = False
     ) -> Float32[np.ndarray, "N 22"]:
-        """Return outputs for the listed frames of whole videos, as ``predict`` does.
+        """Predict listed frames of whole videos from features in memory.
 
         Args:
-            listing: Listed frames, with all listed frames of each of their videos.
+            listing: Listed frames (frames named in the annotation files), all those of each video.
             tables: Feature sets of the members by name; they may hold other videos too.
-            raw: True for the members' mean without post-processing.
+            raw: True for the weighted mean of the members' outputs without post-processing.
+
+        Returns:
+            The outputs of each listed frame, shape (frames, 22), in the columns ``OUTPUT_COLUMNS``;
+            NaN for tasks that no member predicts.
         """
         totals = np.zeros((len(listing.frame), len(OUTPUT_COLUMNS)))
         weight_sums = np.zeros(len(OUTPUT_COLUMNS))
@@ -111,12 +115,13 @@ class Ensemble:
     def member_outputs(
         self, listing: Listing, tables: Mapping[str, FeatureTable]
     ) -> Iterator[tuple[str, Float32[np.ndarray, "N 22"]]]:
-        """Yield the name and outputs of each member.
+        """Yield the name of each member (model of the ensemble) and its outputs for listed frames.
 
-        The outputs are NaN for tasks that the ensemble does not take from the member.
+        The outputs, shape (frames, 22), are NaN for tasks that the ensemble does not take from the
+        member.
 
         Args:
-            listing: Listed frames, with all listed frames of each of their videos.
+            listing: Listed frames (frames named in the annotation files), all those of each video.
             tables: Feature sets of the members by name; they may hold other videos too.
         """
         parts: dict[tuple[object, ...], Part] = {}
@@ -137,13 +142,13 @@ class Ensemble:
             )
 
     def _data_of(self, member: Member) -> TrialData:
-        """Return a member's training tasks, feature statistics and prior, for inference."""
+        """Return a member's tasks, feature statistics and prior, which its predictions need."""
         sets = [self.export.statistics[name] for name in member.config.features]
         mean, std = (np.concatenate(arrays) for arrays in zip(*sets, strict=True))
         return TrialData(member.tasks, (), {}, mean, std, self.export.prior)
 
     def _models_of(self, name: str) -> dict[int, Framework]:
-        """Return a member's model with the weights of each epoch that it predicts from."""
+        """Return a member's models by epoch, one for each epoch from which the member predicts."""
         member, width = self.export.members[name], len(self._data[name].mean)
         models = {}
         for epoch, weights in member.weights.items():

@@ -1,4 +1,4 @@
-"""Ensemble selection: the fusion weight of each member in the mean of one task's outputs.
+"""Ensemble selection: the weight of each member (trained model) in the mean of a task's outputs.
 
 ``greedy`` is ensemble selection with replacement (Caruana et al., ICML 2004, sections 2 and 2.1):
 it starts from the best member and at each step adds the member that gives the mean the highest
@@ -17,21 +17,22 @@ from mtl.evaluation.metrics import combine, label_indicators, task_scores
 from mtl.tasks import TASKS, Task
 
 TIE_TOLERANCE = 1e-12
-"""Maximum difference of two scores that counts as rounding."""
+"""Largest difference between two scores that count as equal, because of rounding."""
 
 RatingFunction = Callable[[np.ndarray, int], np.ndarray]
-"""Function that returns the score of the mean after adding each member, shape (M,).
+"""Function that returns, for each member, the score of the mean after adding that member.
 
-Its arguments are the sum of the outputs chosen so far, shape (W, n), and their number.
+Its arguments are the sum of the outputs of the members chosen so far, shape (outputs of a frame,
+labelled frames), and their number. It returns an array of shape (members,).
 """
 
 
 @dataclass(frozen=True)
 class Selection:
-    """Members that were selected for one task.
+    """Result of the selection of ensemble members for one task.
 
     Attributes:
-        fusion_weights: Weight of each member in the mean, shape (M,), as ``fuse`` takes it; 0 for a
+        fusion_weights: Weight of each member in the mean of the outputs, shape (members,); 0 for a
             member that is not selected.
         path: Score of the mean after each step that was kept; the last one is the ensemble's score.
     """
@@ -44,10 +45,11 @@ def fuse(
     members: Float[np.ndarray, "M N W"],
     fusion_weights: Shaped[np.ndarray, " M"],
 ) -> Float[np.ndarray, "N W"]:
-    """Return the weighted mean of the members' outputs.
+    """Return the weighted mean of the members' outputs, shape (frames, outputs of a frame).
 
     Args:
-        members: Outputs of each member; those of a member with weight 0 may be NaN.
+        members: Outputs of each member, shape (members, frames, outputs); those of a member with
+            weight 0 may be NaN.
         fusion_weights: Weight of each member.
     """
     total = np.zeros(members.shape[1:])
@@ -63,12 +65,12 @@ def greedy(
     mask: Bool[np.ndarray, "N L"],
     steps: int = 25,
 ) -> Selection:
-    """Select up to ``steps`` members, with replacement, for the best score on labelled frames.
+    """Select up to ``steps`` members, with replacement, for the best score of their mean outputs.
 
-    Of members with equal scores one that is already chosen goes first, then the one with the lowest
-    index. The selection ends at the earliest step with the highest score, so it is never worse than
-    the best member. The selection is fitted to these labels, so pass frames of the part ``select``
-    only.
+    If several members have the same score, one that is already chosen goes first, then the one with
+    the lowest index. The selection ends at the earliest step with the highest score, so the result
+    is never worse than the best member. Because it is fitted to these labels, pass frames of
+    ``select`` only (validation videos on which choices are made).
 
     Args:
         task: Task of the outputs and labels.
@@ -100,9 +102,14 @@ def top_k(
     mask: Bool[np.ndarray, "N L"],
     steps: int = 25,
 ) -> Selection:
-    """Select the k best members with equal weights, with k <= ``steps`` of the highest score.
+    """Select the k best members with equal weights; k is chosen for the best score of their mean.
 
-    The arguments are those of ``greedy``.
+    Args:
+        task: Task of the outputs and labels.
+        members: Outputs of each member (values or probabilities); all members predict the task.
+        labels: Labels of the task.
+        mask: True for known labels; at least one label is known.
+        steps: Maximum of k.
     """
     columns, rate = _labelled_columns(task, members, labels, mask)
     order = np.argsort(-rate(np.zeros(columns.shape[1:]), 0), kind="stable")[:steps]
@@ -124,7 +131,15 @@ def best_single(
     mask: Bool[np.ndarray, "N L"],
     steps: int = 25,
 ) -> Selection:
-    """Select the best member of the task alone; the arguments are those of ``greedy``."""
+    """Select only the member with the best score on the task.
+
+    Args:
+        task: Task of the outputs and labels.
+        members: Outputs of each member (values or probabilities); all members predict the task.
+        labels: Labels of the task.
+        mask: True for known labels; at least one label is known.
+        steps: Not used; every selection rule has this argument.
+    """
     return greedy(task, members, labels, mask, steps=1)
 
 
@@ -135,10 +150,17 @@ def score_weighted(
     mask: Bool[np.ndarray, "N L"],
     steps: int = 25,
 ) -> Selection:
-    """Select the ``steps`` best members, each weighted by its score if the score is above 0.
+    """Select the ``steps`` best members, each weighted by its own score.
 
-    If no score is above 0, the best member is selected alone. The arguments are those of
-    ``greedy``.
+    Members without a score above 0 are left out. If no score is above 0, the best member is
+    selected alone.
+
+    Args:
+        task: Task of the outputs and labels.
+        members: Outputs of each member (values or probabilities); all members predict the task.
+        labels: Labels of the task.
+        mask: True for known labels; at least one label is known.
+        steps: Maximum number of members.
     """
     columns, rate = _labelled_columns(task, members, labels, mask)
     ratings = rate(np.zeros(columns.shape[1:]), 0)
@@ -152,7 +174,7 @@ def score_weighted(
 
 
 Rule = Callable[..., Selection]
-"""Selection rule with the arguments of ``greedy``."""
+"""Function that selects members; its arguments are those of the function ``greedy``."""
 RULES: dict[str, Rule] = {
     "greedy": greedy,
     "top_k": top_k,
@@ -167,10 +189,11 @@ def forward_order(
     mask: Bool[np.ndarray, "N 15"],
     max_members: int,
 ) -> tuple[int, ...]:
-    """Return members in the order of greedy selection without replacement, over all tasks at once.
+    """Return member indices in the order of greedy selection for all tasks, without replacement.
 
-    Each next member is the one that gives the plain mean the highest combined score, so the first k
-    members are an ensemble of k models. Tasks without a label or without outputs do not count.
+    Each next member is the one that gives the mean outputs the highest combined score over all
+    tasks, so the first k members are an ensemble of k models. Tasks without a label or without
+    outputs do not count.
 
     Args:
         members: Outputs of each member; all members predict the same tasks.
@@ -201,10 +224,10 @@ def error_correlation(
     labels: Float[np.ndarray, "N L"],
     mask: Bool[np.ndarray, "N L"],
 ) -> Float[np.ndarray, "M M"]:
-    """Return Pearson's correlation between the errors (output - truth) of each pair of members.
+    """Return Pearson's correlation of the errors (output - label) of each pair of members.
 
     A member helps an ensemble more if its errors correlate less with those of the other members.
-    Entries of a member with a constant error are NaN.
+    Entries of a member with a constant error are NaN. The result has the shape (members, members).
 
     Args:
         task: Task of the outputs and labels.
@@ -222,9 +245,10 @@ def error_correlation(
 def _labelled_columns(
     task: Task, members: np.ndarray, labels: np.ndarray, mask: np.ndarray
 ) -> tuple[np.ndarray, RatingFunction]:
-    """Return the members' outputs on labelled frames, shape (M, W, n), and a function to rate them.
+    """Return the members' outputs on labelled frames, and a function that rates the members.
 
-    The frames are last so that a column of one output is contiguous in memory.
+    The outputs have the shape (members, outputs of a frame, labelled frames). The frames are last
+    so that a column of one output is contiguous in memory.
     """
     rows = np.flatnonzero(mask.any(axis=1))
     assert len(members) > 0, "fusion needs a member"
@@ -251,22 +275,29 @@ def _labelled_rows(labels: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np
 
 
 def _steps_to_keep(path: Sequence[float]) -> int:
-    """Return the number of steps up to the earliest one with the highest score."""
+    """Return the number of selection steps up to the earliest step with the highest score."""
     return int(np.argmax(np.array(path) >= max(path) - TIE_TOLERANCE)) + 1
 
 
 def pick_member(ratings: np.ndarray, chosen: list[int]) -> int:
-    """Return the member with the highest rating; ties go to a chosen one, then the lowest index."""
+    """Return the index of the member with the highest rating.
+
+    Among equal ratings, a member that is already chosen goes first, then the lowest index.
+
+    Args:
+        ratings: Score of the ensemble with each member added, shape (members,).
+        chosen: Indices of the members chosen so far.
+    """
     equals = np.flatnonzero(ratings >= ratings.max() - TIE_TOLERANCE)
     already = np.intersect1d(equals, chosen)
     return int(already[0] if len(already) else equals[0])
 
 
 def _concordances(task: Task, x: np.ndarray, y: np.ndarray) -> RatingFunction:
-    """Return a function that rates the members of a regression task by CCC.
+    """Return a function that gives the CCC of a regression task after adding each member.
 
-    The sums over (total + member) / count follow from sums over total and member, so one matrix
-    product rates all members.
+    The sums that CCC needs for (total + member) / count follow from sums over total and member, so
+    one matrix product rates all members.
     """
     x, y = x.astype(np.float64), y.astype(np.float64)
     sum_x, sum_xx, sum_xy = x.sum(axis=1), np.einsum("mn,mn->m", x, x), x @ y
@@ -286,7 +317,7 @@ def _concordances(task: Task, x: np.ndarray, y: np.ndarray) -> RatingFunction:
 def _f1_scores(
     task: Task, columns: np.ndarray, labels: np.ndarray, mask: np.ndarray
 ) -> RatingFunction:
-    """Return a function that rates the members of a classification task by F1.
+    """Return a function that gives the F1 score of a classification task after adding each member.
 
     Members are rated one by one because the means of all of them would not fit in memory.
     """
@@ -307,9 +338,15 @@ def _f1_scores(
 
 
 def fast_decisions(task: Task, total: np.ndarray, count: int) -> np.ndarray:
-    """Return the 0/1 decisions of the mean total / count, shape (W, n).
+    """Return the 0/1 decision for each class or action unit from the sum of the models' outputs.
 
-    The result equals ``mtl.evaluation.metrics.decisions`` and takes a tenth of its time.
+    The result equals ``mtl.evaluation.metrics.decisions`` of the mean outputs and takes a tenth of
+    its time.
+
+    Args:
+        task: Expression or action units.
+        total: Sum of the probabilities of ``count`` models, shape (outputs, frames).
+        count: Number of models in the sum.
     """
     if task.kind == "multilabel":
         return np.asarray(total >= 0.5 * count)

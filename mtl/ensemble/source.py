@@ -1,4 +1,4 @@
-"""Input of an ensemble from a dataset: its listed frames, and their features span by span.
+"""Frames and features that an ensemble predicts, read from a dataset one span of videos at a time.
 
 Shapes: N listed frames, V videos.
 """
@@ -19,16 +19,19 @@ from mtl.strict import did_you_mean
 from mtl.tasks import OUTPUT_COLUMNS
 
 SPAN_BYTES = 64 * 2**20
-"""Maximum bytes of features and outputs in a span, unless one video has more."""
+"""Maximum bytes of the features and outputs of videos read at once, unless one video has more."""
 
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """Listed frames of a dataset and the locations of their features; small when pickled.
+    """Frames of a dataset to be predicted, and the locations of their features.
+
+    It holds no features itself, so it is small when pickled.
 
     Attributes:
         dataset: The opened dataset.
-        indices: Index of each feature set that the ensemble needs, by its name.
+        indices: Lookup from video and frame to the row of its features, for each feature set that
+            the ensemble needs, by the set's name.
         all_frames: True if a member also processes frames that are not listed.
         names: Names of the videos.
         splits: Split of each video.
@@ -46,7 +49,7 @@ class Source:
 
     @classmethod
     def open(cls, export: Export, dataset: Dataset, split: str | None = None) -> "Source":
-        """Return the source of a dataset's listed frames.
+        """Look up the frames that a dataset's annotation files list, and where their features are.
 
         Args:
             export: Content of the ensemble's export.
@@ -76,21 +79,23 @@ class Source:
 
     @property
     def listing(self) -> Listing:
-        """Listing of the frames, without labels."""
+        """Frames to be predicted, without labels."""
         return Listing.unlabelled(self.names, self.splits, self.names, self.video, self.frame)
 
     def spans(self, max_bytes: int = SPAN_BYTES, min_spans: int = 1) -> list[slice]:
-        """Return consecutive slices of ``listing``, each of whole videos to be read at once.
+        """Divide the listed frames into consecutive slices, each with all frames of some videos.
+
+        One slice is read and predicted at once.
 
         Args:
-            max_bytes: Maximum bytes of features and outputs in a span, unless one video has more.
-            min_spans: Approximate minimum number of spans, if there are that many videos.
+            max_bytes: Maximum bytes of features and outputs in a slice, unless one video has more.
+            min_spans: Approximate minimum number of slices, if there are that many videos.
         """
         sizes = self._video_bytes()
         return video_spans(self.video, sizes, min(max_bytes, int(sizes.sum()) // min_spans))
 
     def _video_bytes(self) -> Int[np.ndarray, " V"]:
-        """Return the bytes of each video's features and outputs in float32."""
+        """Return the bytes of each video's features and outputs in float32, shape (videos,)."""
         place = {name: number for number, name in enumerate(self.names)}
         sizes = 4 * len(OUTPUT_COLUMNS) * np.bincount(self.video, minlength=len(place))
         for name, index in self.indices.items():
@@ -100,10 +105,14 @@ class Source:
         return sizes
 
     def read(self, span: slice) -> tuple[Listing, dict[str, FeatureTable]]:
-        """Return the listing of a span and its videos' features, by the name of the feature set.
+        """Read the features of the videos of one slice of the listed frames.
 
         Args:
-            span: Slice of ``listing`` of whole videos.
+            span: One of the slices that ``spans`` returned.
+
+        Returns:
+            The listed frames in the slice, and the features of their videos by the name of the
+            feature set.
 
         Raises:
             InputError: A row of a feature set is invalid (such as NaN); the message names its file
@@ -118,7 +127,7 @@ class Source:
         }
 
     def describe_missing_features(self, export: Export) -> list[str]:
-        """Return sentences on the predictions for listed frames without features.
+        """Return sentences that tell how listed frames without features are predicted.
 
         There is one sentence for each combination of feature sets that a member uses and that lacks
         listed frames.

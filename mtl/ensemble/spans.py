@@ -1,4 +1,4 @@
-"""Division of the listed frames into spans of whole videos that are predicted one by one."""
+"""Division of frames into spans (consecutive rows of whole videos), each predicted at once."""
 
 import numpy as np
 from jaxtyping import Int, Integer
@@ -7,15 +7,15 @@ from jaxtyping import Int, Integer
 def video_spans(
     video: Integer[np.ndarray, " N"], sizes: Int[np.ndarray, " V"], max_size: int
 ) -> list[slice]:
-    """Return consecutive slices of the listed frames that have all rows of their videos.
+    """Divide the listed frames into consecutive slices, each with all listed frames of some videos.
 
-    The videos of a span have a total size of at most ``max_size``, except for a span of one larger
-    video or of videos whose rows alternate.
+    The videos of a slice have a total size of at most ``max_size``. Exceptions are a slice of one
+    larger video, and a slice of videos that cannot be divided because their frames are mixed.
 
     Args:
         video: Index of the video of each listed frame.
         sizes: Size of each video, in any unit.
-        max_size: Maximum size of a span, in the same unit.
+        max_size: Maximum size of the videos of a slice, in the same unit.
     """
     rows = np.arange(len(video))
     last = np.zeros(len(sizes), np.int64)

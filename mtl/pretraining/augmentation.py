@@ -1,4 +1,4 @@
-"""Images of an epoch: their order, augmentation and noise.
+"""Images of a pretraining epoch: their order, random augmentation and random numbers for masks.
 
 All three depend on the seed, the epoch and the image only, not on the process that reads the image.
 
@@ -19,13 +19,15 @@ from mtl.features.face_crops import BrokenImage, Images
 from mtl.pretraining.config import Augmentation
 
 Rows = Sequence[int] | Int64[np.ndarray, " B"]
-"""Indices of images."""
+"""Indices of images in the list of all images."""
 
 
 def epoch_batches(
     images: int, batch_images: int, seed: int, epoch: int
 ) -> Int64[np.ndarray, "steps B"]:
-    """Return the indices of the images in each step of an epoch, in random order.
+    """Return the indices of the images of each training step in an epoch, in random order.
+
+    The result has the shape (steps, images of a batch).
 
     Every image occurs at most once; the last images, which fill no batch, are left out.
 
@@ -50,7 +52,7 @@ def epoch_batches(
 
 @dataclass(frozen=True)
 class ReadImages:
-    """Pixels of a batch of images.
+    """Pixels of a batch of images, and the images that could not be read.
 
     Attributes:
         pixels: RGB pixels. The place of an image that cannot be read holds one of the other images,
@@ -101,7 +103,7 @@ def read_augmented(
 
 
 def read_resized(images: Images, rows: Rows, size: int, resampling: int) -> ReadImages:
-    """Read images without augmentation, resized as ``Backbone.transform`` does.
+    """Read images without augmentation, resized to a square with a filter of PIL.
 
     Args:
         images: All images.
@@ -139,11 +141,13 @@ def _read(
 
 
 def patch_noise(rows: Rows, patches: int, seed: int, epoch: int) -> Float32[np.ndarray, "B L"]:
-    """Return a random number in [0, 1) for each patch, which decides the masked patches.
+    """Return a random number in [0, 1) for each patch, which determines the masked patches.
+
+    The result has the shape (images, patches).
 
     Args:
         rows: Indices of the images.
-        patches: Number L of patches of an image.
+        patches: Number of patches of an image.
         seed: Seed of the training.
         epoch: Number of the epoch, from 1; 0 for the pictures of reconstructed faces.
     """

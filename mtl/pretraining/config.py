@@ -1,6 +1,6 @@
-"""Config of a pretraining: frozen, typed and strict.
+"""Config classes of a backbone's pretraining: frozen, typed and strict.
 
-It is composed from ``sweeps/configs/pretrain_mae.yaml`` or ``pretrain_supervised.yaml``.
+A config is composed from ``sweeps/configs/pretrain_mae.yaml`` or ``pretrain_supervised.yaml``.
 """
 
 from typing import Annotated, Any, Literal
@@ -23,7 +23,7 @@ from mtl.strict import (
 from mtl.tasks import TASKS
 
 Share = Annotated[float, Field(gt=0, le=1)]
-"""Number in (0, 1]."""
+"""Number greater than 0 and at most 1."""
 
 
 class Augmentation(Strict):
@@ -50,7 +50,7 @@ class Augmentation(Strict):
 
 
 class PretrainOptim(Strict):
-    """AdamW and the learning-rate schedule, which changes the rate at every step.
+    """Settings of AdamW and of the learning-rate schedule, which changes the rate at every step.
 
     Attributes:
         base_lr: Peak learning rate for batches of 256 images; the peak learning rate of a training
@@ -58,7 +58,7 @@ class PretrainOptim(Strict):
         weight_decay: Weight decay of matrices and tokens; biases and norms have none.
         betas: Decay rates of AdamW's two moments.
         warmup_epochs: Epochs of linear warm-up; may have a fraction.
-        decay: Course after warm-up: ``cosine`` to 0, or ``constant``.
+        decay: Course of the learning rate after warm-up: ``cosine`` to 0, or ``constant``.
         gradient_clip: Largest norm of the gradient; 0 for no limit.
     """
 
@@ -75,7 +75,7 @@ class PretrainTraining(Strict):
 
     Attributes:
         epochs: Epochs of the whole training.
-        batch_images: Images of a step, over all workers together.
+        batch_images: Number of images of a step, over all DDP workers together.
         seed: Seed of initial weights, image order, crops, noise and dropout.
         checkpoint_epochs: Epochs from one checkpoint to the next.
         device: Device of the model; ``auto`` is CUDA if it is available, else the CPU.
@@ -92,10 +92,11 @@ class PretrainTraining(Strict):
 
 
 class PretrainConfig(Strict):
-    """Config keys that both methods of pretraining have.
+    """Config keys that both methods of pretraining have (masked autoencoder and supervised).
 
     Attributes:
-        backbone: Name of the backbone, as in ``mtl.features.backbones``.
+        backbone: Name of the backbone in ``mtl.features.backbones.BACKBONES``, or ``timm:`` and the
+            name of a model of timm.
         weights: Initial weights: ``random``, ``hub`` or the path of a file.
         size: Side of an image in pixels; None for the backbone's default.
         augmentation: Random changes of the images.
@@ -143,7 +144,7 @@ class SupervisedConfig(PretrainConfig):
         tasks: Tasks to train.
         dropout: Dropout probability of the features before the heads.
         loss: Loss of each task.
-        balancing: Combination of the tasks' losses.
+        balancing: Method that combines the tasks' losses or gradients.
     """
 
     tasks: Annotated[tuple[str, ...], Field(min_length=1)]

@@ -1,6 +1,6 @@
-"""Labelled images, from the challenge's annotation files or from a CSV file.
+"""Labelled images for supervised pretraining, from annotation files or from a CSV file.
 
-Shapes: N images, n images of a part, 15 label columns as in ``mtl.tasks``.
+Shapes: N images, n images of one split, 15 label columns as in ``mtl.tasks``.
 """
 
 import csv
@@ -45,16 +45,19 @@ class LabelledImages:
 
     @property
     def train_rows(self) -> Int64[np.ndarray, " n"]:
-        """Indices of the training images with a label."""
+        """Indices of the training images with at least one label."""
         return np.flatnonzero(~self.select & self.mask.any(axis=1))
 
     @property
     def select_rows(self) -> Int64[np.ndarray, " n"]:
-        """Indices of the images with a label that select the epoch."""
+        """Indices of the images by which the best epoch is selected, of those with a label."""
         return np.flatnonzero(self.select & self.mask.any(axis=1))
 
     def listing(self) -> Listing:
-        """Return the training labels as a listing of one video, for ``training_prior``."""
+        """Return the labels of the training images as frames of one video.
+
+        ``mtl.sequences.join.training_prior`` computes mean labels from data of this form.
+        """
         rows = self.train_rows
         video, frame = np.zeros(len(rows), np.int32), np.arange(len(rows), dtype=np.int32)
         labels = self.values[rows], self.mask[rows]
@@ -64,16 +67,16 @@ class LabelledImages:
 def from_annotations(
     images: Images, challenge: Challenge, parts: Mapping[str, str]
 ) -> LabelledImages:
-    """Return the images of listed frames with the labels of the annotation files.
+    """Return the images of frames that the annotation files list, with the labels of these files.
 
     Args:
         images: Face crops of the challenge's videos.
         challenge: Annotation files.
-        parts: Part of each video by name: ``train``, ``select``, ``confirm`` or ``test``; images of
-            the last two are left out.
+        parts: Split of each video by name: ``train``, ``select`` (to select the epoch), ``confirm``
+            or ``test``; images of the last two are left out.
 
     Raises:
-        InputError: If the path of an image names no frame (see ``frames_of``), or no training image
+        InputError: If the path of an image does not name a video and a frame, or no training image
             has a label.
     """
     frames, listing = frames_of(images, challenge), challenge.listing

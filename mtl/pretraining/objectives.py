@@ -33,23 +33,24 @@ from mtl.strict import Component, did_you_mean
 from mtl.tasks import OUTPUT_COLUMNS, TASKS
 
 ImageBatch = Mapping[str, Tensor]
-"""Batch of images by the names ``pixels``, ``valid`` and others.
+"""Batch of B images of S x S pixels, as tensors by name.
 
 ``pixels`` (B, S, S, 3) is uint8. ``valid`` (B,) is False where an image could not be read. A batch
-for a masked autoencoder has ``noise`` (B, L), a supervised batch ``labels`` and ``mask`` (B, 15).
+for a masked autoencoder has ``noise``, one number for each of L patches, (B, L). A supervised batch
+has ``labels`` and ``mask``, (B, 15).
 """
 
 
 class Objective(ABC):
-    """Objective of a pretraining: the trained model, its losses and their gradients.
+    """Base class of the objectives of a pretraining: the trained model, its losses and gradients.
 
     Attributes:
         backbone: Backbone that is trained.
         model: Module that maps an ``ImageBatch`` to a list of vectors, one for each loss, each a
-            sum over images. Workers add their sums up, so a batch that is divided among workers
-            has the loss and the gradient of the whole batch.
-        balancing: Balancing of the losses; its parameters are trained with the model. It is an
-            empty module if there is one loss.
+            sum over images. Workers add their sums up, so a batch that is divided among workers has
+            the loss and the gradient of the whole batch.
+        balancing: Balancing of the losses (their weights in the combined loss); its parameters are
+            trained with the model. It is an empty module if there is one loss.
     """
 
     backbone: Backbone
@@ -58,7 +59,7 @@ class Objective(ABC):
 
     @abstractmethod
     def begin_epoch(self, history: Sequence[Mapping[str, float]]) -> None:
-        """Prepare the balancing for an epoch.
+        """Prepare the balancing (the weighting of the losses) for an epoch.
 
         Args:
             history: Mean losses of each earlier epoch, in order.
@@ -66,7 +67,7 @@ class Objective(ABC):
 
     @abstractmethod
     def losses(self, sums: Sequence[Tensor]) -> dict[str, Tensor]:
-        """Return each loss by name.
+        """Compute the losses of a batch and return them by name.
 
         Args:
             sums: Output of the model, summed over all workers.
@@ -88,7 +89,7 @@ class Objective(ABC):
         """
 
     def weights(self) -> dict[str, Tensor]:
-        """Return the backbone's state dict on the CPU, as ``load_backbone`` reads it."""
+        """Return the backbone's state dict on the CPU, to be saved for ``load_backbone``."""
         state = self.backbone.model.state_dict()
         return {name: value.detach().cpu().contiguous() for name, value in state.items()}
 
@@ -127,7 +128,7 @@ class Reconstruction(Objective):
         self.balancing = nn.Module()
 
     def begin_epoch(self, history: Sequence[Mapping[str, float]]) -> None:
-        """Do nothing, because there is one loss only."""
+        """Do nothing: this objective has a single loss, so there is nothing to balance."""
 
     def losses(self, sums: Sequence[Tensor]) -> dict[str, Tensor]:
         """Return the mean loss of the images that could be read, named ``reconstruction``."""
@@ -146,10 +147,11 @@ class Reconstruction(Objective):
     def picture(
         self, pixels: UInt8[Tensor, "B S S 3"], noise: Float[Tensor, "B L"]
     ) -> UInt8[np.ndarray, "B 3 S S 3"]:
-        """Return three versions of each face, for a picture of the training's progress.
+        """Return pixels of three versions of each face, for a picture of the training's progress.
 
-        They are the face itself, the face with masked patches in the mean colour, and the face with
-        predicted pixels in the masked patches.
+        The result has the shape (faces, 3 versions, S, S, 3 colours). The versions are the face
+        itself, the face with masked patches in the mean colour, and the face with predicted pixels
+        in the masked patches.
 
         Args:
             pixels: Pixels of the faces.
@@ -168,7 +170,7 @@ class _ReconstructionModel(nn.Module):
         self.colours, self.autoencoder = colours, autoencoder
 
     def forward(self, batch: ImageBatch) -> list[Tensor]:
-        """Return the sum of the images' losses and the number of images, as one vector."""
+        """Return one vector: the sum of the losses of readable images, and their number."""
         valid = batch["valid"]
         images = self.colours.normalise(batch["pixels"])
         each = self.autoencoder.losses(images, batch["noise"]).masked_fill(~valid, 0)
@@ -215,11 +217,11 @@ class Supervision(Objective):
             self.balancing = BALANCINGS[config.balancing.name](**config.balancing.parameters)
 
     def begin_epoch(self, history: Sequence[Mapping[str, float]]) -> None:
-        """Pass the losses of earlier epochs to the balancing."""
+        """Pass the losses of earlier epochs to the balancing (weighting of the tasks' losses)."""
         self.balancing.begin_epoch(history)
 
     def losses(self, sums: Sequence[Tensor]) -> dict[str, Tensor]:
-        """Return each task's loss over its labelled images."""
+        """Return the loss of each task over the labelled images of the batch."""
         parts = dict(zip(self.tasks, sums, strict=True))
         return {task: loss.value(parts[task]) for task, loss in self.model.losses.items()}
 
@@ -229,7 +231,7 @@ class Supervision(Objective):
         sums: Sequence[Tensor],
         scale: Callable[[Tensor], Tensor],
     ) -> None:
-        """Compute the gradients that the balancing makes of the tasks' losses."""
+        """Compute all gradients by the balancing (weighting of the tasks' losses or gradients)."""
         parts = dict(zip(self.tasks, sums, strict=True))
         labelled = {task: loss.has_labels(parts[task]) for task, loss in self.model.losses.items()}
         shared = [p for p in self.backbone.parameters() if p.requires_grad]
@@ -237,7 +239,10 @@ class Supervision(Objective):
 
     @torch.inference_mode()
     def outputs(self, pixels: UInt8[Tensor, "B S S 3"]) -> Float[Tensor, "B 22"]:
-        """Return the values and probabilities of images; NaN for tasks that are not trained."""
+        """Predict images: return values and probabilities of all tasks, shape (images, 22).
+
+        The columns of tasks that are not trained are NaN.
+        """
         self.model.eval()
         rows = torch.full((len(pixels), len(OUTPUT_COLUMNS)), torch.nan, device=pixels.device)
         for task, raw in self.model.raw(pixels).items():
@@ -260,7 +265,7 @@ class _SupervisedModel(nn.Module):
 
     @property
     def losses(self) -> dict[str, Loss]:
-        """Loss of each task, on the model's device."""
+        """Loss function of each task, on the model's device."""
         return {task: self._make_loss(task) for task in self.heads}
 
     def _make_loss(self, task: str) -> Loss:
@@ -270,12 +275,12 @@ class _SupervisedModel(nn.Module):
         return loss
 
     def raw(self, pixels: UInt8[Tensor, "B S S 3"]) -> dict[str, Tensor]:
-        """Return each task's raw outputs: values or logits, (B, outputs of the task)."""
+        """Return each task's raw outputs (values or logits), shape (images, outputs)."""
         features = self.dropout(self.backbone(pixels))
         return {task: head(features) for task, head in self.heads.items()}
 
     def forward(self, batch: ImageBatch) -> list[Tensor]:
-        """Return each task's loss sums over its labelled images."""
+        """Return for each task the sums over labelled images from which its loss is computed."""
         raw, mask = self.raw(batch["pixels"]), batch["mask"] & batch["valid"][:, None]
         with autocast(mask.device, torch.float32):
             return [

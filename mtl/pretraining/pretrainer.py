@@ -1,8 +1,8 @@
-"""Pretraining of a backbone, resumable between two epochs.
+"""Pretraining of a backbone, which can be continued from a checkpoint after any epoch.
 
-A batch is divided among all workers and its losses are those of all its images, so any number of
-workers trains the same model. Dropout and batch norms are the exception: each worker drops outputs
-and normalises by its own images, so models with them depend on the number of workers.
+A batch is divided among all DDP workers and its losses are those of all its images, so any number
+of workers trains the same model. Dropout and batch norms are the exception: each worker drops
+outputs and normalises by its own images, so models with them depend on the number of workers.
 """
 
 import time
@@ -32,11 +32,11 @@ class PretrainResult:
         epoch: Number of the epoch, from 1.
         losses: Each loss by name, the mean over steps.
         learning_rate: Learning rate of the last step.
-        images: Images trained on, over all workers.
+        images: Number of images trained on, over all DDP workers.
         seconds: Training time of this worker.
         data_seconds: Part of the training time that this worker waited for images.
-        scores: Score of each task on the images that the epoch is selected by; None for a task
-            without a label there, and None altogether if there are no such images.
+        scores: Score of each task on the images by which the best epoch is selected; None for a
+            task without a label there, and None in place of the dict if there are no such images.
     """
 
     epoch: int
@@ -49,18 +49,18 @@ class PretrainResult:
 
     @property
     def score(self) -> float | None:
-        """Sum P of the scores, with valence and arousal as their mean; None without scores."""
+        """Sum of the tasks' scores, with valence and arousal as their mean; None without scores."""
         return None if self.scores is None else metrics.combine(self.scores)
 
 
 class Pretrainer(TrainerCore[PretrainResult]):
-    """Pretraining of one backbone.
+    """Trainer of one backbone in pretraining.
 
     Args:
         objective: Model and losses; the model is moved to the device of the config.
         config: Config of the pretraining.
         checkpoint: Checkpoint of an earlier run to continue; None for a new training.
-        workers: Workers that train the model together.
+        workers: DDP workers that train the model together.
 
     Raises:
         TrainingError: If the checkpoint is damaged.
@@ -100,8 +100,8 @@ class Pretrainer(TrainerCore[PretrainResult]):
         """Train the next epoch and return its result.
 
         Args:
-            batches: Share of this worker in the batch of each step, on any device.
-            steps: Number of batches.
+            batches: This DDP worker's images of each step, on any device.
+            steps: Number of steps.
 
         Raises:
             TrainingError: If a loss is not finite; raised by all workers at the same step.
@@ -140,10 +140,10 @@ class Pretrainer(TrainerCore[PretrainResult]):
         self.learning_curve[-1] = replace(self.learning_curve[-1], scores=scores)
 
     def should_keep_weights(self, checkpoint_due: bool) -> bool:
-        """Return True if the weights of the last epoch replace the kept weights.
+        """Return True if the weights of the last epoch replace the weights that are kept so far.
 
-        These are the weights of the best score so far. If no epoch has a score, they are the
-        weights of the last checkpoint.
+        The kept weights are those of the epoch with the best score. If no epoch has a score, they
+        are the weights of the last checkpoint.
 
         Args:
             checkpoint_due: True if a checkpoint is written after this epoch.

@@ -1,4 +1,4 @@
-"""Inference: predictions of a trained model for the listed frames of a part.
+"""Inference: predictions of a trained model for the listed frames of a set of videos.
 
 Shapes: N listed frames, B windows, T frames of a window, F features of all feature sets together,
 22 output columns as in ``mtl.tasks``.
@@ -23,7 +23,7 @@ from mtl.sequences.windows import Batches, Stitch, WindowBatch, carried_schedule
 from mtl.tasks import OUTPUT_COLUMNS, TASKS
 
 EVALUATION_LANES = 16
-"""Windows of a batch in prediction, over all workers together."""
+"""Number of windows in a batch at prediction, for all DDP workers together."""
 
 ModelWeights = dict[str, Tensor]
 """State dict of a trial's model, on the CPU."""
@@ -36,7 +36,9 @@ class TrialData:
     Attributes:
         tasks: Tasks to train: the config's tasks that have a label in the training sequences.
         train: Training sequences.
-        parts: Listed frames of ``select``, ``confirm`` and ``test``; training uses ``select`` only.
+        parts: Listed frames of each split: ``select`` (validation videos on which choices are
+            made), ``confirm`` (validation videos held back for the final scores) and ``test``.
+            Training uses ``select`` only.
         mean: Mean of each feature over the training frames, feature sets joined.
         std: Standard deviation of each feature over the training frames.
         prior: Output row of frames whose video has no features.
@@ -59,7 +61,7 @@ def predict(
     device: torch.device,
     workers: Workers = SINGLE_WORKER,
 ) -> Float[np.ndarray, "N 22"]:
-    """Predict the listed frames of a part.
+    """Predict the listed frames of one split of the videos with a trial's model.
 
     Outputs of a frame depend on its own sequence only, not on the batch: recurrent encoders start
     each sequence with a fresh state, and the windows of other encoders follow from the length of
@@ -69,13 +71,14 @@ def predict(
         model: Model of the trial, on ``device``; it is set to evaluation mode.
         config: Config of the trial.
         data: Tasks, feature statistics and prior of the trial.
-        part: Listed frames to predict.
+        part: Listed frames to predict, and the feature sequences of their videos.
         device: Device of the model.
-        workers: Workers that each predict a share of the lanes and all return all outputs.
+        workers: DDP workers that each predict a share of the windows; all return all outputs.
 
     Returns:
-        Values of valence and arousal and probabilities of the other tasks, in the order of
-        ``OUTPUT_COLUMNS``; NaN for tasks that are not trained.
+        Outputs of each listed frame, shape (frames, 22): values of valence and arousal and
+        probabilities of the other tasks, in the order of ``OUTPUT_COLUMNS``; NaN for tasks that are
+        not trained.
     """
     outputs = np.full((len(part.rows), len(OUTPUT_COLUMNS)), np.nan, np.float32)
     model.eval()
@@ -119,17 +122,18 @@ def predict_best(
     best_epochs: Mapping[str, int],
     workers: Workers = SINGLE_WORKER,
 ) -> dict[str, Float[np.ndarray, "N 22"]]:
-    """Predict every part, each task with the weights of its best epoch.
+    """Predict every split of a trial's data, each task with the weights of its best epoch.
 
     Args:
         config: Config of the trial.
         data: Data of the trial.
-        weights: Kept weights by epoch.
+        weights: State dict of the model after each epoch that is needed, by epoch.
         best_epochs: Best epoch of each task.
-        workers: Workers that predict together.
+        workers: DDP workers that predict together.
 
     Returns:
-        Outputs of each part by name; NaN for tasks that are not trained.
+        Outputs of the listed frames of each split, shape (frames, 22), by the split's name; NaN for
+        tasks that are not trained.
     """
     device = choose_device(config.training.device)
     model = place_model(config, len(data.mean), data.tasks, device)
@@ -153,20 +157,20 @@ def predict_tasks(
     device: torch.device,
     workers: Workers = SINGLE_WORKER,
 ) -> Float[np.ndarray, "N 22"]:
-    """Predict a part, each task with the model of another epoch.
+    """Predict listed frames, each task with the model as it was after an epoch of the task's own.
 
     Args:
         model_of: Function that returns the model as it was after an epoch; called once per epoch,
             in ascending order.
         config: Config of the trial.
         data: Tasks, feature statistics and prior of the trial.
-        part: Listed frames to predict.
+        part: Listed frames to predict, and the feature sequences of their videos.
         epochs: Epoch of each task to predict.
         device: Device of the models.
-        workers: Workers that predict together.
+        workers: DDP workers that predict together.
 
     Returns:
-        Outputs of the listed frames; NaN for tasks that are not in ``epochs``.
+        Outputs of the listed frames, shape (frames, 22); NaN for tasks that are not in ``epochs``.
     """
     outputs = np.full((len(part.rows), len(OUTPUT_COLUMNS)), np.nan, np.float32)
     for epoch in sorted(set(epochs.values())):

@@ -23,7 +23,7 @@ from mtl.tasks import TASKS
 from mtl.training.inference import ModelWeights, TrialData, place_model, predict
 
 STOP_CHECK_STEPS = 4
-"""Steps between two checks for a stop request."""
+"""Number of training steps from one check for a stop request to the next."""
 
 
 @dataclass(frozen=True)
@@ -33,10 +33,12 @@ class EpochResult:
     Attributes:
         epoch: Number of the epoch, from 1.
         losses: Mean training loss of each task.
-        scores: Score of each task on ``select``; None if the task has no label there.
+        scores: Score of each task on ``select`` (validation videos on which choices are made); None
+            if the task has no label there.
         best_scores: Best score of each task so far.
         best_epochs: Epoch of each task's best score; the last epoch if the task has no score.
-        objective: Sum of the best scores, with valence and arousal as their mean.
+        objective: Sum of the best scores, in which valence and arousal count as one score, their
+            mean.
         learning_rate: Learning rate of the last step.
         frames: Training frames of the epoch, over all workers.
         seconds: Training time of this worker.
@@ -58,14 +60,14 @@ class EpochResult:
 class Trainer(TrainerCore[EpochResult]):
     """Training of one trial, resumable between two epochs.
 
-    All workers get the same arguments, hold the same model and return the same results, apart from
-    times. A checkpoint can be continued by any number of workers.
+    All DDP workers get the same arguments, hold the same model and return the same results, apart
+    from times. A checkpoint can be continued by any number of workers.
 
     Args:
         config: Config of the trial.
         data: Data of the trial.
         checkpoint: Checkpoint of an earlier run to continue; None for a new training.
-        workers: Workers that train the model together.
+        workers: DDP workers that train the model together.
 
     Attributes:
         shared: Parameters that the losses of all tasks depend on.
@@ -135,11 +137,13 @@ class Trainer(TrainerCore[EpochResult]):
 
         Args:
             should_stop: Function that is called every ``STOP_CHECK_STEPS`` steps; if it returns
-                True on rank 0, training ends on all workers and the unfinished epoch is dropped.
+                True on DDP rank 0, training ends on all workers and the unfinished epoch is
+                dropped.
 
         Raises:
-            TrainingError: If a loss or a prediction is not finite, or no frame of ``select`` has a
-                label of a trained task; raised by all workers at the same step.
+            TrainingError: If a loss or a prediction is not finite, or no ``select`` frame
+                (validation frame on which choices are made) has a label of a trained task; raised
+                by all workers at the same step.
         """
         for epoch in range(len(self.learning_curve) + 1, self.config.training.epochs + 1):
             trained = self._train_epoch(epoch, should_stop)
@@ -204,9 +208,9 @@ class Trainer(TrainerCore[EpochResult]):
         }
 
     def _teacher_forcing(self, batch: WindowBatch, epoch: int, step: int) -> TeacherForcing | None:
-        """Draw the frames of a step at which the model gets labels in place of its predictions.
+        """Draw the frames of a step at which the model gets labels in place of its own predictions.
 
-        The draw is made for the batch of all workers, so it does not depend on their number.
+        The draw is made for the batch of all DDP workers, so it does not depend on their number.
 
         Args:
             batch: Windows of this worker in the step.
@@ -214,7 +218,7 @@ class Trainer(TrainerCore[EpochResult]):
             step: Number of the step in the epoch, from 0.
 
         Returns:
-            Labels and a mask of the frames that use them; None if the ratio is 0.
+            The labels, and a mask of the labels that replace predictions; None if there are none.
         """
         ratio = self.model.teacher_forcing_ratio(
             (epoch - 1) / max(1, self.config.training.epochs - 1)
@@ -244,9 +248,9 @@ class Trainer(TrainerCore[EpochResult]):
     def _losses(
         self, outputs: Outputs, batch: WindowBatch
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Return each task's loss, and True for each task with a label in the batch.
+        """Return each task's loss, and True for each task with a label in the batch, as two dicts.
 
-        Both are taken over the labelled frames of all workers' batches.
+        Both are computed from the labelled frames of all DDP workers' batches.
         """
         parts = [
             loss.sums(
@@ -263,7 +267,10 @@ class Trainer(TrainerCore[EpochResult]):
         )
 
     def _score_select(self, epoch: int) -> dict[str, float | None]:
-        """Return each task's score on ``select``, None for a task without a label there."""
+        """Return each task's score on ``select`` (validation videos on which choices are made).
+
+        The score is None for a task without a label there.
+        """
         part = self.data.parts["select"]
         outputs = predict(self.model, self.config, self.data, part, self.device, self.workers)
         scores = {}
