@@ -1,1 +1,1 @@
-"""Scores of predictions, their confidence intervals, and comparison of trained variants."""
+"""Scores of predictions, confidence intervals of scores, and comparison of trained models."""

@@ -1,11 +1,12 @@
 """Confidence intervals and p-values of scores: the studentised bootstrap over videos.
 
 Frames of one video are correlated, so each draw resamples whole videos with replacement. CCC and F1
-are not means over videos, so each draw is scored on the pooled sums of its videos. With few videos
-the scores of the draws are biased (a rare class that is in no drawn video has F1 0) and vary too
-little, so percentiles of these scores would be wrong. The studentised bootstrap (bootstrap-t, Efron
-and Tibshirani 1993, section 12.5) instead takes percentiles of t = (draw - score) / standard error
-of the draw. ``benchmarks/coverage.py`` measures how often the intervals contain the true score.
+are not means over videos, so each draw is scored on the frames of all its videos together. With few
+videos the scores of the draws are biased (a rare class that is in no drawn video has F1 0) and vary
+too little, so percentiles of these scores would be wrong. The studentised bootstrap (bootstrap-t,
+Efron and Tibshirani 1993, section 12.5) instead takes percentiles of t = (draw's score - score) /
+draw's standard error. ``benchmarks/coverage.py`` measures how often the intervals contain the true
+score.
 
 Shapes: N frames, V videos, R draws, r draws with a t-statistic.
 """
@@ -24,30 +25,31 @@ DRAWS = 1000
 SEED = 95
 """Seed of the bootstrap draws."""
 CONFIDENCE_LEVEL = 0.95
-"""Probability with which an interval should contain the true score."""
+"""Probability with which a confidence interval of a score should contain the true score."""
 MIN_STANDARD_ERROR = 1e-12
-"""Standard error up to which a score counts as constant; smaller values are rounding errors."""
+"""Largest standard error of a score that counts as constant, because it can be a rounding error."""
 BOUNDS = {"ccc": (-1.0, 1.0), "f1": (0.0, 1.0), "p": (-1.0, 3.0)}
-"""Lowest and highest value of a score, by the prefix of its name (CCC, F1 and P)."""
+"""Lowest and highest possible value of a score, by the prefix of the score's name."""
 MAX_DIFFERENCE = 4.0
-"""Largest difference of two scores: P is between -1 and 3."""
+"""Largest possible difference of two scores: the challenge's score P is between -1 and 3."""
 MIN_VIDEOS = 3
-"""Fewest videos of which an interval is computed; draws of two videos do not show the spread."""
+"""Smallest number of videos from which a confidence interval is estimated."""
 
 
 @dataclass(frozen=True)
 class BootstrapScore:
-    """Score of some videos with its bootstrap draws, for an interval and a p-value.
+    """Score on V videos with R bootstrap draws, for a confidence interval and a p-value.
 
-    Scores of the same videos can be added and subtracted like numbers. Because the same videos are
-    drawn for all of them, the interval and p-value of a difference are those of paired scores.
+    Each draw takes V videos with replacement. Scores on the same videos can be added and subtracted
+    like numbers. The same videos are drawn for all scores, so the confidence interval and the
+    p-value of a difference are those of a paired comparison.
 
     Attributes:
-        score: Score pooled over all videos.
-        draws: Score of each draw of V videos with replacement, (R,); NaN if a draw has no label.
+        score: Score computed on the frames of all videos together.
+        draws: Score of each draw, (R,); NaN if no video of the draw has a label.
         influence: Derivative of each draw's score by the number of times that each video is
             counted, (R, V).
-        leave_one_out: Score without each video, (V,).
+        leave_one_out: Score on all videos but one, for each video left out, (V,).
     """
 
     score: float
@@ -56,15 +58,19 @@ class BootstrapScore:
     leave_one_out: Float[np.ndarray, " V"]
 
     def __add__(self, other: "BootstrapScore") -> "BootstrapScore":
-        """Return the sum of two scores of the same videos."""
+        """Return the sum of this score and another score on the same videos."""
         return weighted_sum([self, other], [1.0, 1.0])
 
     def __sub__(self, other: "BootstrapScore") -> "BootstrapScore":
-        """Return the difference of two scores of the same videos."""
+        """Return this score minus another score on the same videos."""
         return weighted_sum([self, other], [1.0, -1.0])
 
     def ratio(self, other: "BootstrapScore") -> "BootstrapScore":
-        """Return the ratio of two scores of the same videos."""
+        """Return this score divided by another score on the same videos.
+
+        Args:
+            other: The divisor.
+        """
         ratio = self.draws / other.draws
         influence = (self.influence - ratio[:, None] * other.influence) / other.draws[:, None]
         return BootstrapScore(
@@ -77,10 +83,11 @@ class BootstrapScore:
         return float(np.sqrt(max(len(finite) - 1, 0) * finite.var())) if len(finite) else 0.0
 
     def t_statistics(self) -> Float[np.ndarray, " r"]:
-        """Return t = (draw - score) / standard error of the draw, for each draw that has one.
+        """Return t = (draw's score - score) / draw's standard error for the bootstrap draws.
 
-        The standard error of a draw is the infinitesimal jackknife's,
+        The standard error of a draw of V videos is estimated by the infinitesimal jackknife,
         sqrt(V / (V - 1) * sum_v c_v * influence_v^2), where c_v counts how often video v is drawn.
+        Draws without a score, or with a standard error of 0, are left out.
         """
         counts = draw_videos(self.influence.shape[1])
         videos = max(self.influence.shape[1], 2)  # avoids a division by zero for one video
@@ -92,7 +99,7 @@ class BootstrapScore:
     def interval(
         self, lowest: float = -MAX_DIFFERENCE, highest: float = MAX_DIFFERENCE
     ) -> tuple[float, float]:
-        """Return the 95 % confidence interval of the score.
+        """Return the bootstrap's 95 % confidence interval of the score.
 
         Args:
             lowest: Lowest possible value of the score; the interval is clipped to it.
@@ -115,7 +122,8 @@ class BootstrapScore:
     def p_value(self) -> float:
         """Return the two-sided p-value of the hypothesis that the true score is 0.
 
-        The value is never 0, and below 0.05 if the 95 % interval does not contain 0.
+        The p-value is never 0, and is below 0.05 if the 95 % confidence interval does not contain
+        0.
         """
         t, error = self.t_statistics(), self.standard_error()
         if not len(t) or error < MIN_STANDARD_ERROR:
@@ -126,7 +134,7 @@ class BootstrapScore:
 
 
 def weighted_sum(scores: Sequence[BootstrapScore], weights: Sequence[float]) -> BootstrapScore:
-    """Return the weighted sum of scores of the same videos.
+    """Return the weighted sum of scores on the same videos, with its bootstrap draws.
 
     Args:
         scores: Scores to add.
@@ -146,20 +154,21 @@ def bootstrap(
     mask: Bool[np.ndarray, "N 15"],
     video: Int[np.ndarray, " N"],
 ) -> dict[str, BootstrapScore]:
-    """Score predictions on ``DRAWS`` draws of the videos.
+    """Score predictions on all videos and on ``DRAWS`` bootstrap draws of the videos.
 
-    The same videos are drawn in every call with as many videos, so differences between models are
-    paired.
+    All calls with the same number of videos draw the same videos, so the scores of two models can
+    be compared in pairs.
 
     Args:
-        outputs: Predictions in the columns ``OUTPUT_COLUMNS``; NaN for a task not predicted.
-        labels: Labels in the columns ``LABEL_COLUMNS``.
-        mask: True where a label is present.
-        video: Number of each frame's video.
+        outputs: Predictions in the columns ``OUTPUT_COLUMNS``, (frames, 22); NaN for a task not
+            predicted.
+        labels: Labels in the columns ``LABEL_COLUMNS``, (frames, 15).
+        mask: True where a label is present, (frames, 15).
+        video: Number of each frame's video, (frames,).
 
     Returns:
-        The score of each task that is labelled and predicted, and ``p_labelled``, under the names
-        of ``metrics.scores``.
+        ``ccc_TASK`` or ``f1_TASK`` for each task that is labelled and predicted, and ``p_labelled``
+        with the challenge's score P of these tasks; an empty dict if there is no such task.
     """
     _, group = np.unique(video, return_inverse=True)
     videos = int(group.max()) + 1
@@ -187,16 +196,25 @@ def intervals(scores: Mapping[str, BootstrapScore]) -> dict[str, tuple[float, fl
     """Return the 95 % interval of each score, clipped to the possible values of that score.
 
     Args:
-        scores: Scores by name, as ``bootstrap`` returns them.
+        scores: Scores by name, such as ``ccc_valence``.
+
+    Returns:
+        The lower and upper end of each interval, by the score's name.
     """
     return {n: score.interval(*BOUNDS[n.partition("_")[0]]) for n, score in scores.items()}
 
 
 def combine_tasks(by_task: Mapping[str, BootstrapScore]) -> BootstrapScore | None:
-    """Return the challenge's P of scores of the same videos; None if there is no score.
+    """Return the challenge's score P, with its bootstrap draws, from the scores of the tasks.
+
+    P = (CCC valence + CCC arousal) / 2 + F1 expression + F1 action units. A task without a score is
+    left out; if only one of valence and arousal has a score, that score replaces their mean.
 
     Args:
-        by_task: Score of each task, by the task's name; combined as ``metrics.combine`` does.
+        by_task: Score of each task on the same videos, by the task's name.
+
+    Returns:
+        P, or None if there is no score.
     """
     if not by_task:
         return None
@@ -206,10 +224,13 @@ def combine_tasks(by_task: Mapping[str, BootstrapScore]) -> BootstrapScore | Non
 
 
 def draw_videos(videos: int) -> Float[np.ndarray, "R V"]:
-    """Return how often each video is in each bootstrap draw, (R, V).
+    """Draw videos with replacement, ``DRAWS`` times.
 
     Args:
-        videos: Number of videos (V); the draws are the same for the same number.
+        videos: Number of videos, and of videos in one draw; the same number gives the same draws.
+
+    Returns:
+        The number of times that each video is in each draw, (draws, videos).
     """
     random = np.random.default_rng(SEED)
     return random.multinomial(videos, np.full(videos, 1 / videos), size=DRAWS).astype(float)

@@ -1,10 +1,11 @@
-"""Comparison of variants of a model: mean scores over seeds, differences and their p-values.
+"""Comparison of variants of a model: mean scores over seeds, score differences and p-values.
 
-A variant is one of the configurations to compare, trained with several seeds. The score of a
-variant is the mean over its seeds of pooled scores. The reference of a task is the first variant
-that predicts the task. The difference of a variant to the reference has an interval and a p-value
-from a paired bootstrap: the same videos are drawn for all variants and seeds. The p-values of a
-task are corrected by Holm's method.
+A variant is one compared value, such as one encoder, trained with several seeds. The score of a
+seed is computed on the frames of all videos together; the score of a variant is the mean over its
+seeds. In each task every variant is compared with the reference, which is the first variant that
+predicts the task. The confidence interval and the p-value of the difference come from a paired
+bootstrap: the same videos are drawn for all variants and seeds. The p-values of a task are
+corrected by Holm's method.
 
 Shapes: N frames.
 """
@@ -19,17 +20,17 @@ from mtl.evaluation.bootstrap import BootstrapScore, bootstrap, weighted_sum
 from mtl.tasks import TASKS
 
 SIGNIFICANCE_LEVEL = 0.05
-"""Corrected p-value below which a difference counts as significant."""
+"""Corrected p-value below which the difference of two scores counts as significant."""
 ALL = "all"
-"""Key of the sum over all tasks; present if all variants predict the same tasks."""
+"""Key of the challenge's score P over all tasks, beside the names of the tasks."""
 
 
 @dataclass(frozen=True)
 class Difference:
-    """Difference of one variant's score to the reference's in one task.
+    """Score of one variant (such as one encoder) minus that of the first variant, in one task.
 
     Attributes:
-        mean: Difference of the mean scores over seeds.
+        mean: Difference of the two mean scores over seeds.
         interval: 95 % confidence interval of the difference, from the paired bootstrap over videos.
         p: Two-sided p-value of the hypothesis of no difference, corrected for the number of
             variants compared in the task.
@@ -42,11 +43,11 @@ class Difference:
 
 @dataclass(frozen=True)
 class VariantScores:
-    """Scores of one variant in one task.
+    """Scores of one variant (one compared value, such as one encoder) in one task.
 
     Attributes:
-        scores: Pooled score of each seed.
-        difference: Difference to the reference; None for the reference itself.
+        scores: Score of the model of each seed, computed on the frames of all videos together.
+        difference: Difference to the first variant; None for the first variant itself.
     """
 
     scores: tuple[float, ...]
@@ -64,18 +65,19 @@ def compare(
     mask: Bool[np.ndarray, "N 15"],
     video: Int[np.ndarray, " N"],
 ) -> dict[str, dict[str, VariantScores]]:
-    """Compare variants in each task, and in the sum over the tasks.
+    """Compare the scores of variants (such as encoders) in each task, and in all tasks together.
 
     Args:
-        variants: Predictions of each variant with each of its seeds, in the columns
-            ``OUTPUT_COLUMNS``; NaN for a task not predicted.
-        labels: Labels in the columns ``LABEL_COLUMNS``.
-        mask: True where a label is present.
-        video: Number of each frame's video.
+        variants: Predictions of each variant, one array for each seed, in the columns
+            ``OUTPUT_COLUMNS``, (frames, 22); NaN for a task not predicted.
+        labels: Labels in the columns ``LABEL_COLUMNS``, (frames, 15).
+        mask: True where a label is present, (frames, 15).
+        video: Number of each frame's video, (frames,).
 
     Returns:
-        The scores by task and variant. A task without labels or predictions is left out; ``ALL`` is
-        present if all variants predict the same tasks.
+        The scores by task, then by variant. A task without labels or predictions is left out. The
+        key ``ALL`` has the challenge's score P; it is left out unless all variants predict the same
+        tasks.
     """
     scored: dict[str, dict[str, list[BootstrapScore]]] = {}
     for variant, seeds in variants.items():
@@ -94,7 +96,15 @@ def compare(
 def _scores_by_task(
     seeds: Sequence[Mapping[str, BootstrapScore]],
 ) -> dict[str, list[BootstrapScore]]:
-    """Return the scores of all seeds, by task (and ``ALL``), if every seed has the task's score."""
+    """Return the score of every seed of one variant, by task.
+
+    Args:
+        seeds: Scores of the model of each seed, by score name, such as ``ccc_valence``.
+
+    Returns:
+        The scores of the seeds, in order, by the task's name, and under ``ALL`` the scores P. A
+        task that some seed has no score for is left out.
+    """
     names = {"p_labelled": ALL, **{f"{task.score}_{name}": name for name, task in TASKS.items()}}
     return {
         task: [seed[name] for seed in seeds]
@@ -127,11 +137,14 @@ def _variant_scores(scored: Mapping[str, Sequence[BootstrapScore]]) -> dict[str,
 def holm(p: Sequence[float]) -> list[float]:
     """Correct p-values for multiple comparisons (Holm 1979).
 
-    Rejecting the hypotheses with a corrected p-value below a level keeps the probability of any
-    false rejection below that level.
+    If all hypotheses with a corrected p-value below a level are rejected, the probability of at
+    least one false rejection is below that level.
 
     Args:
         p: Uncorrected p-values.
+
+    Returns:
+        The corrected p-values, in the same order.
     """
     order = np.argsort(p)
     steps = np.array(p)[order] * np.arange(len(p), 0, -1)

@@ -1,4 +1,4 @@
-"""Scores of the challenge, computed from sums over frames.
+"""Scores of the ABAW multi-task challenge (CCC and F1), computed from sums over frames.
 
 Each task has one vector of sums. The sums of parts (batches, videos, workers) add up to the sums of
 all frames, so predictions need not be collected in one place to be scored together:
@@ -24,13 +24,13 @@ from mtl.tasks import ACTION_UNITS, EXPRESSION, EXPRESSIONS, TASKS, UNITS, Task
 Score = TypeVar("Score", float, np.ndarray)
 
 MIN_RELATIVE_VARIANCE = 1e-12
-"""Ratio of variance to mean square up to which values count as constant, up to rounding."""
+"""Largest ratio of variance to mean square of values that count as constant, up to rounding."""
 DECISION_THRESHOLD = 0.5
-"""Probability from which an action unit is predicted as active."""
+"""Smallest probability with which an action unit is predicted as active."""
 REGRESSION_SUMS = 6
-"""Number of sums of a regression task."""
+"""Number of sums from which CCC is computed: n, x, y, x^2, y^2 and xy."""
 SUMS_PER_CLASS = 4
-"""Number of sums of each class: true positives, predicted, actual and labelled frames."""
+"""Number of frame counts of each class: true positives, predicted, actual and labelled."""
 
 
 def task_sums(
@@ -39,7 +39,7 @@ def task_sums(
     labels: Float[np.ndarray, "N L"],
     mask: Bool[np.ndarray, "N L"],
 ) -> Float[np.ndarray, " S"]:
-    """Return the sums of a task over the labelled frames.
+    """Return the sums over the labelled frames from which the score of a task is computed.
 
     Args:
         task: The task.
@@ -47,6 +47,11 @@ def task_sums(
             prediction), or action unit probabilities (active from ``DECISION_THRESHOLD``).
         labels: Labels of the task; ignored where ``mask`` is False.
         mask: True where a label is present.
+
+    Returns:
+        For a regression task n, sum x, sum y, sum x^2, sum y^2 and sum xy, with x predicted and y
+        labelled. For a classification task the numbers of true positive frames of each class, then
+        those of predicted, of actual and of labelled frames.
 
     Raises:
         ValueError: If the outputs of some labelled frames are finite and those of others are not.
@@ -63,15 +68,19 @@ def task_sums_by_group(
     group: Integer[np.ndarray, " N"],
     groups: int,
 ) -> Float[np.ndarray, "G S"]:
-    """Return the sums of a task for each group of frames, such as each video.
+    """Return the sums from which a task is scored, for each group of frames, such as each video.
 
     Args:
         task: The task.
-        outputs: Outputs of the task, as for ``task_sums``.
+        outputs: Values of a regression task, class probabilities or logits, or action unit
+            probabilities.
         labels: Labels of the task; ignored where ``mask`` is False.
         mask: True where a label is present.
         group: Group of each frame, from 0 to ``groups - 1``.
-        groups: Number of groups (G); the sums of a group without frames are 0.
+        groups: Number of groups; the sums of a group without frames are 0.
+
+    Returns:
+        The sums that ``task_sums`` returns, of each group, (groups, sums).
 
     Raises:
         ValueError: If the outputs of some labelled frames are finite and those of others are not.
@@ -82,7 +91,7 @@ def task_sums_by_group(
 
 
 def task_scores(task: Task, sums: Float[np.ndarray, "*S"]) -> Float[np.ndarray, "*G"]:
-    """Return the score of each vector of sums.
+    """Return the score of a task, computed from sums over frames, for one or many sets of frames.
 
     The score is the concordance correlation coefficient with population variance (0 if predictions
     or labels are constant), or the mean F1 of the classes. An action unit without labels is left
@@ -90,7 +99,7 @@ def task_scores(task: Task, sums: Float[np.ndarray, "*S"]) -> Float[np.ndarray, 
 
     Args:
         task: The task.
-        sums: Vectors of sums along the last axis.
+        sums: Vectors of sums from ``task_sums`` along the last axis.
 
     Returns:
         One score for each vector; NaN if no frame is labelled or the task is not predicted.
@@ -104,7 +113,15 @@ def task_scores(task: Task, sums: Float[np.ndarray, "*S"]) -> Float[np.ndarray, 
 
 
 def task_score(task: Task, sums: Float[np.ndarray, " S"]) -> float | None:
-    """Return the score of one vector of sums; None if no frame is labelled or predicted."""
+    """Return the score of a task (CCC or F1), computed from sums over frames.
+
+    Args:
+        task: The task.
+        sums: Sums of the task, as ``task_sums`` returns them.
+
+    Returns:
+        The score, or None if no frame is labelled or the task is not predicted.
+    """
     return _or_none(float(task_scores(task, sums)))
 
 
@@ -113,7 +130,7 @@ def class_scores(task: Task, sums: Float[np.ndarray, "*S"]) -> Float[np.ndarray,
 
     Args:
         task: Classification task.
-        sums: Vectors of sums along the last axis.
+        sums: Vectors of sums from ``task_sums`` (frame counts of each class) along the last axis.
 
     Returns:
         One F1 for each class: 0 for 0/0, NaN for an action unit without labels, and NaN for all
@@ -126,11 +143,15 @@ def class_scores(task: Task, sums: Float[np.ndarray, "*S"]) -> Float[np.ndarray,
 
 
 def task_score_gradient(task: Task, sums: Float[np.ndarray, "*S"]) -> Float[np.ndarray, "*S"]:
-    """Return the gradient of each score of ``task_scores`` by the sums; 0 if it is constant.
+    """Return the gradient of a task's score with respect to the sums it is computed from.
 
     Args:
         task: The task.
-        sums: Vectors of sums along the last axis.
+        sums: Vectors of sums from ``task_sums`` along the last axis.
+
+    Returns:
+        The gradient at each vector, in the shape of ``sums``; 0 for a class or action unit that is
+        neither predicted nor labelled on any frame.
     """
     if task.kind == "regression":
         return _concordance_gradient(sums)
@@ -146,13 +167,16 @@ def task_score_gradient(task: Task, sums: Float[np.ndarray, "*S"]) -> Float[np.n
 
 
 def combine(by_task: Mapping[str, Score | None]) -> Score | None:
-    """Return the challenge's score P of the tasks that have a score; None if no task has one.
+    """Return the challenge's score P, computed from the scores of the tasks.
 
     P = (CCC valence + CCC arousal) / 2 + F1 expression + F1 action units. A task without a score is
     left out; if only one of valence and arousal has a score, that score replaces their mean.
 
     Args:
-        by_task: Score of each task, or array of scores, by the task's name.
+        by_task: Score of each task, or array of scores, by the task's name; None for no score.
+
+    Returns:
+        P, or None if no task has a score.
     """
     known = {name: score for name, score in by_task.items() if score is not None}
     cccs: list[Any] = [score for name, score in known.items() if TASKS[name].score == "ccc"]
@@ -170,15 +194,17 @@ def scores(
     """Return all scores of predictions, as they are written to ``scores.json``.
 
     Args:
-        outputs: Predictions in the columns ``OUTPUT_COLUMNS``; NaN for a task not predicted.
-        labels: Labels in the columns ``LABEL_COLUMNS``.
-        mask: True where a label is present.
+        outputs: Predictions in the columns ``OUTPUT_COLUMNS``, (frames, 22); NaN for a task not
+            predicted.
+        labels: Labels in the columns ``LABEL_COLUMNS``, (frames, 15).
+        mask: True where a label is present, (frames, 15).
 
     Returns:
         ``ccc_*`` or ``f1_*`` of each task, ``per_class`` and ``per_unit`` with the F1 of each
         expression and action unit, ``p_labelled`` with the P of the tasks that have a score,
-        ``p_mtl`` with the P of all four tasks, and ``frames`` with the number N of rows. A score
-        that cannot be computed is None.
+        ``p_mtl`` with the P of all four tasks, and ``frames`` with the number of frames. A score
+        that cannot be computed is None. P is the challenge's score: mean CCC of valence and arousal
+        plus the F1 of expressions and of action units.
     """
     sums = {
         task.name: task_sums(
@@ -199,12 +225,17 @@ def scores(
 
 
 def decisions(task: Task, outputs: Float[np.ndarray, "N W"]) -> Bool[np.ndarray, "N W"]:
-    """Return True for each class or action unit that the outputs predict.
+    """Return True for each class or action unit that a classification task's outputs predict.
+
+    The class with the largest output is predicted, the first one if several are equal. An action
+    unit is predicted if its output is at least ``DECISION_THRESHOLD``.
 
     Args:
-        task: Classification task. The class with the largest output is predicted, the first one if
-            several are equal; an action unit is predicted from ``DECISION_THRESHOLD``.
-        outputs: Outputs of the task.
+        task: Classification task.
+        outputs: Class probabilities or logits, or action unit probabilities, (frames, classes).
+
+    Returns:
+        Boolean array of shape (frames, classes).
     """
     if task.kind == "multiclass":
         return np.asarray(outputs.argmax(axis=1)[:, None] == np.arange(task.width))
@@ -218,15 +249,26 @@ def label_indicators(
 
     Args:
         task: Classification task.
-        labels: Labels of the task.
+        labels: Class index, (frames, 1), or 0 or 1 for each action unit, (frames, units).
         mask: True where a label is present; a missing label gives False for all classes.
+
+    Returns:
+        Boolean array of shape (frames, classes or units).
     """
     positive = np.arange(task.width) if task.kind == "multiclass" else 1
     return np.asarray((labels == positive) & mask)
 
 
 def _class_sums(task: Task, sums: np.ndarray) -> np.ndarray:
-    """Split vectors of sums (last axis) into ``SUMS_PER_CLASS`` arrays, each with C columns."""
+    """Split the sums of a classification task into four arrays of frame counts.
+
+    Args:
+        task: Classification task.
+        sums: Vectors of sums along the last axis.
+
+    Returns:
+        True positive, predicted, actual and labelled frames of each class, stacked on a first axis.
+    """
     by_class = sums.reshape(*sums.shape[:-1], SUMS_PER_CLASS, task.width)
     return np.moveaxis(by_class, -2, 0)
 

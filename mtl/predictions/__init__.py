@@ -1,1 +1,1 @@
-"""Predictions: files, activation of raw outputs, post-processing and submission files."""
+"""Predictions of a model: files, activation of raw outputs, post-processing, submission file."""

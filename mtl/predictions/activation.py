@@ -6,12 +6,13 @@ from mtl.tasks import TASKS
 
 
 def activate(task: str, raw: Tensor) -> Tensor:
-    """Turn the raw outputs of a task into values in [-1, 1] or probabilities.
+    """Convert the raw outputs of a task's head to values in [-1, 1] or to probabilities.
+
+    Valence and arousal are clamped, expressions pass a softmax, and action units a sigmoid.
 
     Args:
         task: Name of the task.
-        raw: Raw outputs along the last axis: clamped for a regression task, softmax for one of
-            several classes, sigmoid for independent action units.
+        raw: Raw outputs of the task along the last axis.
     """
     kind = TASKS[task].kind
     if kind == "regression":

@@ -1,9 +1,10 @@
-"""Post-processing of predictions: smoothing over time, an expression bias and unit thresholds.
+"""Post-processing of predictions: smoothing over time, expression bias, action unit thresholds.
 
 Smoothing averages values and probabilities over neighbouring frame numbers of one video. The bias
 changes the probabilities of the expressions, and the thresholds change those of the action units,
 so that afterwards the most probable expression and the threshold 0.5 decide. The parameters are
-chosen to score best on labelled frames, which must be frames of the ``select`` part only.
+chosen to score best on labelled frames, which must be of ``select`` videos only (validation videos
+on which choices are made).
 
 Shapes: N frames in any order, W outputs of a task, L label columns of a task.
 """
@@ -35,29 +36,29 @@ FILTERS: dict[Kind, Callable[[np.ndarray, int], np.ndarray]] = {
         axes=0,
     ),
 }
-"""Filters of rows at consecutive frame numbers, by a width in frames."""
+"""Smoothing filters: functions of rows at consecutive frame numbers and of a width in frames."""
 FILTER_REACH: dict[Kind, int] = {"box": 1, "gaussian": 4}
-"""Distance in frames, in multiples of the width, up to which a filter takes frames into account."""
+"""Largest distance of an averaged frame, by filter, in multiples of the filter width."""
 WIDTHS_FRAMES: dict[Kind, tuple[int, ...]] = {
     "box": (0, 2, 5, 10, 20, 40, 80, 160, 320),
     "gaussian": (1, 3, 6, 12, 23, 46, 92, 185),  # standard deviations of the boxes above
 }
-"""Widths in frames among which the smoothing of a task is chosen."""
+"""Widths in frames among which the smoothing of a task is chosen, by the shape of the filter."""
 BIAS_STRENGTHS = tuple(np.linspace(0, 1.5, 13))
 """Factors of the log class frequencies among which the expression bias is chosen."""
 THRESHOLDS = tuple(np.linspace(0.02, 0.98, 49))
 """Probabilities among which the threshold of each action unit is chosen."""
 MIN_CLASS_FREQUENCY = 1e-4
-"""Training frequency to which a rarer expression is raised before the logarithm is taken."""
+"""Smallest training frequency of an expression in the bias; a lower one is replaced by it."""
 SCORE_TOLERANCE = 1e-12
-"""Largest difference of two scores that count as equal, up to rounding."""
+"""Largest difference of two scores that count as equal, because it can be a rounding error."""
 PROBABILITY_MARGIN = 1e-7
-"""Smallest distance to 0 and 1 of a probability of which the logit is taken."""
+"""Smallest distance of a probability to 0 and 1; closer ones are clipped to keep logits finite."""
 
 
 @dataclass(frozen=True)
 class Smoothing:
-    """Moving average over the frames of a video that have predictions.
+    """Settings of a moving average over the predicted frames of a video.
 
     Attributes:
         kind: ``box`` weighs all frames up to ``width_frames`` away equally; ``gaussian`` weighs
@@ -71,12 +72,12 @@ class Smoothing:
 
 @dataclass(frozen=True)
 class Postprocessing:
-    """Chosen post-processing of the predictions of all tasks.
+    """Settings of the post-processing of a model's predictions, callable on predictions.
 
     Attributes:
         smoothing: Smoothing of each task that is smoothed, by the task's name.
         bias: Number added to the log probability of each expression; empty for none.
-        thresholds: Probability from which each action unit is active; empty for 0.5.
+        thresholds: Smallest probability with which each action unit is active; empty for 0.5.
     """
 
     smoothing: dict[str, Smoothing] = field(default_factory=dict)
@@ -89,12 +90,12 @@ class Postprocessing:
         video: Integer[np.ndarray, " N"],
         frame: Integer[np.ndarray, " N"],
     ) -> Float[np.ndarray, "N 22"]:
-        """Return the outputs after smoothing, bias and thresholds.
+        """Return the outputs after smoothing, expression bias and action unit thresholds.
 
         Args:
-            outputs: Values and probabilities in the columns ``OUTPUT_COLUMNS``.
-            video: Number of each frame's video.
-            frame: Frame number of each frame.
+            outputs: Values and probabilities in the columns ``OUTPUT_COLUMNS``, (frames, 22).
+            video: Number of each frame's video, (frames,).
+            frame: Frame number of each frame in its video, (frames,).
         """
         processed = outputs.copy()
         for name, smoothing in self.smoothing.items():
@@ -118,16 +119,17 @@ def smooth(
     width_frames: int,
     kind: Kind = "box",
 ) -> Float[np.ndarray, "N W"]:
-    """Return the moving average of each column over the given frames of the same video.
+    """Return the moving average of each column of predictions over the frames of the same video.
 
     Args:
-        values: Values or probabilities. A column that is all NaN stays NaN; no other column may
-            hold a NaN.
-        video: Number of each frame's video.
-        frame: Frame number of each frame. Distances are measured in frame numbers, not rows,
-            because listed frames are irregular.
+        values: Values or probabilities, (frames, columns), with frames in any order. A column that
+            is all NaN stays NaN; no other column may hold a NaN.
+        video: Number of each frame's video, (frames,).
+        frame: Frame number of each frame, (frames,). Distances are measured in frame numbers, not
+            rows, because the frame numbers of a video may have gaps.
         width_frames: Width in frame numbers; 0 returns the values unchanged.
-        kind: Shape of the filter.
+        kind: ``box`` weighs all frames up to ``width_frames`` away equally; ``gaussian`` weighs
+            frames by a Gaussian with this standard deviation.
     """
     if width_frames == 0 or not len(values):
         return values.copy()
@@ -147,10 +149,10 @@ def smooth(
 def apply_bias(
     probabilities: Float[np.ndarray, "N W"], bias: Float[np.ndarray, " W"]
 ) -> Float[np.ndarray, "N W"]:
-    """Multiply probabilities by exp(bias) and normalise each row to sum 1.
+    """Multiply class probabilities by exp(bias) and normalise each row to sum 1.
 
     Args:
-        probabilities: Class probabilities.
+        probabilities: Class probabilities, (frames, classes).
         bias: Number added to the log probability of each class.
     """
     scaled = probabilities * np.exp(bias.astype(probabilities.dtype))
@@ -160,11 +162,14 @@ def apply_bias(
 def apply_thresholds(
     probabilities: Float[np.ndarray, "N W"], thresholds: Float[np.ndarray, " W"]
 ) -> Float[np.ndarray, "N W"]:
-    """Shift the logits of each column so that its threshold becomes the probability 0.5.
+    """Shift the logits of each action unit so that the unit's threshold becomes probability 0.5.
 
     Args:
-        probabilities: Probability of each action unit.
-        thresholds: Probability from which each action unit is active.
+        probabilities: Probability of each action unit, (frames, units).
+        thresholds: Smallest probability with which each unit is active, (units,).
+
+    Returns:
+        The new probabilities, (frames, units); at least 0.5 where the unit is active.
     """
     p = probabilities.astype(np.float64).clip(PROBABILITY_MARGIN, 1 - PROBABILITY_MARGIN)
     moved = expit(logit(p) - logit(thresholds))
@@ -184,19 +189,21 @@ def choose(
     prior: Float[np.ndarray, "22"],
     steps: Iterable[str] = STEPS,
 ) -> Postprocessing:
-    """Choose the post-processing that scores best on the given frames.
+    """Choose the post-processing of predictions that scores best on the given labelled frames.
 
-    Smoothing is chosen first, then bias and thresholds on the smoothed outputs. Of equal scores the
-    smaller change is chosen. A task without outputs or labels is not changed.
+    Smoothing is chosen first, then the expression bias and the action unit thresholds on the
+    smoothed outputs. Of equal scores the smaller change is chosen. A task without outputs or labels
+    is not changed.
 
     Args:
-        outputs: Values and probabilities in the columns ``OUTPUT_COLUMNS``.
-        labels: Labels in the columns ``LABEL_COLUMNS``.
-        mask: True where a label is present.
-        video: Number of each frame's video.
-        frame: Frame number of each frame.
-        prior: Frequency of each class in training, from ``mtl.sequences.join.training_prior``.
-        steps: Names of the ``STEPS`` to choose; the others are left out.
+        outputs: Values and probabilities in the columns ``OUTPUT_COLUMNS``, (frames, 22).
+        labels: Labels in the columns ``LABEL_COLUMNS``, (frames, 15).
+        mask: True where a label is present, (frames, 15).
+        video: Number of each frame's video, (frames,).
+        frame: Frame number of each frame in its video, (frames,).
+        prior: Mean training label of each of the ``OUTPUT_COLUMNS``; of these the frequency of each
+            expression is used.
+        steps: Steps to choose: ``smoothing``, ``bias`` and ``thresholds``; the others are left out.
     """
     scored = [
         task
@@ -229,18 +236,18 @@ def choose_smoothing(
     video: Integer[np.ndarray, " N"],
     frame: Integer[np.ndarray, " N"],
 ) -> Smoothing:
-    """Choose the smoothing of a task that scores best, among ``WIDTHS_FRAMES``.
+    """Choose the smoothing of a task's predictions that scores best, among ``WIDTHS_FRAMES``.
 
     Args:
         task: The task.
-        outputs: Values or probabilities of the task.
-        labels: Labels of the task.
-        mask: True where a label is present.
-        video: Number of each frame's video.
-        frame: Frame number of each frame.
+        outputs: Values or probabilities of the task, (frames, outputs of the task).
+        labels: Labels of the task, (frames, label columns of the task).
+        mask: True where a label is present, in the shape of ``labels``.
+        video: Number of each frame's video, (frames,).
+        frame: Frame number of each frame in its video, (frames,).
 
     Returns:
-        The best smoothing; width 0 if no smoothing scores better.
+        The best smoothing; width 0 (none) if no smoothing scores better than none.
     """
     candidates = [
         Smoothing(kind, width) for kind, widths in WIDTHS_FRAMES.items() for width in widths
@@ -259,15 +266,16 @@ def choose_bias(
     mask: Bool[np.ndarray, "N 1"],
     prior: Float[np.ndarray, " 8"],
 ) -> tuple[float, ...]:
-    """Choose the expression bias that scores best, which raises rare classes (Menon et al. 2021).
+    """Choose the expression bias with the best F1; it favours rare classes (Menon et al. 2021).
 
-    The bias is -strength * log(prior), centred on 0. Only the strength is chosen, among
-    ``BIAS_STRENGTHS``, because there may be only ten videos to choose on.
+    The bias, which is added to log probabilities, is -strength * log(prior), shifted to mean 0.
+    Only the strength is chosen, among ``BIAS_STRENGTHS``, because there may be only ten videos to
+    choose on.
 
     Args:
-        probabilities: Probabilities of the expressions.
-        labels: Expression labels.
-        mask: True where a label is present.
+        probabilities: Probabilities of the expressions, (frames, 8).
+        labels: Expression labels, (frames, 1).
+        mask: True where a label is present, (frames, 1).
         prior: Frequency of each expression in training.
 
     Returns:
@@ -290,12 +298,12 @@ def choose_thresholds(
     """Choose the threshold of each action unit with the best F1, among ``THRESHOLDS``.
 
     Args:
-        probabilities: Probabilities of the action units.
-        labels: Action unit labels.
-        mask: True where a label is present.
+        probabilities: Probabilities of the action units, (frames, 12).
+        labels: Action unit labels, (frames, 12).
+        mask: True where a label is present, (frames, 12).
 
     Returns:
-        The threshold of each unit; of equally good ones the nearest to 0.5.
+        The threshold of each unit; of equally good thresholds the nearest to 0.5.
     """
     thresholds = sorted(THRESHOLDS, key=lambda t: abs(t - DECISION_THRESHOLD))
     scores = np.stack([_unit_scores(probabilities >= t, labels, mask) for t in thresholds])
@@ -304,7 +312,13 @@ def choose_thresholds(
 
 
 def _unit_scores(predicted: np.ndarray, labels: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Return the F1 of each action unit; 0 if the unit is neither predicted nor labelled active."""
+    """Return the F1 of each action unit; 0 if a unit is active in no prediction and no label.
+
+    Args:
+        predicted: True where a unit is predicted as active, (frames, units).
+        labels: 1 where a unit is active, else 0, (frames, units).
+        mask: True where a label is present, (frames, units).
+    """
     actual = (labels > 0.5) & mask
     predicted = predicted & mask
     total = predicted.sum(axis=0) + actual.sum(axis=0)
@@ -317,6 +331,11 @@ def _score(task: Task, outputs: np.ndarray, labels: np.ndarray, mask: np.ndarray
 
 
 def _best(candidates: Sequence[Candidate], score: Callable[[Candidate], float]) -> Candidate:
-    """Return the first candidate with the best score, up to ``SCORE_TOLERANCE``."""
+    """Return the first setting with the best score; scores within ``SCORE_TOLERANCE`` are equal.
+
+    Args:
+        candidates: Settings to choose from.
+        score: Function that returns the score of a setting.
+    """
     scores = [score(candidate) for candidate in candidates]
     return candidates[int(np.argmax(np.array(scores) >= max(scores) - SCORE_TOLERANCE))]

@@ -1,4 +1,4 @@
-"""Writer of the challenge's submission file."""
+"""Writer of the submission file of the ABAW multi-task challenge."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -11,21 +11,23 @@ from mtl.whole_files import write_atomically
 HEADER = "image,valence,arousal,expression,aus"
 """First line of a submission file."""
 AFFECT_DECIMALS = 4
-"""Decimals of valence and arousal in a submission file."""
+"""Number of decimals of valence and arousal in a submission file."""
 
 
 def write_submission(
     path: str | Path, image_names: Sequence[str], labels: np.ndarray, mask: np.ndarray
 ) -> None:
-    """Write predictions in the challenge's format; the file appears complete or not at all.
+    """Write predictions to a submission file in the challenge's format.
+
+    The file appears complete or not at all.
 
     Args:
         path: File to write.
-        image_names: Image names of the N frames, in the order of the released test list.
-        labels: Predicted labels in the columns ``LABEL_COLUMNS``, (N, 15). Valence and arousal are
-            clipped to [-1, 1] and written with ``AFFECT_DECIMALS`` decimals, the others as
-            integers.
-        mask: True where a label is predicted, (N, 15); elsewhere the challenge's value for a
+        image_names: Image name of each frame, in the order of the released test list.
+        labels: Predicted labels in the columns ``LABEL_COLUMNS``, (frames, 15). Valence and
+            arousal are clipped to [-1, 1] and written with ``AFFECT_DECIMALS`` decimals, the others
+            as integers.
+        mask: True where a label is predicted, (frames, 15); elsewhere the challenge's value for a
             missing label is written.
     """
     lines = [HEADER, *submission_lines(image_names, labels, mask)]
@@ -35,12 +37,12 @@ def write_submission(
 def submission_lines(
     image_names: Sequence[str], labels: np.ndarray, mask: np.ndarray
 ) -> Iterator[str]:
-    """Yield the line of each frame in a submission file, without the ``HEADER``.
+    """Yield the line of each frame in a submission file, without the header line.
 
     Args:
-        image_names: Image names of the N frames.
-        labels: Predicted labels in the columns ``LABEL_COLUMNS``, (N, 15).
-        mask: True where a label is predicted, (N, 15).
+        image_names: Image name of each frame.
+        labels: Predicted labels in the columns ``LABEL_COLUMNS``, (frames, 15).
+        mask: True where a label is predicted, (frames, 15).
 
     Raises:
         ValueError: If the shapes differ or a predicted label is NaN or infinite.

@@ -1,4 +1,4 @@
-"""Predictions of frames: their Parquet file, and conversion of outputs to labels and back.
+"""Predictions of frames: Parquet files of predictions, and conversion of outputs to labels.
 
 Shapes: N frames; 22 output columns (``OUTPUT_COLUMNS``) and 15 label columns (``LABEL_COLUMNS``).
 """
@@ -21,21 +21,24 @@ from mtl.tasks import LABEL_COLUMNS, OUTPUT_COLUMNS, TASKS
 Write = Callable[
     [Int32[np.ndarray, " N"], Int32[np.ndarray, " N"], Float32[np.ndarray, "N 22"]], None
 ]
-"""Function that appends rows to a prediction file: video indices, frame numbers and outputs."""
+"""Function that appends rows (video indices, frame numbers, outputs) to a file of predictions."""
 NAMES_KEY = b"videos"
-"""Metadata key of all video names, because a dictionary column loses names without rows."""
+"""Key of the list of all video names in the metadata of a Parquet file of predictions.
+
+The column ``video`` alone does not keep the names of videos without rows.
+"""
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """Outputs of a model for N frames.
+    """Outputs of a model for N frames of some videos.
 
     Attributes:
         video: Video of each frame, as an index into ``names``, shape (N,).
         frame: Frame number within the video, shape (N,).
         names: Names of the videos.
-        outputs: Values, class probabilities and action unit probabilities, shape (N, 22); NaN for a
-            task that is not predicted.
+        outputs: Valence, arousal, 8 expression probabilities and 12 action unit probabilities,
+            shape (N, 22); NaN for a task that is not predicted.
     """
 
     video: Int32[np.ndarray, " N"]
@@ -44,16 +47,22 @@ class Predictions:
     outputs: Float32[np.ndarray, "N 22"]
 
     def save(self, path: str | Path) -> None:
-        """Write a Parquet file; it appears complete or not at all.
+        """Write the predictions to a Parquet file; it appears complete or not at all.
 
         The columns are ``video`` (dictionary-encoded name), ``frame`` and the ``OUTPUT_COLUMNS``.
+
+        Args:
+            path: File to write.
         """
         with prediction_writer(path, self.names) as write:
             write(self.video, self.frame, self.outputs)
 
     @classmethod
     def load(cls, path: str | Path) -> "Predictions":
-        """Read a file that ``save`` has written; the values are bit-identical.
+        """Read predictions from a Parquet file that ``save`` has written, with identical bits.
+
+        Args:
+            path: File to read.
 
         Raises:
             InputError: If the file is missing, damaged or not a file of predictions.
@@ -74,7 +83,7 @@ class Predictions:
 
 @contextmanager
 def prediction_writer(path: str | Path, names: Sequence[str]) -> Iterator[Write]:
-    """Open a prediction file that is written in several parts.
+    """Open a Parquet file of predictions to append rows to, as a context manager.
 
     The file appears when the context ends, and not at all after an exception.
 
@@ -83,8 +92,8 @@ def prediction_writer(path: str | Path, names: Sequence[str]) -> Iterator[Write]
         names: Names of the videos.
 
     Yields:
-        A function that appends rows, given their ``video``, ``frame`` and ``outputs`` as in
-        ``Predictions``.
+        A function that appends n rows, given the video of each row as an index into ``names``,
+        (n,), its frame number, (n,), and its outputs, (n, 22).
     """
     unfinished = Path(f"{path}.unfinished")
     dictionary = pa.array(names, pa.string())
@@ -109,16 +118,18 @@ def prediction_writer(path: str | Path, names: Sequence[str]) -> Iterator[Write]
 def decide(
     outputs: Float[np.ndarray, "N 22"],
 ) -> tuple[Float32[np.ndarray, "N 15"], Bool[np.ndarray, "N 15"]]:
-    """Turn outputs into predicted labels.
+    """Convert values and probabilities to predicted labels.
 
     Values are clipped to [-1, 1], the most probable expression is predicted, and an action unit is
-    active from probability 0.5.
+    active if its probability is at least 0.5.
 
     Args:
-        outputs: Values and probabilities; NaN where there is no prediction.
+        outputs: Valence, arousal, and probabilities of expressions and action units, (frames, 22);
+            NaN where there is no prediction.
 
     Returns:
-        Labels, 0 where there is no prediction, and a mask that is True where there is one.
+        Labels in the columns ``LABEL_COLUMNS``, (frames, 15), 0 where there is no prediction, and a
+        mask that is True where there is one.
     """
     values = np.zeros((len(outputs), len(LABEL_COLUMNS)), np.float32)
     mask = np.zeros(values.shape, bool)
@@ -140,14 +151,15 @@ def decide(
 def outputs_of(
     values: Float[np.ndarray, "N 15"], mask: Bool[np.ndarray, "N 15"]
 ) -> Float32[np.ndarray, "N 22"]:
-    """Return outputs that ``decide`` turns into the given labels.
+    """Convert labels to model outputs that predict these labels; inverse of ``decide``.
 
     Args:
-        values: Labels in the columns ``LABEL_COLUMNS``.
-        mask: True where a label is present.
+        values: Labels in the columns ``LABEL_COLUMNS``, (frames, 15).
+        mask: True where a label is present, (frames, 15).
 
     Returns:
-        The labels as outputs, with expressions one-hot; NaN where a label is missing.
+        Outputs in the columns ``OUTPUT_COLUMNS``, (frames, 22): valence and arousal, one-hot
+        expressions, and action units of 0 or 1; NaN where a label is missing.
     """
     outputs = np.empty((len(values), len(OUTPUT_COLUMNS)), np.float32)
     for task in TASKS.values():
