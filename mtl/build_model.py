@@ -10,16 +10,20 @@ from mtl.tasks import TASKS
 
 
 class TrialModuleFactory:
-    """Factory of the encoders and heads that a trial's config describes."""
+    """Factory of the encoders and heads of one trial's model, as its config describes them.
+
+    Args:
+        config: The trial's config.
+    """
 
     def __init__(self, config: TrialConfig) -> None:
         self._encoder, self._head = config.encoder, config.head
 
     def encoder(self, features: int, *, layers: int | None = None, on_top: bool = False) -> Encoder:
-        """Return a new encoder.
+        """Return a new encoder of the kind in the config.
 
         Args:
-            features: Width F of the input.
+            features: Number of features of an input vector.
             layers: Number of layers; None takes ``encoder.layers`` of the config.
             on_top: True if the input is the output of another encoder of the model.
         """
@@ -29,7 +33,12 @@ class TrialModuleFactory:
         return ENCODERS[self._encoder.name](features, on_top, **parameters)
 
     def head(self, hidden: int, task: str) -> Head:
-        """Return a new head for a task over hidden vectors of width ``hidden``."""
+        """Return a new head (layers from an encoder's output to the outputs of one task).
+
+        Args:
+            hidden: Size of the encoder's output vectors.
+            task: Name of the task.
+        """
         return HEADS[self._head.name](hidden, TASKS[task].width, **self._head.parameters)
 
 
@@ -38,7 +47,7 @@ def build_model(config: TrialConfig, features: int, tasks: Sequence[str]) -> Fra
 
     Args:
         config: The trial's config.
-        features: Width F of the input: the sum of the widths of the joined feature sets.
+        features: Number of features of an input vector, summed over the joined feature sets.
         tasks: Names of the tasks to train.
     """
     framework = FRAMEWORKS[config.framework.name]

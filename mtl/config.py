@@ -33,12 +33,12 @@ FrameChoice = Literal["listed", "all"]
 
 
 class SequenceConfig(Strict):
-    """Choice of a video's frames and their division into windows.
+    """Settings of the frames that a model sees and of the windows that they are divided into.
 
     Attributes:
-        frames: ``listed`` (frames in the annotation and release files) or ``all`` (every frame
-            with features).
-        frame_stride: The model sees every n-th of these frames.
+        frames: ``listed`` (frames in the annotation files and the test list) or ``all`` (every
+            frame with features).
+        frame_stride: Step between the frames that the model sees; 1 takes every frame.
         window_frames: Maximum number of frames in a window.
     """
 
@@ -48,13 +48,15 @@ class SequenceConfig(Strict):
 
 
 class OptimConfig(Strict):
-    """Optimizer and learning-rate schedule; the learning rate is set anew at each step.
+    """Settings of the optimizer and of the learning-rate schedule, which changes at each step.
 
     Attributes:
+        name: Optimizer, ``adam`` or ``adamw``.
         lr: Peak learning rate.
-        batch_videos: Full windows in a step, counted over all workers. With a recurrent encoder
-            each window is of another video; with other encoders a step has more windows if they
-            are shorter than ``sequence.window_frames``.
+        weight_decay: Weight decay of the optimizer.
+        batch_videos: Number of full windows in a step, summed over all DDP workers. With a
+            recurrent encoder the windows of a step are of different videos; with other encoders a
+            step has more windows if they are shorter than ``sequence.window_frames``.
         warmup_epochs: Epochs of linear warm-up to ``lr``; may be a fraction.
         decay: Schedule after the warm-up: ``cosine`` (to 0) or ``constant``.
         gradient_clip: Maximum norm of the gradient; 0 turns clipping off.
@@ -70,12 +72,14 @@ class OptimConfig(Strict):
 
 
 class TrainingConfig(Strict):
-    """Length, seed, device and precision of a training.
+    """Settings of the length, the random seed, the device and the precision of a training.
 
     Attributes:
+        epochs: Number of epochs.
+        seed: Seed of all random numbers.
         device: ``auto`` (CUDA if available, else the CPU), ``cpu`` or ``cuda``.
         precision: ``auto`` is bfloat16 autocast on CUDA devices that support it, else float32.
-            With float64, meant for checks, the model and its features are float64.
+            With float64, meant for checks, weights and features are float64.
     """
 
     epochs: Positive
@@ -85,17 +89,19 @@ class TrainingConfig(Strict):
 
 
 class TrialConfig(Strict):
-    """Config of one trial.
+    """Config of one trial (training of one model): every setting except the data.
 
     Attributes:
-        features: Names of the feature sets; a model sees them joined.
+        features: Names of the feature sets; the model's input is their concatenation.
         tasks: Names of the tasks to train.
-        sequence: Frames and windows.
-        encoder: Encoder, by its name in ``ENCODERS``, and its parameters.
-        head: Head of each task, by its name in ``HEADS``, and its parameters.
-        framework: Multi-task framework, by its name in ``FRAMEWORKS``, and its parameters.
+        sequence: Choice of frames, and their division into windows.
+        encoder: Name of the encoder's class, a key of ``ENCODERS``, and its parameters.
+        head: Name of the class of each task's head, a key of ``HEADS``, and its parameters.
+        framework: Name of the multi-task framework (how tasks share layers), a key of
+            ``FRAMEWORKS``, and its parameters.
         loss: Loss of each task.
-        balancing: Loss balancing, by its name in ``BALANCINGS``, and its parameters.
+        balancing: Name of the weighting of the tasks' losses or gradients, a key of
+            ``BALANCINGS``, and its parameters.
         optim: Optimizer and learning-rate schedule.
         training: Epochs, seed, device and precision.
     """
@@ -129,18 +135,19 @@ class TrialConfig(Strict):
         return self
 
     def plain(self) -> dict[str, Any]:
-        """Return the config as mappings, lists, numbers and strings; inverse of ``read_config``."""
+        """Return the config as nested dicts, lists, numbers and strings, which JSON can hold."""
         return self.model_dump(mode="json", serialize_as_any=True)
 
 
 def read_config(plain: Mapping[str, Any]) -> TrialConfig:
-    """Return the typed config of plain data.
+    """Convert nested mappings to the typed config of a trial, after checking every key and value.
 
     Args:
-        plain: Nested mappings; keys may have their present names or those of earlier versions.
+        plain: Settings as nested mappings, lists, numbers and strings. A renamed key may have its
+            present name or the name that earlier versions of the program used.
 
     Raises:
-        InputError: A key is unknown or a value is refused; the message names the first such key
-            by its dotted path.
+        InputError: If a key is unknown or missing or a value is refused; the message names the
+            first such key with dots, such as ``encoder.layers``.
     """
     return validate_as(TrialConfig, with_present_names(plain))

@@ -1,4 +1,4 @@
-"""Exceptions with messages for users, and short texts of exceptions."""
+"""Exceptions with messages for users, and functions that shorten the text of an exception."""
 
 
 class InputError(ValueError):
@@ -6,15 +6,15 @@ class InputError(ValueError):
 
 
 class TrainingError(RuntimeError):
-    """Failure of a trial that cannot continue; the message names where the training failed."""
+    """Failure that ends a trial; the message names where the training failed."""
 
 
 def brief(error: BaseException) -> str:
-    """Return the first line of an exception's message without its final full stop."""
+    """Return the first line of an exception's message, without a full stop at the end."""
     return str(error).strip().splitlines()[0].rstrip(".") if str(error).strip() else repr(error)
 
 
 def in_one_line(error: BaseException) -> str:
-    """Return the type of an exception and the first line of its message."""
+    """Return ``TYPE: MESSAGE`` of an exception, with only the first line of the message."""
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0] if lines else ''}"

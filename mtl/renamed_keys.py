@@ -1,8 +1,9 @@
-"""Keys of a trial config that a signature treats specially: operational, renamed or added keys.
+"""Config keys that a trial's signature treats specially: operational, renamed and added keys.
 
-A trial's signature must stay the same in every later version of the program. It is therefore a
-hash of the config as the first version wrote it: a renamed key is hashed under its first name, and
-an added key is left out while it has its default value.
+The signature (hash of a trial's config and dataset) must stay the same in every later version of
+the program. The hashed config is therefore the one that the first version would have written: a
+renamed key is hashed under its first name, and a key that a later version added is left out while
+it has its default value. Keys are given with dots, such as ``encoder.layers``.
 """
 
 from collections.abc import Callable, Mapping
@@ -11,42 +12,55 @@ from typing import Any
 from mtl.errors import InputError
 
 OPERATIONAL = ("training.device",)
-"""Paths of keys that choose where a trial runs and do not change its result; never hashed."""
+"""Config keys that choose where a trial runs; they do not change results and are not hashed."""
 
 RENAMED = {"framework.truth_share": "framework.teacher_forcing_ratio"}
-"""Present path of each renamed key by its first path, which is in the same section.
+"""Present name of each renamed config key, by its first name; both are in the same section.
 
-Files and journals may use either path.
+Files and journals may use either name.
 """
 
 ADDED: dict[str, Any] = {}
-"""Default value of each key that the first version did not have, by its path.
+"""Default value of each config key that the first version of the program did not have.
 
-A new section is one entry, whose default is a mapping.
+A new section is one entry with a mapping as its default.
 """
 
 
 def present_path(path: str) -> str:
-    """Return the present name of a path, which may be given by its first name."""
+    """Return the present name of a config key, given its present name or its first name.
+
+    Args:
+        path: Config key with dots, such as ``encoder.layers``.
+    """
     return RENAMED.get(path, path)
 
 
 def first_path(path: str) -> str:
-    """Return the name that a path had in the first version."""
+    """Return the name that a config key had in the first version of the program.
+
+    Args:
+        path: Present name of the config key with dots, such as ``encoder.layers``.
+    """
     return next((first for first, present in RENAMED.items() if present == path), path)
 
 
 def with_present_names(plain: Mapping[str, Any]) -> dict[str, Any]:
-    """Return nested settings with each key under its present name.
+    """Return nested settings with every renamed key under its present name.
+
+    Args:
+        plain: Nested settings; a key may have its present name or its first name.
 
     Raises:
-        InputError: A key is given under both of its names.
+        InputError: If a key is given under both of its names.
     """
     return _renamed(plain, present_path)
 
 
 def hashed_settings(plain: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings that a signature is hashed from, under their first names.
+    """Return the settings that a trial's signature hashes, under the names of the first version.
+
+    Keys that only choose where a trial runs, and later keys with their default value, are left out.
 
     Args:
         plain: Nested settings under their present names.
@@ -57,7 +71,14 @@ def hashed_settings(plain: Mapping[str, Any]) -> dict[str, Any]:
 def _renamed(
     plain: Mapping[str, Any], name_of: Callable[[str], str], prefix: str = ""
 ) -> dict[str, Any]:
-    """Return nested settings with the path of each key replaced by ``name_of(path)``."""
+    """Return nested settings with renamed keys.
+
+    Args:
+        plain: Nested settings.
+        name_of: Function that returns the new name of a key; both names are with dots.
+        prefix: Dotted name of the section that ``plain`` is, with a dot at the end; empty at the
+            top.
+    """
     result: dict[str, Any] = {}
     for key, value in plain.items():
         path = f"{prefix}{key}"
@@ -69,7 +90,15 @@ def _renamed(
 
 
 def _without_unhashed(plain: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return nested settings without operational keys and without added keys at their default."""
+    """Return nested settings without the keys that a signature does not hash.
+
+    These are operational keys and keys that a later version added and that have their default.
+
+    Args:
+        plain: Nested settings.
+        prefix: Dotted name of the section that ``plain`` is, with a dot at the end; empty at the
+            top.
+    """
     result: dict[str, Any] = {}
     for key, value in plain.items():
         path = f"{prefix}{key}"

@@ -26,25 +26,32 @@ Model = TypeVar("Model", bound=Strict)
 
 
 class Component(Strict):
-    """Name of a registered class and keyword parameters for its constructor."""
+    """Settings that choose a class of a registry by name and give its constructor's parameters.
+
+    Subclasses, one for each registered class, have a field for each parameter.
+
+    Attributes:
+        name: Name of the class in the registry, such as ``gru``.
+    """
 
     name: str
 
     @property
     def parameters(self) -> dict[str, Any]:
-        """Keyword parameters for the constructor, by name."""
+        """Keyword arguments for the constructor of the chosen class, by parameter name."""
         return {key: value for key, value in self if key != "name"}
 
 
 def component_of(group: str, registry: Mapping[str, type]) -> BeforeValidator:
-    """Return a pydantic validator that turns plain settings into a ``Component`` of a registry.
+    """Return a pydantic validator of settings that choose a class of a registry.
 
-    The settings are a mapping with the key ``name`` and the keyword-only constructor parameters
-    of the registered class, or the name alone if all of these parameters have defaults.
+    The validator accepts a mapping with the key ``name`` and the keyword-only constructor
+    parameters of the named class, or the name alone if all these parameters have defaults. It
+    returns a checked ``Component`` (name and parameters).
 
     Args:
-        group: Dotted path of the settings, for error messages.
-        registry: Registered classes by name.
+        group: Config key of the settings, for error messages, such as ``encoder``.
+        registry: Classes by name.
     """
     models = {name: _model_of(cls) for name, cls in registry.items()}
 
@@ -74,16 +81,16 @@ def _model_of(cls: type) -> type[Component]:
 
 
 def validate_as(model: type[Model], value: Mapping[str, Any], where: str = "") -> Model:
-    """Return plain data as a typed model, after checking every key and value.
+    """Convert plain settings to an instance of a settings class, after checking keys and values.
 
     Args:
-        model: The class of the settings.
-        value: Nested mappings, lists, numbers and strings.
-        where: Dotted path of ``value`` in the user's settings; empty at the top.
+        model: The settings class, a pydantic model.
+        value: Settings as nested mappings, lists, numbers and strings.
+        where: Config key of the section that ``value`` is; empty for the whole config.
 
     Raises:
-        InputError: A key is unknown or missing or a value is refused; the message names the
-            first such key by its dotted path, with the rule and the value found.
+        InputError: If a key is unknown or missing or a value is refused; the message names the
+            first such key with dots, such as ``encoder.layers``, with the rule and the value found.
     """
     try:
         # In strict mode pydantic accepts a list for a tuple only if the input is JSON.
@@ -117,10 +124,15 @@ def _keys_at(model: type[BaseModel], path: Iterable[int | str]) -> list[str]:
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Return the end of an error message about an unknown name.
+    """Return the end of an error message about an unknown name: the known names that may be meant.
 
-    The text is ``: did you mean 'gru'?`` if a known name is similar, else
-    ``; known are gru, lstm``, and empty if no names are known.
+    Args:
+        name: The unknown name.
+        known: The known names.
+
+    Returns:
+        A text such as ``: did you mean 'gru'?`` if a known name is similar, else a text such as
+        ``; known are gru, lstm``, and an empty string if there are no known names.
     """
     known = list(known)
     near = difflib.get_close_matches(name, known, n=1)

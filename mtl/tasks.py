@@ -1,9 +1,9 @@
 """The four tasks of the challenge, and the columns of a label row and of an output row.
 
-The labels of a frame are one row of ``LABEL_COLUMNS`` (15 numbers) and a boolean mask of the
-labels that are known. The outputs of a model for a frame are one row of ``OUTPUT_COLUMNS``
-(22 numbers). Only this module names the values -5 and -1 by which the challenge's files mark a
-missing label; everywhere else a missing label is a False in the mask.
+The labels of a frame are one row of ``LABEL_COLUMNS`` (15 numbers) and a boolean mask that is False
+for a missing label. The outputs of a model for a frame are one row of ``OUTPUT_COLUMNS`` (22
+numbers). Only this module defines the values -5 and -1 that mark a missing label in the challenge's
+files; the other modules use the mask.
 """
 
 from dataclasses import dataclass
@@ -36,7 +36,7 @@ Kind = Literal["regression", "multiclass", "multilabel"]
 
 @dataclass(frozen=True)
 class Task:
-    """One task.
+    """One task of the challenge: its labels, outputs and metric.
 
     Attributes:
         name: ``valence``, ``arousal``, ``expression`` or ``action_units``.
@@ -58,17 +58,17 @@ class Task:
 
     @property
     def labels(self) -> slice:
-        """Slice of a label row that holds the labels of this task."""
+        """Columns of a label row (``LABEL_COLUMNS``) of this task, as a slice."""
         return _slice_of(self.columns, LABEL_COLUMNS)
 
     @property
     def outputs(self) -> slice:
-        """Slice of an output row that holds the outputs of this task."""
+        """Columns of an output row (``OUTPUT_COLUMNS``) of this task, as a slice."""
         return _slice_of(self.output_columns, OUTPUT_COLUMNS)
 
     @property
     def width(self) -> int:
-        """Number of outputs of this task."""
+        """Number of outputs of this task: 1, 8 expressions or 12 action units."""
         return len(self.output_columns)
 
 
@@ -113,4 +113,4 @@ UNITS = Task(
 TASKS = {task.name: task for task in (VALENCE, AROUSAL, EXPRESSION, UNITS)}
 
 MISSING = np.array([t.missing for t in TASKS.values() for _ in t.columns], np.float32)
-"""Value of a missing label in the challenge's files for each of ``LABEL_COLUMNS``, shape (15,)."""
+"""Value that marks a missing label in the challenge's files, for each label column, (15,)."""

@@ -9,19 +9,28 @@ from typing import Any
 
 
 def write_atomically(file: Path, content: bytes) -> None:
-    """Write a file under a temporary name in the same folder, then rename it to ``file``."""
+    """Write a file so that readers find its old or its new content, never a part.
+
+    The content is written to a temporary file in the same folder, which is then renamed.
+
+    Args:
+        file: File to write or replace.
+        content: New content.
+    """
     unfinished = file.with_name(f"{file.name}.unfinished")
     unfinished.write_bytes(content)
     unfinished.replace(file)
 
 
 def write_json(file: Path, content: Mapping[str, Any]) -> None:
-    """Write a mapping as indented JSON, atomically."""
+    """Write a mapping to a file as indented JSON; readers find the old or the new content."""
     write_atomically(file, (json.dumps(content, indent=2) + "\n").encode())
 
 
 def write_folder(folder: Path, files: Mapping[str, bytes]) -> None:
-    """Write a new folder under a temporary name, then rename it to ``folder``.
+    """Write a new folder with files so that it appears complete or not at all.
+
+    The files are written to a temporary folder beside it, which is then renamed.
 
     Args:
         folder: The new folder; it must not exist.
