@@ -46,7 +46,7 @@ RUNS = Path("runs")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a sweep, or go on with it; return the program's exit code."""
+    """Run or continue a sweep; return the program's exit code."""
     words = _arguments(argv)
     file = _load(words)
     dataset = open_data(file.data)
@@ -97,17 +97,17 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--space", required=True, metavar="FILE", help="the search file")
     parser.add_argument("--dry-run", action="store_true", help="print the plan and stop")
     parser.add_argument(
-        "--fresh", action="store_true", help="begin anew as NAME-2 (-3 ...) beside the old sweep"
+        "--fresh",
+        action="store_true",
+        help="start anew as NAME-2 (-3 ...) and keep the old sweep",
     )
-    parser.add_argument(
-        "--retry-failed", action="store_true", help="train the trials again that failed"
-    )
+    parser.add_argument("--retry-failed", action="store_true", help="train failed trials again")
     parser.add_argument(
         "--from",
         dest="earlier",
         type=Path,
         metavar="RUN",
-        help="start with the finished trials of another sweep's folder, as far as the space agrees",
+        help="take over the finished trials in another sweep's folder that are in this space",
     )
     add_address_argument(parser)
     add_overrides_argument(
@@ -123,7 +123,7 @@ def _load(words: argparse.Namespace) -> SearchFile:
     if not (words.fresh and (RUNS / file.name).exists()):
         return file
     name = fresh_name(RUNS, file.name)
-    print(f"beginning anew as {name}: go on with it by name={name}, without --fresh")
+    print(f"starting a new sweep {name}: continue it with name={name} and without --fresh")
     return load(words.space, [*words.overrides, f"name={name}"])
 
 
@@ -135,7 +135,7 @@ def _print_plan(plan: Plan, slots: int | None) -> None:
 
 
 def _check_time(file: SearchFile, resumed: bool) -> None:
-    """Refuse a new sweep that has no time to train; an earlier one can still be fused."""
+    """Refuse a new sweep that has no time to train; a resumed one can still be fused."""
     late = too_late(file.budget)
     if late and not resumed:
         raise InputError(f"{file.source}: {late}")

@@ -27,7 +27,7 @@ CONFIGS = Path(sweeps.__file__).parent / "configs"
 
 @functools.cache
 def group_options(group: str) -> tuple[str, ...] | None:
-    """Return the options of a config group, as gru of ``encoder``; None if there is no such group."""
+    """Return the options of a config group, such as gru for ``encoder``; None if it is no group."""
     folder = CONFIGS / group
     if group == "spaces" or not folder.is_dir():
         return None
@@ -35,7 +35,7 @@ def group_options(group: str) -> tuple[str, ...] | None:
 
 
 def compose(overrides: Sequence[str]) -> TrialConfig:
-    """Compose ``configs/trial.yaml`` with Hydra overrides, strictly.
+    """Compose ``configs/trial.yaml`` with Hydra overrides into a checked config.
 
     Raises:
         InputError: An unknown path or option (with the nearest known), or a value out of range.
@@ -46,8 +46,8 @@ def compose(overrides: Sequence[str]) -> TrialConfig:
 def compose_plain(name: str, overrides: Sequence[str]) -> dict[str, Any]:
     """Compose ``configs/<name>.yaml`` with Hydra overrides into plain data.
 
-    Hydra composes each combination of group options once; values are then set in its result,
-    which keeps a trial's share at a millisecond.
+    Hydra composes each combination of group options once; values are then set in its result, so
+    that composing a trial takes about a millisecond.
 
     Raises:
         InputError: An unknown path or option, with the nearest known.
@@ -122,7 +122,7 @@ def _set(plain: dict[str, Any], path: str, value: Any) -> None:
 
 
 def signature(config: TrialConfig, dataset_hash: str) -> str:
-    """Return 16 hex digits that two trials share exactly if they are the same training.
+    """Return 16 hex digits, which are equal for two trials if and only if they train the same.
 
     The hash covers the resolved config without its operational keys (``mtl.renamed_keys``), and the
     dataset's content.

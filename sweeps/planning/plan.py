@@ -44,8 +44,8 @@ class Plan:
         tasks: The tasks that some config of the space trains.
         parameters: Number of parameters of the smallest and the largest sampled model.
         epochs: Largest number of epochs of a config.
-        missing_features: One sentence for each combination of feature sets without which listed
-            frames are left, saying how such frames are treated.
+        missing_features: One sentence for each combination of feature sets that some listed frames
+            lack: the number of these frames and their treatment.
         folds: The part of each video for each held-out fold of the refit; empty without a refit.
     """
 

@@ -32,7 +32,7 @@ class Setting(NamedTuple):
 
 
 class Leaf(NamedTuple):
-    """A varied parameter.
+    """A varied parameter of the search file.
 
     Attributes:
         where: Dotted path of the parameter in the search file, for messages.
@@ -63,7 +63,7 @@ class Space:
     def sample(
         self, trial: optuna.trial.BaseTrial, chosen: Mapping[str, Any] | None = None
     ) -> list[str]:
-        """Draw a point on a trial and return it as overrides, the fixed ones first.
+        """Draw a point with an Optuna trial and return it as overrides, the fixed ones first.
 
         Args:
             trial: The Optuna trial.
@@ -98,8 +98,8 @@ class Space:
     def check(self, compose: Callable[[Sequence[str]], Config]) -> list[Config]:
         """Compose every listed value and both ends of every range; return the configs.
 
-        Each is composed in a whole point, whose other parameters have their first value, so a point
-        that fails is one that the sweep could have drawn.
+        Each value is composed together with the first value of every other parameter, so a point
+        that fails is one that the sweep could draw.
 
         Args:
             compose: Function that turns overrides into a trial config, or raises ``InputError``.
@@ -182,7 +182,7 @@ class Space:
 
 
 def journal_name(name: str) -> str:
-    """Return the name of a parameter in the journal, which is the one of the first version."""
+    """Return the name of a parameter in the journal, where renamed keys keep their first name."""
     *choices, path = name.split("/")
     return "/".join([*choices, first_path(path)])
 

@@ -11,7 +11,7 @@ from sweeps.storage.kept_weights import KeptWeights
 from sweeps.study import SweepStudy
 
 FREE_BYTES = 5 * 10**8
-"""Free space of the disk below which no more trials are taken up."""
+"""Free space of the disk below which no more trials start."""
 RESERVE_SECONDS = 60
 """Time between the end of training and ``budget.until``, for fusion and reports."""
 
@@ -35,7 +35,7 @@ class Limits:
     clock: TrainingClock
 
     def halt(self) -> str | None:
-        """Return the reason why no more trials are taken up; None while there is none."""
+        """Return the reason why no more trials start; None while there is none."""
         return self.spent() or self._too_many_failures() or self._disk_full()
 
     def spent(self) -> str | None:

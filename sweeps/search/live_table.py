@@ -30,7 +30,7 @@ class _TrialRow:
 
 
 class LiveTable:
-    """Live table of the trials of a search; a context manager, which ends the table.
+    """Live table of the trials of a search; a context manager that starts and ends the table.
 
     Args:
         study: The sweep's study, which counts planned and ended trials.
@@ -54,7 +54,7 @@ class LiveTable:
             self._live.__exit__(*error)
 
     def started(self, proposal: Proposal, job: Job) -> None:
-        """Show that a trial was handed to a slot."""
+        """Show the start of a trial in a slot."""
         row = _TrialRow(
             job.name,
             values_by_path(proposal.overrides),

@@ -1,7 +1,7 @@
-"""Tune's view of the study: the next trial, its slot, its pruning and its end.
+"""Searcher of Tune: gives the study's trials to slots, and records their epochs and ends.
 
-The study (``sweeps.study``) decides and records everything; this Searcher stands between the study,
-the slots and Tune.
+The study (``sweeps.study``) decides and records everything; the searcher connects the study, the
+slots and Tune.
 """
 
 import json
@@ -30,7 +30,7 @@ END_STATES = {
     "pruned": TrialState.PRUNED,
     FAILED: TrialState.FAIL,
 }
-"""State of a trial in the study by the state that its slot reports."""
+"""State that a slot reports -> state of the trial in the study."""
 
 
 class Watcher(Protocol):
@@ -64,7 +64,7 @@ class _Running:
 
 
 class StudySearcher(NotSaved, Searcher):
-    """Tune searcher that hands out the study's trials and records what becomes of them.
+    """Tune searcher that gives the study's trials to slots and records their results and ends.
 
     Args:
         plan: The sweep's plan.
@@ -74,7 +74,7 @@ class StudySearcher(NotSaved, Searcher):
         trial_ended: Function that is called after each end of a trial, as by the anytime fusion.
 
     Attributes:
-        halted: The reason why no more trials are taken up; None while the search goes on.
+        halted: The reason why no more trials start; None while the search goes on.
         interrupted: True once Ctrl-C was pressed.
     """
 
@@ -103,7 +103,7 @@ class StudySearcher(NotSaved, Searcher):
         self.stop_if_requested()
         slot = None if self.halted else self.slots.take()
         if slot is None and self.slots.gone:
-            self.halted = self.halted or f"{self.slots.why_gone}: no slot is left"
+            self.halted = self.halted or f"{self.slots.gone_reason}: no slot is left"
         if slot is not None:
             self.halted = self.limits.halt()
         if self.halted:
@@ -113,7 +113,7 @@ class StudySearcher(NotSaved, Searcher):
         proposal = self._study.ask()
         if proposal is None:
             self.slots.release(slot)
-            # A running trial may lose its slot and be handed out again.
+            # A running trial may lose its slot and is then proposed again.
             return None if self._running else str(Searcher.FINISHED)
         return self._start(trial_id, proposal, slot)
 
@@ -164,7 +164,7 @@ class StudySearcher(NotSaved, Searcher):
             self.slots.release(slot)
 
     def stop(self, reason: str, when: Stop) -> None:
-        """Take up no more trials and end the running ones, resumably."""
+        """Start no more trials, and stop the running ones so that they can be continued later."""
         self.halted, self._stopping = reason, when
         self.slots.stop(when)
 
@@ -198,7 +198,7 @@ class StudySearcher(NotSaved, Searcher):
             self.watcher.again(running.proposal, "its workers died")
 
     def _state_without_slot(self, proposal: Proposal) -> str:
-        """Queue a trial whose slot died again, or fail it once too many slots died."""
+        """Queue a trial whose slot died and return LOST, or return FAILED after too many deaths."""
         key = (proposal.study, proposal.number)
         self._deaths[key] += 1
         if self._deaths[key] > self._restarts:

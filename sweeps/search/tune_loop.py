@@ -1,7 +1,7 @@
 """Search loop: Ray Tune runs the study's trials in the slots until the study is done.
 
-Tune's Searcher (``sweeps.search.searcher``) hands out the trials that the study proposes, as many
-at a time as there are slots. A pruned trial ends by itself in its slot, with its predictions, so no
+Tune's searcher (``sweeps.search.searcher``) starts the trials that the study proposes, as many at
+a time as there are slots. A pruned trial ends by itself in its slot, with its predictions, so no
 TrialScheduler is needed that stops trials from outside. Tune's own files are temporary and are
 never read back.
 """

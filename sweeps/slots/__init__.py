@@ -1,1 +1,1 @@
-"""Slots: seats that train one trial after another, in one process or by a group of DDP workers."""
+"""Slots: resident actors that train one trial after another, alone or with DDP workers."""

@@ -81,8 +81,8 @@ def _get(reference: Any) -> Any:
 class RemoteTrialControl(TrialControl):
     """Control of the slot, read from a worker's process.
 
-    A call that waits for a stop request is always open, so reading it every few steps costs
-    nothing.
+    A call that waits for a stop request is always open, so checking for a request every few steps
+    costs nothing.
 
     Args:
         slot: The group slot's actor.

@@ -19,7 +19,7 @@ SHUTDOWN: Final = "shutdown"
 
 @dataclass(frozen=True)
 class Assignment:
-    """Job that was handed to workers.
+    """Job that workers were given.
 
     Attributes:
         number: Number of the assignment; each one of a slot has another number.
@@ -31,7 +31,7 @@ class Assignment:
 
 
 class Mailbox:
-    """Thread-safe mailbox.
+    """Thread-safe mailbox for one job at a time and its events.
 
     Workers call ``take``, ``begin``, ``put`` and ``fail``; the slot calls the other methods.
     """
@@ -100,8 +100,8 @@ class Mailbox:
         """Wait for a job and return it as an assignment.
 
         If the job was started before, its workers have died since. A worker that dies while it
-        waits leaves its call behind, so only the latest call gets an assignment, and a job that a
-        dead worker got was not started.
+        waits leaves its call open, so only the latest call gets an assignment, and a job counts as
+        started only after ``begin``.
 
         Args:
             placement_group: Ray's id of the workers' placement group.
@@ -137,7 +137,7 @@ class Mailbox:
                 self._add(Begin(self._deaths, self._placement_group))
 
     def put(self, number: int, event: Epoch | End) -> None:
-        """Put in an event of the assignment with this number; a late one is dropped."""
+        """Put in an event of an assignment; it is dropped if there was a later assignment."""
         with self._changed:
             if number != self._number or self._job is None:
                 return

@@ -34,7 +34,7 @@ class _Slot:
 
 
 class SlotPool:
-    """Pool that starts the slots, hands out free ones and replaces lost ones.
+    """Pool that starts the slots, gives free ones to trials and replaces lost ones.
 
     No method waits for a slot: slots that are up train while others still start. The processes of
     the slots start at once, while their setup is still being made; ``open`` gives it to them.

@@ -18,10 +18,7 @@ from sweeps.records.messages import End, EndState, Epoch, Job
 from sweeps.slots.control import Stop, TrialControl
 
 HEARTBEAT_SECONDS = 60.0
-"""Interval at which waiting workers exchange a message.
-
-No collective call of theirs lasts longer than its timeout then.
-"""
+"""Interval at which waiting workers exchange a message, so that no collective call times out."""
 
 
 class TrialLoop:
@@ -31,7 +28,7 @@ class TrialLoop:
         job: The job.
         config: The trial's config.
         data: The trial's data.
-        control: Source of decisions and stop requests; only the first worker's is asked.
+        control: Source of decisions and stop requests; only the first worker's counts.
         workers: The workers that train the trial together.
     """
 
@@ -66,7 +63,7 @@ class TrialLoop:
         yield self._end(state, trainer.learning_curve[-1:], kept)
 
     def _is_pruned_after(self, epoch: int) -> bool:
-        """Wait for the study's decision after an epoch, the same on all workers."""
+        """Wait for the study's decision after an epoch; return True on all workers if it prunes."""
         first = self.workers.rank == 0
         while True:
             prune = self.control.decision(epoch, HEARTBEAT_SECONDS) if first else None

@@ -1,4 +1,4 @@
-"""Index of a sweep's trials by signature and state, so that no draw or report searches them."""
+"""Index of a sweep's trials by signature and state, so that no draw or report reads all trials."""
 
 from collections import Counter, defaultdict, deque
 
@@ -23,7 +23,8 @@ class Index:
         failed: Signature -> the trial in `latest`, if it has failed.
         running: Trial without a result -> its signature.
         unfinished: Running trials that no slot trains at present, the next one first.
-        twins: Running trial -> the twins that wait for its result.
+        twins: Running trial -> its twins: later trials with the same signature, which wait for its
+            result.
         repeats: Trial, as "<study> <number>" -> number of trials that repeat it with a new seed.
         learned: Study -> the finished trials that its sampler learns from.
     """
@@ -69,5 +70,5 @@ class Index:
         learn(self.learned[key[0]], trial)
 
     def ended(self) -> int:
-        """Return the number of ended trials; a trial in its retry has not ended."""
+        """Return the number of ended trials; a failed trial that is being retried has not ended."""
         return self.sizes.total() - sum(self.asked[s] for s in set(self.running.values()))

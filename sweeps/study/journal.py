@@ -19,7 +19,7 @@ JOURNAL = "study.journal"
 OPTUNA_LOCK_SECONDS = 0.5
 """Time that another living process, such as `optuna-dashboard`, gets to release Optuna's lock."""
 DRAFT = -1
-"""Optuna's id for a trial that is in no storage."""
+"""Trial id of the draft, which is not in the journal."""
 
 
 def cut_torn_line(path: Path) -> int:
@@ -31,23 +31,23 @@ def cut_torn_line(path: Path) -> int:
     Raises:
         InputError: If a line before the last one is damaged; the file is not changed.
     """
-    whole, damaged = 0, 0
+    intact_bytes, damaged_line = 0, 0
     with path.open("r+b") as file:
         for number, line in enumerate(file, start=1):
-            if damaged:
+            if damaged_line:
                 raise InputError(
-                    f"{path}, line {damaged}: not a record of an Optuna journal; "
+                    f"{path}, line {damaged_line}: not a record of an Optuna journal; "
                     "restore the file from a copy or give the sweep another name."
                 )
             if _is_record(line):
-                whole += len(line)
+                intact_bytes += len(line)
             else:
-                damaged = number
+                damaged_line = number
         size = file.seek(0, os.SEEK_END)
-        if damaged:
-            file.truncate(whole)
+        if damaged_line:
+            file.truncate(intact_bytes)
             os.fsync(file.fileno())
-    return size - whole
+    return size - intact_bytes
 
 
 def _is_record(line: bytes) -> bool:
@@ -67,8 +67,8 @@ def remove_optuna_lock(path: Path) -> None:
     while lock.is_symlink() and time.monotonic() < deadline:
         time.sleep(0.02)
     lock.unlink(missing_ok=True)
-    for left in path.parent.glob(f"{path.name}.lock*.rename"):
-        left.unlink(missing_ok=True)
+    for renamed in path.parent.glob(f"{path.name}.lock*.rename"):
+        renamed.unlink(missing_ok=True)
 
 
 class JournalFile(JournalFileBackend):
@@ -105,7 +105,7 @@ class Journal(JournalStorage):
         super().__init__(JournalFile(str(path)))
 
     def draft(self, study: optuna.Study) -> optuna.Trial:
-        """Return a trial in memory on which the study's sampler draws; it replaces any draft."""
+        """Return a new draft, on which the study's sampler draws; the last draft is dropped."""
         self._draft = create_trial(state=TrialState.RUNNING)
         return optuna.Trial(study, DRAFT)
 
@@ -146,11 +146,11 @@ class Journal(JournalStorage):
         param_value_internal: float,
         distribution: BaseDistribution,
     ) -> None:
-        """Store a parameter; those of the draft are kept in memory by its `Trial`."""
+        """Store a parameter; parameters of the draft stay in memory, in its `Trial`."""
         if trial_id != DRAFT:
             super().set_trial_param(trial_id, param_name, param_value_internal, distribution)
 
     def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
-        """Store a system attribute; TPE's notes to other processes are dropped for the draft."""
+        """Store a system attribute; those of the draft are for other processes and are dropped."""
         if trial_id != DRAFT:
             super().set_trial_system_attr(trial_id, key, value)

@@ -21,9 +21,10 @@ class Proposal:
         overrides: Overrides that compose to its config.
         signature: Signature of the config and the data, also the name of the trial's folder.
         reported: Epoch -> value of the epochs that an earlier driver recorded.
-        stopped: True if it was pruned at the last of these epochs and only its end is missing.
-        unpruned: True if it is never pruned: it repeats another trial with a new seed or a fold
-            held out.
+        stopped: True if the trial was pruned at the last of these epochs and only its end is
+            missing.
+        unpruned: True if the trial is never pruned, because it repeats another trial with a new
+            seed or with a fold held out.
         fold: Index of the held-out fold of a refit; None for other trials.
     """
 

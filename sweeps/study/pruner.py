@@ -7,7 +7,7 @@ from typing import Protocol
 
 
 def rungs(min_epochs: int, reduction_factor: int, epochs: int) -> tuple[int, ...]:
-    """Return the epochs at which a trial may be pruned: min_epochs * reduction_factor**k."""
+    """Return the epochs, up to `epochs`, of possible pruning: min_epochs * reduction_factor**k."""
     found = []
     rung = min_epochs
     while rung <= epochs:
@@ -29,20 +29,20 @@ class PrunerSettings(Protocol):
 
     @property
     def reduction_factor(self) -> int:
-        """Ratio of a rung to the one before; also of the trials that reach both."""
+        """Ratio of a rung to the one before; 1 / reduction_factor of a rung's trials continue."""
 
 
 class AsynchronousHalving:
     """Pruner that keeps, at each rung, the best 1 / reduction_factor of a study's trials.
 
     Method of Li et al. 2020, "A System for Massively Parallel Hyperparameter Tuning", without
-    promotion of stopped trials; higher is better. Where every epoch is reported it decides as
-    Optuna's `SuccessiveHalvingPruner(min_epochs, reduction_factor)`. Optuna's pruner notes
-    `completed_rung_k` in the trial before it decides and answers "continue" when asked again, so a
-    crash in between lets a pruned trial run on. This class keeps only the values, each `add`ed when
-    it is recorded or read back, and answers the same when asked twice. The values are sorted:
-    Optuna's scan of all trials at each rung doubled a trial's cost to the driver within 4,000
-    trials.
+    promotion of stopped trials; higher is better. If every epoch is reported, its decisions equal
+    those of Optuna's `SuccessiveHalvingPruner(min_epochs, reduction_factor)`. Optuna's pruner sets
+    `completed_rung_k` in the trial before it decides, and a second call returns "continue", so
+    after a crash in between a trial is not pruned. This class keeps only the values, each `add`ed
+    when it is recorded or read back, and a second call returns the same decision. The values are
+    sorted: Optuna's scan of all trials at each rung doubled the driver's time for a trial within
+    4,000 trials.
 
     Args:
         min_epochs: First rung.
@@ -72,7 +72,13 @@ class AsynchronousHalving:
             insort(self._reached[study, epoch], value)
 
     def stops(self, study: str, epoch: int, value: float) -> bool:
-        """Return True if the trial whose added value this is is pruned; a NaN always is."""
+        """Return True if a trial is pruned after this epoch.
+
+        Args:
+            study: Name of the trial's study.
+            epoch: The epoch; no trial is pruned if it is no rung.
+            value: The trial's value after this epoch, `add`ed before; NaN is always pruned.
+        """
         if not self.is_rung(epoch):
             return False
         reached = self._reached[study, epoch]

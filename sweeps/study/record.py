@@ -21,12 +21,12 @@ COPIED_TO_RETRY = ("overrides", "signature", "repeat_of", "fold", "fold_of")
 
 
 class StudyRecord:
-    """The trials of a sweep as its journal has them, and all changes of the journal.
+    """Record of a sweep's trials, which reads them from the journal and makes all changes of it.
 
     Args:
         folder: The sweep's folder; it is made if needed.
         studies: Names of the sweep's studies.
-        pruned: Names of the studies whose trials may be stopped at rungs.
+        pruned: Names of the studies in which trials may be pruned at rungs.
         pruner: Settings of the pruner; its kind is `asha` or `none`.
         sign: Function that returns the signature of the config that overrides compose to.
         lock: The folder's lock if the caller holds it already. It is released by `close`.
@@ -65,7 +65,7 @@ class StudyRecord:
         self._lock.close()
 
     def put_back(self, study: str, number: int) -> None:
-        """Queue a trial whose slot was lost, to be continued from its last recorded epoch.
+        """Queue a trial that lost its slot; it continues from its last recorded epoch.
 
         A trial that has ended is not queued.
         """
@@ -115,7 +115,7 @@ class StudyRecord:
             trial: The other sweep's trial, whose values and decisions are copied.
             point: Trial that holds the same point as parameters of this sweep's space.
             overrides: The point as overrides.
-            origin: Other sweep, study and number, for the attribute `from`.
+            origin: Value of the attribute `from`: "<other sweep>: <study> <number>".
         """
         kept = {k: v for k, v in trial.user_attrs.items() if k.startswith("decision:")}
         signature = trial.user_attrs["signature"]
@@ -158,7 +158,7 @@ class StudyRecord:
     ) -> None:
         """Write the end of a trial and of its twins to the journal.
 
-        The state is written last. If the driver is killed before that, the trial is handed out
+        The state is written last. If the driver is killed before that, the trial is proposed
         again. A trial that has ended is not changed.
 
         Args:
@@ -210,7 +210,7 @@ class StudyRecord:
     def outcomes(self) -> dict[str, bool]:
         """Return, for the signature of each ended trial, True if the trial failed.
 
-        A failed trial that is in its retry has not ended.
+        A failed trial that is being retried has not ended.
         """
         return {
             signature: signature in self.index.failed
@@ -219,7 +219,7 @@ class StudyRecord:
         }
 
     def ended(self) -> int:
-        """Return the number of ended trials of all studies; a trial in its retry has not ended."""
+        """Return the number of ended trials; a failed trial that is being retried has not ended."""
         return self.index.ended()
 
     def trial(self, key: Key) -> FrozenTrial:
@@ -231,7 +231,7 @@ class StudyRecord:
     def trials_of(
         self, study: str, states: Container[TrialState] | None = None
     ) -> list[FrozenTrial]:
-        """Return the trials of one study, of some states or of all. Do not change them."""
+        """Return the trials of one study, only those in `states` if given. Do not change them."""
         return self._studies[study].get_trials(deepcopy=False, states=states)
 
     def draft(
@@ -334,13 +334,13 @@ class StudyRecord:
 
     def _tell_twins(self, first: Key) -> None:
         """Give the twins of an ended trial its values and its end."""
-        told = self.trial(first)
+        ended = self.trial(first)
         for twin in self.index.twins.pop(first, []):
             waiting = self.trial(twin)
-            for epoch, value in told.intermediate_values.items():
+            for epoch, value in ended.intermediate_values.items():
                 if epoch not in waiting.intermediate_values:
                     self._record(twin, epoch, value)
-            self.tell(*twin, told.state, told.user_attrs.get("reason"))
+            self.tell(*twin, ended.state, ended.user_attrs.get("reason"))
 
 
 def last_value(trial: FrozenTrial) -> float | None:

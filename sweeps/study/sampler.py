@@ -1,4 +1,4 @@
-"""Samplers: one for each trial, made from the sweep's seed and the trial's number alone."""
+"""Samplers of points: one for each trial, made from the sweep's seed and the trial's number."""
 
 import copy
 import functools
@@ -30,12 +30,12 @@ def startup_trials(share: int) -> int:
 def make_sampler(kind: str, seed: int, number: int, startup: int) -> optuna.samplers.BaseSampler:
     """Return the sampler of one trial.
 
-    It follows from the seed and the trial's number, so after a restart the same trial is drawn from
-    the same finished ones. Trials of the same number in different studies draw from the same random
-    stream, so compared values start from the same points. TPE models the parameters by branch
-    (`group`), since a choice decides which other parameters exist. `constant_liar` keeps trials
-    that run side by side apart and changes nothing when one runs alone; Optuna 5 made it the
-    default for that (optuna#6738). TPE learns from a bounded number of trials, see `learn`.
+    It depends only on the seed and the trial's number, so after a restart the same finished trials
+    give the same new trial. Trials of the same number in different studies draw from the same
+    random stream, so compared values start from the same points. TPE models the parameters by
+    branch (`group`), since a choice decides which other parameters exist. `constant_liar` makes TPE
+    draw away from running trials and changes nothing if no other trial runs; Optuna 5 made it the
+    default for this reason (optuna#6738). TPE learns from a bounded number of trials, see `learn`.
 
     Args:
         kind: "tpe" or "random".

@@ -1,4 +1,4 @@
-"""Order of a sweep's trials: new points, then the best with new seeds, then held-out folds."""
+"""Order of a sweep's trials: new points, the best trials with new seeds, refits on folds."""
 
 import math
 from collections import deque
@@ -46,7 +46,7 @@ class SweepStudy:
         labels: Label of each combination; not used if the only combination is empty.
         trials: Number of trials of all studies together, in equal shares (the first studies get
             one more if it does not divide). A larger number than the journal has extends the
-            sweep; with a smaller one only RUNNING trials are handed out.
+            sweep; with a smaller one only RUNNING trials are proposed.
         sampler: "tpe" or "random".
         seed: Seed of the samplers, >= 0.
         pruner: Settings of the pruner; its kind is `asha` or `none`.
@@ -103,7 +103,7 @@ class SweepStudy:
         self.record.close()
 
     def ask(self) -> Proposal | None:
-        """Return the next trial to train; None if all trials have been handed out.
+        """Return the next trial to train; None if all trials have been proposed.
 
         Trials that an earlier driver left unfinished come first, then new ones, the studies in
         turn. `done` is True once all of them have ended as well.
@@ -126,13 +126,13 @@ class SweepStudy:
 
     @property
     def planned(self) -> int:
-        """Number of trials of all studies; those of a refit count once they are known."""
+        """Number of trials of all studies; refits count once the members to refit are known."""
         due = sum(self._index.sizes[study] for study in self._folds) + len(self._due or ())
         adopted = self._index.adopted.total()
         return sum(self._shares.values()) + adopted + self._seeds * len(self._repeats) + due
 
     def repeats(self) -> dict[str, list[FrozenTrial]]:
-        """Return the finished trials with new seeds of each study's best config."""
+        """Return, for each study, the finished trials that repeat its best trial with new seeds."""
         found: dict[str, list[FrozenTrial]] = {}
         for study, repeats in self._repeats.items():
             best = self._best(study)
@@ -142,7 +142,7 @@ class SweepStudy:
 
     @property
     def done(self) -> bool:
-        """True if every trial has been handed out and has ended."""
+        """True if every trial has been proposed and has ended."""
         idle = not self._index.running and self._next_study() is None
         return idle and self._next_refit() is None
 
@@ -175,11 +175,11 @@ class SweepStudy:
         return self._due[0] if self._due else None
 
     def _share(self, study: str) -> int:
-        """Return the number of trials that a study is to have, adopted ones included."""
+        """Return the planned number of a study's trials, taken-over ones included."""
         return self._shares[study] + self._index.adopted[study]
 
     def _best(self, study: str) -> str | None:
-        """Return the study's best trial, COMPLETE ones first, as `repeat_of` names it."""
+        """Return the best trial, COMPLETE before PRUNED ones, as "<study> <number>", or None."""
         trials = self.record.trials_of(study)
         for state in (TrialState.COMPLETE, TrialState.PRUNED):
             values = {t.number: last_value(t) for t in trials if t.state == state}

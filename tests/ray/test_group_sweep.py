@@ -279,7 +279,7 @@ def test_spent_minutes_stop_trials_at_their_next_epoch_and_more_go_on(planted, r
 
     files = written(folder)
     assert main([*command, "--fresh", "search.trials=1", "training.epochs=1"]) == 0
-    assert "beginning anew as small-2: " in capsys.readouterr().out
+    assert "starting a new sweep small-2: " in capsys.readouterr().out
     assert written(folder) == files
     (anew,) = recorded(Path("runs/small-2"))
     assert anew.state == TrialState.COMPLETE
