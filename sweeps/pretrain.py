@@ -70,10 +70,16 @@ METHODS: dict[str, type[Any]] = {"mae": MAEConfig, "supervised": SupervisedConfi
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the program and return its exit code: 0, 1 if training fails, or 130 after Ctrl-C.
+    """Pretrain a backbone on face crops: the program ``pretrain.py``.
+
+    Args:
+        argv: Arguments of the command line; None for those of the process.
+
+    Returns:
+        Exit code: 0, or 1 if the training fails, or 130 after Ctrl-C.
 
     Raises:
-        InputError: If the user made a mistake.
+        InputError: If an argument, the config or the images are wrong.
     """
     arguments = _parse(argv)
     try:
@@ -127,7 +133,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _pretrain(arguments: argparse.Namespace) -> int:
-    """Check all arguments and data, then start Ray and train."""
+    """Check the arguments, images and labels, then start Ray, train, and return the exit code 0."""
     check_arguments(arguments)
     plain = compose_plain(f"pretrain_{arguments.method}", arguments.overrides)
     config: MAEConfig | SupervisedConfig = validate_as(METHODS[arguments.method], plain)
@@ -156,7 +162,10 @@ def _pretrain(arguments: argparse.Namespace) -> int:
 def _find_images(
     arguments: argparse.Namespace, config: MAEConfig | SupervisedConfig, address: str
 ) -> tuple[Images, LabelledImages | None]:
-    """Return the images and their labels, without labels of tasks that are not trained."""
+    """Return the images to train on and their labels; the labels are None if there are none.
+
+    Labels of tasks that the config does not train are masked out.
+    """
     found = find_images(address)
     if found.left_out:
         print(found.left_out)
@@ -200,7 +209,7 @@ def _run(
     folder: PretrainingFolder,
     checkpoint: bytes | None,
 ) -> None:
-    """Train the remaining epochs."""
+    """Start Ray, train the epochs that are left, and write their results to the output folder."""
     with connect(choose_address(arguments.address)) as cluster:
         # Ray must be imported after connect() has set its environment variables.
         from sweeps.pretraining.driver import pretraining_events
@@ -242,10 +251,19 @@ def _print_event(event: Event, arguments: argparse.Namespace, workers: int) -> N
 def reader_resources(
     arguments: argparse.Namespace, workers: int, cluster: Cluster
 ) -> dict[str, Any]:
-    """Return ``readers`` and ``reader_cpus`` of a ``PretrainingSetup``.
+    """Return the number and CPUs of the tasks that read images for each worker.
 
-    Reading tasks use the CPUs that the workers leave free. If there are fewer than workers, the
-    tasks hold no CPU and share those of the workers.
+    The tasks use the CPUs that the workers leave free. If fewer CPUs than workers are free, each
+    worker has one task, which reserves no CPU.
+
+    Args:
+        arguments: Arguments of the command line, which hold the CPUs of each worker.
+        workers: Number of workers.
+        cluster: The connected Ray cluster.
+
+    Returns:
+        ``readers`` (number of tasks for each worker) and ``reader_cpus`` (CPUs of each task), which
+        are fields of ``PretrainingSetup``.
     """
     free = worker_capacity(1, 0, cluster.nodes, cluster.autoscaler) - workers * arguments.cpus
     return {"readers": max(1, free // workers), "reader_cpus": 1 if free >= workers else 0}

@@ -168,13 +168,8 @@ def _greedy_mean(
     The weights are chosen by greedy selection with replacement on ``select`` (validation videos on
     which choices are made). A task without labels there is predicted by the first trial alone.
 
-    Args:
-        outputs: Outputs (M, N, 22) of M trials for N frames.
-        signatures: Signatures of the M trials (hashes of config and dataset).
-        frames: The N frames that the trials predict.
-
     Returns:
-        The weights by task and signature, and the weighted mean of the outputs (N, 22).
+        The weights by task and signature, and the weighted mean (N, 22) of the trials' outputs.
     """
     select = frames.positions("select")
     mean = np.full(outputs.shape[1:], np.nan, np.float32)
@@ -194,17 +189,12 @@ def _greedy_mean(
 def _compared(
     outputs: Float[np.ndarray, "N 22"], fused: Float[np.ndarray, "N 22"], frames: PredictedFrames
 ) -> dict[str, Any]:
-    """Return the combined score P (sum of the tasks' scores) of a model and of its difference.
-
-    Args:
-        outputs: Outputs (N, 22) of the model for N frames.
-        fused: Outputs (N, 22) of the sweep's fused model, with which the model is compared.
-        frames: The N frames.
+    """Compare the combined score P (sum of the tasks' scores) of outputs with the fused model's.
 
     Returns:
-        Under ``select`` and ``confirm`` P and its bootstrap interval on these validation videos;
-        under ``minus_fused_raw`` the model's P minus the fused model's on ``confirm``, present only
-        if both models predict the same tasks.
+        Under ``select`` and ``confirm`` P of the outputs with its bootstrap interval on these
+        validation videos. Under ``minus_fused_raw`` P of the outputs minus P of the fused model on
+        ``confirm``; left out if the two predict different tasks.
     """
     scores: dict[str, Any] = {}
     for part in ("select", "confirm"):
@@ -234,19 +224,11 @@ def _drops_without_each(
     frames: PredictedFrames,
     part: str,
 ) -> dict[str, Any]:
-    """Return the drop of a task's score if one member (trial) of the fused model is left out.
-
-    Args:
-        task: The task.
-        outputs: Outputs (M, N, W) of M members for N frames, W outputs of the task.
-        weights: Weight of each member in the mean.
-        signatures: Signature of each member.
-        frames: The N frames.
-        part: Split on whose videos the score is computed, ``select`` or ``confirm``.
+    """Return the drop of a task's score on one split if one trial of the fused model is left out.
 
     Returns:
-        By signature of the omitted member: ``score`` (the drop) and its bootstrap ``interval``.
-        Empty if there is a single member or the split has no labels of the task.
+        By signature of the omitted trial: ``score`` (the drop) and its bootstrap ``interval``.
+        Empty if only one trial is fused or the split has no labels of the task.
     """
     score_name = f"{task.score}_{task.name}"
     fused = _task_scores(frames, task, fuse(outputs, weights), part).get(score_name)
@@ -263,17 +245,7 @@ def _drops_without_each(
 def _task_scores(
     frames: PredictedFrames, task: Task, outputs: Float[np.ndarray, "N W"], part: str
 ) -> Mapping[str, BootstrapScore]:
-    """Return the scores of one task's outputs on the videos of one split.
-
-    Args:
-        frames: The N frames that are predicted.
-        task: The task.
-        outputs: Outputs (N, W) of the task for all N frames.
-        part: Split to score: ``select`` or ``confirm``.
-
-    Returns:
-        The scores with their bootstrap over videos, by name, such as ``ccc_valence``.
-    """
+    """Return the scores by name of one task's outputs on one split, with bootstrap draws."""
     all_columns = np.full((len(outputs), len(OUTPUT_COLUMNS)), np.nan, np.float32)
     all_columns[:, task.outputs] = outputs
     return frames.bootstrap_scores(all_columns, part)

@@ -1,1 +1,1 @@
-"""Prediction with a fused model: export to a folder, workers and files of predictions."""
+"""Prediction with a fused model: export to a folder, Ray actors and files of predictions."""

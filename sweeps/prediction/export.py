@@ -1,4 +1,4 @@
-"""Export of a sweep's fused model to one folder, which can be used without the run folder."""
+"""Export of a sweep's fused model to a folder that can be used without the run folder."""
 
 import json
 import os
@@ -25,7 +25,7 @@ from sweeps.storage.run_folder import MEMBERS, SPACE, dataset_hash
 from sweeps.storage.trial_folder import SCORES, TrialFolder
 
 PACKAGES = ("mtl-sweeps", "torch", "numpy")
-"""Packages whose versions an export records."""
+"""Names of the packages; an exported model records the versions of them."""
 
 
 def export(run_folder: Path, dataset: Dataset, destination: Path) -> None:
@@ -38,8 +38,8 @@ def export(run_folder: Path, dataset: Dataset, destination: Path) -> None:
 
     Raises:
         InputError: If the destination exists or cannot be written, if the run folder holds no fused
-            model, if the sweep was trained on another dataset, or if the weights of a member are
-            no longer kept.
+            model, if the sweep was trained on another dataset, or if the weights of a fused trial
+            have been removed.
     """
     check_destination(destination)
     files = export_files(run_folder, dataset)
@@ -50,18 +50,18 @@ def export(run_folder: Path, dataset: Dataset, destination: Path) -> None:
 
 
 def check_destination(destination: Path) -> None:
-    """Raise InputError if the destination of an export exists."""
+    """Raise InputError if the folder or file to which a model is to be exported exists already."""
     if os.path.lexists(destination):
         raise InputError(f"{destination} exists: export to another folder, or remove it")
 
 
 def sweep_data(run_folder: Path) -> Dataset:
-    """Open the dataset that a sweep's ``space.yaml`` names."""
+    """Return the opened dataset of a sweep; ``space.yaml`` in the run folder holds its address."""
     return open_data(load(run_folder / SPACE).data)
 
 
 def export_files(run_folder: Path, dataset: Dataset) -> Files:
-    """Return the checked files of an export.
+    """Return the files of an exported model, after checking that the model can be loaded.
 
     Args:
         run_folder: The sweep's run folder.
@@ -69,7 +69,10 @@ def export_files(run_folder: Path, dataset: Dataset) -> Files:
 
     Raises:
         InputError: If the run folder holds no fused model, if the sweep was trained on another
-            dataset, or if the weights of a member are no longer kept.
+            dataset, or if the weights of a fused trial have been removed.
+
+    Returns:
+        Content of each file, by its path in the export.
     """
     if not (run_folder / MEMBERS).is_file():
         raise InputError(f"{run_folder} holds no fused model: let its sweep end first")
@@ -107,7 +110,11 @@ def _check_same_data(run_folder: Path, dataset: Dataset) -> None:
 
 
 def _weights_by_member(members: MemberWeights) -> dict[str, dict[str, float]]:
-    """Return the weights in the mean by member, then by task, without weights of 0."""
+    """Return the weights of the members (fused trials) by signature and task, without zeros.
+
+    Args:
+        members: The same weights, by task and signature.
+    """
     by_member: dict[str, dict[str, float]] = {}
     for task, weights in members.items():
         for signature, weight in weights.items():
@@ -117,7 +124,12 @@ def _weights_by_member(members: MemberWeights) -> dict[str, dict[str, float]]:
 
 
 def _entry(trial: TrialFolder, member_weights: Mapping[str, float]) -> dict[str, Any]:
-    """Return the entry of a member in ``model.json``."""
+    """Return the entry of a fused trial in ``model.json``: config, weights in the mean, epochs.
+
+    Args:
+        trial: The trial's folder.
+        member_weights: The trial's weight in the mean of each task.
+    """
     epochs = trial.scores()["epochs"]
     return {
         "config": trial.config(),
@@ -127,7 +139,7 @@ def _entry(trial: TrialFolder, member_weights: Mapping[str, float]) -> dict[str,
 
 
 def _weights_files(run_folder: Path, members: Mapping[str, Mapping[str, Any]]) -> Files:
-    """Return the members' trained weights by their path in the export."""
+    """Return the fused trials' trained weights as bytes, by their path in the exported folder."""
     weights: Files = {}
     for signature, entry in members.items():
         trial = TrialFolder.in_run(run_folder, signature)
@@ -148,14 +160,14 @@ def _no_longer_kept(trial: TrialFolder, file: Path) -> InputError:
 
 
 def _prior(dataset: Dataset) -> dict[str, list[float]]:
-    """Return the outputs for videos without features, for each task with training labels."""
+    """Return the outputs for videos without features, by task: means of the training labels."""
     prior = training_prior(dataset.listing())
     known = {name: prior[task.outputs] for name, task in TASKS.items()}
     return {name: values.tolist() for name, values in known.items() if not np.isnan(values).any()}
 
 
 def _scores(run_folder: Path) -> dict[str, Any]:
-    """Return the fused model's scores from the run folder, by part."""
+    """Return the scores of a sweep's fused model on ``select`` and ``confirm``, if it has any."""
     file = run_folder / SCORES
     scores = json.loads(file.read_text()) if file.is_file() else {}
     return {

@@ -1,4 +1,4 @@
-"""Files of predictions, written span by span: Parquet, or the challenge's text format."""
+"""Files of predictions, written one range of frames after another, as Parquet or text."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,16 +13,16 @@ from mtl.predictions.submission import HEADER, submission_lines
 from mtl.predictions.table import decide
 
 SUFFIXES = (".parquet", ".txt")
-"""File name endings: Parquet with all outputs, or text with the decided labels."""
+"""File name endings: Parquet with all outputs, or the challenge's text format with labels."""
 WriteSpan = Callable[[slice, np.ndarray], None]
-"""Function that writes the outputs (N, 22) of a span of the source's rows; spans come in order."""
+"""Function that writes the outputs (N, 22) of the next N frames, given as a slice of rows."""
 
 
 def check_prediction_file(file: Path, overwrite: bool) -> None:
-    """Check that a file of predictions can be written.
+    """Check the path of a file of predictions before the predictions are computed.
 
     Args:
-        file: The file to write.
+        file: Path of the file to write.
         overwrite: True if an existing file may be replaced.
 
     Raises:
@@ -42,16 +42,18 @@ def check_prediction_file(file: Path, overwrite: bool) -> None:
 
 @contextmanager
 def writing(file: Path, source: Source) -> Iterator[WriteSpan]:
-    """Write a file of predictions, which appears when it is complete.
+    """Context manager that writes a file of predictions.
 
-    After an exception an existing file is unchanged.
+    The file appears when the context ends without an exception; otherwise an existing file is left
+    unchanged.
 
     Args:
-        file: The file to write; its ending selects the format.
-        source: Frames that are predicted.
+        file: Path of the file: Parquet if it ends in ``.parquet``, else the challenge's format.
+        source: All frames to predict.
 
     Yields:
-        Function that writes the outputs of one span of the source's rows.
+        Function that takes a slice of the source's frames and their outputs (N, 22), and writes
+        them. It must be called for consecutive slices.
     """
     open_file = _parquet if file.suffix == ".parquet" else _submission
     with open_file(file, source) as write:

@@ -1,4 +1,4 @@
-"""Prediction of spans of videos with a pool of Ray actors that each hold the ensemble."""
+"""Prediction of videos by a pool of Ray actors, each of which holds the whole ensemble."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -19,11 +19,12 @@ from sweeps.data.ray_data import with_absolute_address
 
 
 class Predictor:
-    """Actor that predicts spans of rows with the ensemble.
+    """Ray actor that predicts frames with the ensemble of an exported model.
 
     Args:
-        shared: References to the files of the export and to the ``Source``, in the object store.
-        model: Path of the export or run folder, for error messages.
+        shared: Object references to the files of the exported model, and to the ``Source`` (frames
+            to predict and locations of their features).
+        model: Path of the exported model or run folder, for error messages.
         threads: Number of torch threads.
     """
 
@@ -34,14 +35,14 @@ class Predictor:
         self.ensemble = Ensemble(parse_export(files, model))
 
     def __call__(self, batch: Mapping[str, np.ndarray]) -> pa.Table:
-        """Return the outputs of one span.
+        """Predict a range of frames.
 
         Args:
-            batch: ``start`` and ``stop``, arrays of length 1: the span [start, stop) of the
-                source's rows.
+            batch: ``start`` and ``stop``, arrays of length 1: the range [start, stop) of rows of
+                the ``Source``.
 
         Returns:
-            Table with the columns ``row`` and ``outputs`` (lists of 22 numbers).
+            Arrow table with the columns ``row`` and ``outputs`` (lists of 22 numbers).
         """
         start, stop = (int(batch[key][0]) for key in ("start", "stop"))
         outputs = self.ensemble.outputs(*self.source.read(slice(start, stop)))
@@ -58,13 +59,15 @@ def predict_spans(
     cpus: int,
     gpus: float,
 ) -> Iterator[tuple[slice, Float32[np.ndarray, "N 22"]]]:
-    """Yield each span with its outputs, in the order of the spans, as soon as they are ready.
+    """Predict ranges of frames with several Ray actors; yield each range with its outputs (N, 22).
+
+    The ranges are yielded in the given order, each as soon as it and all before it are ready.
 
     Args:
-        files: Files of the exported model.
-        model: Path of the export or run folder, for error messages.
-        source: Frames to predict and their features.
-        spans: Spans of the source's rows; each holds whole videos.
+        files: Content of the exported model's files.
+        model: Path of the exported model or run folder, for error messages.
+        source: Frames to predict, and locations of their features.
+        spans: Ranges of rows of the source; each holds the N frames of some whole videos.
         workers: Number of actors.
         cpus: CPUs of each actor, and its number of torch threads.
         gpus: GPUs of each actor.

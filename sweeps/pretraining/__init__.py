@@ -1,1 +1,1 @@
-"""Pretraining on Ray: workers, image reading, driver and output folder."""
+"""Pretraining of a backbone on Ray: workers, image reading, driver and output folder."""

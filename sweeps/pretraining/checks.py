@@ -1,4 +1,4 @@
-"""Checks of a pretraining before it starts."""
+"""Checks of arguments, folders and images before a pretraining starts."""
 
 import argparse
 from pathlib import Path
@@ -17,7 +17,7 @@ from sweeps.pretraining.setup import InitialBackbone, PretrainingSetup
 
 
 def check_arguments(arguments: argparse.Namespace) -> None:
-    """Check the arguments of ``pretrain.py`` that can be checked without a file.
+    """Check the command line of ``pretrain.py``, as far as possible without reading files.
 
     Raises:
         InputError: If a value is out of range, or two options contradict each other.
@@ -44,16 +44,16 @@ def check_arguments(arguments: argparse.Namespace) -> None:
 
 
 def check_output_folder(out: Path, address: str) -> None:
-    """Check that the output folder is not below the image folder.
+    """Check that the output folder is not inside the image folder.
 
-    Otherwise the pictures of this run would be images of the next run.
+    Otherwise the next pretraining would train on the pictures that this one writes.
 
     Args:
         out: Output folder.
         address: Folder of the images, local or ``s3://``.
 
     Raises:
-        InputError: If the output folder is the image folder or below it.
+        InputError: If the output folder is the image folder, or inside it.
     """
     images = Path(address.removeprefix("file://")).resolve()
     if images in (out.resolve(), *out.resolve().parents):
@@ -61,15 +61,15 @@ def check_output_folder(out: Path, address: str) -> None:
 
 
 def check_listed_images(labels: str, listed: Images, found: Images) -> None:
-    """Check that images of a CSV file exist, and print how many do not.
+    """Check that the images listed in a CSV file exist; print the number of those that do not.
 
     Args:
         labels: Path of the CSV file.
-        listed: Images that the CSV file lists.
+        listed: Images listed in the CSV file.
         found: Images in the image folder.
 
     Raises:
-        InputError: If none of the listed images is in the folder.
+        InputError: If none of the listed images is in the image folder.
     """
     exists = pc.is_in(listed.files, value_set=found.files).to_numpy(zero_copy_only=False)
     if not exists.any():
@@ -85,7 +85,10 @@ def check_listed_images(labels: str, listed: Images, found: Images) -> None:
 
 
 def check_training_data(setup: PretrainingSetup) -> None:
-    """Check that there are enough images for a batch, and labels of each task.
+    """Check that there are enough images for a batch, and labels of each trained task.
+
+    Args:
+        setup: Config, images and labels of the pretraining.
 
     Raises:
         InputError: If a task has no label to train on, or there are fewer images than a batch
@@ -102,16 +105,16 @@ def check_training_data(setup: PretrainingSetup) -> None:
 
 
 def check_workers(workers: int, setup: PretrainingSetup, start: InitialBackbone) -> None:
-    """Check that a number of workers can train together.
+    """Check that a pretraining can run with a number of workers.
 
     Args:
-        workers: Number of workers.
-        setup: Config, images and labels.
-        start: Backbone that the setup starts from.
+        workers: Number of data-parallel workers, which share each batch.
+        setup: Config, images and labels of the pretraining.
+        start: Properties of the backbone to train.
 
     Raises:
-        InputError: If a worker would get too few images of a batch, or the balancing works with a
-            single worker only.
+        InputError: If a worker would get too few images of a batch, or the configured balancing
+            (weighting of the tasks' losses or gradients) supports a single worker only.
     """
     config, batch = setup.config, setup.config.training.batch_images
     least = 2 if start.has_batch_norm else 1

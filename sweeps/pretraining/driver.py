@@ -1,4 +1,4 @@
-"""Driver of a pretraining: starts an actor that runs the workers, and receives their events."""
+"""Functions of the driver process of a pretraining: start the workers, receive their events."""
 
 import functools
 import threading
@@ -26,20 +26,20 @@ from sweeps.pretraining.setup import PretrainingSetup
 from sweeps.pretraining.workers import pretrain
 
 ACTOR_THREADS = 8
-"""Threads of the actor: one for the driver's ``take``, the others for the workers' calls."""
+"""Threads of the actor: one serves the driver's calls, the others serve the workers' calls."""
 TAKE_TIMEOUT_SECONDS = 5.0
-"""Longest wait of one call for the next event."""
+"""Time that one call waits for the next event before it returns without one."""
 TIMEOUTS_UNTIL_WAITING = 6
-"""Timeouts without an event, before the workers' start, until ``WorkersWaiting`` is reported."""
+"""Number of calls without an event after which the driver reports that no worker has started."""
 START_MINUTES = 15
-"""Longest wait for the start of all workers."""
+"""Time within which all workers must have started."""
 
 
 class WorkerRunner(EventLog):
-    """Actor that runs the workers and holds their events.
+    """Ray actor that runs the workers of a pretraining and holds their events for the driver.
 
-    Workers are run here and not in a thread of the driver, because such a thread would keep the
-    driver's process from ending.
+    The workers are not run in a thread of the driver process, because that thread would keep the
+    process from ending.
     """
 
     def start(
@@ -51,7 +51,16 @@ class WorkerRunner(EventLog):
         gpus: float,
         restarts: int,
     ) -> None:
-        """Run the workers in a thread; the arguments are those of ``pretraining_events``."""
+        """Start the workers in a thread, and return at once.
+
+        Args:
+            name: Name of the run on Ray's dashboard.
+            setup: Object reference, in a list, to the config, images and labels.
+            workers: Number of workers that train together.
+            cpus: CPUs of each worker.
+            gpus: GPUs of each worker.
+            restarts: Number of times that the workers may be restarted after one has died.
+        """
         event_log = ray.get_runtime_context().current_actor
         loop = functools.partial(pretrain, event_log, setup)
         report_death = functools.partial(_report_death, event_log)
@@ -80,7 +89,7 @@ def pretraining_events(
     gpus: float,
     restarts: int,
 ) -> Iterator[Event]:
-    """Pretrain and yield the events of the workers as they arrive.
+    """Run a pretraining on Ray, and yield the events of its workers as they arrive.
 
     Args:
         name: Name of the run on Ray's dashboard.
@@ -89,10 +98,10 @@ def pretraining_events(
         workers: Number of workers that train together.
         cpus: CPUs of each worker.
         gpus: GPUs of each worker.
-        restarts: How often the workers are restarted after the death of one.
+        restarts: Number of times that the workers may be restarted after one has died.
 
     Raises:
-        InputError: If a worker finds a mistake of the user.
+        InputError: If a worker finds an error in the user's config or images.
         TrainingError: If the training cannot continue, or workers died more often than
             ``restarts`` allows.
     """
@@ -111,14 +120,16 @@ def pretraining_events(
 
 
 def receive(take: Callable[[], Event | None]) -> Iterator[Event]:
-    """Yield events until the workers end, and ``WorkersWaiting`` if they do not start for long.
+    """Yield the events of the workers of a pretraining until the workers have ended.
+
+    The event ``WorkersWaiting`` is yielded in addition if the workers do not start for some time.
 
     Args:
         take: Function that returns the next event, or None after a timeout.
 
     Raises:
-        InputError: If a worker finds a mistake of the user.
-        TrainingError: If the training cannot continue, or the actor is lost.
+        InputError: If a worker finds an error in the user's config or images.
+        TrainingError: If the training cannot continue, or the actor that runs the workers has died.
     """
     running, timeouts = False, 0
     while True:

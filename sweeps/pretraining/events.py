@@ -1,4 +1,4 @@
-"""Events that the workers of a pretraining send to the driver, and the queue that holds them."""
+"""Events that pretraining workers send to the driver process, and the queue that holds them."""
 
 import queue
 from collections.abc import Mapping
@@ -12,10 +12,10 @@ from mtl.pretraining.pretrainer import PretrainResult
 
 @dataclass(frozen=True)
 class TrainingStarted:
-    """Event: the workers are running and start to train.
+    """Event: all workers of a pretraining have started, and begin to train.
 
     Attributes:
-        epoch: Last finished epoch; 0 for a new training.
+        epoch: Number of finished epochs; 0 for a new training.
     """
 
     epoch: int
@@ -23,12 +23,12 @@ class TrainingStarted:
 
 @dataclass(frozen=True)
 class WorkersWaiting:
-    """Event: the workers have not started for a while, so they may lack resources."""
+    """Event: the workers have not started for some time; the cluster may lack CPUs or GPUs."""
 
 
 @dataclass(frozen=True)
 class WorkerDied:
-    """Event: a worker died; Ray Train restarts all workers unless no restarts are left.
+    """Event: a worker of a pretraining died; Ray Train restarts all if any restarts are left.
 
     Attributes:
         cause: Reason of the death, in one line.
@@ -39,14 +39,15 @@ class WorkerDied:
 
 @dataclass(frozen=True)
 class PretrainingEpoch:
-    """Event: an epoch is finished.
+    """Event: an epoch of a pretraining is finished.
 
     Attributes:
         result: Result of the epoch.
-        checkpoint: Checkpoint after the epoch, every ``training.checkpoint_epochs``; else None.
-        weights: The backbone's state dict if it replaces the kept weights; else None.
-        picture: Faces and their reconstructions (faces, 3, S, S, 3), uint8, every
-            ``picture_epochs`` of a masked autoencoder; else None.
+        checkpoint: Checkpoint after the epoch; None in epochs without a checkpoint.
+        weights: The backbone's state dict if it is to be kept in place of the earlier one, else
+            None.
+        picture: Three versions of each of N faces of S x S pixels: original, masked, reconstructed
+            (N, 3, S, S, 3), uint8; None in epochs without a picture.
     """
 
     result: PretrainResult
@@ -57,10 +58,10 @@ class PretrainingEpoch:
 
 @dataclass(frozen=True)
 class BrokenImages:
-    """Event: images could not be read.
+    """Event: some images could not be read.
 
     Attributes:
-        images: Path and reason of each image, separated by a colon.
+        images: For each image its path and the reason, as ``path: reason``.
     """
 
     images: tuple[str, ...]
@@ -72,7 +73,7 @@ class PretrainingFailed:
 
     Attributes:
         reason: Error message.
-        mistake: True for a mistake of the user, False for a failure of the training.
+        mistake: True if the user's config or images are the cause, False if the training failed.
     """
 
     reason: str
@@ -81,10 +82,10 @@ class PretrainingFailed:
 
 @dataclass(frozen=True)
 class WorkersEnded:
-    """Event: the workers have ended.
+    """Event: all workers of a pretraining have ended.
 
     Attributes:
-        reason: Error message; None if the pretraining is complete.
+        reason: Error message; None if all epochs are trained.
     """
 
     reason: str | None
@@ -102,7 +103,7 @@ Event = (
 
 
 class EventLog:
-    """Queue of events and newest checkpoint, kept in an actor that outlives the workers.
+    """Queue of a pretraining's events, and its newest checkpoint, for a restart of the workers.
 
     Args:
         checkpoint: Checkpoint of an earlier run to continue; None for a new training.
@@ -113,17 +114,17 @@ class EventLog:
         self._events: queue.Queue[Event] = queue.Queue()
 
     def checkpoint(self) -> bytes | None:
-        """Return the newest checkpoint; None if there is none."""
+        """Return the newest checkpoint, from which workers continue; None if there is none."""
         return self._checkpoint
 
     def put(self, event: Event) -> None:
-        """Add an event to the queue, and keep its checkpoint if it has one."""
+        """Add an event to the queue; if the event has a checkpoint, keep it as the newest."""
         if isinstance(event, PretrainingEpoch) and event.checkpoint is not None:
             self._checkpoint = event.checkpoint
         self._events.put(event)
 
     def take(self, timeout_seconds: float) -> Event | None:
-        """Remove and return the next event; None if there is none before the timeout."""
+        """Remove the next event from the queue and return it; None if none comes in time."""
         try:
             return self._events.get(timeout=timeout_seconds)
         except queue.Empty:

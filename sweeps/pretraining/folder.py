@@ -1,6 +1,6 @@
-"""Output folder of a pretraining; its driver writes each file completely or not at all.
+"""Output folder of a pretraining: checks before a start, and writing of its files.
 
-The folder holds:
+Each file is written completely or not at all. The folder holds:
 
 - ``pretraining.json``: manifest, everything that the trained weights depend on;
 - ``config.yaml``: command and config;
@@ -44,16 +44,17 @@ OVERWRITTEN = re.compile(
     rf"({FAILED_IMAGES}|{CHECKPOINT}|{WEIGHTS}|scores.json|progress.csv|environment.json|config.yaml|"
     r"epoch_\d+.png)(.unfinished)?"
 )
-"""Names of the files that ``--overwrite`` removes.
+"""Pattern of the names of files that ``--overwrite`` removes.
 
-The manifest is replaced and not removed, so that the folder always names its pretraining.
+The manifest (``pretraining.json``) is not removed but replaced, so that the folder is always
+recognised as the output of a pretraining.
 """
 FREE_SPACE = "make room, and the same command goes on"
 CHECK_PATH = "check it"
 
 
 class PretrainingFolder:
-    """Output folder of one pretraining.
+    """Output folder of one pretraining: weights, checkpoint, scores, progress and pictures.
 
     Args:
         path: Path of the folder.
@@ -71,13 +72,14 @@ class PretrainingFolder:
         self._broken: dict[str, str] = {}
 
     def check(self, overwrite: bool) -> bytes | None:
-        """Check that this pretraining may use the folder, and read its checkpoint.
+        """Check that the folder is unused or holds this same pretraining; read its checkpoint.
 
         Args:
             overwrite: True if files of an earlier pretraining may be overwritten.
 
         Returns:
-            Checkpoint of an earlier run of the same pretraining; None if there is none.
+            Checkpoint of an earlier run of the same pretraining, to continue it; None if there is
+            none, or the folder is to be overwritten.
 
         Raises:
             InputError: If the folder holds another pretraining or foreign files, or cannot be read.
@@ -132,16 +134,16 @@ class PretrainingFolder:
         return checkpoint
 
     def lock(self) -> DriverLock:
-        """Lock the folder against other drivers.
+        """Lock the folder, so that no other process trains into it, and return the lock.
 
         Raises:
-            InputError: If another driver holds the lock, or the folder cannot be written.
+            InputError: If another process holds the lock, or the folder cannot be written.
         """
         with self._write_errors(CHECK_PATH):
             return DriverLock(self.path)
 
     def begin(self, config: str, environment: Mapping[str, Any], overwrite: bool) -> None:
-        """Make the folder and write manifest, environment and config.
+        """Make the folder and write the files of a start: manifest, environment and config.
 
         Args:
             config: Command and config as YAML.
@@ -163,14 +165,23 @@ class PretrainingFolder:
 
     @contextmanager
     def _write_errors(self, fix: str) -> Iterator[None]:
-        """Turn an OSError into an InputError that ends with the fix."""
+        """Context manager that turns an OSError into an InputError about the output folder.
+
+        Args:
+            fix: Advice to the user, which ends the message.
+        """
         try:
             yield
         except OSError as error:
             raise InputError(f"cannot write --out {self.path} ({error.strerror}): {fix}") from None
 
     def write_epoch(self, event: PretrainingEpoch) -> None:
-        """Write the files of an epoch; weights come before the checkpoint that refers to them.
+        """Write the results of an epoch: weights, scores, picture, progress and checkpoint.
+
+        Weights are written before the checkpoint, which assumes that they exist.
+
+        Args:
+            event: Result of the epoch, with the weights, picture and checkpoint that are due.
 
         Raises:
             InputError: If the folder cannot be written.
@@ -192,10 +203,10 @@ class PretrainingFolder:
                 write_atomically(self.path / CHECKPOINT, event.checkpoint)
 
     def write_broken(self, images: tuple[str, ...]) -> None:
-        """Add images to the list of those that could not be read.
+        """Add images that could not be read to ``failed_images.csv``.
 
         Args:
-            images: Path and reason of each image, separated by a colon.
+            images: For each image its path and the reason, as ``path: reason``.
 
         Raises:
             InputError: If the folder cannot be written.
@@ -214,14 +225,20 @@ class PretrainingFolder:
 
     @property
     def broken(self) -> int:
-        """Number of images that could not be read."""
+        """Number of images that could not be read, in all epochs."""
         return len(self._broken)
 
 
 def _differences(
     stored: Mapping[str, Any], given: Mapping[str, Any], parent: str = ""
 ) -> Iterator[str]:
-    """Yield a text such as ``training.epochs = 20, this is 40`` for each key that differs."""
+    """Compare two manifests; yield ``training.epochs = 20, this is 40`` for each different key.
+
+    Args:
+        stored: Manifest in the output folder.
+        given: Manifest of the pretraining to start.
+        parent: Keys of the enclosing mappings, each followed by a dot.
+    """
     for key in dict.fromkeys([*stored, *given]):
         one, other = stored.get(key), given.get(key)
         if isinstance(one, dict) and isinstance(other, dict):
@@ -250,5 +267,5 @@ def _as_csv(rows: list[dict[str, Any]]) -> bytes:
 
 
 def as_yaml(command: str, plain: Mapping[str, Any]) -> str:
-    """Return a plain config as YAML, with the command as a comment in its first line."""
+    """Return a config as YAML text, with the command as a comment in the first line."""
     return f"# {command}\n{yaml.safe_dump(dict(plain), sort_keys=False)}"

@@ -1,4 +1,4 @@
-"""Pictures of faces and their reconstructions by a masked autoencoder."""
+"""Pictures of faces and of their reconstructions by a masked autoencoder, as PNG files."""
 
 import io
 
@@ -7,10 +7,11 @@ from PIL import Image
 
 
 def as_png(faces: np.ndarray) -> bytes:
-    """Return faces as one PNG picture with a column for each face and a row for each version.
+    """Return the bytes of one PNG picture with a column for each face and a row for each version.
 
     Args:
-        faces: Three versions of each of N faces, (N, 3, S, S, 3), uint8.
+        faces: N faces, each in three versions (original, masked, reconstructed) of S x S RGB
+            pixels: (N, 3, S, S, 3), uint8.
     """
     columns, rows, side = faces.shape[:3]
     gap = max(1, side // 32)

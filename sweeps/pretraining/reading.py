@@ -1,6 +1,6 @@
-"""Batches of images, read and augmented by Ray Data tasks ahead of the training steps.
+"""Batches of images, which Ray Data tasks read and augment while earlier batches are trained on.
 
-Reading tasks import this module, so it imports neither timm nor the models.
+The tasks import this module, so it must import neither timm nor the models.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,14 +26,15 @@ ImageBatch = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class ReadSettings:
-    """Settings of image reading.
+    """Settings for reading and augmenting images.
 
     Attributes:
         size: Side S of the images in pixels.
         resampling: PIL's resampling filter for images without augmentation.
         augmentation: Random changes of training images.
-        seed: Seed of crops, mirroring and noise.
-        patches: Patches L of an image that need a random number each; 0 for no noise.
+        seed: Seed of the random crops, mirroring and noise.
+        patches: Number L of patches of an image. Each gets a random number (noise), by which a
+            masked autoencoder chooses the masked patches; 0 for no noise.
     """
 
     size: int
@@ -45,17 +46,20 @@ class ReadSettings:
     def read(
         self, images: Images, labels: LabelledImages | None, rows: np.ndarray, epoch: int | None
     ) -> Arrays:
-        """Read one batch: the arrays of an ``ImageBatch``, and ``broken``.
+        """Read the images of one batch, with their labels and noise.
 
         Args:
             images: All images.
-            labels: Labels of the images; None without labels.
+            labels: Labels of all images; None if there are none.
             rows: Indices of the B images of the batch.
-            epoch: Epoch that crops, mirroring and noise follow from; None for no augmentation.
+            epoch: Number of the epoch, part of the seed of all random changes; None to read the
+                images without augmentation.
 
         Returns:
-            Arrays of the ``ImageBatch`` by name, and ``broken`` (B,): path and reason of each image
-            that could not be read, then empty strings.
+            Arrays by name: ``pixels`` (B, S, S, 3), ``valid`` (B,; False where the image could not
+            be read), ``noise`` (B, L) if there are L patches, ``labels`` and ``mask`` (B, 15) if
+            there are labels, and ``broken`` (B,; ``path: reason`` for each unreadable image, in front,
+            and empty strings).
         """
         if epoch is None:
             read = read_resized(images, rows, self.size, self.resampling)
@@ -72,17 +76,17 @@ class ReadSettings:
 
 
 class Reader:
-    """Reader of one worker's images.
+    """Reads the images of one worker with Ray Data tasks.
 
     Args:
         images: All images.
-        labels: Labels of the images; None without labels.
-        settings: Settings of image reading.
+        labels: Labels of all images; None if there are none.
+        settings: Settings for reading and augmenting images.
         tasks: Number of reading tasks that run at the same time.
-        cpus: CPUs of one reading task.
+        cpus: CPUs that each reading task reserves.
 
     Attributes:
-        broken: Path and reason of each image that could not be read since the list was cleared.
+        broken: ``path: reason`` for each image that could not be read; the caller may clear it.
     """
 
     def __init__(
@@ -102,11 +106,12 @@ class Reader:
     def stream(
         self, steps: Sequence[Int64[np.ndarray, " b"]], epoch: int | None
     ) -> Iterator[ImageBatch]:
-        """Yield the batch of each step, in order.
+        """Yield the batch of images of each training step, in order, as a dict of tensors.
 
         Args:
-            steps: Indices of the images of each step.
-            epoch: Epoch that crops, mirroring and noise follow from; None for no augmentation.
+            steps: For each step, the indices of its images.
+            epoch: Number of the epoch, part of the seed of all random changes; None to read the
+                images without augmentation.
 
         Raises:
             InputError: If the folder of the images cannot be reached.

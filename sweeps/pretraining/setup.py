@@ -1,4 +1,4 @@
-"""Setup of a pretraining, which the driver makes before it imports Ray and sends to the workers."""
+"""Setup of a pretraining: config, images, labels and backbone, sent to the workers."""
 
 import hashlib
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ from mtl.pretraining.objectives import Objective, Reconstruction, Supervision
 from mtl.sequences.join import training_prior
 
 BackboneWeights = Mapping[str, np.ndarray]
-"""State dict of a backbone, as arrays."""
+"""State dict of a backbone, with NumPy arrays instead of tensors."""
 OPERATIONAL: Any = {"picture_epochs": True, "training": {"device": True, "checkpoint_epochs": True}}
 """Config keys that do not change the trained weights, so they are left out of the manifest."""
 
@@ -28,13 +28,14 @@ class PretrainingSetup:
     """Config, images, labels and resources of a pretraining.
 
     Attributes:
-        config: Config of the pretraining; its class decides the method.
-        images: Images to train on; with labels, the images of ``labels``.
-        labels: Labels for the supervised method; None for the masked autoencoder.
+        config: Config of the pretraining: ``MAEConfig`` for a masked autoencoder, without labels,
+            or ``SupervisedConfig``.
+        images: Images to train on; if there are labels, the labelled images.
+        labels: Labels of the images; None for a masked autoencoder.
         readers: Number of reading tasks that each worker runs at the same time.
         reader_cpus: CPUs of one reading task.
         threads: Torch threads of each worker.
-        weights: Initial weights of the backbone; None for those that the config names.
+        weights: Initial weights of the backbone; None to load those that the config names.
     """
 
     config: MAEConfig | SupervisedConfig
@@ -48,15 +49,15 @@ class PretrainingSetup:
 
 @dataclass(frozen=True)
 class InitialBackbone:
-    """Properties and initial weights of the backbone, without its module.
+    """Properties and initial weights of a backbone, without the PyTorch module.
 
     Attributes:
         name: Name of the backbone.
-        size: Side of an image in pixels.
-        width: Number of features.
-        has_batch_norm: True if the trained model has a batch norm.
+        size: Side of an input image in pixels.
+        width: Number of output features.
+        has_batch_norm: True if the trained model (backbone and heads) has a batch norm layer.
         weights: Initial weights; None if they are random.
-        weights_id: ``random``, or the SHA-256 of the initial weights.
+        weights_id: ``random``, or ``sha256`` and the hash of the initial weights.
     """
 
     name: str
@@ -68,7 +69,13 @@ class InitialBackbone:
 
 
 def make_objective(setup: PretrainingSetup) -> Objective:
-    """Return the objective of a setup, with the initial weights in its backbone.
+    """Return the model to train with its loss, its backbone holding the initial weights.
+
+    Args:
+        setup: Config, images and labels of the pretraining.
+
+    Returns:
+        ``Reconstruction`` for a masked autoencoder, or ``Supervision`` for training with labels.
 
     Raises:
         InputError: If the backbone is unknown, or the weights cannot be read or do not fit it.
@@ -87,7 +94,10 @@ def make_objective(setup: PretrainingSetup) -> Objective:
 
 
 def initial_backbone(setup: PretrainingSetup) -> InitialBackbone:
-    """Return the backbone that a setup starts from.
+    """Return the properties and initial weights of the backbone that is to be pretrained.
+
+    Args:
+        setup: Config, images and labels of the pretraining.
 
     Raises:
         InputError: If the backbone is unknown, or the weights cannot be read or do not fit it.
@@ -106,12 +116,16 @@ def initial_backbone(setup: PretrainingSetup) -> InitialBackbone:
 
 
 def make_manifest(method: str, setup: PretrainingSetup, start: InitialBackbone) -> dict[str, Any]:
-    """Return the manifest: everything that the trained weights depend on.
+    """Return the manifest of a pretraining: everything that the trained weights depend on.
 
     Args:
         method: ``mae`` or ``supervised``.
-        setup: Config, images and labels.
-        start: Backbone that the setup starts from.
+        setup: Config, images and labels of the pretraining.
+        start: Properties and initial weights of the backbone.
+
+    Returns:
+        ``method``, ``config``, ``images`` (address of the folder), ``number`` (of images) and
+        ``sha256`` (hash of the images' paths and labels).
     """
     config = setup.config.model_dump(mode="json", serialize_as_any=True, exclude=OPERATIONAL)
     config["weights"] = start.weights_id

@@ -1,7 +1,7 @@
-"""Training loop of the workers of a pretraining, and the events that they send to the driver.
+"""Training loop of the workers of a pretraining, which send events to the driver process.
 
 Batches, augmentation and noise depend on the seed and the epoch only, so they are the same for any
-number of workers and after a restart.
+number of workers, and after a restart.
 """
 
 from typing import Any
@@ -32,17 +32,21 @@ from sweeps.pretraining.reading import Reader, ReadSettings
 from sweeps.pretraining.setup import PretrainingSetup, make_objective
 
 PICTURE_FACES = 8
-"""Faces of a picture."""
+"""Number of faces in a picture of reconstructions."""
 SCORING_BATCH_IMAGES = 64
-"""Images of a worker's batch when the select images are scored."""
+"""Number of images in a worker's batch when the images that select the epoch are scored."""
 
 
 def pretrain(event_log: ActorHandle[Any], setup: "list[ray.ObjectRef[PretrainingSetup]]") -> None:
-    """Train in one worker, from its start to the last epoch.
+    """Run the pretraining in one worker, up to the last epoch.
+
+    Events, such as the end of an epoch or an error, are sent to an actor, from which the driver
+    process takes them.
 
     Args:
-        event_log: Actor that holds the events and the newest checkpoint.
-        setup: Reference to the setup, in a list so that Ray does not pass its value.
+        event_log: The actor, which holds the events and the newest checkpoint.
+        setup: Object reference to the config, images and labels. It is in a list, because Ray would
+            replace a bare reference by the object.
     """
     fetched: PretrainingSetup = ray.get(setup[0])
     torch.set_num_threads(fetched.threads)
@@ -68,7 +72,7 @@ def _pretrain(event_log: ActorHandle[Any], setup: PretrainingSetup, workers: Wor
     pending: list[Any] = []
 
     def send(event: Event) -> None:
-        """Send an event after the earlier ones have arrived, without waiting for its arrival."""
+        """Send an event to the actor, after the arrival of the earlier events; do not wait."""
         ray.get(pending)
         pending[:] = [event_log.put.remote(event)]
 
@@ -106,7 +110,15 @@ def _make_reader(setup: PretrainingSetup, objective: Objective) -> Reader:
 def epoch_event(
     trainer: Pretrainer, objective: Objective, faces: ImageBatch | None
 ) -> PretrainingEpoch:
-    """Return the event of the last epoch, with checkpoint, weights and picture if they are due."""
+    """Return the event about the last trained epoch.
+
+    Checkpoint, weights and picture are included if they are due after this epoch.
+
+    Args:
+        trainer: Trainer of the worker.
+        objective: Model and loss that are trained.
+        faces: Faces that a masked autoencoder reconstructs for the picture; None for no picture.
+    """
     config, training, epoch = trainer.config, trainer.config.training, len(trainer.learning_curve)
     last = epoch == training.epochs
     checkpoint_due = last or epoch % training.checkpoint_epochs == 0
@@ -124,11 +136,15 @@ def epoch_event(
 
 
 def picture_faces(setup: PretrainingSetup, objective: Objective) -> ImageBatch | None:
-    """Return the faces of all pictures, without augmentation.
+    """Choose the faces that are shown in each picture of reconstructions, and read them.
+
+    Args:
+        setup: Config, images and labels of the pretraining.
+        objective: Model and loss that are trained.
 
     Returns:
-        A batch of at most ``PICTURE_FACES`` faces; None if the objective reconstructs no faces or
-        none of them can be read.
+        A batch of at most 8 faces without augmentation, the same for each epoch; None if the method
+        is not a masked autoencoder, or none of the chosen faces can be read.
     """
     if not isinstance(objective, Reconstruction):
         return None
@@ -157,7 +173,13 @@ def _score(
     workers: Workers,
     device: torch.device,
 ) -> dict[str, float | None]:
-    """Return each task's score on the select images, None for a task without a label there."""
+    """Return the score of each task on the images that select the best epoch.
+
+    All workers must call this function; each computes the outputs of its share of the images.
+
+    Returns:
+        The score by task; None for a task without a label on these images.
+    """
     assert isinstance(objective, Supervision)
     rows = labels.select_rows
     share = np.arange(len(rows))[workers.rank :: workers.size]

@@ -1,1 +1,1 @@
-"""Results of a sweep at its end: leaderboard, comparison and printed summary."""
+"""Results that are written at a sweep's end: leaderboard, comparison and printed summary."""

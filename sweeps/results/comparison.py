@@ -1,4 +1,7 @@
-"""Comparison of a sweep's variants: the best config of each compared value, with new seeds."""
+"""Comparison of a sweep's variants: the best config of each compared value, with new seeds.
+
+A variant is one compared value, such as one encoder, or one combination of compared values.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -18,19 +21,21 @@ from sweeps.storage.trial_folder import TrialFolder
 from sweeps.study import SweepStudy
 
 Comparison = Mapping[str, Mapping[str, VariantScores]]
-"""Scores of each variant: by the task (or the sum over all tasks), then by the compared value."""
+"""Scores by the task (or the sum over all tasks), then by the compared value (the variant)."""
 
 
 def compare_sweep(folder: Path, plan: Plan, study: SweepStudy) -> str | None:
-    """Compare the variants that are trained with all new seeds, and write ``report/comparison.*``.
+    """Compare the variants (compared values, such as encoders) and write ``report/comparison.*``.
+
+    A variant is scored by the trials that train its best config again with new seeds.
 
     Args:
         folder: The sweep's run folder.
         plan: The sweep's plan.
-        study: The sweep's study.
+        study: The sweep's Optuna studies, which hold these trials.
 
     Returns:
-        The tables in Markdown; None if fewer than two variants can be compared.
+        The tables in Markdown; None if fewer than two variants have such trials.
     """
     variants: dict[str, list[Any]] = {}
     frames = None
@@ -56,11 +61,14 @@ def compare_sweep(folder: Path, plan: Plan, study: SweepStudy) -> str | None:
 
 
 def comparison_table(comparison: Comparison, by: Sequence[str]) -> str:
-    """Return a Markdown table of each variant's mean over seeds and its difference from the first.
+    """Return a Markdown table of variants (compared values, such as encoders).
+
+    For each task it gives the variant's mean score over seeds and the difference from the first
+    variant.
 
     Args:
-        comparison: Scores by task and variant.
-        by: The compared override paths, which head the column of the variants.
+        comparison: Scores by task, then by variant.
+        by: The compared config keys, such as ``encoder``: title of the column of variants.
     """
     variants = dict.fromkeys(variant for scores in comparison.values() for variant in scores)
     head = [", ".join(by), *("P" if name == ALL else name for name in comparison)]
@@ -72,11 +80,11 @@ def comparison_table(comparison: Comparison, by: Sequence[str]) -> str:
 
 
 def comparison_note(comparison: Comparison, part: str, videos: int) -> str:
-    """Return the explanation of a comparison's table.
+    """Return the sentence that explains the table of compared variants.
 
     Args:
-        comparison: Scores by task and variant.
-        part: Name of the scored part.
+        comparison: Scores by task, then by variant (compared value, such as one encoder).
+        part: Scored validation videos: ``confirm`` (held back) or ``select`` (used for choices).
         videos: Number of scored videos.
     """
     seeds = sorted({len(s.scores) for scores in comparison.values() for s in scores.values()})
@@ -90,15 +98,15 @@ def comparison_note(comparison: Comparison, part: str, videos: int) -> str:
 
 
 def affinity(comparison: Comparison, task_sets: Mapping[str, Sequence[str]]) -> Comparison:
-    """Return the scores of each task by the set of tasks that were trained together with it.
+    """Regroup the scores of a comparison of task sets by the tasks that are trained together.
 
     Args:
-        comparison: Scores by task and variant.
+        comparison: Scores by task, then by variant (one compared set of tasks).
         task_sets: Tasks that each variant trains.
 
     Returns:
-        By companions (the other tasks of the set, as ``valence + arousal``), then by the task: the
-        scores of the task in that set, where it was compared. Small sets of companions come first.
+        By the names of the other tasks in a set, such as ``valence + arousal``, then by the task
+        trained together with them: scores of this task. Smaller sets come first.
     """
     variants = {tuple(t for t in TASKS if t in tasks): v for v, tasks in task_sets.items()}
     companion_sets = {tuple(t for t in tasks if t != task) for tasks in variants for task in tasks}
@@ -117,7 +125,7 @@ def affinity_table(gains: Comparison) -> str:
     """Return a Markdown table of each task's gain from being trained together with other tasks.
 
     Args:
-        gains: Scores by companions and task, from ``affinity``.
+        gains: Scores by the other tasks, such as ``valence + arousal``, then by the task.
     """
     rows = [
         [companions, *(_difference(row[task]) if task in row else "" for task in TASKS)]
@@ -130,7 +138,7 @@ def affinity_table(gains: Comparison) -> str:
 
 
 def _write(report: Path, plan: Plan, comparison: Comparison, part: str, videos: int) -> str:
-    """Write the comparison as Markdown, HTML and JSON, and return the Markdown."""
+    """Write a comparison of variants as Markdown, HTML and JSON, and return the Markdown text."""
     name, by = plan.file.name, plan.file.compare.by
     note = comparison_note(comparison, part, videos)
     sections = [comparison_table(comparison, by), note]
@@ -159,9 +167,10 @@ def _cell(scores: VariantScores | None) -> str:
 
 
 def _difference(scores: VariantScores) -> str:
-    """Return a variant's difference as text, with a star if it is significant, and its interval.
+    """Return the difference of a variant's score from the first variant's as text.
 
-    The text is empty for the first variant, from which the differences are taken.
+    The text is the difference, a star if it is significant, and its interval in brackets. It is
+    empty for the first variant.
     """
     difference = scores.difference
     if difference is None:

@@ -1,4 +1,4 @@
-"""Plots of a comparison: differences between variants, and gains from training tasks together."""
+"""Plots of a comparison: differences of scores, and gains from training tasks together."""
 
 import math
 from collections.abc import Mapping
@@ -19,10 +19,12 @@ GAIN, LOSS, UNSURE = COLOURS
 
 
 def differences(comparison: Mapping[str, Mapping[str, VariantScores]]) -> go.Figure:
-    """Plot each variant's difference from the first one with its interval, one panel per task.
+    """Return a figure with a panel per task that compares variants (such as encoders).
+
+    Each panel shows the differences from the first variant's score, with their intervals.
 
     Args:
-        comparison: Scores by task and variant.
+        comparison: Scores by task, then by variant.
     """
     variants = list(dict.fromkeys(v for scores in comparison.values() for v in scores))
     titles = [f"{name}<br>{_reference(scores)} = 0" for name, scores in comparison.items()]
@@ -68,10 +70,10 @@ def differences(comparison: Mapping[str, Mapping[str, VariantScores]]) -> go.Fig
 
 
 def affinity(gains: Mapping[str, Mapping[str, VariantScores]]) -> go.Figure:
-    """Plot the gain of each task from being trained together with other tasks, as a heat map.
+    """Return a heat map of the gain of each task from being trained together with other tasks.
 
     Args:
-        gains: Scores by companions and task, from ``sweeps.results.comparison.affinity``.
+        gains: Scores by the other tasks, such as ``valence + arousal``, then by the task.
     """
     values = [[_gain(row.get(task)) for task in TASKS] for row in gains.values()]
     known = [abs(v) for row in values for v in row if not math.isnan(v)]

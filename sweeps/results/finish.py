@@ -1,4 +1,4 @@
-"""End of a sweep: the best trials are fused, all results are written and the scores printed."""
+"""End of a sweep: trials are fused, results written and scores printed."""
 
 from collections import Counter
 from pathlib import Path
@@ -23,13 +23,13 @@ EXIT_INTERRUPTED = 130
 
 
 def finish(plan: Plan, limits: Limits, fusion: SweepFusion, halted: str | None) -> int:
-    """Fuse the ended trials, then write and print the results.
+    """Fuse the trials of a sweep that has ended, then write and print the results.
 
     Args:
         plan: The sweep's plan.
-        limits: The sweep's budget, run folder and study.
+        limits: The sweep's budget, run folder and Optuna studies.
         fusion: Fusion of the sweep's trials.
-        halted: Reason why the sweep ended early, or None.
+        halted: Reason why the sweep ended early; None if it ended as planned.
 
     Returns:
         Exit code of the program: 0 if the sweep ended as planned and a fused model was written, 130
@@ -58,7 +58,7 @@ def finish(plan: Plan, limits: Limits, fusion: SweepFusion, halted: str | None) 
 
 
 def _remarks(plan: Plan, study: SweepStudy, halted: str | None) -> list[str]:
-    """Return the sentences that a reader needs to judge the scores."""
+    """Return remarks for the reader of the scores, such as the number of trials by state."""
     counts = ", ".join(f"{number} {state}" for state, number in study.record.counts().items())
     remarks = [f"trials: {counts or 'none'}"]
     remarks += [f"missing: {sentence}" for sentence in plan.missing_features]

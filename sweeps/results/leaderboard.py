@@ -1,4 +1,4 @@
-"""Leaderboard of a sweep in Markdown: its trials, the best first, and the failed ones."""
+"""Leaderboard of a sweep in Markdown: finished trials, the best first, and failed trials."""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -20,8 +20,8 @@ def leaderboard(
 
     Args:
         name: Name of the sweep.
-        trials: Trials of each study.
-        remarks: Sentences that a reader needs to judge the scores.
+        trials: Trials of each Optuna study of the sweep, by the study's name.
+        remarks: Sentences for the top of the page, such as the number of trials by state.
     """
     sections = [f"# {name}", *(f"- {remark}" for remark in remarks)]
     sections.append("Scores of the fused model: [fusion.md](fusion.md).")
@@ -34,12 +34,12 @@ def leaderboard(
 
 
 def ran_side_by_side(trials: Mapping[str, Sequence[FrozenTrial]]) -> bool:
-    """Return True if a trial was proposed before another one had ended.
+    """Return True if any trial was proposed by the sampler while another trial was running.
 
-    Retries are left out, because they are not proposed.
+    Retries of failed trials do not count, because the sampler does not propose them.
 
     Args:
-        trials: Trials of each study.
+        trials: Trials of each Optuna study of the sweep, by the study's name.
     """
     times = sorted(
         (trial.datetime_start, trial.datetime_complete or datetime.max)
@@ -70,7 +70,7 @@ def _trial_table(trials: Sequence[FrozenTrial]) -> str:
 
 
 def _last_objective(trial: FrozenTrial) -> float:
-    """Return a trial's objective at its last epoch, or NaN if no epoch was reported."""
+    """Return the objective that a trial reported after its last epoch; NaN if it reported none."""
     value = last_value(trial)
     return float("nan") if value is None else value
 

@@ -1,9 +1,9 @@
 """Warm start: a sweep takes over the finished trials of an earlier sweep (``--from RUN``).
 
-A trial is taken over if this sweep would train the same config on the same data and parts, that is,
-if its signature is the same. If the trial's weights are still kept, its folder is copied, so that
-it can be fused. The trial is then recorded in this sweep's study, so that the sampler learns from
-it.
+A trial is taken over if its config, dataset and split of the videos also occur in this sweep, that
+is, if its signature (hash of config and dataset) is the same. The trial is recorded in an Optuna
+study of this sweep, so that the sampler learns from it. If its weights are still kept, its folder
+is copied too, so that it can be fused.
 """
 
 import tempfile
@@ -36,7 +36,7 @@ MUST_AGREE = {
     "seed": "its trials were selected on videos that are in confirm here",
     "metric": "its objective cannot be compared with this one",
 }
-"""Keys under ``search`` that must have the same value in both sweeps, with the reason."""
+"""Keys of the section ``search`` that must have equal values in both sweeps, with the reason."""
 
 
 @dataclass(frozen=True)
@@ -45,8 +45,8 @@ class Earlier:
 
     Attributes:
         folder: The earlier sweep's run folder.
-        trials: Finished trials that have predictions, each with the name of its study.
-        compared: The compared values of each study, by override path.
+        trials: Finished trials that have predictions, as pairs: name of the Optuna study, trial.
+        compared: By name of the study, its compared values, such as one encoder, by config key.
     """
 
     folder: Path
@@ -55,7 +55,9 @@ class Earlier:
 
 
 def read_earlier(folder: Path, file: SearchFile, dataset: Dataset, this_folder: Path) -> Earlier:
-    """Read the finished trials of an earlier sweep, which may still run, without changing it.
+    """Read the finished trials of an earlier sweep, which may still be running.
+
+    Its run folder is not changed.
 
     Args:
         folder: The earlier sweep's run folder.
@@ -64,8 +66,8 @@ def read_earlier(folder: Path, file: SearchFile, dataset: Dataset, this_folder: 
         this_folder: This sweep's run folder.
 
     Raises:
-        InputError: If the folder holds no sweep, is this sweep's own, or holds a sweep on other
-            data or with another objective or division of the validation videos.
+        InputError: If the folder holds no sweep, or is this sweep's own folder, or if the earlier
+            sweep has another dataset, objective, or division of the validation videos.
     """
     if not (folder / SPACE).is_file() or not (folder / JOURNAL).is_file():
         raise InputError(f"--from {folder}: it is no sweep's folder: name one under runs/")
@@ -93,13 +95,13 @@ def read_earlier(folder: Path, file: SearchFile, dataset: Dataset, this_folder: 
 
 
 def take_over(earlier: Earlier, plan: Plan, study: SweepStudy, folder: Path) -> str:
-    """Take over the earlier trials that this sweep does not have yet.
+    """Take over finished trials of an earlier sweep that this sweep could train and has not yet.
 
     Args:
         earlier: Finished trials of the earlier sweep.
-        plan: This sweep's plan.
-        study: This sweep's study.
-        folder: This sweep's run folder.
+        plan: This sweep's plan, which holds the search space.
+        study: This sweep's Optuna studies, which record the trials.
+        folder: This sweep's run folder, into which trial folders are copied.
 
     Returns:
         A sentence for the user with the number of trials taken over.
@@ -131,7 +133,15 @@ def take_over(earlier: Earlier, plan: Plan, study: SweepStudy, folder: Path) -> 
 
 
 def _finished(folder: Path, compared: Mapping[str, Any]) -> list[tuple[str, FrozenTrial]]:
-    """Return the compared studies' finished trials with predictions, each with its study."""
+    """Return the finished trials of an earlier sweep that have predictions.
+
+    Args:
+        folder: The earlier sweep's run folder.
+        compared: Names of the Optuna studies to read, as keys.
+
+    Returns:
+        Pairs of the study's name and the trial.
+    """
     with tempfile.TemporaryDirectory() as temporary:
         copy = Path(temporary) / JOURNAL
         journal = (folder / JOURNAL).read_bytes()
@@ -156,11 +166,16 @@ def _optuna_values(combination: Mapping[str, Any]) -> dict[str, Any]:
 def _point_with(
     plan: Plan, combination: Mapping[str, Any], params: Mapping[str, Any]
 ) -> tuple[list[str], FixedTrial | None]:
-    """Return the point of this sweep's space that has the given parameters.
+    """Return the point of this sweep's search space that has the given parameters.
+
+    Args:
+        plan: This sweep's plan, which holds the search space.
+        combination: Compared values, such as one encoder, by config key.
+        params: Optuna parameters of a trial of the earlier sweep, with its compared values.
 
     Returns:
-        The overrides and a trial that holds the parameters; no overrides and None if no point of
-        the space has them.
+        Overrides of the config, and an Optuna trial that holds the parameters; an empty list and
+        None if the parameters are outside the search space.
     """
     trial = FixedTrial(dict(params))
     with warnings.catch_warnings():
