@@ -102,8 +102,9 @@ COVERED = {
         "tests/sweeps/fusion/test_fuse.py::test_the_program_fuses_a_run_folder_again"
     ),
     "python sweeps/fuse.py runs/demo --export demo-model": EXPORT,
-    "python sweeps/predict.py --model demo-model --data datasets/demo "
-    "--out predictions.parquet": "tests/ray/test_predict.py::test_ray_gives_the_outputs_of_mtl_without_ray",
+    "python sweeps/predict.py --model demo-model --data datasets/demo --out predictions.parquet": (
+        "tests/ray/test_predict.py::test_ray_gives_the_outputs_of_mtl_without_ray"
+    ),
     "python sweeps/score.py --truth validation_set_annotations.txt "
     "--predictions runs/abaw/fusion/validation.txt": SCORING,
     "python sweeps/score.py --truth DIR/validation_set_annotations.txt "
