@@ -2,13 +2,14 @@
 
 python benchmarks/ceiling.py [--videos 80 160 320 640] [--jobs 2]
 
-Demo datasets with more videos are drawn with three seeds (``SEEDS``, fixed before the first run).
-On each dataset a GRU and a transformer over all three feature sets are trained. The mean of their
-outputs is post-processed by the steps that improve the score on `select`. Its score on `confirm` is
-divided by the score of the exact posterior given all frames (the smoother), which is computed with
-the true constants of the generator. For comparison: the exact posterior given only past frames (the
-filter), the best that a recurrent encoder can reach without post-processing, and the raw outputs of
-the GRU and of the transformer.
+Synthetic demo datasets with more videos are drawn with three seeds (``SEEDS``, fixed before the
+first run). On each dataset a GRU and a transformer over all three feature sets are trained. The
+mean of their outputs is post-processed by the steps that improve the score on `select` (validation
+videos on which choices are made). Its score on `confirm` (validation videos held back for the final
+scores) is divided by the score of the exact posterior given all frames (the Kalman smoother), which
+is computed with the true constants of the generator. For comparison: the exact posterior given only
+past frames (the Kalman filter), the best that a recurrent encoder can reach without
+post-processing, and the outputs of the GRU and of the transformer without post-processing.
 """
 
 import argparse
@@ -55,27 +56,36 @@ ROWS = {
 def causal(
     features: np.ndarray, loadings: np.ndarray, frames: np.ndarray, seconds: np.ndarray
 ) -> Any:
-    """Return the Kalman filter's means and covariances, as a replacement for ``smooth``.
+    """Return the Kalman filter's means and covariances, as a replacement for the smoother.
 
-    The arguments are those of ``mtl.synthetic.ornstein_uhlenbeck.smooth``.
+    Legend: T frames, K dimensions of the latent state, F features.
+
+    Args:
+        features: Whitened features of one video, (T, F).
+        loadings: Weight of each state dimension in each feature, (F, K).
+        frames: Frame numbers, (T,).
+        seconds: Time constant of each state dimension, in frames, (K,).
     """
     return _filter(features @ loadings, loadings.T @ loadings, decay(frames, seconds))
 
 
 def filtered(planted: Planted) -> Predictions:
-    """Return the exact posterior's validation predictions given the frames up to each frame."""
+    """Predict the validation frames with the exact posterior given past and current frames only."""
     with patch.object(generator, "smooth", causal):
         return best_predictions(planted, "validation")
 
 
 def shares(point: tuple[int, int]) -> dict[str, float]:
-    """Return each model's score on `confirm` divided by the exact posterior's score there.
+    """Return each model's score divided by the score of the exact posterior given all frames.
+
+    The models are trained on one synthetic dataset. The scores are those on `confirm` (validation
+    videos held back for the final scores).
 
     Args:
         point: Number of videos, and the seed.
 
     Returns:
-        Shares by the keys of ``ROWS``; "posterior" is the exact posterior's score itself.
+        The ratio for each key of ``ROWS``; "posterior" is the exact posterior's score itself.
     """
     videos, seed = point
     torch.set_num_threads(1)
@@ -123,7 +133,14 @@ def shares(point: tuple[int, int]) -> dict[str, float]:
 
 
 def table(results: Mapping[int, Sequence[Mapping[str, float]]]) -> str:
-    """Return the shares as a Markdown table with a column for each number of videos."""
+    """Return a Markdown table of scores divided by the exact posterior's score.
+
+    Each row is a model, each column a number of videos; the cells are means over seeds with 95 %
+    intervals.
+
+    Args:
+        results: For each number of videos, the ratios by model of each seed.
+    """
     lines = [
         "| share of the exact posterior | " + " | ".join(f"{n} videos" for n in results) + " |",
         "|---|" + "---:|" * len(results),

@@ -5,10 +5,11 @@ python benchmarks/coverage.py [--sweeps 200] [--videos 10 19 80 300] [--jobs 2]
 The population is 10,000 videos with labels of all four tasks. The outputs of a simulated model are
 the label, a constant, and an error of each frame and video. The error is a linear mix of random
 fields that all models share, so skills and error correlations are known and every model has outputs
-for every video. Each simulated sweep draws equal numbers of videos for `select` and for `confirm`,
-and 12 trials of 8 epochs. On `select` the sweep chooses each task's best epoch, the best trial, and
-the greedily fused ensemble. On `confirm` it estimates the ensemble's score and the gain over the
-best single trial. The true values are the scores of the same models on the whole population.
+for every video. Each simulated sweep draws 12 trials of 8 epochs, and equal numbers of videos for
+`select` (videos on which choices are made) and for `confirm` (videos held back for the final
+scores). On `select` the sweep chooses the best epoch for each task, the best trial, and the
+greedily fused ensemble. On `confirm` it estimates the ensemble's score and the gain over the best
+single trial. The true values are the scores of the same models on the whole population.
 
 Printed for each number of videos: the fraction of sweeps with the true value inside the 95 %
 interval (target: 90 to 99 % from 19 videos on), the interval's width and the width of an oracle
@@ -42,12 +43,15 @@ UNIT_SHARES = np.array([0.12, 0.06, 0.15, 0.25, 0.3, 0.3, 0.2, 0.05, 0.04, 0.03,
 
 @dataclass(frozen=True)
 class Population:
-    """All frames of all videos.
+    """All frames of all simulated videos, with labels and random errors.
+
+    Legend: N frames, K error fields.
 
     Attributes:
         video: Number of each frame's video, (N,).
         labels: Labels of each frame, (N, 15).
-        fields: Random error fields that the models mix, (K, N, 22).
+        fields: Random errors of all 22 outputs; a model's error is a weighted sum of the K fields,
+            (K, N, 22).
     """
 
     video: np.ndarray
@@ -61,18 +65,25 @@ class Population:
 
 @dataclass(frozen=True)
 class Member:
-    """Simulated model: a trial at one epoch.
+    """Simulated model: one trial at one epoch.
 
     Attributes:
         skill: Signal strength of the outputs.
-        mix: Unit vector of the weights that mix the error fields, (K,).
+        mix: Unit vector of weights; the model's error is the weighted sum of K random error fields,
+            (K,).
     """
 
     skill: float
     mix: np.ndarray
 
     def outputs(self, population: Population, rows: np.ndarray | slice, task: Task) -> np.ndarray:
-        """Return one task's outputs for some frames."""
+        """Return the model's outputs for one task.
+
+        Args:
+            population: All frames of all simulated videos.
+            rows: Rows of the frames to predict.
+            task: The task.
+        """
         fields = population.fields[:, rows, task.outputs]
         error = np.tensordot(self.mix.astype(np.float32), fields, axes=1)
         labels = population.labels[rows, task.labels]
@@ -88,7 +99,7 @@ class Member:
 
 @cache
 def draw_population() -> Population:
-    """Draw the population, with a fixed seed so that all processes have the same one."""
+    """Draw all simulated videos, with a fixed seed so that every process gets the same ones."""
     random = np.random.default_rng(SEED)
     sizes = np.maximum(3, random.lognormal(2, 0.8, VIDEOS)).astype(int)
     video = np.repeat(np.arange(VIDEOS), sizes)
@@ -111,9 +122,10 @@ def draw_population() -> Population:
 
 
 def draw_trials(random: np.random.Generator) -> list[list[Member]]:
-    """Draw the models of all trials and epochs: skills near 1, errors correlated by about 0.6.
+    """Draw the simulated models of a sweep: one list of models per trial, one model per epoch.
 
-    The skill of a trial has its maximum at a random epoch.
+    Skills are near 1 and errors correlated by about 0.6. The skill of a trial has its maximum at a
+    random epoch.
     """
 
     def direction() -> np.ndarray:
@@ -134,11 +146,17 @@ def draw_trials(random: np.random.Generator) -> list[list[Member]]:
 
 
 Ensemble = Mapping[str, Sequence[tuple[Member, int]]]
-"""Members of an ensemble and their integer weights, by task."""
+"""Models of an ensemble and their integer weights, by task."""
 
 
 def outputs_of(ensemble: Ensemble, population: Population, rows: np.ndarray | slice) -> np.ndarray:
-    """Return the outputs of an ensemble for n frames, (n, 22)."""
+    """Return the outputs of an ensemble for n frames, (n, 22): weighted means over its models.
+
+    Args:
+        ensemble: Models and their integer weights, by task.
+        population: All frames of all simulated videos.
+        rows: Rows of the frames to predict.
+    """
     parts = []
     for name, members in ensemble.items():
         outputs = np.stack([m.outputs(population, rows, TASKS[name]) for m, _ in members])
@@ -149,12 +167,15 @@ def outputs_of(ensemble: Ensemble, population: Population, rows: np.ndarray | sl
 def search(
     trials: Sequence[Sequence[Member]], population: Population, rows: np.ndarray
 ) -> tuple[Ensemble, Ensemble]:
-    """Choose on some frames as a sweep does: the fused ensemble and the best single trial.
+    """Choose a fused ensemble and the best single trial on some frames, as a sweep does.
 
     Args:
         trials: Models of each trial, one per epoch.
-        population: The population.
-        rows: Row numbers of the frames of `select`.
+        population: All frames of all simulated videos.
+        rows: Row numbers of the frames on which to choose.
+
+    Returns:
+        The greedily fused ensemble, and the best trial as an ensemble of its best epochs.
     """
     labels, known = population.labels[rows], np.ones((len(rows), 15), bool)
     fused: dict[str, list[tuple[Member, int]]] = {}
@@ -182,14 +203,25 @@ def search(
 def bootstrap_scores(
     ensemble: Ensemble, population: Population, rows: np.ndarray | slice
 ) -> dict[str, BootstrapScore]:
-    """Return an ensemble's scores on some frames, with bootstrap draws over videos."""
+    """Return an ensemble's scores by name on some frames, each with bootstrap draws over videos.
+
+    Args:
+        ensemble: Models and their integer weights, by task.
+        population: All frames of all simulated videos.
+        rows: Rows of the frames to score.
+    """
     labels = population.labels[rows]
     known = np.ones(labels.shape, bool)
     return bootstrap(outputs_of(ensemble, population, rows), labels, known, population.video[rows])
 
 
 def true_sums(ensemble: Ensemble, population: Population) -> dict[str, np.ndarray]:
-    """Return an ensemble's metric sums for every video of the population, by task."""
+    """Return the sums from which an ensemble's metrics are computed, for every video, by task.
+
+    Args:
+        ensemble: Models and their integer weights, by task.
+        population: All frames of all simulated videos.
+    """
     outputs = outputs_of(ensemble, population, slice(None))
     known = np.ones(population.labels.shape, bool)
     return {
@@ -206,20 +238,28 @@ def true_sums(ensemble: Ensemble, population: Population) -> dict[str, np.ndarra
 
 
 def pooled_p(sums: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Return the challenge's P from each task's metric sums, which are on the last axis."""
+    """Return P, the challenge's score over all tasks, from sums over frames.
+
+    Args:
+        sums: For each task, the sums from which its metrics are computed, along the last axis.
+            Other axes are kept.
+    """
     return np.asarray(combine({n: task_scores(TASKS[n], s) for n, s in sums.items()}))
 
 
 def simulate(point: tuple[int, int]) -> dict[str, float]:
-    """Simulate one sweep.
+    """Simulate one sweep, and compare its intervals with the true scores.
 
     Args:
-        point: Number of videos for `select` and for `confirm`, and the seed of the sweep.
+        point: Number of videos on which to choose (`select`), which is also the number of videos
+            held back for the final scores (`confirm`), and the seed of the sweep.
 
     Returns:
-        For the fused score (``score_``) and the gain over the best single trial (``gain_``): the
-        true value, 1 if the interval (or the percentile interval) contains it, else 0, the widths
-        of the interval and of the oracle interval, and the bias of the value on `select`.
+        Values for the score of the fused ensemble (keys that begin with ``score_``) and its gain
+        over the best single trial (``gain_``): the true value (``true``), 1 if the interval
+        contains it, else 0 (``held``; ``held_by_percentiles`` for the percentile interval), the
+        widths of the interval and of the oracle interval (``width``, ``oracle``), and the bias of
+        the value on `select` (``flattered``).
     """
     videos, seed = point
     population, random = draw_population(), np.random.default_rng([SEED, videos, seed])
@@ -267,7 +307,14 @@ def simulate(point: tuple[int, int]) -> dict[str, float]:
 
 
 def table(results: Mapping[int, Sequence[Mapping[str, float]]]) -> str:
-    """Return a Markdown table of means over sweeps, a row per number of videos and statistic."""
+    """Return a Markdown table of interval statistics averaged over simulated sweeps.
+
+    There is a row for each number of videos and each of two values: the fused score, and its gain
+    over the best single trial.
+
+    Args:
+        results: For each number of videos, the statistics by name of each simulated sweep.
+    """
     lines = [
         "| videos | statistic | true value | inside interval | inside percentile interval | "
         "width | oracle width | bias on `select` |",

@@ -1,21 +1,22 @@
-"""Speed and memory of extraction on a pool of Ray workers, relative to a plain PyTorch loop.
+"""Speed and memory of feature extraction on Ray workers, relative to a plain PyTorch loop.
 
 python benchmarks/extraction.py [--backbone mae_vit_mini] [--images 4096] [--rounds 5] [--cores 2]
                                 [--memory 2000 20000]
 
 Both sides read the same JPEG files (smooth random pictures, 112 px), run the same model with the
-same batch size and produce float16 features; only our side writes them. Our side has one worker for
-each core, with one torch thread each. The loop uses a DataLoader; its number of loading processes
-(0, 1 or 2) and torch threads (1 or one per core) are the fastest combination in two preliminary
-runs of each. Every run is a separate process, so that no idle cluster slows the loop.
+same batch size and produce float16 features; only our side writes them. Our side has one Ray worker
+for each core, with one torch thread each. The loop uses a DataLoader; its number of loading
+processes (0, 1 or 2) and torch threads (1 or one per core) are the fastest combination in two
+preliminary runs of each. Every run is a separate process, so that no idle cluster slows the loop.
 
 The rate of a run is measured from the time when a quarter of its images is done to its end. It thus
 excludes the start of Ray, workers and loading processes, and includes the end, when workers have no
-more parts. At the quarter each other worker may have almost finished a part that has not arrived;
-the same number of images is subtracted on our side. The result is the median over rounds of the
-ratio of rates; the sides alternate in which runs first. The target is 0.95. Then the peak memory
-(PSS of driver, Ray and workers) of runs with few and with many images is compared, to detect
-pictures that accumulate (the features of 20,000 images take only 5 MB).
+more images. When a quarter is done, each other worker may almost have finished a group of images
+that has not arrived; the same number of images is subtracted on our side. The result is the median
+over rounds of our rate divided by the loop's rate; the sides alternate in which runs first. The
+target is 0.95. Then the peak memory (proportional set size of driver, Ray and workers) of runs with
+few and with many images is compared, to detect pictures that accumulate (the features of 20,000
+images take only 5 MB).
 """
 
 import argparse
@@ -47,11 +48,16 @@ LOADING_PROCESSES = (0, 1, 2)
 TRIES = 2
 LEAST_RATIO, MOST_MEMORY = 0.95, 1.1
 Arrivals = list[tuple[float, int]]
-"""Time in seconds since the epoch and number of images, for each finished batch or part."""
+"""Time in seconds since the epoch and number of images, for each finished batch or file."""
 
 
 def make_images(folder: Path, count: int) -> Path:
-    """Write smooth random pictures as JPEG files, in videos of ``VIDEO_FRAMES`` frames."""
+    """Write random pictures as JPEG files, one folder per video, and return the parent folder.
+
+    Args:
+        folder: Folder of the videos' folders.
+        count: Number of pictures.
+    """
     random = np.random.default_rng(SEED)
     for i in range(count):
         file = folder / f"v{i // VIDEO_FRAMES:04d}" / f"{i % VIDEO_FRAMES + 1:05d}.jpg"
@@ -62,12 +68,12 @@ def make_images(folder: Path, count: int) -> Path:
 
 
 def steady_rate(arrivals: Arrivals, ahead: int = 0) -> float:
-    """Return the rate after the first quarter of the images, in images/s.
+    """Return the rate of extraction after the first quarter of the images, in images/s.
 
     Args:
-        arrivals: Times and numbers of finished images.
-        ahead: Number of images that may be finished at the quarter without having arrived; they
-            are subtracted.
+        arrivals: Time and number of images of each finished batch, in order of time.
+        ahead: Number of images that may be finished when the quarter is done without having
+            arrived; they are subtracted.
     """
     total, done = sum(count for _, count in arrivals), 0
     for when, count in arrivals:
@@ -80,7 +86,19 @@ def steady_rate(arrivals: Arrivals, ahead: int = 0) -> float:
 def extracted(
     images: Path, backbone: str, batch: int, chunk: int, cores: int, address: str = "local"
 ) -> Arrivals:
-    """Extract features on Ray workers and write them, with the functions of ``extract.py``."""
+    """Extract features on Ray workers and write them, with the functions of ``extract.py``.
+
+    Args:
+        images: Folder of the images.
+        backbone: Name of the backbone.
+        batch: Images per batch.
+        chunk: Frames per output file.
+        cores: Number of Ray workers.
+        address: Address of the Ray cluster.
+
+    Returns:
+        Time and number of images of each finished output file.
+    """
     from sweeps.cluster.connection import connect
 
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # as in the program
@@ -101,7 +119,7 @@ def extracted(
 
 
 class Files(torch.utils.data.Dataset[torch.Tensor]):
-    """Dataset of image files for a DataLoader."""
+    """Torch dataset of image files, for a DataLoader."""
 
     def __init__(self, images: Images, transform: Callable[[Image.Image], np.ndarray]) -> None:
         self.folder, self.files = Path(images.address), images.files.to_pylist()
@@ -116,7 +134,7 @@ class Files(torch.utils.data.Dataset[torch.Tensor]):
 
 
 def looped(images: Path, backbone: str, batch: int, threads: int, loading: int) -> Arrivals:
-    """Extract features in a plain loop.
+    """Extract features in a plain PyTorch loop without Ray.
 
     Args:
         images: Folder of the images.
@@ -124,6 +142,9 @@ def looped(images: Path, backbone: str, batch: int, threads: int, loading: int) 
         batch: Images per batch.
         threads: Torch threads.
         loading: Loading processes of the DataLoader.
+
+    Returns:
+        Time and number of images of each finished batch.
     """
     torch.set_num_threads(threads)
     model = load_backbone(backbone, "random", PIXELS, SEED)
@@ -148,7 +169,17 @@ def alone(function: Callable[..., Arrivals], *arguments: Any) -> Arrivals:
 
 
 def speed(images: Path, args: argparse.Namespace) -> dict[str, Any]:
-    """Measure the rates of both sides and their ratio."""
+    """Measure the images/s of extraction on Ray workers and in a plain PyTorch loop.
+
+    Args:
+        images: Folder of the images.
+        args: Arguments of the command line.
+
+    Returns:
+        Median images/s of both (``ours_images_per_s``, ``loop_images_per_s``), the loop's fastest
+        settings (``loop_threads``, ``loop_loading_processes``), and median, minimum and maximum of
+        ours over loop (``ratio``, ``ratio_min``, ``ratio_max``).
+    """
     common = (images, args.backbone, args.batch)
     tried = {
         pair: max(steady_rate(alone(looped, *common, *pair)) for _ in range(TRIES))
@@ -179,7 +210,13 @@ def speed(images: Path, args: argparse.Namespace) -> dict[str, Any]:
 
 
 def most_memory(folder: Path, count: int, args: argparse.Namespace) -> int:
-    """Return the peak memory of an extraction of ``count`` images, in bytes."""
+    """Write ``count`` images, extract their features, and return the peak memory in bytes.
+
+    Args:
+        folder: Folder for the images.
+        count: Number of images.
+        args: Arguments of the command line.
+    """
     images = make_images(folder, count)
     with MemoryWatch() as watch:
         alone(extracted, images, args.backbone, args.batch, args.chunk, args.cores)

@@ -1,4 +1,4 @@
-"""Study of a search file with simulated slots on a virtual clock, and a stopwatch."""
+"""Simulated training of a sweep's trials on a virtual clock, to measure the driver's time."""
 
 import functools
 import os
@@ -23,7 +23,10 @@ SEED = 0
 
 
 class Stopwatch:
-    """Milliseconds spent in watched functions, by part; nested calls of one part count once."""
+    """Milliseconds spent in watched functions, summed by category.
+
+    Nested calls of one category count once.
+    """
 
     def __init__(self) -> None:
         self._spent: Counter[str] = Counter()
@@ -31,7 +34,11 @@ class Stopwatch:
 
     @classmethod
     def on_studies(cls) -> "Stopwatch":
-        """Return a stopwatch on a study's functions, and on disk writes and sampling in them."""
+        """Return a stopwatch on the functions of an Optuna study that a sweep calls for each trial.
+
+        The categories are "study" for all time in them, "disk" for writes to disk and "sampling"
+        for the sampler within that time.
+        """
         watch = cls()
         watch.watch(SweepStudy, "ask", "study")
         for name in ("report", "tell", "failures", "ended"):
@@ -41,13 +48,13 @@ class Stopwatch:
         return watch
 
     def watch(self, owner: Any, name: str, part: str) -> None:
-        """Replace a function by a timed version.
+        """Replace a function by a version that adds its time to the stopwatch.
 
         Args:
             owner: Class or module that holds the function.
             name: Name of the function.
-            part: Part under which the time is counted. Parts other than "study" are counted only
-                during a call of the part "study".
+            part: Category under which the time is counted. Categories other than "study" are
+                counted only during a call of the category "study".
         """
         call = getattr(owner, name)
 
@@ -67,13 +74,23 @@ class Stopwatch:
         setattr(owner, name, timed)
 
     def lap(self) -> Counter[str]:
-        """Return the milliseconds since the last lap, by part; "<part> cpu" is CPU time."""
+        """Return the milliseconds since the last call of ``lap``, by category, and start anew.
+
+        The key "<category>" holds wall time, "<category> cpu" holds CPU time.
+        """
         spent, self._spent = self._spent, Counter()
         return spent
 
 
 def open_study(folder: Path, file: SearchFile, trials: int, sampler: str) -> SweepStudy:
-    """Open the study of a search file with the settings that `sweeps/run.py` uses."""
+    """Open the Optuna study of a search file with the settings that `sweeps/run.py` uses.
+
+    Args:
+        folder: Folder of the study's journal.
+        file: The search file.
+        trials: Number of trials at which the study ends.
+        sampler: Name of the sampler.
+    """
     space = Space(file)
     combinations = space.comparisons()
     return SweepStudy(
@@ -91,7 +108,11 @@ def open_study(folder: Path, file: SearchFile, trials: int, sampler: str) -> Swe
 
 
 class FakeSlots:
-    """Simulated slots on a virtual clock; iterates over the driver's time for each ended trial."""
+    """Simulated slots (processes that train one trial after another) on a virtual clock.
+
+    Iterating over it runs a study and yields, for each trial that ends, the real milliseconds that
+    the study's functions took since the trial before, by category.
+    """
 
     def __init__(self, study: SweepStudy, slots: int, epochs: int, watch: Stopwatch) -> None:
         self._study, self._epochs, self._watch = study, epochs, watch
@@ -131,6 +152,6 @@ class FakeSlots:
 
 
 def value(number: int, epoch: int) -> float:
-    """Return the score of a trial at an epoch, from a random learning curve of this trial."""
+    """Return the simulated score of a trial at an epoch, from a random learning curve per trial."""
     level, speed = np.random.default_rng([SEED, number]).random(2)
     return float(level * (1 - np.exp(-epoch * (0.2 + speed))))

@@ -1,15 +1,16 @@
-"""Time and memory of fusion at the end of a sweep: select, post-process, score, write.
+"""Time and memory of fusing a sweep's trials: select, post-process, score and write.
 
 python benchmarks/fusion.py [--trials 500] [--frames 27000] [--videos 300] [--folder DIR]
 
 The simulated trials have correlated errors and different skills. Their predictions cover all
-frames, half in `select`, half in `confirm`. The first measurement is the whole of
-`SweepFusion.finish`: reading, greedy selection, post-processing, scores with intervals from 1,000
-bootstrap draws, other fusion rules, small ensembles, contributions and the report. The limit for
-500 trials is 2 minutes on 2 cores. Two steps are also compared with a plain NumPy loop that
-averages and scores every candidate, or every draw, from scratch: greedy selection among all trials
-(not only the best 25 per task), and the bootstrap draws of one model. The printed peak memory
-excludes these loops. The temporary folder takes 2.5 MB per trial and is removed at the end.
+validation frames, half in `select` (on which choices are made), half in `confirm` (held back for
+the final scores). The first measurement is the whole of `SweepFusion.finish`: reading, greedy
+selection, post-processing, scores with intervals from 1,000 bootstrap draws, other fusion rules,
+small ensembles, contributions and the report. The limit for 500 trials is 2 minutes on 2 cores. Two
+steps are also compared with a plain NumPy loop that averages and scores every candidate (trial that
+may be fused), or every bootstrap draw, from scratch: greedy selection among all trials (not only
+the best 25 per task), and the bootstrap draws of one model. The printed peak memory excludes these
+loops. The temporary folder takes 2.5 MB per trial and is removed at the end.
 """
 
 import argparse
@@ -38,7 +39,14 @@ TRAIN_FRAMES = 100
 
 
 def make_listing(videos: int, frames: int) -> Listing:
-    """Return validation videos of equal length with all labels, and one short training video."""
+    """Return the frames and labels of simulated videos.
+
+    The validation videos have equal lengths and all labels; there is also one short training video.
+
+    Args:
+        videos: Number of validation videos.
+        frames: Number of frames in all validation videos together.
+    """
     random = np.random.default_rng(SEED)
     lengths = [*np.full(videos, frames // videos), TRAIN_FRAMES]
     video = np.repeat(np.arange(videos + 1), lengths).astype(np.int32)
@@ -58,7 +66,9 @@ def make_listing(videos: int, frames: int) -> Listing:
 
 
 def write_trials(folder: Path, listing: Listing, trials: int, rows: np.ndarray) -> None:
-    """Write the trials' folders; skills differ, and half of the errors' variance is shared.
+    """Write a simulated trial folder with predictions and scores for each trial of a sweep.
+
+    The trials differ in skill, and half of the variance of their errors is common to all.
 
     Args:
         folder: Run folder of the sweep.
@@ -95,10 +105,17 @@ def timed(call: Callable[[], Any]) -> tuple[float, Any]:
 
 
 def plain_greedy(members: np.ndarray, labels: np.ndarray, mask: np.ndarray) -> dict[str, list[int]]:
-    """Select greedily, with each candidate's mean computed and scored from scratch.
+    """Select an ensemble greedily for each task by a plain loop.
+
+    At each step the mean of every possible ensemble is computed and scored from scratch.
+
+    Args:
+        members: Outputs of the trials that may be selected, (trials, N, 22) for N frames.
+        labels: Labels of the frames, (N, 15).
+        mask: True where a label is known, (N, 15).
 
     Returns:
-        Numbers of the selected members in order of selection, by task.
+        Numbers of the selected trials in order of selection, by task.
     """
     selected: dict[str, list[int]] = {}
     for name, task in TASKS.items():
@@ -117,7 +134,14 @@ def plain_greedy(members: np.ndarray, labels: np.ndarray, mask: np.ndarray) -> d
 def plain_draws(
     outputs: np.ndarray, labels: np.ndarray, mask: np.ndarray, video: np.ndarray
 ) -> np.ndarray:
-    """Return P of each bootstrap draw of videos, computed from the drawn frames."""
+    """Return the challenge's score P of each bootstrap draw of videos, by a plain loop.
+
+    Args:
+        outputs: Outputs of one model, (N, 22) for N frames.
+        labels: Labels of the frames, (N, 15).
+        mask: True where a label is known, (N, 15).
+        video: Video of each frame, (N,).
+    """
     names = np.unique(video)
     rows = {name: np.flatnonzero(video == name) for name in names}
     draws = []
@@ -130,7 +154,19 @@ def plain_draws(
 
 
 def measure(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """Measure all times in seconds and the peak memory in MB.
+    """Measure the durations of fusion steps and the peak memory.
+
+    Args:
+        args: Arguments of the command line.
+        folder: Folder for the simulated sweep.
+
+    Returns:
+        Seconds to write the trials (``written_s``), to fuse completely (``whole_s``), to fuse once
+        more without new trials (``again_s``), of greedy selection and of bootstrap draws
+        (``greedy_s``, ``draws_s``) and of plain NumPy loops for these two (``plain_greedy_s``,
+        ``plain_draws_s``); peak memory in MB of the process (``peak_mb``) and its increase by
+        fusion (``own_mb``); the fused score on the videos on which choices are made (``p_select``);
+        and the number of greedy steps by task (``steps``).
 
     Raises:
         AssertionError: A plain NumPy loop gives another result than the project's code.
@@ -193,7 +229,11 @@ def _peak_mb() -> float:
 
 
 def table(found: dict[str, Any]) -> str:
-    """Return the measurements as a Markdown table and a line about memory."""
+    """Return durations as a Markdown table, followed by a line about memory.
+
+    Args:
+        found: Seconds and MB by the keys that ``measure`` returns.
+    """
     return "\n".join(
         [
             "| | seconds | plain NumPy loop | ratio |",
@@ -212,7 +252,7 @@ def _row(title: str, ours: float, plain: float) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run the benchmark from the command line."""
+    """Run the benchmark with the arguments ``argv``, or those of the command line if None."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -1,12 +1,12 @@
-"""Training speed with data from shards in the object store, relative to prepared tensors.
+"""Training speed with data from Ray's object store, relative to batches prepared in memory.
 
 python benchmarks/ingest.py [--rounds 7]
 
-In each round the same training loop runs over the same schedule twice: once it cuts its batches
-from Ray Data's blocks (gather, join, cast, z-score), once every batch is prepared in memory. The
-result is the median over rounds of the ratio of frames/s; 1 means that reading data takes no time.
-A GRU is trained on the demo's feature sets and on random sets as wide as the challenge's (768, 1024
-and 512).
+In each round the same training loop runs twice over the same batches: once each batch is made from
+features in Ray's object store (gather rows, join feature sets, cast, z-score), once all batches are
+prepared in memory. The result is the median over rounds of the ratio of frames/s; 1 means that
+reading data takes no time. A GRU is trained on the demo's feature sets and on random sets as wide
+as the challenge's (768, 1024 and 512).
 """
 
 import argparse
@@ -42,12 +42,19 @@ class Resident:
         self._batches = {step.tobytes(): cut(step) for step in trainer._schedule(epoch)}
 
     def cut(self, step: np.ndarray) -> WindowBatch:
-        """Return the prepared batch of a step."""
+        """Return the prepared batch for a step, given the step's windows (video, start, length)."""
         return self._batches[step.tobytes()]
 
 
 def wide_dataset(out: Path, demo: Listing) -> Dataset:
-    """Write the demo's listing with random features as wide as the challenge's."""
+    """Write a dataset with the demo's videos and labels and random features of large width.
+
+    The widths are those of the challenge's feature sets.
+
+    Args:
+        out: Dataset directory to write.
+        demo: Videos, frames and labels of the demo.
+    """
     random = np.random.default_rng(SEED)
 
     def rows(width: int) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
@@ -60,7 +67,19 @@ def wide_dataset(out: Path, demo: Listing) -> Dataset:
 
 
 def measure(dataset: Dataset, config: TrialConfig, rounds: int) -> dict[str, Any]:
-    """Measure frames/s with shards and with prepared tensors, in alternation."""
+    """Measure training frames/s with data from Ray's object store and with prepared batches.
+
+    Args:
+        dataset: The dataset.
+        config: Configuration of the training.
+        rounds: Number of epochs with each source of batches; the sources alternate.
+
+    Returns:
+        Number of features (``features``), median frames/s (``shards_frames_per_s`` from the object
+        store, ``resident_frames_per_s`` from prepared batches), median, minimum and maximum of the
+        first divided by the second (``ratio``, ``ratio_min``, ``ratio_max``), and the share of the
+        training time that making batches from the object store takes (``waiting_share``).
+    """
     from sweeps.data.sharding import make_shards
 
     listing = dataset.listing()

@@ -1,10 +1,10 @@
-"""Wall time and peak memory of a complete sweep, all processes included.
+"""Wall time and peak memory of a complete sweep, with all its processes.
 
 python benchmarks/main_job.py [--space search.yaml] [path=value ...]
 
-Runs ``python sweeps/run.py`` in an empty folder. Every half second the PSS (proportional set size:
-shared pages are counted once) of the program and all its child processes, Ray's included, is
-summed.
+Runs ``python sweeps/run.py`` in an empty folder. Every half second the memory of the program and
+all its child processes, Ray's included, is added up. Memory is measured as PSS (proportional set
+size), which counts shared pages once.
 """
 
 import argparse
@@ -23,12 +23,15 @@ EVERY_SECONDS = 0.5
 
 
 def tree_pss(process: psutil.Process) -> int:
-    """Return the PSS of a process and all its descendants, in bytes."""
+    """Return the memory of a process and all its descendants, in bytes.
+
+    Memory is measured as PSS (proportional set size), which counts shared pages once.
+    """
     return sum(map(pss, [process, *process.children(recursive=True)]))
 
 
 def pss(process: psutil.Process) -> int:
-    """Return the PSS of a process in bytes, or 0 if the process has ended."""
+    """Return the PSS (proportional set size) of a process in bytes, or 0 if it has ended."""
     try:
         return int(process.memory_full_info().pss)
     except psutil.Error:
@@ -36,7 +39,7 @@ def pss(process: psutil.Process) -> int:
 
 
 def main() -> int:
-    """Run the benchmark from the command line."""
+    """Run the benchmark from the command line and return the exit code of the sweep."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

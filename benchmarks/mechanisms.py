@@ -1,12 +1,12 @@
-"""Gain of each modelling mechanism on planted data where it should help, and where it cannot.
+"""Gain of each modelling mechanism on synthetic data where it should help or cannot help.
 
 python benchmarks/mechanisms.py [--only temporal ...] [--jobs 2]
 
-For each mechanism and each of five seeds (``SEEDS``, fixed before the first run) a dataset is
-planted, and the same model is trained with and without the mechanism. All choices are made on
-`select`. For each seed the difference of the pooled scores on `confirm` (30 videos) is computed;
-its mean over seeds has Student's 95 % interval. The mechanism ``useless`` cannot help on its data,
-so its interval must contain 0.
+For each mechanism and each of five seeds (``SEEDS``, fixed before the first run) a synthetic
+dataset is drawn, and the same model is trained with and without the mechanism. All choices are made
+on the validation videos of `select`. For each seed the difference of the scores on all frames of
+`confirm` (the other 30 validation videos) is computed; its mean over seeds has Student's 95 %
+interval. The mechanism ``useless`` cannot help on its data, so its interval must contain 0.
 """
 
 import argparse
@@ -43,19 +43,20 @@ RARE = 0.1
 """Share of the training videos that keep the labels of a rare task."""
 
 Change = Callable[[Planted, np.random.Generator], Planted]
-"""Function that returns a changed copy of a planted dataset."""
+"""Function that returns a changed copy of a synthetic dataset."""
 
 
 @dataclass(frozen=True)
 class Mechanism:
-    """Comparison of a model with a mechanism to a reference without it.
+    """Comparison of a model that has a modelling mechanism with models that lack it.
 
     Attributes:
         question: Description of the comparison.
         measure: Task whose score is compared, or ``p_labelled`` for the sum over tasks.
-        without: Overrides of each reference; the best one on `select` is compared.
-        with_it: Overrides of the model with the mechanism.
-        change: Change to the planted data before training.
+        without: Config overrides of each model without the mechanism; the best one on `select`
+            (validation videos on which choices are made) is compared.
+        with_it: Config overrides of the model with the mechanism.
+        change: Change to the synthetic data before training.
         postprocess: Post-processing step, if the mechanism is one; the outputs of a single model
             are then compared with and without this step.
     """
@@ -69,7 +70,7 @@ class Mechanism:
 
 
 def rare(task: str) -> Change:
-    """Return a change that removes a task's labels from most training videos."""
+    """Return a function that removes a task's labels from 90 % of the training videos."""
 
     def change(planted: Planted, random: np.random.Generator) -> Planted:
         train = np.flatnonzero([split == "train" for split in planted.layout.splits])
@@ -83,7 +84,14 @@ def rare(task: str) -> Change:
 
 
 def dependent(planted: Planted, random: np.random.Generator) -> Planted:
-    """Replace arousal by valence, negated where AU12 is off; few training videos are labelled."""
+    """Make arousal follow valence and AU12, and remove most of its training labels.
+
+    Arousal becomes valence plus noise, negated where AU12 is off.
+
+    Args:
+        planted: The synthetic dataset, which is copied.
+        random: Source of the random draws.
+    """
     labels = planted.labels.copy()
     on = labels[:, UNITS.labels][:, 6] > 0.5
     noise = 0.05 * random.standard_normal(len(labels))
@@ -92,7 +100,12 @@ def dependent(planted: Planted, random: np.random.Generator) -> Planted:
 
 
 def unrelated(planted: Planted, random: np.random.Generator) -> Planted:
-    """Replace expressions by random ones, constant over 20 frames and independent of all else."""
+    """Replace expressions by random ones, constant over 20 frames and independent of all else.
+
+    Args:
+        planted: The synthetic dataset, which is copied.
+        random: Source of the random draws.
+    """
     labels = planted.labels.copy()
     runs = np.arange(len(labels)) // 20
     labels[:, EXPRESSION.labels] = random.integers(0, 8, runs.max() + 1)[runs][:, None]
@@ -100,7 +113,11 @@ def unrelated(planted: Planted, random: np.random.Generator) -> Planted:
 
 
 def feedback(*sources: str) -> tuple[str, ...]:
-    """Return the overrides of a model with feedback from the source tasks into arousal."""
+    """Return config overrides of a model that feeds the predictions of ``sources`` into arousal.
+
+    Args:
+        sources: Names of tasks.
+    """
     wiring = (f"framework.sources=[{','.join(sources)}]", "framework.targets=[arousal]")
     return (JOINED, "framework=feedback", *wiring)
 
@@ -159,7 +176,13 @@ MECHANISMS = {
 
 
 def score(measure: str, outputs: np.ndarray, data: TrialData) -> float:
-    """Return the score of outputs on `confirm`, for a task or ``p_labelled``."""
+    """Return a score of model outputs on the validation videos held back for final scores.
+
+    Args:
+        measure: Name of a task, or ``p_labelled`` for the sum over tasks.
+        outputs: Outputs for the frames of these videos, (N, 22).
+        data: Data of the trial.
+    """
     part = data.parts["confirm"]
     by_name = metrics.scores(outputs, part.labels, part.mask)
     name = measure if measure == "p_labelled" else f"{TASKS[measure].score}_{measure}"
@@ -169,7 +192,9 @@ def score(measure: str, outputs: np.ndarray, data: TrialData) -> float:
 
 
 def difference(point: tuple[str, int]) -> tuple[float, float]:
-    """Return the scores on `confirm` without and with a mechanism.
+    """Train with and without a mechanism, and return both scores: without, with.
+
+    The scores are those on the validation videos held back for final scores.
 
     Args:
         point: Name of the mechanism, and the seed.
@@ -217,10 +242,14 @@ def difference(point: tuple[str, int]) -> tuple[float, float]:
 
 
 def summary(pairs: Sequence[tuple[float, float]]) -> dict[str, Any]:
-    """Return mean scores, and the mean difference with Student's 95 % interval over seeds.
+    """Summarise the gain by a mechanism over seeds.
 
     Args:
         pairs: Scores without and with the mechanism, one pair per seed.
+
+    Returns:
+        Mean scores (``without``, ``with``), the mean ``difference`` with Student's 95 %
+        ``interval``, and the difference of each seed (``seeds``).
     """
     without, with_it = np.array(pairs).T
     gains = with_it - without
@@ -235,7 +264,11 @@ def summary(pairs: Sequence[tuple[float, float]]) -> dict[str, Any]:
 
 
 def table(results: Mapping[str, Mapping[str, Any]]) -> str:
-    """Return the results as a Markdown table."""
+    """Return a Markdown table of gains, with a row for each mechanism.
+
+    Args:
+        results: For each mechanism, mean scores, mean difference and its interval.
+    """
     lines = ["| mechanism | measure | without | with | difference [95 %] | result |"]
     lines.append("|---|---|---:|---:|---:|---|")
     for name, r in results.items():

@@ -1,8 +1,8 @@
-"""Plain Optuna over a search file, the reference that other benchmarks compare sweeps with.
+"""Plain Optuna over a search file: the reference with which other benchmarks compare sweeps.
 
 Each process has one torch thread, reads the feature sets of its trials from the dataset's files,
-takes the next configuration from a shared journal, and trains it with the same functions as a slot.
-It writes only to the journal: starts and values of trials.
+takes the next configuration from a shared journal, and trains it with the same functions as a
+sweep. It writes only the starts and values of trials, to the journal.
 """
 
 import multiprocessing
@@ -37,11 +37,11 @@ STUDY = "plain"
 
 
 def draw(space: Path, folder: Path) -> list[FrozenTrial]:
-    """Return all trials that a sweep by this search file draws.
+    """Draw all trials of a sweep by a search file without training them, and return them.
 
     Args:
         space: The search file; its sampler must be ``random``, so that no draw depends on results.
-        folder: Folder for the study that draws the trials.
+        folder: Folder for the journal of the study that draws the trials.
     """
     file = load(space)
     study = open_study(folder, make_plan(file, open_data(file.data)), DriverLock(folder))
@@ -53,7 +53,7 @@ def draw(space: Path, folder: Path) -> list[FrozenTrial]:
 
 
 def enqueue(journal: Path, configurations: Sequence[FrozenTrial]) -> None:
-    """Create a journal and enqueue the configurations of these trials in it."""
+    """Create a journal with a study in which these trials' configurations wait to be trained."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(study_name=STUDY, storage=_storage(journal), direction="maximize")
     for trial in configurations:
@@ -61,14 +61,14 @@ def enqueue(journal: Path, configurations: Sequence[FrozenTrial]) -> None:
 
 
 def ended(journal: Path, study: str = STUDY) -> list[FrozenTrial]:
-    """Return the completed trials of a journal, in the order of their ends."""
+    """Return the completed trials of a study in a journal, in the order in which they ended."""
     trials = optuna.load_study(study_name=study, storage=_storage(journal)).trials
     complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
     return sorted(complete, key=lambda trial: str(trial.datetime_complete))
 
 
 def read_data(file: SearchFile) -> SlotData:
-    """Return the data for a search file's trials; each feature set is read at its first use."""
+    """Return the data for the trials of a search file; a feature set is read when first used."""
     dataset = open_data(file.data)
     listing = dataset.listing()
     parts = divide(listing, file.search.confirm, file.search.seed)
@@ -76,10 +76,10 @@ def read_data(file: SearchFile) -> SlotData:
 
 
 def work(space: Path, journal: Path, rank: int = 0, size: int = 1) -> None:
-    """Train all configurations that are enqueued in a journal.
+    """Train all configurations that are enqueued in a journal, as one process of plain Optuna.
 
     Sets two user attributes of each trial: ``seconds``, the time of training and prediction, and
-    ``epoch_seconds``, the part of it spent in epochs. With ``size`` above 1 the function exits its
+    ``epoch_seconds``, the time spent in epochs. With ``size`` above 1 the function exits its
     process at the end.
 
     Args:
@@ -122,10 +122,11 @@ def work(space: Path, journal: Path, rank: int = 0, size: int = 1) -> None:
 
 @contextmanager
 def working(*calls: tuple[Any, ...]) -> Iterator[list[BaseProcess]]:
-    """Run each call of ``work`` in its own process, and wait for all processes on exit.
+    """Run processes of plain Optuna in a context; wait for all of them on exit.
 
     Args:
-        calls: Arguments of each call of ``work``.
+        calls: For each process, the arguments of ``work``, which trains enqueued configurations:
+            search file, journal, and optionally the DDP rank and number of DDP processes.
 
     Raises:
         AssertionError: A process ended with an error.

@@ -1,18 +1,19 @@
-"""Linear probes of features from pretrained and from random backbones, on planted faces.
+"""Linear probes of features from pretrained and random backbones, on synthetic faces.
 
     python benchmarks/probes.py [--seeds 61 62 63] [--out runs/probes]
 
-For each seed ``make features`` plants faces, trains a masked autoencoder and a supervised backbone
-on them, extracts the features of both, and sweeps over each feature set and over both together.
-Features of the same two backbones with random weights are extracted for comparison. Each set is
-probed by ridge regression on single frames (``benchmarks/ridge.py``), fitted on the training videos
-and scored on ``confirm``. No training uses the labels of ``confirm``; the masked autoencoder trains
-on the pictures of all splits without labels.
+For each seed ``make features`` draws synthetic faces, trains a masked autoencoder and a supervised
+backbone on them, extracts the features of both, and sweeps over each feature set and over both
+together. Features of the same two backbones with random weights are extracted for comparison. Each
+set is probed by ridge regression on single frames (``benchmarks/ridge.py``), fitted on the training
+videos and scored on ``confirm`` (validation videos held back for the final scores). No training
+uses the labels of ``confirm``; the masked autoencoder trains on the pictures of all splits without
+labels.
 
-Scores and differences are computed on the pooled predictions of all seeds, with 95 % intervals over
-all videos, given these trained backbones. Each gain's mean over seeds has Student's 95 % interval.
-One seed takes about a quarter of an hour on two cores; after an interruption the same command
-continues. Prints three tables and one JSON line.
+Scores and differences are computed on the frames of all seeds together. Their 95 % intervals are
+over videos, for these trained backbones; the mean of each gain over seeds has Student's 95 %
+interval. One seed takes about a quarter of an hour on two cores; after an interruption the same
+command continues. Prints three tables and one JSON line.
 """
 
 import argparse
@@ -36,7 +37,7 @@ from sweeps.planning.plan import divide
 ROOT = Path(__file__).parents[1]
 SEEDS = (61, 62, 63)
 CONFIRM, SEED = 0.5, 1234
-"""Share of the validation videos in ``confirm``, and the seed, as in the sweeps."""
+"""Share of the validation videos that is held back for the final scores, and the seed."""
 
 SETS = {"mae": ("mae_vit_mini", "64"), "supervised": ("timm:resnet10t", "64")}
 RANDOM = {name: f"random_{name}" for name in SETS}
@@ -45,7 +46,16 @@ SHOWN_SCORES = ("p_labelled", "ccc_valence", "ccc_arousal", "f1_expression", "f1
 
 @dataclass(frozen=True)
 class Probed:
-    """Predictions of one feature set's probe for the N frames of ``confirm``, with the labels."""
+    """Predictions of a linear probe on one feature set, with the labels.
+
+    The N rows are the frames of ``confirm`` (validation videos held back for the final scores).
+
+    Attributes:
+        outputs: Predicted outputs of all tasks, (N, 22).
+        values: Labels, (N, 15).
+        mask: True where a label is known, (N, 15).
+        video: Number of each frame's video, (N,).
+    """
 
     outputs: NDArray[np.float32]
     values: NDArray[np.float32]
@@ -54,7 +64,14 @@ class Probed:
 
 
 def make(seed: int, out: Path) -> Path:
-    """Create the dataset with the four feature sets of one seed and return its folder."""
+    """Create the dataset with the four feature sets of one seed, and return its folder.
+
+    The feature sets come from two trained backbones and from the same two with random weights.
+
+    Args:
+        seed: Seed of the synthetic faces.
+        out: Parent folder of the dataset.
+    """
     folder = out / f"probes-{seed}"
     run(
         "make",
@@ -82,17 +99,22 @@ def make(seed: int, out: Path) -> Path:
 
 
 def run_program(name: str, *arguments: object) -> None:
-    """Run one of the project's programs, ``sweeps/<name>.py``."""
+    """Run the program ``sweeps/<name>.py`` with these arguments."""
     run(sys.executable, ROOT / "sweeps" / f"{name}.py", *arguments)
 
 
 def run(*command: object) -> None:
-    """Run a command and redirect its output to standard error."""
+    """Run a command in the repository's root and send its output to standard error."""
     subprocess.run([str(part) for part in command], cwd=ROOT, stdout=sys.stderr, check=True)
 
 
 def probe(data: Path, name: str) -> Probed:
-    """Fit a linear probe of one feature set and predict the ``confirm`` videos."""
+    """Fit a linear probe of one feature set, and predict the videos held back for final scores.
+
+    Args:
+        data: Dataset directory.
+        name: Name of the feature set.
+    """
     dataset = open_dataset(data)
     listing = dataset.listing()
     rows, outputs = predict_validation(dataset, listing, (), SEED, [name])
@@ -104,7 +126,13 @@ def probe(data: Path, name: str) -> Probed:
 
 
 def pooled(parts: Sequence[Probed]) -> dict[str, BootstrapScore]:
-    """Return the scores of several seeds' pooled predictions; videos of two seeds are distinct."""
+    """Return scores by name, computed on the predictions of several seeds together.
+
+    Each seed has its own videos, and the bootstrap draws videos of all seeds.
+
+    Args:
+        parts: Predictions and labels of each seed.
+    """
     video = np.concatenate([part.video + 100_000 * n for n, part in enumerate(parts)])
     columns = [(part.outputs, part.values, part.mask) for part in parts]
     outputs, values, mask = (np.concatenate(column) for column in zip(*columns, strict=True))
@@ -112,19 +140,28 @@ def pooled(parts: Sequence[Probed]) -> dict[str, BootstrapScore]:
 
 
 def with_interval(score: BootstrapScore, kind: str) -> dict[str, Any]:
-    """Return a score or difference with its 95 % interval, rounded.
+    """Return a score (or difference of scores) and its 95 % interval, rounded to 4 decimals.
+
+    The keys of the dict are ``score`` and ``interval``.
 
     Args:
         score: The score or the difference of two scores.
-        kind: First part of a score's name, "ccc" or "f1", for the score's bounds; another word
-            means no bounds.
+        kind: "ccc", "f1" or "p" limits the interval to the metric's range; "difference" does not.
     """
     low, high = score.interval(*BOUNDS[kind]) if kind in BOUNDS else score.interval()
     return {"score": round(score.score, 4), "interval": [round(low, 4), round(high, 4)]}
 
 
 def compare(scores: Mapping[str, Mapping[str, BootstrapScore]]) -> dict[str, dict[str, Any]]:
-    """Return each set's scores, and the gains of trained over random weights per backbone."""
+    """Return the scores of each feature set, and the gains of trained over random backbones.
+
+    Args:
+        scores: For each feature set, its scores by name.
+
+    Returns:
+        For each feature set, and for each difference "<trained> - <random>", the scores by name,
+        each with its 95 % interval.
+    """
     rows = {
         name: {
             key: with_interval(of_set[key], key.partition("_")[0])
@@ -143,7 +180,13 @@ def compare(scores: Mapping[str, Mapping[str, BootstrapScore]]) -> dict[str, dic
 
 
 def gains_over_seeds(gains: Mapping[str, Sequence[float]]) -> dict[str, dict[str, Any]]:
-    """Return the gains in P by seed, with their mean and its 95 % interval."""
+    """Return the gains in P of each seed (``seeds``), their ``mean`` and its 95 % ``interval``.
+
+    P is the challenge's score over all tasks.
+
+    Args:
+        gains: For each compared pair of feature sets, the gain of each seed.
+    """
     rows = {}
     for name, by_seed in gains.items():
         mean, half = mean_and_half(by_seed)
@@ -153,7 +196,15 @@ def gains_over_seeds(gains: Mapping[str, Sequence[float]]) -> dict[str, dict[str
 
 
 def sweep_scores(folder: Path) -> dict[str, Any]:
-    """Return a sweep's scores on ``confirm``: by feature sets, and of the fused model."""
+    """Return the scores of a sweep on the validation videos held back for the final scores.
+
+    Args:
+        folder: Run folder of the sweep.
+
+    Returns:
+        ``sets``: the scores of the best configuration for each choice of feature sets; ``fused``:
+        the score of the fused model.
+    """
     comparison = json.loads((folder / "report" / "comparison.json").read_text())
     scores = json.loads((folder / "scores.json").read_text())
     by_set = {sets: row["scores"] for sets, row in comparison["standings"]["all"].items()}
@@ -161,7 +212,11 @@ def sweep_scores(folder: Path) -> dict[str, Any]:
 
 
 def table(found: Mapping[str, Mapping[str, Any]]) -> str:
-    """Return a Markdown table with a row for each feature set and difference."""
+    """Return a Markdown table of scores, a row for each feature set and each difference of two.
+
+    Args:
+        found: For each row, scores by name, each with its 95 % interval.
+    """
     lines = [
         f"| linear probe | {' | '.join(SHOWN_SCORES)} |",
         f"|---|{'---:|' * len(SHOWN_SCORES)}",

@@ -13,11 +13,11 @@ Extraction: ``sweeps/extract.py`` on all crops. Reconstruction: an autoencoder i
 first 70 % of each recording's frames and tested on the last 20 % (``later frames``), and another is
 trained on one recording and tested on the other (``other person``). The error is the mean square
 over the pixels of removed patches (75 % of each image, ``MASKS`` random masks per frame), in
-normalised colour units. The autoencoder predicts raw pixels (``normalise_pixels: false``),
-because otherwise the mean and deviation of each removed patch would be given to it. The error is
-divided by the errors of three baselines: the mean colour of the image's visible patches, the mean
-training image at the same position, and the mean training image of the same recording, a strong
-baseline for a camera that does not move. A ratio below 1 means that the autoencoder is better.
+normalised colour units. The autoencoder predicts raw pixels (``normalise_pixels: false``), because
+otherwise the mean and deviation of each removed patch would be given to it. The error is divided by
+the errors of three baselines: the mean colour of the image's visible patches, the mean training
+image at the same position, and the mean training image of the same recording, a strong baseline for
+a camera that does not move. A ratio below 1 means that the autoencoder is better than the baseline.
 
 The 95 % intervals come from a bootstrap over blocks of ``BLOCK_FRAMES`` frames, drawn with
 replacement within each recording, with the errors of a frame kept together. They do not cover other
@@ -72,7 +72,9 @@ Rows = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Clip:
-    """Position of the face in a video, as square crops; centres are interpolated linearly.
+    """Frames of a video with a face, and the square crops around the face.
+
+    Centres between the measured frames are interpolated linearly.
 
     Attributes:
         recording: Name of the recording; videos of one recording show the same frames.
@@ -106,7 +108,16 @@ CLIPS = {
 
 
 def crop_box(clip: Clip, frame: int, width: int, height: int) -> tuple[int, int, int, int]:
-    """Return left, top, right and bottom of a frame's crop, a square inside it, in pixels."""
+    """Return the left, top, right and bottom edge of the face crop of a frame, in pixels.
+
+    The crop is a square inside the frame.
+
+    Args:
+        clip: Position of the face in the video.
+        frame: Number of the frame.
+        width: Width of the frame, in pixels.
+        height: Height of the frame, in pixels.
+    """
     measured = clip.start + MEASURED_FRAMES * np.arange(len(clip.x))
     x, y = (float(np.interp(frame, measured, centres)) for centres in (clip.x, clip.y))
     side = min(round(clip.side * height), width, height)
@@ -116,7 +127,7 @@ def crop_box(clip: Clip, frame: int, width: int, height: int) -> tuple[int, int,
 
 
 def find_videos(packages: Path) -> dict[str, Path]:
-    """Return the files of the videos in ``CLIPS`` below a folder of packages, by name.
+    """Return the video files named in ``CLIPS`` below a folder of packages, by name.
 
     Raises:
         InputError: The folder has none of the videos.
@@ -132,7 +143,13 @@ def find_videos(packages: Path) -> dict[str, Path]:
 
 
 def read_crops(file: Path, clip: Clip, most: int) -> Iterator[tuple[int, Image.Image]]:
-    """Yield number and crop of evenly spaced frames with a face, at most ``most`` frames."""
+    """Yield the number and the face crop of evenly spaced frames of a video.
+
+    Args:
+        file: The video file.
+        clip: Position of the face in the video.
+        most: Largest number of frames.
+    """
     import av  # installed only in the folder of packages
 
     every = math.ceil((clip.stop - clip.start) / most)
@@ -148,7 +165,13 @@ def read_crops(file: Path, clip: Clip, most: int) -> Iterator[tuple[int, Image.I
 
 
 def write_crops(videos: dict[str, Path], folder: Path, most: int) -> None:
-    """Write crops in the challenge's layout, ``<folder>/<video>/<00001>.jpg``."""
+    """Write the face crops of videos in the challenge's layout, ``<folder>/<video>/<00001>.jpg``.
+
+    Args:
+        videos: Video files by name.
+        folder: Folder of the crops.
+        most: Largest number of frames of a video.
+    """
     for name, file in videos.items():
         (folder / name).mkdir(parents=True)
         for number, crop in read_crops(file, CLIPS[name], most):
@@ -156,12 +179,16 @@ def write_crops(videos: dict[str, Path], folder: Path, most: int) -> None:
 
 
 def extraction(images: Path, out: Path, frames: CropFrames) -> dict[str, Any]:
-    """Run ``sweeps/extract.py`` and return counts and speed.
+    """Extract features from face crops with ``sweeps/extract.py``; return counts and speed.
 
     Args:
         images: Folder of the crops.
         out: Folder for the features.
         frames: Frames of the crops.
+
+    Returns:
+        Number of ``frames``, of feature ``rows`` and of ``failed`` frames, features per frame
+        (``width``), ``finite``: True if all are finite, and ``images_per_s``.
 
     Raises:
         RuntimeError: The features do not have a finite row for each frame.
@@ -188,7 +215,12 @@ def extraction(images: Path, out: Path, frames: CropFrames) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Split:
-    """Rows of the training frames and of the held-out frames."""
+    """Division of the face crops into training frames and held-out frames.
+
+    Attributes:
+        name: Name of the division.
+        train, held_out: Numbers of the frames.
+    """
 
     name: str
     train: Rows
@@ -196,12 +228,16 @@ class Split:
 
 
 def divide_in_time(rows: Rows) -> tuple[Rows, Rows]:
-    """Return a video's first 70 % of rows for training and its last 20 %, held out."""
+    """Return the first 70 % of a video's frames for training, and the last 20 %, held out."""
     return rows[: int(TRAIN_SHARE * len(rows))], rows[-int(HELD_OUT_SHARE * len(rows)) :]
 
 
 def divide(frames: CropFrames) -> list[Split]:
-    """Divide one video of each recording in time and, with several recordings, by person."""
+    """Divide the face crops into training and held-out frames, in one or two ways.
+
+    One video of each recording is used. The first division is in time. With several recordings, the
+    second one is by person: the shortest recording is held out.
+    """
     chosen = {CLIPS[name].recording: name for name in reversed(CLIPS) if name in frames.names}
     videos = [np.flatnonzero(frames.video == frames.names.index(n)) for n in chosen.values()]
     early, late = zip(*map(divide_in_time, videos), strict=True)
@@ -251,7 +287,9 @@ def train(images: Images, config: MAEConfig) -> tuple[Reconstruction, float]:
 
 
 def removed_error(target: Tensor, predicted: Tensor, removed: Tensor) -> Floats:
-    """Return each image's mean squared error over the pixels of its removed patches, (B,).
+    """Return the mean squared error of each image over the pixels of its removed patches, (B,).
+
+    Legend: B images, L patches per image, Q numbers per patch.
 
     Args:
         target: True patches, (B, L, Q).
@@ -263,7 +301,17 @@ def removed_error(target: Tensor, predicted: Tensor, removed: Tensor) -> Floats:
 
 
 def visible_colour(target: Tensor, removed: Tensor) -> Tensor:
-    """Return a patch of the mean colour of each image's visible patches, (B, 1, Q)."""
+    """Return the mean colour of the visible patches of each image, repeated to fill a patch.
+
+    Legend: B images, L patches per image, Q numbers per patch.
+
+    Args:
+        target: True patches, (B, L, Q).
+        removed: True for removed patches, (B, L).
+
+    Returns:
+        One patch per image, (B, 1, Q).
+    """
     colours = target.unflatten(-1, (-1, 3)).mean(dim=2)
     visible = ~removed[..., None]
     mean = (colours * visible).sum(1, keepdim=True) / visible.sum(1, keepdim=True)
@@ -271,7 +319,16 @@ def visible_colour(target: Tensor, removed: Tensor) -> Tensor:
 
 
 def normalised(objective: Reconstruction, images: Images, rows: Rows) -> Tensor:
-    """Read uncropped images and normalise their colours for the model, (B, 3, S, S)."""
+    """Read images without cropping and normalise their colours for a model.
+
+    Args:
+        objective: Masked autoencoder with its resampling and colour statistics.
+        images: The images.
+        rows: Numbers of the images to read.
+
+    Returns:
+        Pixels of B images of S x S pixels, (B, 3, S, S).
+    """
     pixels = read_resized(images, rows, SIZE, objective.backbone.resampling).pixels
     return objective.backbone.colours.normalise(torch.from_numpy(pixels))
 
@@ -280,9 +337,18 @@ def normalised(objective: Reconstruction, images: Images, rows: Rows) -> Tensor:
 def held_out_errors(
     objective: Reconstruction, frames: CropFrames, split: Split
 ) -> dict[str, Floats]:
-    """Return each held-out frame's errors, (M,), of the autoencoder (``mae``) and the baselines.
+    """Return the reconstruction errors of held-out frames, by an autoencoder and by baselines.
 
-    The baseline ``recording`` is NaN for a recording without training frames.
+    Args:
+        objective: The trained masked autoencoder.
+        frames: All face crops.
+        split: Numbers of the training frames and of the held-out frames.
+
+    Returns:
+        One error for each held-out frame, by method: the autoencoder (``mae``), the mean colour of
+        the visible patches (``visible``), the mean training image (``training``) and the mean
+        training image of the same recording (``recording``), NaN if the recording has no training
+        frames.
     """
     model = objective.autoencoder
     images = normalised(objective, frames.images, split.held_out)
@@ -303,15 +369,16 @@ def held_out_errors(
 
 
 def ratio(errors: Floats, baseline: Floats, video: Rows) -> tuple[float, float, float]:
-    """Return the ratio of two summed errors and the ends of its 95 % interval.
+    """Return the ratio of a model's summed errors to a baseline's, with a 95 % interval.
 
     Args:
         errors: Errors of the model for each frame.
         baseline: Errors of the baseline for the same frames.
-        video: Video of each frame; blocks of frames are drawn within videos.
+        video: Video of each frame; the bootstrap draws blocks of frames within videos.
 
     Returns:
-        The ratio and the interval's ends, which are NaN with fewer than ``LEAST_BLOCKS`` blocks.
+        The ratio and the ends of the interval, which are NaN with fewer than ``LEAST_BLOCKS``
+        blocks.
     """
     random = np.random.default_rng(HELD_OUT_SEED)
     drawn, of_all = np.zeros((2, DRAWS)), float(errors.sum() / baseline.sum())
@@ -329,7 +396,15 @@ def ratio(errors: Floats, baseline: Floats, video: Rows) -> tuple[float, float, 
 def summary(
     frames: CropFrames, split: Split, errors: dict[str, Floats]
 ) -> Iterator[dict[str, Any]]:
-    """Yield a row of results for each held-out video and, if there are several, for all."""
+    """Yield a row of reconstruction results for each held-out video, and one for all of them.
+
+    The last row is left out if there is only one video.
+
+    Args:
+        frames: All face crops.
+        split: Numbers of the training frames and of the held-out frames.
+        errors: Error of each held-out frame, by method (autoencoder or baseline).
+    """
     video = frames.video[split.held_out].astype(np.int64)
     parts = {frames.names[v]: video == v for v in np.unique(video)}
     if len(parts) > 1:
@@ -366,7 +441,16 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 def picture(objective: Reconstruction, frames: CropFrames, rows: Rows) -> NDArray[np.uint8]:
-    """Return a picture of held-out faces: original, masked and reconstructed."""
+    """Return a picture of held-out faces: original, masked and reconstructed.
+
+    Args:
+        objective: The trained masked autoencoder.
+        frames: All face crops.
+        rows: Numbers of the crops to show.
+
+    Returns:
+        RGB pixels of the picture, uint8.
+    """
     pixels = read_resized(frames.images, rows, SIZE, objective.backbone.resampling).pixels
     noise = patch_noise(rows, objective.autoencoder.patches, HELD_OUT_SEED, 0)
     return objective.picture(torch.from_numpy(pixels), torch.from_numpy(noise))
@@ -375,13 +459,16 @@ def picture(objective: Reconstruction, frames: CropFrames, rows: Rows) -> NDArra
 def run(
     videos: dict[str, Path], folder: Path, most: int, config: MAEConfig
 ) -> tuple[dict[str, Any], bytes]:
-    """Run extraction and reconstruction; return all results and a picture of faces as PNG.
+    """Run extraction and reconstruction; return all results and a picture of faces as PNG bytes.
 
     Args:
         videos: Video files by name.
         folder: Folder for crops and features.
         most: Largest number of frames taken from a video.
         config: Configuration of the autoencoders.
+
+    Returns:
+        ``extraction`` (counts and speed) and ``reconstruction`` (rows of errors), and the picture.
     """
     images = folder / "cropped_aligned"
     write_crops(videos, images, most)

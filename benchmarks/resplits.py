@@ -2,13 +2,13 @@
 
 python benchmarks/resplits.py --data DIR [--splits 10] [--trials 12] [--out runs/resplits]
 
-The dataset is studyforrest (cues) or any dataset with the same feature sets. For each split, all
+The dataset is studyforrest (cues) or any dataset with the same feature sets. For each re-split, all
 labelled subjects are shuffled and divided anew into train, validation and held-back videos. There
 are as many validation videos as in the dataset, and half as many held-back ones. The unlabelled
 test videos are left out. The held-back videos become the test split of a new dataset that lacks
 their labels. ``sweeps/run.py`` searches and fuses on this dataset and reports the fused model's
-score on `confirm` with a 95 % interval. Afterwards the held-back labels score the same model's
-predictions.
+score with a 95 % interval on `confirm` (validation videos on which nothing is chosen). Afterwards
+the held-back labels score the same model's predictions.
 
 The score is the sweep's ``p_labelled``, the sum over the tasks that have labels in the scored
 videos; the table shows their number. The held-back videos are themselves a small sample, so fewer
@@ -16,7 +16,7 @@ than 95 % of the intervals can contain their score. The table therefore also sho
 between the two scores divided by its standard error, from the jackknife errors of both: 95 % of
 these values should be at most 1.96.
 
-A finished split is kept in ``--out`` and not run again. One split takes 1 to 2 minutes on 2 cores.
+A finished re-split is kept in ``--out`` and not run again. One takes 1 to 2 minutes on 2 cores.
 """
 
 import argparse
@@ -52,10 +52,10 @@ SCORES = ("ccc_valence", "ccc_arousal", "f1_expression", "f1_action_units")
 
 
 def draw_split(listing: Listing, split: int) -> dict[str, str]:
-    """Draw the new split of each labelled video; all videos of a subject get the same split.
+    """Draw a new split for each labelled video; all videos of a subject get the same split.
 
     Args:
-        listing: Listing of the source dataset.
+        listing: Videos, splits and labels of the source dataset.
         split: Number of the re-split, which seeds the draw.
 
     Returns:
@@ -78,7 +78,14 @@ def draw_split(listing: Listing, split: int) -> dict[str, str]:
 
 
 def resplit(listing: Listing, split_of: Mapping[str, str]) -> Listing:
-    """Return the listing with new splits, without labels on test and without other videos."""
+    """Return a copy of a listing (videos, frames and labels) with new splits.
+
+    Test videos lose their labels.
+
+    Args:
+        listing: The listing to copy.
+        split_of: New split by video name; other videos are left out.
+    """
     kept = [place for place, name in enumerate(listing.names) if name in split_of]
     names = tuple(listing.names[place] for place in kept)
     splits = tuple(split_of[name] for name in names)
@@ -95,7 +102,13 @@ def resplit(listing: Listing, split_of: Mapping[str, str]) -> Listing:
 
 
 def write_split(source: Dataset, split: int, out: Path) -> Dataset:
-    """Write the dataset of one re-split to ``out``, or open it if it exists."""
+    """Write a copy of a dataset with newly drawn splits, or open the copy if it exists.
+
+    Args:
+        source: The dataset to copy.
+        split: Number of the re-split, which seeds the draw.
+        out: Dataset directory to write.
+    """
     if out.exists():
         return open_dataset(out)
     listing = source.listing()
@@ -110,7 +123,17 @@ def write_split(source: Dataset, split: int, out: Path) -> Dataset:
 
 
 def sweep(data: Path, name: str, trials: int, out: Path) -> Path:
-    """Run ``sweeps/run.py`` on one dataset and return the run folder."""
+    """Run ``sweeps/run.py`` on one dataset and return the sweep's run folder.
+
+    Args:
+        data: Dataset directory.
+        name: Name of the sweep.
+        trials: Number of trials.
+        out: Folder in which the sweep runs and writes its log.
+
+    Raises:
+        InputError: The sweep ended with an exit code other than 0.
+    """
     program = [sys.executable, str(ROOT / "sweeps" / "run.py"), "--space", str(SPACE)]
     command = [*program, f"data={data.resolve()}", f"name={name}", f"search.trials={trials}"]
     log = out / f"{name}.log"
@@ -126,12 +149,16 @@ def sweep(data: Path, name: str, trials: int, out: Path) -> Path:
 
 
 def score(predictions: Predictions, truth: Listing, videos: Collection[str]) -> dict[str, Any]:
-    """Return P over all listed frames of some videos, its standard error, and the task count.
+    """Score a model's predictions on all listed (annotated) frames of some videos.
 
     Args:
         predictions: The model's predictions, in any order.
-        truth: Listing with the labels.
+        truth: Videos, frames and labels.
         videos: Names of the videos to score.
+
+    Returns:
+        Sum of the scores of the labelled tasks (``p_labelled``), its standard error (``error``),
+        number of labelled tasks (``tasks``) and of videos (``videos``).
     """
     included = np.array([name in videos for name in truth.names])
     rows = np.flatnonzero(included[truth.video])
@@ -150,12 +177,18 @@ def score(predictions: Predictions, truth: Listing, videos: Collection[str]) -> 
 
 
 def compare(folder: Path, written: Listing, truth: Listing) -> dict[str, Any]:
-    """Compare the fused model's reported scores with its score on the held-back labels.
+    """Compare a fused model's reported score with its score on held-back videos.
 
     Args:
         folder: Run folder of the sweep.
-        written: Listing of the sweep's dataset.
-        truth: Listing of the source dataset, with all labels.
+        written: Videos, splits and labels of the sweep's dataset, without the held-back labels.
+        truth: Videos and labels of the source dataset, with all labels.
+
+    Returns:
+        Score on the videos on which choices were made (``select``), scores on the other validation
+        videos (``confirm``, with the 95 % ``interval``) and on the held-back videos
+        (``held_back``), ``inside``: True if the interval contains the held-back score, and
+        ``errors_apart``: the difference of the last two scores in standard errors.
     """
     reported = json.loads((folder / "scores.json").read_text())
     search = load(folder / "space.yaml").search
@@ -179,7 +212,16 @@ def compare(folder: Path, written: Listing, truth: Listing) -> dict[str, Any]:
 
 
 def run_split(source: Dataset, split: int, trials: int, out: Path) -> dict[str, Any]:
-    """Return the result of one re-split, from its file if it was run with the same settings."""
+    """Run the sweep of one re-split and return its result.
+
+    A result that is stored with the same settings is returned without a run.
+
+    Args:
+        source: The dataset to divide anew.
+        split: Number of the re-split, which seeds the draw.
+        trials: Number of trials of the sweep.
+        out: Folder for datasets, sweeps and results.
+    """
     name = f"resplit_{split}"
     file = out / f"{name}.json"
     settings = {"split": split, "seed": SEED, "trials": trials, "data": source.hash}
@@ -201,7 +243,7 @@ def run_split(source: Dataset, split: int, trials: int, out: Path) -> dict[str, 
 
 
 def table(results: Sequence[Mapping[str, Any]]) -> str:
-    """Return the results as a Markdown table with a row for each split."""
+    """Return the results of all re-splits as a Markdown table with one row each."""
     lines = [
         "| split | select | confirm | held back | inside | errors apart | tasks | seconds |",
         "|---:|---:|---:|---:|---|---:|---:|---:|",
@@ -219,7 +261,13 @@ def table(results: Sequence[Mapping[str, Any]]) -> str:
 
 
 def summary(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return counts over the splits, mean scores, and the mean width of the intervals."""
+    """Summarise the results of all re-splits.
+
+    Returns:
+        Number of re-splits (``splits``), of held-back scores inside the interval (``inside``) and
+        at most 1.96 standard errors away (``within_errors``), mean width of the intervals
+        (``mean_width``), and mean scores (``mean_select``, ``mean_confirm``, ``mean_held_back``).
+    """
     ends = np.array([result["confirm"]["interval"] for result in results])
     return {
         "splits": len(results),

@@ -3,14 +3,15 @@
     python benchmarks/ridge.py --data DIR [--confirm 0.5] [--seed 1234]
                                [--smooth-seconds 2 20 --fps 25]
 
-The inputs are the z-scored features of all sets at the listed frames and, optionally, their moving
-averages over centred windows of the given lengths. Each label column has its own closed-form ridge
-regression on its labelled training frames. The expression is eight 0/1 columns, decided by argmax;
-valence and arousal are clipped to [-1, 1]. For each task, the penalty and the decision threshold of
-action units are those with the best out-of-fold score over the training videos. The threshold is
-either 0.5 or the quantile at which the rate of positive out-of-fold predictions equals the rate of
-positive training labels. Prints the scores on all validation videos and on the ``confirm`` part
-alone, then one JSON line. Takes at most a minute for 22,000 frames and 450 features.
+The inputs are the z-scored features of all sets at the listed (annotated) frames and, optionally,
+their moving averages over centred windows of the given lengths. Each label column has its own
+closed-form ridge regression on its labelled training frames. The expression is eight 0/1 columns,
+decided by argmax; valence and arousal are clipped to [-1, 1]. For each task, the penalty and the
+decision threshold of action units are those with the best out-of-fold score over the training
+videos. The threshold is either 0.5 or the quantile at which the rate of positive out-of-fold
+predictions equals the rate of positive training labels. Prints the scores on all validation videos
+and on ``confirm`` alone (validation videos held back for the final scores), then one JSON line.
+Takes at most a minute for 22,000 frames and 450 features.
 """
 
 import argparse
@@ -39,9 +40,10 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Moments:
-    """Sums over n rows from which a ridge regression is solved.
+    """Sums over n rows from which a ridge regression can be solved.
 
-    The sums of two disjoint sets of rows can be added, and those of a subset subtracted.
+    The sums of two disjoint sets of rows can be added, and those of a subset subtracted. Legend: F
+    features, C targets.
 
     Attributes:
         n: Number of rows.
@@ -59,7 +61,7 @@ class Moments:
 
     @classmethod
     def of(cls, x: Floats, y: Floats) -> "Moments":
-        """Compute the sums of features (n, F) and targets (n, C)."""
+        """Compute the sums from the features and the targets of n rows, (n, F) and (n, C)."""
         return cls(len(x), x.sum(0), y.sum(0), x.T @ x, x.T @ y)
 
     def without(self, other: "Moments") -> "Moments":
@@ -73,7 +75,11 @@ class Moments:
         )
 
     def solve(self, penalties: Sequence[float]) -> list[tuple[Floats, Floats]]:
-        """Return weights (F, C) and unpenalised intercept (C,) of the solution for each penalty."""
+        """Solve the ridge regression for each penalty on the squared weights.
+
+        Returns:
+            For each penalty, weights (F features, C targets) and unpenalised intercepts (C,).
+        """
         n = max(self.n, 1)
         mean_x, mean_y = self.x / n, self.y / n
         values, vectors = np.linalg.eigh(self.xx - n * np.outer(mean_x, mean_x))
@@ -86,7 +92,12 @@ class Moments:
 
 
 def targets(task: Task, labels: NDArray[np.float32]) -> Floats:
-    """Return the regression targets: a task's label columns, or one 0/1 column per class."""
+    """Return regression targets: the label columns of a task, or one 0/1 column per class.
+
+    Args:
+        task: The task.
+        labels: All 15 labels of N frames, (N, 15).
+    """
     columns = labels[:, task.labels].astype(np.float64)
     return columns if task.kind != "multiclass" else np.equal(columns, np.arange(task.width)) * 1.0
 
@@ -94,15 +105,15 @@ def targets(task: Task, labels: NDArray[np.float32]) -> Floats:
 def columns_labelled_alike(
     task: Task, mask: NDArray[np.bool_]
 ) -> list[tuple[NDArray[np.int64], NDArray[np.bool_]]]:
-    """Group a task's target columns by the rows on which they are labelled.
+    """Group the regression targets of a task by the frames on which they are labelled.
 
     Args:
         task: The task.
-        mask: True where a label is known, (N, 15).
+        mask: True where a label is known, (N, 15) for N frames.
 
     Returns:
-        For each group, the column numbers and the labelled rows, (N,). Columns without labels are
-        in no group.
+        For each group, the numbers of the targets, and a mask of the labelled frames, (N,). Targets
+        without labels are in no group.
     """
     known = mask[:, task.labels]
     if task.kind == "multiclass":
@@ -116,7 +127,9 @@ def columns_labelled_alike(
 
 
 def regress(x: Floats, y: Floats, fold: NDArray[np.int64], x_new: Floats) -> tuple[Floats, Floats]:
-    """Return out-of-fold predictions and predictions for new rows, for each penalty.
+    """Return out-of-fold predictions and predictions for new rows, for each ridge penalty.
+
+    Legend: n training rows, M new rows, F features, C targets.
 
     Args:
         x: Features of the training rows, (n, F).
@@ -145,7 +158,11 @@ def fit_task(
     fold: NDArray[np.int64],
     x_new: Floats,
 ) -> Floats:
-    """Fit one task and return outputs for new rows, (M, width), NaN in columns without labels.
+    """Fit the ridge regressions of one task and return the outputs for new rows.
+
+    Outputs have one column per class, or per label of other tasks; columns without training labels
+    are NaN. Penalty and threshold are those with the best out-of-fold score. Legend: N training
+    rows, M new rows, F features.
 
     Args:
         task: The task.
@@ -176,10 +193,10 @@ def fit_task(
 
 
 def decision_shifts(task: Task, guess: Floats, y: Floats, known: NDArray[np.bool_]) -> list[Floats]:
-    """Return candidate shifts of the outputs before the decision at 0.5.
+    """Return shifts to try on a task's outputs before they are decided at 0.5.
 
-    The candidates are no shift and, for action units, the shift of each unit with which the rate of
-    positive predictions equals the rate of positive labels.
+    These are no shift and, for action units, the shift of each unit with which the rate of positive
+    predictions equals the rate of positive labels. Legend: N frames, C targets.
 
     Args:
         task: The task.
@@ -200,7 +217,14 @@ def decision_shifts(task: Task, guess: Floats, y: Floats, known: NDArray[np.bool
 def score(
     task: Task, outputs: Floats, labels: NDArray[np.float32], mask: NDArray[np.bool_]
 ) -> float:
-    """Return the task's score, or -inf if no row is labelled."""
+    """Return the score of one task's outputs, or -inf if no frame is labelled.
+
+    Args:
+        task: The task.
+        outputs: Outputs of the task, one row per frame.
+        labels: All 15 labels of each frame.
+        mask: True where a label is known.
+    """
     rows = mask[:, task.labels].any(axis=1)
     sums = task_sums(task, outputs[rows], labels[rows, task.labels], mask[rows, task.labels])
     reached = task_score(task, sums)
@@ -210,7 +234,10 @@ def score(
 def moving_average(
     values: NDArray[Any], frames: NDArray[np.int32], at: NDArray[np.int32], radius_frames: float
 ) -> Floats:
-    """Return the mean of the rows around each frame number; the nearest row if none is in range.
+    """Return the mean of the features around each given frame number.
+
+    If no frame is near enough, the features of the nearest frame are returned. Legend: n frames
+    with features, m frame numbers, F features.
 
     Args:
         values: Features of a video's frames, (n, F).
@@ -226,7 +253,7 @@ def moving_average(
 
 
 def _nearest(frames: NDArray[np.int32], at: NDArray[np.int32]) -> NDArray[np.int64]:
-    """Return the row of the frame nearest to each of ``at``."""
+    """Return, for each frame number in ``at``, the position of the nearest one in ``frames``."""
     after = np.searchsorted(frames, at).clip(1, max(len(frames) - 1, 1))
     before = after - 1
     after = np.minimum(after, len(frames) - 1)
@@ -240,17 +267,20 @@ def frame_features(
     radii_frames: Sequence[float],
     sets: Sequence[str] | None = None,
 ) -> Floats:
-    """Return features and their moving averages for rows of the listing, shape (N, F).
+    """Return the features of listed frames, followed by their moving averages.
 
-    A frame without features gets those of the nearest frame of its video; the rows of a video
-    without features are NaN.
+    Listed frames are the frames named in the annotation files. One without features gets those of
+    the nearest frame of its video; the rows of a video without features are NaN.
 
     Args:
         dataset: The dataset.
-        listing: Listing of the dataset.
-        rows: Rows of the listing, (N,).
+        listing: All listed frames of the dataset.
+        rows: Rows of the listing.
         radii_frames: Radius of each moving average, in frames.
         sets: Names of the feature sets; all if None.
+
+    Returns:
+        One row for each of ``rows``; the columns are the sets, each with all its averages.
     """
     columns = [
         moving_averages(dataset, name, listing, rows, radius)
@@ -263,9 +293,16 @@ def frame_features(
 def moving_averages(
     dataset: Dataset, name: str, listing: Listing, rows: NDArray[np.int64], radius_frames: float
 ) -> Floats:
-    """Return one feature set's moving average at rows of the listing, shape (N, F).
+    """Return the moving average of one feature set at listed (annotated) frames.
 
     The average is over all frames of the video that have features, listed or not.
+
+    Args:
+        dataset: The dataset.
+        name: Name of the feature set.
+        listing: All listed frames of the dataset.
+        rows: Rows of the listing.
+        radius_frames: Radius of the moving average, in frames.
     """
     index = dataset.index(name)
     spans = dict(zip(index.names, zip(index.starts, index.starts[1:], strict=False), strict=True))
@@ -281,7 +318,12 @@ def moving_averages(
 
 
 def standardise(x: Floats, train: int) -> Floats:
-    """Return z-scores with the statistics of the first ``train`` rows; NaN becomes 0, the mean."""
+    """Return z-scored features; NaN becomes 0, which is the mean.
+
+    Args:
+        x: Features, one row per frame, training frames first.
+        train: Number of training frames, from which mean and standard deviation are computed.
+    """
     mean, std = np.nanmean(x[:train], axis=0), np.nanstd(x[:train], axis=0)
     return np.asarray(np.nan_to_num((x - mean) / np.where(std > 0, std, 1)))
 
@@ -293,17 +335,17 @@ def predict_validation(
     seed: int,
     sets: Sequence[str] | None = None,
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Fit all tasks on the training rows and predict the validation rows.
+    """Fit ridge regressions of all tasks on the training frames; predict the validation frames.
 
     Args:
         dataset: The dataset.
-        listing: Listing of the dataset.
-        radii_frames: Radius of each moving average, in frames.
+        listing: All listed (annotated) frames of the dataset, with labels.
+        radii_frames: Radius of each moving average of the features, in frames.
         seed: Seed of the folds.
         sets: Names of the feature sets; all if None.
 
     Returns:
-        The validation rows of the listing, (M,), and the outputs for them, (M, 22).
+        The M validation rows of the listing, (M,), and the outputs for them, (M, 22).
     """
     split = np.array(listing.splits)[listing.video]
     train, new = np.flatnonzero(split == "train"), np.flatnonzero(split == "validation")
@@ -326,13 +368,18 @@ def predict_validation(
 def ridge_scores(
     dataset: Dataset, radii_frames: Sequence[float] = (), confirm: float = 0.5, seed: int = 1234
 ) -> dict[str, dict[str, Any]]:
-    """Return scores and intervals on all validation videos and on the ``confirm`` part alone.
+    """Return the validation scores of ridge regression, with 95 % intervals.
 
     Args:
         dataset: The dataset.
-        radii_frames: Radius of each moving average, in frames.
-        confirm: Share of the validation videos in ``confirm``; with 0 this part is left out.
-        seed: Seed of the folds and of the division into parts.
+        radii_frames: Radius of each moving average of the features, in frames.
+        confirm: Share of the validation videos that is also scored alone, as the videos held back
+            for the final scores of a sweep; 0 for none.
+        seed: Seed of the folds and of the choice of these videos.
+
+    Returns:
+        Scores by name and their ``interval``, for ``validation`` (all validation videos) and
+        ``confirm`` (this share).
     """
     listing = dataset.listing()
     rows, outputs = predict_validation(dataset, listing, radii_frames, seed)
@@ -351,7 +398,7 @@ def ridge_scores(
 
 
 def table(results: dict[str, dict[str, Any]]) -> str:
-    """Return the scores as a Markdown table with a row for each part."""
+    """Return the scores as a Markdown table with a row for each set of scored videos."""
     lines = [f"| ridge | {' | '.join(SHOWN_SCORES)} |", f"|---|{'---:|' * len(SHOWN_SCORES)}"]
     for name, result in results.items():
         cells = [_cell(result, key) for key in SHOWN_SCORES]

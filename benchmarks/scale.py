@@ -1,6 +1,9 @@
-"""Driver time per trial in studies of 100, 1,000 and 5,000 trials.
+"""Driver time per trial in sweeps of 100, 1,000 and 5,000 trials.
 
 python benchmarks/scale.py [--sizes 100 1000 5000] [--late 100] [--real-trials 200]
+
+A slot is a process that trains one trial after another; the driver is the process that draws trials
+and records their results in an Optuna study.
 
 Fake slots: the study of `search.yaml` gets the calls of a sweep (ask, report, tell) for eight slots
 that train on a virtual clock. Durations and learning curves are random; the driver's time is real.
@@ -65,7 +68,11 @@ REAL = {
 
 
 def mean(laps: Sequence[Counter[str]]) -> dict[str, float]:
-    """Return the mean milliseconds per trial, by part of the driver's work."""
+    """Return the driver's mean milliseconds per trial, by category of its work.
+
+    Args:
+        laps: For each trial, the milliseconds by category.
+    """
     parts = ("study", "study cpu", "disk", "sampling", "sampling cpu")
     return {part: round(sum(lap[part] for lap in laps) / len(laps), 2) for part in parts}
 
@@ -73,14 +80,19 @@ def mean(laps: Sequence[Counter[str]]) -> dict[str, float]:
 def measure_fake(
     watch: Stopwatch, file: SearchFile, sizes: Sequence[int], late: int, folder: Path
 ) -> dict[str, Any]:
-    """Measure fake slots: a row for each size, and the time to reopen the largest journal.
+    """Measure the driver's time with simulated slots (processes that train trials).
 
     Args:
-        watch: Stopwatch on the study's functions.
+        watch: Stopwatch on the functions of the Optuna study.
         file: The search file.
-        sizes: Numbers of trials.
+        sizes: Numbers of trials, one study for each.
         late: Number of additional trials that are compared between sizes.
         folder: Folder for the journals.
+
+    Returns:
+        Milliseconds per trial of each size (``sizes``), CPU time of the largest study's last tenth
+        of trials relative to the first tenth (``late_to_early``), and seconds to reopen its journal
+        (``reopen_s``).
     """
     in_turn(watch, file, {folder / "warm-up": 2 * SLOTS}, "tpe")
     folders = [folder / str(size) for size in sizes]
@@ -110,16 +122,16 @@ def measure_fake(
 def in_turn(
     watch: Stopwatch, file: SearchFile, trials: Mapping[Path, int], sampler: str
 ) -> list[list[Counter[str]]]:
-    """Run the studies of several folders, one trial of each in turn.
+    """Run the Optuna studies of several folders with simulated slots, one trial of each in turn.
 
     Args:
-        watch: Stopwatch on the study's functions.
+        watch: Stopwatch on the studies' functions.
         file: The search file.
         trials: Number of trials at which a study ends, by folder.
         sampler: Name of the sampler.
 
     Returns:
-        For each study, the driver's time of each trial by part.
+        For each study and each of its trials, the driver's milliseconds by category.
     """
     epochs = int(file.fixed["training.epochs"])
     with ExitStack() as stack:
@@ -131,15 +143,16 @@ def in_turn(
 
 
 def steady(laps: Sequence[Counter[str]]) -> Sequence[Counter[str]]:
-    """Return the laps without the first, in which all slots ask, and the last, in which none asks.
+    """Return the measurements of a study's trials without those of its start and end.
 
-    The last ``SLOTS`` laps are left out.
+    The first trial is left out because all slots ask for a trial then, the last ``SLOTS`` trials
+    because no slot gets another one.
     """
     return laps[1:-SLOTS]
 
 
 def print_fake(result: Mapping[str, Any]) -> None:
-    """Print the table of fake slots, in milliseconds per trial."""
+    """Print the driver's time with simulated slots as a table, in milliseconds per trial."""
     print("| trials | driver ms | of this disk | CPU ms | late trials: CPU ms | ratio |", end="")
     print(" with TPE: CPU ms | of this sampling | share |")
     print("|---|---|---|---|---|---|---|---|---|")
@@ -160,16 +173,18 @@ def print_fake(result: Mapping[str, Any]) -> None:
 
 
 def measure_real(watch: Stopwatch, trials: int, address: str, folder: Path) -> dict[str, Any]:
-    """Measure a real sweep in two slots, and fake slots over the same search file.
+    """Measure a real sweep in two slots (processes that train trials), and a simulated one.
 
     Args:
-        watch: Stopwatch on the study's functions, for the fake slots.
+        watch: Stopwatch on the functions of the Optuna study, for the simulated sweep.
         trials: Number of trials.
         address: Address of the Ray cluster.
         folder: Folder for the demo, the search file and both studies.
 
     Returns:
-        Milliseconds per trial.
+        Milliseconds per trial: by category of the driver's work with simulated and real slots
+        (``fake``, ``real``), and in total (``slot``), in training steps (``training``) and between
+        a trial's start and end in the journal (``on_record``).
     """
     make_demo(folder / "data", demo=SMALL_DEMO)
     search = {"trials": trials, "sampler": "random", "seed": SEED}
@@ -187,7 +202,7 @@ def measure_real(watch: Stopwatch, trials: int, address: str, folder: Path) -> d
 
 
 def drive(out: Path, arguments: Sequence[str]) -> int:
-    """Run `sweeps/run.py` with a stopwatch on its study; write the times to ``out``."""
+    """Run `sweeps/run.py`, write the driver's times to ``out``, and return the exit code."""
     watch = Stopwatch.on_studies()
     code = run.main(arguments)
     out.write_text(json.dumps(watch.lap()))
@@ -195,11 +210,15 @@ def drive(out: Path, arguments: Sequence[str]) -> int:
 
 
 def wall_times(sweep: Path) -> dict[str, float]:
-    """Return milliseconds per trial of a real sweep, from its journal and progress files.
+    """Return the milliseconds per trial of a real sweep, from its journal and progress files.
+
+    Args:
+        sweep: Run folder of the sweep.
 
     Returns:
-        "slot": time of the slots divided by the number of trials; "on_record": time from a trial's
-        start to its end in the journal; "training": time of training steps.
+        "slot": time of all slots (processes that train trials) divided by the number of trials;
+        "on_record": time from a trial's start to its end in the journal; "training": time of
+        training steps.
     """
     storage = JournalStorage(JournalFileBackend(str(sweep / JOURNAL)))
     trials = optuna.load_study(study_name="scale", storage=storage).trials
@@ -215,7 +234,7 @@ def wall_times(sweep: Path) -> dict[str, float]:
 
 
 def print_real(result: Mapping[str, Any]) -> None:
-    """Print the table of real slots, in milliseconds per trial."""
+    """Print the times of a real and of a simulated sweep as a table, in milliseconds per trial."""
     fake, real = result["fake"], result["real"]
     between = result["slot"] - result["on_record"]
     rest = result["on_record"] - result["training"] - real["study"]
@@ -236,7 +255,7 @@ def print_real(result: Mapping[str, Any]) -> None:
 
 
 def main() -> int:
-    """Run the benchmark from the command line."""
+    """Run the benchmark from the command line and return the exit code."""
     if sys.argv[1:2] == [DRIVE]:
         return drive(Path(sys.argv[2]), sys.argv[3:])
     parser = argparse.ArgumentParser(

@@ -2,24 +2,24 @@
 
 python benchmarks/sweep.py [--parts time memory] [--rounds 3] [--trials 24]
 
-One side is ``sweeps/run.py`` with two slots of one process each, the other side is plain Optuna in
-two processes (``benchmarks/plain_optuna.py``). Both train the same configurations from
-search.yaml's space, drawn once, without pruning. Both are measured until the end of the last trial,
-so fusion is not included.
+One side is ``sweeps/run.py`` with two slots of one process each (a slot trains one trial after
+another), the other side is plain Optuna in two processes (``benchmarks/plain_optuna.py``). Both
+train the same configurations from search.yaml's space, drawn once, without pruning. Both are
+measured until the end of the last trial, so fusion is not included.
 
 ``time``: wall time from the start of a side's first process. Ray's start is excluded from the first
 ratio and included in the second. It is measured from the output of the plan to the output of the
-dashboard's address, and comprises Ray's import, ``ray.init`` and the opening of the run folder. All
-else counts: reading and planning, the shards, the slots' start; likewise the start of plain
-Optuna's processes and their reading. The third ratio counts from the start of the first trial. In
-each round both sides run: first half a minute each, then in turns of two seconds
-(``benchmarks/turns.py``), so that changes in the machine's speed affect both. The ratios are
-medians over rounds.
+dashboard's address, and comprises Ray's import, ``ray.init`` and the opening of the run folder.
+Everything else counts: reading and planning, loading the features into Ray's object store, the
+slots' start; likewise the start of plain Optuna's processes and their reading. The third ratio
+counts from the start of the first trial. In each round both sides run: first half a minute each,
+then in turns of two seconds (``benchmarks/turns.py``), so that changes in the machine's speed
+affect both. The ratios are medians over rounds.
 
-``memory``: PSS of a side's process tree, measured every half second, plus the pages of the object
-store that no process has mapped, minus the same measure on features of width 1. ``peak`` is the
-maximum over the run, ``training`` the median between the start of the first and the end of the last
-trial. Four trials of one epoch run on 1.1 GB of random features.
+``memory``: proportional set size of a side's process tree, measured every half second, plus the
+pages of the object store that no process has mapped, minus the same measure on features of width 1.
+``peak`` is the maximum over the run, ``training`` the median between the start of the first and the
+end of the last trial. Four trials of one epoch run on 1.1 GB of random features.
 """
 
 import argparse
@@ -60,7 +60,7 @@ SPLITS = ("train",) * 160 + ("validation",) * 60 + ("test",) * 20
 
 @dataclass(frozen=True)
 class Times:
-    """Times of events in one run, in seconds since the epoch.
+    """Times of the events of one sweep (or plain Optuna run), in seconds since the epoch.
 
     Attributes:
         begun: Start of the first process.
@@ -76,7 +76,13 @@ class Times:
 
     @classmethod
     def of(cls, begun: float, ray: float, trials: Iterable[FrozenTrial]) -> "Times":
-        """Return the times of a run with these trials of its journal."""
+        """Return the times of a run from the trials in its journal.
+
+        Args:
+            begun: Start of the first process, in seconds since the epoch.
+            ray: Duration of Ray's start, in seconds.
+            trials: All trials of the run.
+        """
         trials = list(trials)
         starts = sorted(t.datetime_start.timestamp() for t in trials if t.datetime_start)
         ends = sorted(t.datetime_complete.timestamp() for t in trials if t.datetime_complete)
@@ -86,12 +92,20 @@ class Times:
         """Convert all times to another clock, except the duration of Ray's start.
 
         Ray starts in the program's first turn, during which the clock is not interrupted.
+
+        Args:
+            clock: Function that converts seconds since the epoch to the other clock's seconds.
         """
         starts, ends = (tuple(map(clock, stamps)) for stamps in (self.starts, self.ends))
         return Times(clock(self.begun), self.ray, starts, ends)
 
     def seconds(self) -> dict[str, float]:
-        """Return the seconds until the end of the last trial, for each key of ``SPANS``."""
+        """Return the seconds until the end of the last trial, from three different starts.
+
+        Returns:
+            ``with_ray`` counts from the program's start, ``less_ray`` the same without Ray's start,
+            ``trials`` from the first trial's start.
+        """
         total = self.ends[-1] - self.begun
         trials = self.ends[-1] - self.starts[0]
         return {"less_ray": total - self.ray, "with_ray": total, "trials": trials}
@@ -99,6 +113,8 @@ class Times:
 
 def write_space(file: Path, data: Path, trials: int, **sections: Mapping[str, Any]) -> Path:
     """Write a copy of search.yaml with two slots, the random sampler and no pruner.
+
+    A slot is a process that trains one trial after another.
 
     Args:
         file: Search file to write; its stem becomes the sweep's name.
@@ -115,11 +131,14 @@ def write_space(file: Path, data: Path, trials: int, **sections: Mapping[str, An
 
 
 def run_sweep(space: Path, side: Side | None = None) -> Times:
-    """Run a sweep and return its times; its run folder is ``runs/<name>`` beside the search file.
+    """Run a sweep and return the times of its start, its trials and Ray's start.
+
+    The run folder is ``runs/<name>`` beside the search file.
 
     Args:
         space: The search file.
-        side: Side to which the sweep's process is added.
+        side: Object that collects the sweep's process id, so that its processes can be stopped
+            while another program runs; None if the sweep runs alone.
     """
     side = side or Side()
     command = [sys.executable, "-u", ROOT / "sweeps" / "run.py", "--space", space]
@@ -140,12 +159,13 @@ def run_sweep(space: Path, side: Side | None = None) -> Times:
 def run_plain(
     space: Path, configurations: Sequence[FrozenTrial], side: Side | None = None
 ) -> Times:
-    """Run plain Optuna in two processes and return its times.
+    """Run plain Optuna in two processes and return the times of its start and its trials.
 
     Args:
         space: The search file; the journal is written beside it.
         configurations: Trials to train.
-        side: Side to which the processes are added.
+        side: Object that collects the process ids, so that the processes can be stopped while
+            another program runs; None if plain Optuna runs alone.
     """
     side = side or Side()
     journal = space.with_suffix(".journal")
@@ -161,7 +181,17 @@ def run_plain(
 
 
 def measure_time(folder: Path, trials: int, rounds: int) -> dict[str, Any]:
-    """Measure the wall times of both sides on the demo in several rounds."""
+    """Measure the wall times of a sweep and of plain Optuna on the demo dataset.
+
+    Args:
+        folder: Folder for the dataset, the search files and the runs.
+        trials: Number of trials of each run.
+        rounds: Number of runs of each.
+
+    Returns:
+        The number of ``trials``, the seconds of each round (``rounds``), and the median ratios of
+        sweep to plain Optuna (``ratio``).
+    """
     data = folder / "demo"
     make_demo(data)
     configurations = draw(write_space(folder / "drawn.yaml", data, trials), folder / "drawn")
@@ -181,7 +211,15 @@ def measure_time(folder: Path, trials: int, rounds: int) -> dict[str, Any]:
 
 
 def time_ratios(rounds: Sequence[Mapping[str, Mapping[str, float]]]) -> dict[str, float]:
-    """Return the median over rounds of sweep seconds per plain Optuna second, by span."""
+    """Return the median over rounds of the sweep's seconds divided by plain Optuna's.
+
+    Args:
+        rounds: For each round, the seconds of "sweep" and "plain" by the keys of ``SPANS`` (from
+            three different starts to the end of the last trial).
+
+    Returns:
+        One ratio for each key of ``SPANS``.
+    """
     return {
         span: round(statistics.median(r["sweep"][span] / r["plain"][span] for r in rounds), 3)
         for span in SPANS
@@ -189,7 +227,12 @@ def time_ratios(rounds: Sequence[Mapping[str, Mapping[str, float]]]) -> dict[str
 
 
 def random_dataset(out: Path, width: int) -> Dataset:
-    """Write a dataset with one random feature set of this width; all frames have all labels."""
+    """Write a dataset with one random feature set; all frames have all labels.
+
+    Args:
+        out: Dataset directory to write.
+        width: Number of features.
+    """
     random = np.random.default_rng(SEED)
     names = tuple(f"video_{number:03d}" for number in range(len(SPLITS)))
     frames = np.arange(1, VIDEO_FRAMES + 1, dtype=np.int32)
@@ -208,7 +251,16 @@ def random_dataset(out: Path, width: int) -> Dataset:
 
 
 def measure_memory(folder: Path) -> dict[str, Any]:
-    """Measure the memory of both sides on wide and on narrow features."""
+    """Measure the memory of a sweep and of plain Optuna on wide and on narrow features.
+
+    Args:
+        folder: Folder for the datasets, the search files and the runs.
+
+    Returns:
+        GiB of the wide features (``features_gib``), GiB of each run (``gib``), GiB of the runs on
+        wide features minus those on narrow ones (``net_gib``), and the ratio of sweep to plain
+        Optuna (``ratio``).
+    """
     gib: dict[str, dict[str, dict[str, float]]] = {side: {} for side in SIDES}
     for name, width in (("narrow", 1), ("wide", WIDE)):
         random_dataset(folder / name, width)
@@ -235,14 +287,27 @@ def measure_memory(folder: Path) -> dict[str, Any]:
 
 
 def peak_and_training(samples: Sequence[tuple[float, int]], times: Times) -> dict[str, float]:
-    """Return the peak until the last trial's end and the median while trials ran, in GiB."""
+    """Return the peak memory of a run and the median memory while trials run, in GiB.
+
+    Args:
+        samples: Time in seconds since the epoch and memory in bytes of each measurement.
+        times: Times of the run's trials.
+
+    Returns:
+        ``peak``: maximum until the end of the last trial; ``training``: median between the start of
+        the first and the end of the last trial.
+    """
     before_end = [(at, size / 2**30) for at, size in samples if at <= times.ends[-1]]
     training = [size for at, size in before_end if at >= times.starts[0]]
     return {"peak": max(size for _, size in before_end), "training": statistics.median(training)}
 
 
 def time_table(result: Mapping[str, Any]) -> str:
-    """Return the times as a Markdown table."""
+    """Return wall times of a sweep and of plain Optuna as a Markdown table.
+
+    Args:
+        result: The dict that ``measure_time`` returns: seconds of each round and median ratios.
+    """
     medians = {
         side: {k: statistics.median(r[side][k] for r in result["rounds"]) for k in ("ray", *SPANS)}
         for side in SIDES
@@ -258,7 +323,11 @@ def time_table(result: Mapping[str, Any]) -> str:
 
 
 def memory_table(result: Mapping[str, Any]) -> str:
-    """Return the memory as a Markdown table."""
+    """Return the memory of a sweep and of plain Optuna as a Markdown table.
+
+    Args:
+        result: The dict that ``measure_memory`` returns: GiB of each run and ratios.
+    """
     lines = ["| GiB | sweep: wide, narrow, net | plain: wide, narrow, net | ratio | limit |"]
     lines.append("|---|---:|---:|---:|---:|")
     for kind in ("peak", "training"):

@@ -14,9 +14,10 @@ half after it, so that changes in the machine's speed affect all three.
   are processed window by window with carried state and one step of ``torch.optim.Adam`` per window.
   The ceiling's gain over this scheme is printed too, because it limits ours.
 
-Also measured: the time of scoring `select` (a fifth of the number of training frames) relative to
-an epoch's training, and the memory of the features: the PSS of a process that reads and trains,
-minus the PSS of a process on features of width 1, divided by the features' size on disk.
+Also measured: the time of scoring the validation videos (with a fifth of the number of training
+frames) relative to an epoch's training, and the memory of the features: the proportional set size
+of a process that reads and trains, minus that of a process on features of width 1, divided by the
+features' size on disk.
 """
 
 import argparse
@@ -53,7 +54,13 @@ GAIN = {"gru": 1.2, "lstm": 1.2, "transformer": 1.0}
 
 
 def lengths(random: np.random.Generator, videos: int, frames: int) -> np.ndarray:
-    """Draw lognormal video lengths with a sum of ``frames``."""
+    """Draw lognormal video lengths in frames.
+
+    Args:
+        random: Source of the random draws.
+        videos: Number of videos.
+        frames: Sum of the lengths.
+    """
     drawn = random.lognormal(0, SIGMA, videos)
     rounded = np.maximum(2, drawn / drawn.sum() * frames).astype(int)
     rounded[rounded.argmax()] += frames - rounded.sum()
@@ -90,7 +97,12 @@ def make_dataset(out: Path, widths: dict[str, int]) -> Dataset:
 
 
 def make_trainer(dataset: Dataset, encoder: str) -> Trainer:
-    """Return the trainer of a model with this encoder over all feature sets of the dataset."""
+    """Return a trainer for a model with this encoder on all feature sets of a dataset.
+
+    Args:
+        dataset: The dataset.
+        encoder: Name of the encoder, such as ``gru``.
+    """
     sets = ",".join(dataset.feature_sets())
     overrides = [f"encoder={encoder}", "encoder.hidden=128", f"features=[{sets}]"]
     config = compose([*overrides, "training.precision=float32", "training.device=cpu"])
@@ -103,14 +115,18 @@ def make_trainer(dataset: Dataset, encoder: str) -> Trainer:
 
 
 def ours(trainer: Trainer) -> float:
-    """Train one epoch and return the frames/s."""
+    """Train one epoch with this project's training loop and return the frames/s."""
     epoch = trainer._train_epoch(1, lambda: False)
     assert epoch is not None
     return float(epoch["frames"] / epoch["seconds"])
 
 
 def ceiling(trainer: Trainer) -> tuple[int, float]:
-    """Run half an epoch's steps over prepared full batches; return frames and seconds."""
+    """Run the steps of half an epoch on full batches prepared in memory: the highest speed.
+
+    Returns:
+        Number of frames and seconds.
+    """
     lanes, window = trainer.config.optim.batch_videos, trainer.config.sequence.window_frames
     steps = len(trainer._schedule(1)) // 2
     lengths = np.array([len(sequence) for sequence in trainer.data.train])
@@ -196,7 +212,21 @@ def evaluation_share(trainer: Trainer) -> float:
 
 
 def measure(dataset: Dataset, encoder: str, rounds: int) -> dict[str, float]:
-    """Measure one encoder in all loops; return medians over rounds of rates and ratios."""
+    """Measure the training speed of one encoder with three loops.
+
+    The loops are ours, the ceiling (prepared batches without padding) and the authors' scheme.
+
+    Args:
+        dataset: The dataset.
+        encoder: Name of the encoder.
+        rounds: Number of repetitions.
+
+    Returns:
+        Medians over rounds: frames/s (``ours``, ``ceiling``, ``authors``), the ratios of ours to
+        the ceiling (``of_ceiling``), of ours (``gain``) and of the ceiling (``most_gain``) to the
+        authors' scheme, of frames with to frames without padding in that scheme (``padding``), and
+        of the time for scoring to the time for training (``evaluation``).
+    """
     trainer = make_trainer(dataset, encoder)
     by_key: dict[str, list[float]] = {}
     for number in range(rounds):
@@ -221,7 +251,12 @@ def measure(dataset: Dataset, encoder: str, rounds: int) -> dict[str, float]:
 
 
 def train_once(folder: str, peak: Any) -> None:
-    """Read all features, train for 40 steps, and store the process's PSS in ``peak.value``."""
+    """Read all features, train for 40 steps, and store the memory of the process.
+
+    Args:
+        folder: Dataset directory.
+        peak: Shared number that gets the process's proportional set size in bytes.
+    """
     torch.set_num_threads(1)
     trainer = make_trainer(open_dataset(folder), "gru")
     steps = trainer._schedule(1)[:40]
@@ -235,9 +270,12 @@ def train_once(folder: str, peak: Any) -> None:
 def memory(folder: Path) -> dict[str, float]:
     """Measure the memory of training on wide and on narrow features.
 
+    Args:
+        folder: Folder of the two datasets, ``wide`` and ``narrow``.
+
     Returns:
-        GiB of both processes, GiB of the wide features on disk, and the ratio of the processes'
-        difference to the features.
+        GiB of both processes (``wide``, ``narrow``) and of the wide features on disk
+        (``features``), and the difference of the processes divided by the features (``ratio``).
     """
     spawn = multiprocessing.get_context("spawn")
     gib = {}

@@ -1,4 +1,4 @@
-"""Memory of process trees; shared pages are counted once."""
+"""Memory of process trees, with shared pages counted once."""
 
 import threading
 import time
@@ -14,10 +14,10 @@ EVERY_SECONDS = 0.5
 
 
 class MemoryWatch(threading.Thread):
-    """Context manager that samples the memory of all descendants of the current process.
+    """Context manager that measures the memory of all child processes every half second.
 
     Attributes:
-        samples: Time in seconds since the epoch and memory in bytes, one pair per sample.
+        samples: Time in seconds since the epoch and memory in bytes, one pair per measurement.
     """
 
     def __init__(self) -> None:
@@ -26,7 +26,7 @@ class MemoryWatch(threading.Thread):
         self._stopped = threading.Event()
 
     def run(self) -> None:
-        """Take samples until the context ends."""
+        """Measure memory until the context ends."""
         while not self._stopped.wait(EVERY_SECONDS):
             processes = psutil.Process().children(recursive=True)
             self.samples.append((time.time(), memory_bytes(process.pid for process in processes)))
@@ -43,7 +43,8 @@ class MemoryWatch(threading.Thread):
 def memory_bytes(pids: Iterable[int]) -> int:
     """Return the memory of processes and of their Ray object store, in bytes.
 
-    The memory is the processes' PSS plus the pages of the object store that no process has mapped.
+    The memory is the sum of the processes' PSS (proportional set size) plus the pages of the object
+    store that none of the processes has mapped.
     """
     pss = shared = 0
     store: dict[int, int] = {}
@@ -58,7 +59,7 @@ def memory_bytes(pids: Iterable[int]) -> int:
 
 
 def _object_store(pid: int) -> dict[int, int]:
-    """Return the used bytes of each object store file that a process has open, by inode."""
+    """Return the used bytes of each Ray object store file that a process has open, by inode."""
     sizes = {}
     for descriptor in Path(f"/proc/{pid}/fd").iterdir():
         with suppress(OSError):  # the file may have been closed

@@ -2,8 +2,8 @@
 
 python benchmarks/trial_cost.py [--workers 1 2] [--rounds 3] [--trials 24] [--documented 3]
 
-``sweeps/run.py`` trains one trial after another in one slot, of one process or of two DDP workers:
-12 epochs each from search.yaml's space on a small demo, without pruning. The time of a trial is the
+``sweeps/run.py`` trains one trial after another in one slot (a process, or two DDP workers): 12
+epochs each from search.yaml's space on a small demo, without pruning. The time of a trial is the
 time between the end of the trial before and its own end, as recorded in the journal. Plain Optuna
 trains the same configurations without Ray, once before and once after the sweep of each round
 (``benchmarks/plain_optuna.py``): in one process, or in two that train together with DDP.
@@ -62,7 +62,13 @@ TRAIN_SETTINGS = {
 
 
 def write_one_slot(file: Path, trials: int, workers: int) -> Path:
-    """Write a search file for one slot, over the demo in the same folder."""
+    """Write the search file of a sweep that trains one trial at a time, and return its path.
+
+    Args:
+        file: Search file to write; the demo dataset is in the same folder.
+        trials: Number of trials.
+        workers: DDP workers of each trial.
+    """
     return write_space(
         file,
         file.parent / "demo",
@@ -74,7 +80,12 @@ def write_one_slot(file: Path, trials: int, workers: int) -> Path:
 
 
 class Spent(NamedTuple):
-    """Seconds of one trial in plain Optuna: training with prediction, and the epochs alone."""
+    """Seconds that one trial takes in plain Optuna.
+
+    Attributes:
+        training: Seconds of training and prediction.
+        epochs: Seconds of the training epochs alone.
+    """
 
     training: float
     epochs: float
@@ -83,7 +94,14 @@ class Spent(NamedTuple):
 def plain_seconds(
     space: Path, journal: Path, configurations: Sequence[FrozenTrial], workers: int
 ) -> list[Spent]:
-    """Train the configurations with plain Optuna and return each trial's seconds."""
+    """Train configurations with plain Optuna and return the seconds of each trial.
+
+    Args:
+        space: The search file.
+        journal: Journal to create.
+        configurations: Trials with the configurations to train.
+        workers: Number of processes that train one model together with DDP.
+    """
     enqueue(journal, configurations)
     with working(*((space, journal, rank, workers) for rank in range(workers))):
         pass
@@ -92,7 +110,12 @@ def plain_seconds(
 
 
 def epoch_seconds(space: Path, signatures: Sequence[str]) -> list[float]:
-    """Return the seconds that each trial's epochs took in the slot, from its ``progress.csv``."""
+    """Return the seconds of all epochs of each trial of a sweep, from its ``progress.csv``.
+
+    Args:
+        space: The search file; the sweep's run folder is beside it.
+        signatures: Signature (hash of config and dataset, name of the folder) of each trial.
+    """
     trials = space.parent / "runs" / space.stem / "trials"
     seconds = []
     for signature in signatures:
@@ -104,17 +127,21 @@ def epoch_seconds(space: Path, signatures: Sequence[str]) -> list[float]:
 def measure(
     folder: Path, configurations: Sequence[FrozenTrial], workers: int, number: int
 ) -> dict[str, Any]:
-    """Measure one round; the first trial is a warm-up and is not counted.
+    """Measure one round: plain Optuna, a sweep, and plain Optuna again on the same trials.
+
+    The first trial is a warm-up and is not counted.
 
     Args:
         folder: Folder of the demo and of the search files.
         configurations: Trials to train.
-        workers: DDP workers of the slot, 1 or 2.
+        workers: DDP workers of each trial, 1 or 2.
         number: Number of the round, for file names.
 
     Returns:
-        Means over trials in seconds; ``slower`` is the ratio of epoch times in the slot to those
-        in plain Optuna, ``costs`` the own cost of each trial.
+        Mean seconds of a trial in the sweep (``trial``), in plain Optuna (``training``), their
+        ``difference``, and its part outside epochs (``cost``; ``costs`` has one per trial); the
+        ratio of epoch times in the sweep to those in plain Optuna (``slower``); and seconds that
+        occur once: ``ray_start``, ``slot_start`` and ``first_trial``.
     """
     space = write_one_slot(folder / f"cost_{workers}_{number}.yaml", len(configurations), workers)
     before = plain_seconds(space, space.with_suffix(".before"), configurations, workers)
@@ -148,13 +175,19 @@ def measure(
 def measure_documented(
     space: Path, configurations: Sequence[FrozenTrial], workers: int, training: float
 ) -> dict[str, float]:
-    """Measure the pattern from Ray's documentation, in seconds per trial.
+    """Measure the seconds per trial of the pattern from Ray's documentation.
+
+    In this pattern Tune calls a function for each trial that runs a ``TorchTrainer``.
 
     Args:
         space: The search file.
         configurations: Trials to train.
         workers: DDP workers of each trial.
         training: Mean seconds of these trials in plain Optuna.
+
+    Returns:
+        Seconds of a trial (``trial``), those in plain Optuna (``training``), and the
+        ``difference``.
     """
     import ray.train
     from ray import tune
@@ -207,7 +240,11 @@ def measure_documented(
 
 
 def summary(rounds: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Return medians over rounds, and the quartiles of the own cost over all trials."""
+    """Return the median over rounds of each measured time, in seconds.
+
+    If the rounds have ``costs`` (overhead of each trial outside epochs), their quartiles are added
+    as ``cost_q1``, ``cost_median`` and ``cost_q3``.
+    """
     result = {k: statistics.median(r[k] for r in rounds) for k in rounds[0] if k != "costs"}
     costs = [cost for r in rounds for cost in r.get("costs", ())]
     if costs:
@@ -217,7 +254,11 @@ def summary(rounds: Sequence[Mapping[str, Any]]) -> dict[str, float]:
 
 
 def table(results: Mapping[str, Mapping[str, Any]]) -> str:
-    """Return the results as a Markdown table."""
+    """Return a Markdown table of seconds, with a row for each measured way of training.
+
+    Args:
+        results: For each row, the seconds by the keys that ``summary`` returns.
+    """
     once = {"ray_start": "Ray's start", "slot_start": "slot's start", "first_trial": "first trial"}
     times = {"trial": "a trial", "training": "plain Optuna", "difference": "difference"}
     cost = {"cost": "own cost", "cost_median": "median", "cost_q1": "q1", "cost_q3": "q3"}

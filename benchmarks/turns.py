@@ -1,8 +1,8 @@
-"""Time slicing of several programs: one runs at a time, and the others are stopped.
+"""Fair comparison of programs on a shared machine: they run in turns of a few seconds.
 
 The speed of a shared machine changes between minutes by more than the difference to be measured.
-Two programs that alternate every few seconds run under the same conditions. Each has a clock that
-counts only its own turns.
+Programs that alternate every few seconds run under the same conditions. While one program runs, the
+others are stopped. Each program has a clock that counts only the program's own turns.
 """
 
 import signal
@@ -24,7 +24,7 @@ SECONDS = 2.0
 
 @dataclass
 class Side:
-    """Processes and running times of one program.
+    """Processes and running times of one of the programs that run in turns.
 
     Attributes:
         roots: Process ids whose descendants are all of the program's processes; the program adds
@@ -36,7 +36,10 @@ class Side:
     spans: list[tuple[float, float]] = field(default_factory=list)
 
     def clock(self, at: float) -> float:
-        """Return the seconds that the program has run until a time in seconds since the epoch."""
+        """Return the seconds for which the program has run until a time, without its stops.
+
+        ``at`` is the time in seconds since the epoch.
+        """
         return sum(max(0.0, min(at, stop) - start) for start, stop in self.spans)
 
     def signal(self, number: signal.Signals) -> None:
@@ -58,14 +61,17 @@ class Side:
 
 
 def in_turns(programs: Sequence[Callable[[Side], Any]]) -> list[tuple[Any, Side]]:
-    """Run programs in turns; each starts after the first turn of the program before it.
+    """Run programs in turns of two seconds, so that only one of them runs at a time.
+
+    The first turn of each program is longer (30 s) and not interrupted. The next program starts
+    after it.
 
     Args:
-        programs: Functions that start processes, add their ids to ``Side.roots``, and wait for
-            their end.
+        programs: Functions that start processes, add the processes' ids to ``Side.roots``, and wait
+            for the processes' end.
 
     Returns:
-        For each program, the function's result, and the side with the program's running times.
+        For each program, the function's result, and the ``Side`` with the program's running times.
     """
     sides = [Side() for _ in programs]
     running: list[Future[Any]] = []
@@ -93,7 +99,7 @@ def in_turns(programs: Sequence[Callable[[Side], Any]]) -> list[tuple[Any, Side]
 
 
 def _turn(side: Side, future: Future[Any], started: float, seconds: float) -> None:
-    """Let a running program run for some seconds, then stop it and record its turn."""
+    """Let a program run for some seconds, then stop it and record the start and stop times."""
     wait([future], seconds)
     side.signal(signal.SIGSTOP)
     stopped = time.time()

@@ -9,21 +9,24 @@ from mtl.training.inference import ModelWeights, TrialData, predict_best
 from mtl.training.trainer import EpochResult, Trainer
 
 Outputs = dict[str, Float[np.ndarray, "N 22"]]
-"""Model outputs for the N frames of each part."""
+"""Model outputs for the N frames of each split (train, select, confirm, test)."""
 
 
 def train(
     config: TrialConfig, data: TrialData, workers: Workers | None = None
 ) -> tuple[list[EpochResult], Outputs]:
-    """Train a model, then predict every part with each task's best weights.
+    """Train a model, then predict every split with the best weights of each task.
+
+    The splits are train, select (validation videos on which choices are made), confirm (validation
+    videos held back for the final scores) and test.
 
     Args:
-        config: Configuration of the trial.
-        data: Data of the trial.
+        config: Configuration of the model and its training.
+        data: Features and labels of the frames of each split.
         workers: DDP workers that train together; a single one if None.
 
     Returns:
-        The results of all epochs, and the outputs for each part.
+        The results of all epochs, and the model outputs by split.
     """
     workers = workers or Workers()
     trainer = Trainer(config, data, workers=workers)
