@@ -48,7 +48,7 @@ class Member:
         tasks: Names of the tasks that the model was trained on.
         fusion_weights: Weight of the model's outputs in the ensemble's mean, by task; tasks that
             the ensemble does not take from this model are absent.
-        epochs: Epoch whose weights predict each of these tasks.
+        epochs: Epoch after which the weights of the model are used, for each of these tasks.
         weights: Parameters of the model after each of these epochs, by epoch.
     """
 

@@ -26,8 +26,9 @@ class SmoothingEntry(Strict):
     """Smoothing of one task's outputs over the frames of a video, as written in ``model.json``.
 
     Attributes:
-        kind: ``box`` (moving average) or ``gaussian``.
-        width_frames: Width of the smoothing window in frames; 0 for none.
+        kind: ``box`` (equal weights) or ``gaussian``.
+        width_frames: Largest distance of the averaged frames (box), or standard deviation
+            (gaussian), in frames; 0 for no smoothing.
     """
 
     kind: Kind

@@ -44,7 +44,7 @@ class Ensemble:
             raise InputError("device = 'cuda', but no GPU is visible: leave it at auto")
         self.export = export
         self.device = choose_device(device)
-        self._data = {name: self._data_of(member) for name, member in export.members.items()}
+        self._data = {name: self._inference_data(member) for name, member in export.members.items()}
         self._models = {name: self._models_of(name) for name in export.members}
 
     @classmethod
@@ -141,7 +141,7 @@ class Ensemble:
                 ),
             )
 
-    def _data_of(self, member: Member) -> TrialData:
+    def _inference_data(self, member: Member) -> TrialData:
         """Return a member's tasks, feature statistics and prior, which its predictions need."""
         sets = [self.export.statistics[name] for name in member.config.features]
         mean, std = (np.concatenate(arrays) for arrays in zip(*sets, strict=True))

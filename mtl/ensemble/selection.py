@@ -17,7 +17,7 @@ from mtl.evaluation.metrics import combine, label_indicators, task_scores
 from mtl.tasks import TASKS, Task
 
 TIE_TOLERANCE = 1e-12
-"""Largest difference between two scores that count as equal, because of rounding."""
+"""Scores that differ by at most this number count as equal."""
 
 RatingFunction = Callable[[np.ndarray, int], np.ndarray]
 """Function that returns, for each member, the score of the mean after adding that member.

@@ -79,7 +79,7 @@ class Source:
 
     @property
     def listing(self) -> Listing:
-        """Frames to be predicted, without labels."""
+        """Listing (videos and frame numbers) of the frames to be predicted, without labels."""
         return Listing.unlabelled(self.names, self.splits, self.names, self.video, self.frame)
 
     def spans(self, max_bytes: int = SPAN_BYTES, min_spans: int = 1) -> list[slice]:

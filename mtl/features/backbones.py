@@ -153,7 +153,7 @@ def make_backbone(name: str, size: int | None = None, **overrides: Any) -> Backb
     size = recipe.size if size is None else size
     try:
         model = recipe.build(size=size, **overrides)
-        width = _width(model, size)
+        width = _count_features(model, size)
     except InputError as error:
         raise InputError(f"backbone {name}: {error}") from None
     except (RuntimeError, ValueError, AssertionError, ArithmeticError) as error:
@@ -214,7 +214,7 @@ def seeded_generator(seed: int) -> Iterator[None]:
 
 
 @torch.no_grad()
-def _width(model: nn.Module, size: int) -> int:
+def _count_features(model: nn.Module, size: int) -> int:
     """Return the number of features of a model, found by running the model on one black image.
 
     Raises:
@@ -331,7 +331,7 @@ def _from_hub(name: str, size: int) -> nn.Module:
 def _resample_positions(model: nn.Module, state: State, where: str) -> State:
     """Return weights with the position embeddings resampled to the model's grid of patches.
 
-    Embeddings that cannot be resampled are left as they are.
+    Embeddings of another width than the model's are left as they are; they are refused on loading.
 
     Args:
         model: Vision transformer that the weights are for.

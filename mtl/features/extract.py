@@ -85,7 +85,7 @@ class Extractor:
             kept += [row for row, is_finite in zip(batch, finite, strict=True) if is_finite]
             values.append(features[finite])
             for i in np.flatnonzero(~finite):
-                failed.append((frames.images.file(batch[i]), _not_finite(features[i])))
+                failed.append((frames.images.file(batch[i]), _non_finite_reason(features[i])))
         return FeaturePart(_parquet(frames, kept, np.concatenate(values), failed), len(failed))
 
     def _read(
@@ -128,7 +128,7 @@ def _gather(
     return [row for row, _ in images], stacked, failed
 
 
-def _not_finite(values: np.ndarray) -> str:
+def _non_finite_reason(values: np.ndarray) -> str:
     """Return the reason why an image failed: a text that names its first non-finite feature."""
     bad = int(np.argmin(np.isfinite(values)))
     return f"feature {bad + 1} of {len(values)} is {values[bad]} in float16"

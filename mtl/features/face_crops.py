@@ -234,8 +234,8 @@ class CropFrames:
 def frames_of(images: Images, challenge: Challenge | None = None) -> CropFrames:
     """Find the video and the frame number of each image from its path, and sort the images by them.
 
-    The video is the folder of the image, and the frame number is the digits at the end of the
-    file's name before its suffix.
+    The video's name is the path of the folder of the image, and the frame number is the digits at
+    the end of the file's name before its suffix.
 
     Args:
         images: Images in any order.
@@ -257,10 +257,10 @@ def frames_of(images: Images, challenge: Challenge | None = None) -> CropFrames:
         )
     missing_images: tuple[str, ...] = ()
     if challenge is not None:
-        listed = _listed(names, challenge)
+        listed = _packed_listed_frames(names, challenge)
         order = order[np.isin(packed[order], listed)]
         without = np.flatnonzero(~np.isin(listed, packed))
-        missing_images = tuple(_listed_name(challenge, int(row)) for row in without)
+        missing_images = tuple(_listed_image_path(challenge, int(row)) for row in without)
         if not len(order):
             raise InputError(
                 f"{images.address} has no image of the {len(listed):,} listed frames (the "
@@ -285,7 +285,7 @@ def _parse(images: Images) -> tuple[list[str], np.ndarray, np.ndarray]:
     for i, file in enumerate(images.files.to_pylist()):
         match = IMAGE_PATTERN.fullmatch(file)
         if match is None:
-            raise InputError(_unnamed(images.address, file))
+            raise InputError(_bad_path_message(images.address, file))
         number = int(match["frame"])
         if number > MAX_FRAME:
             raise InputError(
@@ -298,7 +298,7 @@ def _parse(images: Images) -> tuple[list[str], np.ndarray, np.ndarray]:
     return names, rank[video], frame
 
 
-def _unnamed(address: str, file: str) -> str:
+def _bad_path_message(address: str, file: str) -> str:
     if "/" not in file:
         return (
             f"{address}: {file} is in no video's folder: the path of an image below this folder "
@@ -307,7 +307,7 @@ def _unnamed(address: str, file: str) -> str:
     return f"{address}: {file} has no frame number: its name must end in one, as video/00001.jpg"
 
 
-def _listed(names: list[str], challenge: Challenge) -> np.ndarray:
+def _packed_listed_frames(names: list[str], challenge: Challenge) -> np.ndarray:
     """Return the video and frame of each frame of the annotation files, packed into one integer.
 
     The integer is -1 for a frame of a video without images.
@@ -322,7 +322,7 @@ def _listed(names: list[str], challenge: Challenge) -> np.ndarray:
     return np.where(codes[listing.video] < 0, -1, pack(codes[listing.video], listing.frame))
 
 
-def _listed_name(challenge: Challenge, row: int) -> str:
+def _listed_image_path(challenge: Challenge, row: int) -> str:
     """Return the path of a listed frame's image, as the annotation files write it.
 
     Args:

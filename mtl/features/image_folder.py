@@ -31,7 +31,7 @@ class FolderContents(NamedTuple):
     folders_without_images: list[str]
 
     def describe_left_out(self) -> str:
-        """Return a message about files and folders without images; empty if there are none.
+        """Return a message about non-image files and imageless folders; empty if there are none.
 
         Example: ``left out 3 files that are no images (such as a/notes.txt)``.
         """
@@ -121,7 +121,7 @@ def _entries(folder: str) -> "list[os.DirEntry[str]]":
 
 
 def _kind(entry: "os.DirEntry[str]") -> int:
-    """Return ``S_IFDIR``, ``S_IFREG`` or another file type of ``stat`` for a folder's entry.
+    """Return the file type of a folder's entry: ``stat.S_IFDIR``, ``stat.S_IFREG`` or another.
 
     A link has the type of its target; a broken link counts as a regular file.
     """

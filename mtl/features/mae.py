@@ -187,7 +187,8 @@ class MaskedAutoencoder(ViTEncoder):
 
         Returns:
             The pixels, shape (images, patches, pixel values of a patch), and the mask, (images,
-            patches).
+            patches). With ``normalise_pixels`` the pixels are relative to the patch's mean and
+            deviation.
         """
         shuffled = noise.argsort(dim=1, stable=True)
         place = shuffled.argsort(dim=1)
@@ -271,9 +272,10 @@ def patch_statistics(
 def sincos_positions(width: int, side: int) -> Float[np.ndarray, "N D"]:
     """Return the sine-cosine position embeddings of a class token and of side x side patches.
 
-    The class token's embedding is 0. In a patch's embedding the first half encodes the column and
-    the second half the row. Each half is the sines and then the cosines of position times
-    1 / 10000^(i / (D / 4)) for i = 0 ... D / 4 - 1, in the order of the reference implementation.
+    The result has the shape (1 + side², width). The class token's embedding is 0. In a patch's
+    embedding the first half encodes the column and the second half the row. Each half is the sines
+    and then the cosines of position times 1 / 10000^(i / (D / 4)) for i = 0 ... D / 4 - 1, in the
+    order of the reference implementation.
 
     Args:
         width: Embedding width D, a multiple of 4.
@@ -310,7 +312,7 @@ def _init_linear(module: nn.Module) -> None:
 
 
 def _init_patch_embedding(embed: PatchEmbed) -> None:
-    """Initialise the patch convolution like a linear layer from a patch's pixels to its token."""
+    """Initialise the patch convolution in the same way as a linear layer on a patch's pixels."""
     nn.init.xavier_uniform_(embed.proj.weight.view(len(embed.proj.weight), -1))
 
 

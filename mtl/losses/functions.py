@@ -23,7 +23,7 @@ from mtl.strict import NonNegative, Probability
 from mtl.tasks import Kind
 
 MIN_FREQUENCY = 1e-4
-"""Lower bound of the frequency of a class or action unit, which bounds its inverse in weights."""
+"""Lower bound of the frequency of a class or action unit, to keep its inverse (a weight) finite."""
 MIN_POWER_BASE = 1e-8
 """Lower bound of the base of a power: at 0 an exponent below 1 has an infinite derivative."""
 

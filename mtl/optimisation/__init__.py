@@ -1,1 +1,1 @@
-"""Optimisation: trainer core, learning-rate schedule, checkpoints, devices and DDP workers."""
+"""Optimisation: base trainer, learning-rate schedule, checkpoints, devices and DDP workers."""

@@ -75,8 +75,8 @@ class Workers:
     def sum(self, parts: Sequence[Tensor]) -> list[Tensor]:
         """Return each vector summed over all workers, in one differentiable all-reduce in float64.
 
-        The backward pass multiplies the gradient of this worker's vectors by ``size``, because DDP
-        then averages gradients over workers; the model so gets the gradient of the whole batch.
+        The backward pass multiplies the gradient of this worker's vectors by ``size``, to undo the
+        average over workers that DDP takes, so the model gets the gradient of the whole batch.
         Parameters outside the model depend on the sums only, which are equal on all workers, so
         their gradients need no correction.
 
@@ -93,7 +93,7 @@ class Workers:
     def all_reduce(self, values: np.ndarray) -> np.ndarray:
         """Return the elementwise sum of an array over all workers.
 
-        An element is exact if at most one worker has a value other than 0 there.
+        An element of the sum has no rounding error if it is 0 on all workers but one.
         """
         if self.size == 1:
             return values

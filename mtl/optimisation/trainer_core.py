@@ -69,10 +69,11 @@ class TrainerCore(Generic[Result]):
     Args:
         optim: Gradient clip and learning-rate schedule.
         training: Length, seed, device and precision.
-        workers: Workers that train the model together.
+        workers: DDP workers that train the model together.
 
     Attributes:
-        balancing: Balancing of the losses; its parameters are trained with the model.
+        balancing: Balancing (weighting of the losses or their gradients); its parameters are
+            trained with the model.
         peak_learning_rate: Learning rate after warm-up and before decay.
         ddp_model: The model with gradients averaged over workers.
         learning_curve: Result of each finished epoch.
@@ -141,7 +142,7 @@ class TrainerCore(Generic[Result]):
             return self.ddp_model(*inputs)
 
     def _optimizer_step(self) -> None:
-        """Clip the gradients and step; the scaler skips a step whose gradients are not finite."""
+        """Clip the gradients and update the parameters, unless the gradients are not finite."""
         self.scaler.unscale_(self.optimizer)
         if clip := self.optim.gradient_clip:
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), clip, foreach=True)

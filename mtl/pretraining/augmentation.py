@@ -19,7 +19,7 @@ from mtl.features.face_crops import BrokenImage, Images
 from mtl.pretraining.config import Augmentation
 
 Rows = Sequence[int] | Int64[np.ndarray, " B"]
-"""Indices of images in the list of all images."""
+"""Indices of the images to read, in the list of all images of the training."""
 
 
 def epoch_batches(

@@ -35,7 +35,7 @@ class LabelledImages:
         images: The N images.
         values: Labels; 0 where missing.
         mask: True where a label is present.
-        select: True for images that select the epoch, False for training images.
+        select: True for images by which the best epoch is selected, False for training images.
     """
 
     images: Images
@@ -50,7 +50,7 @@ class LabelledImages:
 
     @property
     def select_rows(self) -> Int64[np.ndarray, " n"]:
-        """Indices of the images by which the best epoch is selected, of those with a label."""
+        """Indices of the labelled images by which the best epoch is selected."""
         return np.flatnonzero(self.select & self.mask.any(axis=1))
 
     def listing(self) -> Listing:
@@ -104,8 +104,8 @@ def read_labels(path: str | Path, address: str | Path) -> LabelledImages:
     """Read a CSV file of images with labels of any tasks.
 
     Its columns are ``image`` (path below the folder of the images), at least one of
-    ``LABEL_COLUMNS``, and optionally ``split``: ``train``, or ``validation`` for images that select
-    the epoch. An empty field is a missing label.
+    ``LABEL_COLUMNS``, and optionally ``split``: ``train``, or ``validation`` for images by which
+    the best epoch is selected. An empty field is a missing label.
 
     Args:
         path: CSV file.

@@ -131,7 +131,7 @@ class Reconstruction(Objective):
         """Do nothing: this objective has a single loss, so there is nothing to balance."""
 
     def losses(self, sums: Sequence[Tensor]) -> dict[str, Tensor]:
-        """Return the mean loss of the images that could be read, named ``reconstruction``."""
+        """Return a dict with one loss, ``reconstruction``: the mean loss of the readable images."""
         return {"reconstruction": sums[0][0] / sums[0][1].clamp(min=1)}
 
     def backward(
@@ -149,9 +149,9 @@ class Reconstruction(Objective):
     ) -> UInt8[np.ndarray, "B 3 S S 3"]:
         """Return pixels of three versions of each face, for a picture of the training's progress.
 
-        The result has the shape (faces, 3 versions, S, S, 3 colours). The versions are the face
-        itself, the face with masked patches in the mean colour, and the face with predicted pixels
-        in the masked patches.
+        The result has the shape (faces, 3 versions, side, side, 3 colours). The versions are the
+        face itself, the face with masked patches in the mean colour, and the face with predicted
+        pixels in the masked patches.
 
         Args:
             pixels: Pixels of the faces.

@@ -35,13 +35,13 @@ class TrialData:
 
     Attributes:
         tasks: Tasks to train: the config's tasks that have a label in the training sequences.
-        train: Training sequences.
+        train: Training sequences, each with the features and labels of the frames of one video.
         parts: Listed frames of each split: ``select`` (validation videos on which choices are
             made), ``confirm`` (validation videos held back for the final scores) and ``test``.
             Training uses ``select`` only.
         mean: Mean of each feature over the training frames, feature sets joined.
         std: Standard deviation of each feature over the training frames.
-        prior: Output row of frames whose video has no features.
+        prior: Outputs for frames of a video without features: the mean of the training labels.
     """
 
     tasks: tuple[str, ...]

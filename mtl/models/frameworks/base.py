@@ -75,7 +75,7 @@ class Framework(nn.Module, ABC):
 
     @property
     def carries_state(self) -> bool:
-        """True if a video's windows must be visited in order to carry recurrent state along."""
+        """True if a video's windows must be visited in order, to carry state between them."""
         return any(module.carries_state for module in self.modules() if isinstance(module, Encoder))
 
     def teacher_forcing_ratio(self, progress: float) -> float:
