@@ -1,1 +1,1 @@
-"""Fusion of a sweep's trials: choice of trials, scores, reports and results of refits."""
+"""Fusion of a sweep's trials: choice of the trials to fuse, scores, reports and plots."""

@@ -45,9 +45,10 @@ def rule_scores(
         fused: Outputs (N, 22) of the sweep's fused model for N frames, before post-processing.
 
     Returns:
-        By name of the rule, such as ``greedy``: under ``select`` and ``confirm`` the combined score
-        P (sum of the tasks' scores) on these validation videos, and under ``minus_fused_raw`` its
-        difference from the fused model's P on ``confirm``.
+        By name of the rule, such as ``greedy``: the combined score P (sum of the tasks' scores)
+        under ``select`` (validation videos on which choices are made) and ``confirm`` (validation
+        videos held back), and under ``minus_fused_raw`` the difference from the fused model's P on
+        ``confirm``.
     """
     scores = {}
     for rule in RULES:
@@ -59,7 +60,7 @@ def rule_scores(
 def small_ensembles(
     folder: Path, candidates: Candidates, frames: PredictedFrames, fused: Float[np.ndarray, "N 22"]
 ) -> list[dict[str, Any]]:
-    """Score ensembles of the 1, 2, 4 and 8 best trials, each of which predicts all tasks.
+    """Score ensembles of 1, 2, 4 and 8 trials, in which every trial is used for all tasks.
 
     Trials are added one by one. The next trial is the one with which the unweighted mean of outputs
     has the highest combined score on ``select`` (validation videos on which choices are made). The
@@ -73,8 +74,9 @@ def small_ensembles(
 
     Returns:
         One dict for each ensemble, the smallest first: ``members`` (number of trials); the keys of
-        ``cost``; under ``select`` and ``confirm`` the combined score P (sum of the tasks' scores);
-        under ``minus_fused_raw`` the difference from the fused model's P on ``confirm``.
+        ``cost``; under ``select`` and ``confirm`` (validation videos held back) the combined score
+        P (sum of the tasks' scores); under ``minus_fused_raw`` the difference from the fused
+        model's P on ``confirm``.
     """
     trials = candidates.with_most_tasks(SMALL_CANDIDATES)
     outputs = np.stack([candidates.load(trial.signature).outputs for trial in trials])
@@ -127,7 +129,8 @@ def contributions(
         candidates: Trials that may be fused, for each task.
         frames: Frames that the trials predict.
         members: Weight of each member, by task and signature.
-        parts: Names of the splits to score: ``select``, or ``select`` and ``confirm``.
+        parts: Splits to score: ``select`` (validation videos on which choices are made), and
+            ``confirm`` (validation videos held back) unless it is empty.
 
     Returns:
         One dict for each task that has labels on ``select``. ``members``: weight of each member,
@@ -192,9 +195,10 @@ def _compared(
     """Compare the combined score P (sum of the tasks' scores) of outputs with the fused model's.
 
     Returns:
-        Under ``select`` and ``confirm`` P of the outputs with its bootstrap interval on these
-        validation videos. Under ``minus_fused_raw`` P of the outputs minus P of the fused model on
-        ``confirm``; left out if the two predict different tasks.
+        P of the outputs with its bootstrap interval under ``select`` (validation videos on which
+        choices are made) and ``confirm`` (validation videos held back). Under ``minus_fused_raw``
+        P of the outputs minus P of the fused model on ``confirm``; left out if the two predict
+        different tasks.
     """
     scores: dict[str, Any] = {}
     for part in ("select", "confirm"):
@@ -245,14 +249,14 @@ def _drops_without_each(
 def _task_scores(
     frames: PredictedFrames, task: Task, outputs: Float[np.ndarray, "N W"], part: str
 ) -> Mapping[str, BootstrapScore]:
-    """Return the scores by name of one task's outputs on one split, with bootstrap draws."""
+    """Return the scores of one task's outputs on one split by name, with their bootstrap."""
     all_columns = np.full((len(outputs), len(OUTPUT_COLUMNS)), np.nan, np.float32)
     all_columns[:, task.outputs] = outputs
     return frames.bootstrap_scores(all_columns, part)
 
 
 def _parameters(file: Path) -> int | None:
-    """Return the number of parameters in a file of weights, or None if the file is removed."""
+    """Return the number of parameters in a file of weights; None if the file does not exist."""
     try:
         return _count(file)
     except OSError:  # removed: only the best trials of each task keep their weights

@@ -42,7 +42,7 @@ class PredictedFrames:
         return np.flatnonzero(wanted[self.listing.video[self.rows]])
 
     def video_count(self, part: str) -> int:
-        """Return the number of videos with predicted frames in a split, such as ``confirm``."""
+        """Return the number of videos with predicted frames in a split: select, confirm or test."""
         return len(np.unique(self.listing.video[self.rows[self.positions(part)]]))
 
     def labels(self, task: Task, part: str) -> tuple[np.ndarray, np.ndarray]:

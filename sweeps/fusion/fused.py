@@ -90,7 +90,7 @@ def choose_members(
 
 
 def nonzero_weights(signatures: Sequence[str], weights: np.ndarray) -> dict[str, float]:
-    """Return the weights that are not 0, by signature.
+    """Pair weights with the trials' signatures, and leave out weights of 0.
 
     Args:
         signatures: Signatures of trials (hashes of config and dataset).

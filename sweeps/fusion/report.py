@@ -116,8 +116,9 @@ def gain(scores: Mapping[str, Any], part: str) -> str:
     """Return lines of text about the fused model's gain over the best single trial.
 
     The lines give the difference of the combined scores P (sum of the tasks' scores) with its
-    bootstrap interval, and the search optimism (P on ``select`` minus P on ``confirm``). For
-    synthetic data they also give the fused model's P divided by the best possible P.
+    bootstrap interval, and the search optimism (P on ``select``, on which the model was chosen,
+    minus P on ``confirm``). For synthetic data they also give the fused model's P divided by the
+    best possible P.
 
     Args:
         scores: Content of the run folder's ``scores.json``.
@@ -195,7 +196,7 @@ def members_table(task: str, analysis: Mapping[str, Any]) -> str:
 
 
 def _used_rule(scores: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the scores by split of the selection rule that the sweep uses."""
+    """Return the scores of the selection rule that the sweep uses, by split."""
     entry: Mapping[str, Any] = scores["rules"][scores["method"]]
     return {part: entry[part] for part in ("select", "confirm") if part in entry}
 
@@ -226,9 +227,9 @@ def _share_of_ceiling(scores: Mapping[str, Any], part: str) -> list[str]:
 def _p_cells(entry: Mapping[str, Any]) -> list[str]:
     """Return three table cells about an alternative to the fused model.
 
-    They hold its combined score P (sum of the tasks' scores) on ``select`` and on ``confirm``
-    (validation videos used for choices, and held back), and its difference from the fused model's P
-    on ``confirm``.
+    They hold its combined score P (sum of the tasks' scores) on ``select`` (validation videos used
+    for choices), P on ``confirm`` (validation videos held back), and the difference of the latter
+    from the fused model's P.
     """
     cells = []
     for part in ("select", "confirm"):

@@ -1,5 +1,8 @@
 """Scores of a fused model, compared with the best single trial and with the exact posterior.
 
+The combined score P is the sum of the scores of the labelled tasks, in which valence and arousal
+count as their mean.
+
 Shapes: N predicted frames, 22 outputs (valence, arousal, 8 expressions, 12 action units).
 """
 
@@ -101,12 +104,13 @@ def ceiling(
         dataset: The sweep's dataset.
         frames: Frames that the trials predict.
         fused: Outputs (N, 22) of the fused model for the N predicted frames.
-        parts: Names of the splits to score: ``select``, or ``select`` and ``confirm``.
+        parts: Splits to score: ``select`` (validation videos on which choices are made), and
+            ``confirm`` (validation videos held back) unless it is empty.
 
     Returns:
         By split: all scores of the exact posterior, and under ``reached`` the fused model's
-        combined score P divided by that of the exact posterior. None for data that are not
-        synthetic.
+        combined score P (sum of the tasks' scores) divided by that of the exact posterior. None
+        for data that are not synthetic.
     """
     file = Path(dataset.address) / "ceiling.parquet"
     if "ceiling" not in dataset.info.get("extra", {}) or not file.exists():
@@ -130,13 +134,13 @@ def _share(
     frames: PredictedFrames,
     part: str,
 ) -> dict[str, Any] | None:
-    """Return a model's combined score P divided by that of the exact posterior, on one split.
+    """Return a model's combined score P (sum of the tasks' scores) divided by the best possible P.
 
     Args:
         outputs: Outputs (N, 22) of the model for the N predicted frames.
         exact: Outputs (N, 22) of the exact posterior for the same frames.
         frames: The predicted frames.
-        part: Split to score: ``select`` or ``confirm``.
+        part: Validation videos to score: ``select`` (used for choices) or ``confirm`` (held back).
 
     Returns:
         ``share`` (the ratio) and its bootstrap ``interval``; None if the split has no labels, or if

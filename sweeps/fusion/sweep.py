@@ -150,7 +150,8 @@ class SweepFusion:
 
         Args:
             fused: The fused model.
-            parts: Names of the splits to score: ``select``, or ``select`` and ``confirm``.
+            parts: Names of the splits to score: ``select`` (validation videos on which choices are
+                made), and ``confirm`` (validation videos held back) unless it is empty.
         """
         frames, single = self.frames, self._candidates.best_single()
         single_raw = self._candidates.load(single.signature).outputs
@@ -200,7 +201,7 @@ class SweepFusion:
 
         Args:
             fused: The fused model.
-            name: Path of the file in the run folder.
+            name: Path of the file, relative to the run folder.
             *parts: Names of the splits whose frames are written, such as ``test``.
         """
         at = self.frames.positions(*parts)
@@ -228,10 +229,9 @@ def image_names(dataset: Dataset, listing: Listing, rows: Int[np.ndarray, " n"])
 
 
 def _written_score(folder: Path) -> float:
-    """Return the combined score P on ``select`` of the fused model in a run folder.
+    """Return the combined score P of the fused model in a run folder; -inf if there is none.
 
-    P is the sum of the tasks' scores. The result is -inf if the folder holds no fused model, or the
-    model has no score.
+    P is the sum of the tasks' scores on ``select`` (validation videos on which choices are made).
     """
     try:
         score = json.loads((folder / SCORES).read_text())["select"]["fused"]["p_labelled"]

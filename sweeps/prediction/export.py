@@ -67,12 +67,12 @@ def export_files(run_folder: Path, dataset: Dataset) -> Files:
         run_folder: The sweep's run folder.
         dataset: The dataset on which the sweep was trained.
 
+    Returns:
+        Content of each file, by its path in the export.
+
     Raises:
         InputError: If the run folder holds no fused model, if the sweep was trained on another
             dataset, or if the weights of a fused trial have been removed.
-
-    Returns:
-        Content of each file, by its path in the export.
     """
     if not (run_folder / MEMBERS).is_file():
         raise InputError(f"{run_folder} holds no fused model: let its sweep end first")
@@ -167,7 +167,7 @@ def _prior(dataset: Dataset) -> dict[str, list[float]]:
 
 
 def _scores(run_folder: Path) -> dict[str, Any]:
-    """Return the scores of a sweep's fused model on ``select`` and ``confirm``, if it has any."""
+    """Return the fused model's scores on the validation videos, read from the run folder."""
     file = run_folder / SCORES
     scores = json.loads(file.read_text()) if file.is_file() else {}
     return {

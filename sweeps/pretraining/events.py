@@ -103,7 +103,7 @@ Event = (
 
 
 class EventLog:
-    """Queue of a pretraining's events, and its newest checkpoint, for a restart of the workers.
+    """Queue of the events of a pretraining, with the checkpoint from which workers restart.
 
     Args:
         checkpoint: Checkpoint of an earlier run to continue; None for a new training.

@@ -58,8 +58,8 @@ class ReadSettings:
         Returns:
             Arrays by name: ``pixels`` (B, S, S, 3), ``valid`` (B,; False where the image could not
             be read), ``noise`` (B, L) if there are L patches, ``labels`` and ``mask`` (B, 15) if
-            there are labels, and ``broken`` (B,; ``path: reason`` for each unreadable image, in front,
-            and empty strings).
+            there are labels, and ``broken`` (B,; ``path: reason`` for each unreadable image, then
+            empty strings).
         """
         if epoch is None:
             read = read_resized(images, rows, self.size, self.resampling)

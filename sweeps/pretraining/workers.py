@@ -72,7 +72,7 @@ def _pretrain(event_log: ActorHandle[Any], setup: PretrainingSetup, workers: Wor
     pending: list[Any] = []
 
     def send(event: Event) -> None:
-        """Send an event to the actor, after the arrival of the earlier events; do not wait."""
+        """Wait until the earlier events have arrived, send this one, and return at once."""
         ray.get(pending)
         pending[:] = [event_log.put.remote(event)]
 

@@ -32,8 +32,8 @@ class KeptWeights:
     def add(self, signature: str, failed: bool = False) -> None:
         """Rank a trial that has ended, and remove files that are no longer needed.
 
-        These are the checkpoint of the trial, and the weights of each trial that is not or no
-        longer among the best of a task.
+        These are the trial's checkpoint, and the weights of this or an earlier trial that is not
+        among the best of any task.
 
         Args:
             signature: The trial's signature (hash of config and dataset).

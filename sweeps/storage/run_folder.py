@@ -52,8 +52,8 @@ def check_run_folder(folder: Path, file: SearchFile, dataset: Dataset) -> bool:
         True if the folder holds this sweep already, so that the sweep is to be resumed.
 
     Raises:
-        InputError: If the folder holds a sweep with another search space or dataset, or files that
-            are no sweep's.
+        InputError: If the folder holds a sweep with another search space or dataset, or other
+            files.
     """
     if not folder.exists():
         return False

@@ -73,7 +73,7 @@ class TrialFolder:
 
     @property
     def has_ended(self) -> bool:
-        """True if the trial has predictions, and its checkpoint is removed because it has ended."""
+        """True if the trial has ended: its predictions are written, its checkpoint is removed."""
         return self.has_predictions and not self._checkpoint_file.exists()
 
     @property
@@ -125,8 +125,8 @@ class TrialFolder:
         """Make the folder, write ``config.yaml``, and remove the error of an earlier attempt.
 
         Args:
-            config: Content of ``config.yaml``: the trial's config, with the command that trains
-                this trial alone as a comment.
+            config: Content of ``config.yaml``: the trial's config, below comments that identify the
+                trial and give the command to train it alone.
         """
         self.weights_folder.mkdir(parents=True, exist_ok=True)
         write_atomically(self.config_file, config.encode())
@@ -233,7 +233,7 @@ class TrialFolder:
         return {int(file.stem.removeprefix("epoch_")): file for file in files}
 
     def _write_progress(self, result: Mapping[str, Any]) -> None:
-        """Write an epoch's row to ``progress.csv``; rows of this and later epochs are dropped."""
+        """Write an epoch's row to ``progress.csv``; old rows of this and later epochs are removed."""
         file = self._progress_file
         row = _flat(result)
         rows = list(csv.DictReader(file.read_text().splitlines())) if file.exists() else []
