@@ -24,7 +24,7 @@ class Job:
         reported: Last epoch that the study has recorded; the slot yields the epochs after it.
         stopped: True if the trial was pruned at that epoch and only its end is missing.
         undecided: True if the study's decision after that epoch is still to come.
-        restarts: Number of times that the trial may go on after its workers died.
+        restarts: Number of times that the trial may continue after its workers died.
         fold: Index of the held-out fold of a refit; None for other trials.
         checkpoint: Checkpoint to continue from; None for a new trial.
         weights: Epoch -> safetensors of the best epochs up to the checkpoint.

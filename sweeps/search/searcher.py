@@ -37,7 +37,7 @@ class Watcher(Protocol):
     """Observer of a search, such as the live table."""
 
     def started(self, proposal: Proposal, job: Job) -> None:
-        """Note that a trial was handed to a slot."""
+        """Note the start of a trial in a slot."""
 
     def epoch(self, proposal: Proposal, result: Mapping[str, Any]) -> None:
         """Note an epoch of a trial."""

@@ -17,7 +17,7 @@ class TrainingClock:
 
     Args:
         path: The file. If it is missing or damaged, the clock starts at 0: a budget that starts
-            again is better than a sweep that cannot go on.
+            again is better than a sweep that cannot continue.
         now: Function that returns the seconds of a clock that never goes back.
 
     Attributes:

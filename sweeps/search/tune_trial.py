@@ -73,7 +73,7 @@ def reports(config: Mapping[str, Any], listing: Listing) -> Iterator[dict[str, A
                     folder.write_end(event, listing)
                 yield {"state": event.state, "done": True}
     except Exception as error:
-        # A failed trial is reported like any other result: the sweep goes on.
+        # A failed trial is reported like any other result, so that the sweep continues.
         state, reason, trace = _failure(error)
         folder.write_error(trace)
         yield {"state": state, "reason": reason, "done": True}

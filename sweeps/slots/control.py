@@ -59,7 +59,7 @@ class TrialControl:
             seconds: Longest time to wait.
 
         Returns:
-            True if the trial is pruned; False if it goes on or a stop was requested; None if
+            True if the trial is pruned; False if it continues or a stop was requested; None if
             neither came in time.
         """
         with self._changed:

@@ -137,7 +137,7 @@ class Mailbox:
                 self._add(Begin(self._deaths, self._placement_group))
 
     def put(self, number: int, event: Epoch | End) -> None:
-        """Put in an event of an assignment; it is dropped if there was a later assignment."""
+        """Put in an event of an assignment; it is dropped after the end of the assignment."""
         with self._changed:
             if number != self._number or self._job is None:
                 return
