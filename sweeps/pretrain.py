@@ -14,7 +14,6 @@ reads OUT/weights.safetensors.
 import argparse
 import json
 import shlex
-import sys
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import replace
@@ -25,7 +24,7 @@ import numpy as np
 
 from mtl.dataset.annotations import read_annotations
 from mtl.dataset.storage import local_path
-from mtl.errors import InputError, TrainingError
+from mtl.errors import InputError
 from mtl.features.backbones import RANDOM
 from mtl.features.face_crops import Images, find_images, images_address
 from mtl.pretraining.config import MAEConfig, SupervisedConfig
@@ -35,7 +34,7 @@ from mtl.strict import validate_as
 from mtl.tasks import TASKS
 from sweeps.cli.arguments import add_division_arguments, add_overrides_argument, make_parser
 from sweeps.cli.pool_arguments import add_pool_arguments, pool_workers
-from sweeps.cli.run_program import run_program
+from sweeps.cli.run_program import run_program, run_training
 from sweeps.cluster.capacity import worker_capacity
 from sweeps.cluster.connection import Cluster, choose_address, connect
 from sweeps.data.subjects import with_subjects
@@ -82,14 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         InputError: If an argument, the config or the images are wrong.
     """
     arguments = _parse(argv)
-    try:
-        return _pretrain(arguments)
-    except KeyboardInterrupt:
-        print("\ninterrupted: the same command goes on after the last epoch", file=sys.stderr)
-        return 130
-    except TrainingError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    return run_training(lambda: _pretrain(arguments))
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:

@@ -1,9 +1,9 @@
 """Warm start: a sweep takes over the finished trials of an earlier sweep (``--from RUN``).
 
-A trial is taken over if its config, dataset and split of the videos also occur in this sweep, that
-is, if its signature (hash of config and dataset) is the same. The trial is recorded in an Optuna
-study of this sweep, so that the sampler learns from it. If its weights are still kept, its folder
-is copied too, so that it can be fused.
+A trial is taken over if this sweep could train it too, that is, if its signature (hash of config
+and dataset) occurs in this sweep's search space. The trial is recorded in an Optuna study of this
+sweep, so that the sampler learns from it. If its weights are still kept, its folder is copied too,
+so that it can be fused.
 """
 
 import tempfile
@@ -40,7 +40,7 @@ MUST_AGREE = {
 
 
 @dataclass(frozen=True)
-class Earlier:
+class EarlierSweep:
     """Finished trials of an earlier sweep.
 
     Attributes:
@@ -54,7 +54,9 @@ class Earlier:
     compared: Mapping[str, Mapping[str, Any]]
 
 
-def read_earlier(folder: Path, file: SearchFile, dataset: Dataset, this_folder: Path) -> Earlier:
+def read_earlier(
+    folder: Path, file: SearchFile, dataset: Dataset, this_folder: Path
+) -> EarlierSweep:
     """Read the finished trials of an earlier sweep, which may still be running.
 
     Its run folder is not changed.
@@ -91,10 +93,10 @@ def read_earlier(folder: Path, file: SearchFile, dataset: Dataset, this_folder: 
     combinations = space.comparisons()
     names = [f"{other.name}/{space.label(c)}" if c else other.name for c in combinations]
     compared = dict(zip(names, combinations, strict=True))
-    return Earlier(folder, tuple(_finished(folder, compared)), compared)
+    return EarlierSweep(folder, tuple(_finished(folder, compared)), compared)
 
 
-def take_over(earlier: Earlier, plan: Plan, study: SweepStudy, folder: Path) -> str:
+def take_over(earlier: EarlierSweep, plan: Plan, study: SweepStudy, folder: Path) -> str:
     """Take over finished trials of an earlier sweep that this sweep could train and has not yet.
 
     Args:

@@ -233,7 +233,7 @@ class TrialFolder:
         return {int(file.stem.removeprefix("epoch_")): file for file in files}
 
     def _write_progress(self, result: Mapping[str, Any]) -> None:
-        """Write an epoch's row to ``progress.csv``; old rows of this and later epochs are removed."""
+        """Write an epoch's row to ``progress.csv``, in place of old rows from this epoch on."""
         file = self._progress_file
         row = _flat(result)
         rows = list(csv.DictReader(file.read_text().splitlines())) if file.exists() else []
