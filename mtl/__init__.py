@@ -1,1 +1,1 @@
-"""Multi-task emotion recognition: data, models, training and evaluation, free of Ray and Hydra."""
+"""Multi-task emotion recognition: data, models, training and evaluation, without Ray and Hydra."""

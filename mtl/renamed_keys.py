@@ -60,7 +60,8 @@ def with_present_names(plain: Mapping[str, Any]) -> dict[str, Any]:
 def hashed_settings(plain: Mapping[str, Any]) -> dict[str, Any]:
     """Return the settings that a trial's signature hashes, under the names of the first version.
 
-    Keys that only choose where a trial runs, and later keys with their default value, are left out.
+    Left out are keys that only choose where a trial runs, and keys that a later version added and
+    that have their default value.
 
     Args:
         plain: Nested settings under their present names.

@@ -58,17 +58,17 @@ class Task:
 
     @property
     def labels(self) -> slice:
-        """Columns of a label row (``LABEL_COLUMNS``) of this task, as a slice."""
+        """Slice of ``LABEL_COLUMNS`` (the columns of a label row) with this task's labels."""
         return _slice_of(self.columns, LABEL_COLUMNS)
 
     @property
     def outputs(self) -> slice:
-        """Columns of an output row (``OUTPUT_COLUMNS``) of this task, as a slice."""
+        """Slice of ``OUTPUT_COLUMNS`` (the columns of an output row) with this task's outputs."""
         return _slice_of(self.output_columns, OUTPUT_COLUMNS)
 
     @property
     def width(self) -> int:
-        """Number of outputs of this task: 1, 8 expressions or 12 action units."""
+        """Number of outputs of this task: 1 (valence, arousal), 8 (expression) or 12 (units)."""
         return len(self.output_columns)
 
 

@@ -81,7 +81,7 @@ class Challenge:
 
 
 class _ListedFrame(NamedTuple):
-    """One frame in an annotation file or test list: image name, path of the file, line from 1."""
+    """One frame in an annotation file or test list: image name, path of the file, line number."""
 
     image: str
     path: Path
@@ -97,6 +97,9 @@ def read_annotations(directory: str | Path) -> Challenge:
 
     Args:
         directory: Folder with the challenge's files, named as in ``FILE_NAMES``.
+
+    Returns:
+        The frames of all files with their labels, and the paths of the files.
 
     Raises:
         InputError: If an annotation file is missing or empty, or a row is malformed, a frame is
@@ -123,10 +126,10 @@ def read_annotations(directory: str | Path) -> Challenge:
 
 
 def read_file(path: str | Path) -> Annotations:
-    """Read one file of labels or predictions; integer labels may be written as floats.
+    """Read one file of labels or predictions in the format of the challenge's annotation files.
 
     Args:
-        path: File in the format of an annotation file.
+        path: The file; unlike in the challenge's files, integer labels may be written as floats.
 
     Raises:
         InputError: If the file lists no frames, a row is malformed or a frame is listed twice; the

@@ -294,7 +294,7 @@ class Keys:
 
     @property
     def packed(self) -> np.ndarray:
-        """Sort key of each row, by video name, then by frame number, int64, shape (R,)."""
+        """Sort key of each row, which orders rows by video name, then by frame; int64, (R,)."""
         return pack(self.video, self.frame)
 
 

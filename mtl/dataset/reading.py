@@ -65,14 +65,15 @@ class Dataset:
         return int(self._entry(name)["width"])
 
     def statistics(self, name: str) -> tuple[np.ndarray, np.ndarray]:
-        """Return the mean and standard deviation of each feature over the listed training frames.
+        """Return the mean and standard deviation of each feature over the training frames.
 
         Args:
             name: Name of the feature set.
 
         Returns:
-            The means and the standard deviations, float32, shape (features,) each. The standard
-            deviation of a constant feature is 1; all values are NaN if no training frame is listed.
+            The means and the standard deviations, float32, shape (features,) each, over the
+            training frames that the annotation files name. The standard deviation of a constant
+            feature is 1; all values are NaN if there are no training frames.
         """
         entry = self._entry(name)
         if not entry["mean"]:

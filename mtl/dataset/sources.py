@@ -20,23 +20,24 @@ HDF5_SUFFIXES = (".h5", ".hdf5", ".hdf")
 
 
 def read_features(address: str | Path) -> Iterator[VideoFeatures]:
-    """Read the videos of a feature source in name order.
+    """Read features that another program has written, video by video in name order.
 
     The source is one Parquet file or a folder of them, with the columns ``video, frame, feature``,
-    or an HDF5 file with the datasets ``<video>/feature`` (T, F) and, optionally, ``<video>/frame``
-    (T,); without the latter the rows are the frames 1 to T. Sorted Parquet files are streamed,
-    others are sorted in memory. Parquet footers are checked at once, everything else while reading.
+    or an HDF5 file with the datasets ``<video>/feature``, shape (frames, features), and optionally
+    ``<video>/frame``, shape (frames,); without the latter the rows are the frames 1, 2, 3 ...
+    Sorted Parquet files are read one video at a time, others are sorted in memory. Parquet footers
+    are checked at once, everything else during the iteration.
 
     Args:
         address: Local path or ``s3://`` address of the source; HDF5 must be local.
 
     Returns:
-        Videos, each with its name, its frame numbers in ascending order (n,) and its features
-        (n, F) in float16, float32 or uint8; float64 is converted to float32.
+        Iterator over the videos: name, n frame numbers in ascending order, (n,), and F features of
+        each frame, (n, F), in float16, float32 or uint8; float64 is converted to float32.
 
     Raises:
-        InputError: If the source cannot be read or breaks a rule, also while reading; the message
-            names the file and the row or video.
+        InputError: If the source cannot be read or breaks a rule of the format, also during the
+            iteration; the message names the file and the row or video.
     """
     if _is_hdf5(address):
         return _hdf5_videos(Path(address))

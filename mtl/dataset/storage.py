@@ -44,7 +44,7 @@ def _expanded(path: Path) -> Path:
 
 
 def local_path(address: str | Path) -> Path:
-    """Return the local path of the address of a dataset to write.
+    """Return the local path of the address that a dataset is to be written to.
 
     Args:
         address: Local path or ``file://`` address.

@@ -86,8 +86,9 @@ class BootstrapScore:
         """Return t = (draw's score - score) / draw's standard error for the bootstrap draws.
 
         The standard error of a draw of V videos is estimated by the infinitesimal jackknife,
-        sqrt(V / (V - 1) * sum_v c_v * influence_v^2), where c_v counts how often video v is drawn.
-        Draws without a score, or with a standard error of 0, are left out.
+        sqrt(V / (V - 1) * sum_v c_v * influence_v^2), where c_v counts how often video v is drawn
+        and influence_v is the derivative of the draw's score by c_v. Draws without a score, or with
+        a standard error of 0, are left out.
         """
         counts = draw_videos(self.influence.shape[1])
         videos = max(self.influence.shape[1], 2)  # avoids a division by zero for one video
@@ -107,7 +108,7 @@ class BootstrapScore:
 
         Returns:
             The lower and upper end: ``(lowest, highest)`` for fewer than ``MIN_VIDEOS`` videos, and
-            the score twice if it does not vary between the videos.
+            ``(score, score)`` if the score does not vary between the videos.
         """
         if self.influence.shape[1] < MIN_VIDEOS:
             return lowest, highest
@@ -193,7 +194,7 @@ def bootstrap(
 
 
 def intervals(scores: Mapping[str, BootstrapScore]) -> dict[str, tuple[float, float]]:
-    """Return the 95 % interval of each score, clipped to the possible values of that score.
+    """Return the 95 % confidence interval of each score, clipped to the score's possible values.
 
     Args:
         scores: Scores by name, such as ``ccc_valence``.
@@ -227,7 +228,7 @@ def draw_videos(videos: int) -> Float[np.ndarray, "R V"]:
     """Draw videos with replacement, ``DRAWS`` times.
 
     Args:
-        videos: Number of videos, and of videos in one draw; the same number gives the same draws.
+        videos: Number of videos; each draw has as many. The same number gives the same draws.
 
     Returns:
         The number of times that each video is in each draw, (draws, videos).

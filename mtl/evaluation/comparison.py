@@ -27,7 +27,7 @@ ALL = "all"
 
 @dataclass(frozen=True)
 class Difference:
-    """Score of one variant (such as one encoder) minus that of the first variant, in one task.
+    """Score of one variant (such as one encoder) minus the first variant's score, in one task.
 
     Attributes:
         mean: Difference of the two mean scores over seeds.
@@ -55,7 +55,7 @@ class VariantScores:
 
     @property
     def mean(self) -> float:
-        """Mean score over seeds."""
+        """Mean of the scores of this variant over its seeds."""
         return float(np.mean(self.scores))
 
 
@@ -102,8 +102,8 @@ def _scores_by_task(
         seeds: Scores of the model of each seed, by score name, such as ``ccc_valence``.
 
     Returns:
-        The scores of the seeds, in order, by the task's name, and under ``ALL`` the scores P. A
-        task that some seed has no score for is left out.
+        The scores of the seeds, in order, by the task's name, and under ``ALL`` the
+        challenge's scores P. A task without a score for some seed is left out.
     """
     names = {"p_labelled": ALL, **{f"{task.score}_{name}": name for name, task in TASKS.items()}}
     return {

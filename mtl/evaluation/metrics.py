@@ -80,7 +80,7 @@ def task_sums_by_group(
         groups: Number of groups; the sums of a group without frames are 0.
 
     Returns:
-        The sums that ``task_sums`` returns, of each group, (groups, sums).
+        The sums of each group, (groups, sums), in the order of ``task_sums``.
 
     Raises:
         ValueError: If the outputs of some labelled frames are finite and those of others are not.
@@ -117,7 +117,8 @@ def task_score(task: Task, sums: Float[np.ndarray, " S"]) -> float | None:
 
     Args:
         task: The task.
-        sums: Sums of the task, as ``task_sums`` returns them.
+        sums: Sums of the task from ``task_sums``: sums of predictions, labels and their products,
+            or frame counts of each class.
 
     Returns:
         The score, or None if no frame is labelled or the task is not predicted.

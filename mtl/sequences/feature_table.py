@@ -29,8 +29,8 @@ class FeatureTable:
         rows: For each video the index of the array in ``blocks`` and of the video's first row.
         frames: Ascending frame numbers of each video, (T,). The video has one row of features for
             each, in this order.
-        mean: Mean of each feature over the listed training frames, (F,).
-        std: Standard deviation of each feature over the listed training frames, (F,).
+        mean: Mean of each feature over the training frames of the annotation files, (F,).
+        std: Standard deviation of each feature over the same frames, (F,).
     """
 
     name: str
@@ -128,7 +128,9 @@ def listed_rows(index: FeatureIndex, listing: Listing | None) -> Bool[np.ndarray
 
 
 def index_table(name: str, index: FeatureIndex) -> FeatureTable:
-    """Return a feature table without features (0 columns), to match frames without reading data.
+    """Return a feature table with frame numbers but without features (arrays of 0 columns).
+
+    The table serves to find the common frames of feature sets without reading the features.
 
     Args:
         name: Name of the feature set.

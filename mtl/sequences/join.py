@@ -268,7 +268,7 @@ def part_of(
 def nearest_index(
     frames: Int[np.ndarray, " T"], wanted: Int[np.ndarray, " N"]
 ) -> Int[np.ndarray, " N"]:
-    """Return the index of the frame number nearest to each wanted one.
+    """Return the index of the frame number nearest to each wanted frame number.
 
     Args:
         frames: Frame numbers to choose from, ascending, (T,).

@@ -104,7 +104,7 @@ def _divide_queue(
 def free_schedule(
     lengths: Sequence[int], lanes: int, window_frames: int, random: np.random.Generator | None
 ) -> Schedule:
-    """Schedule windows for an encoder that carries no state, so their order does not matter.
+    """Schedule windows, in any order, for an encoder that carries no state between windows.
 
     For training (with ``random``) each sequence is divided into adjacent windows, so each frame is
     used once; the first window has a random length. Each step holds windows of similar length, as
@@ -274,7 +274,7 @@ class Batches:
 
 
 class Stitch:
-    """Accumulator of window outputs: averages each frame over the windows that contain the frame.
+    """Accumulator of window outputs: averages a frame's outputs over all windows with the frame.
 
     Args:
         lengths: Number of frames of each sequence.
