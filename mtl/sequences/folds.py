@@ -20,7 +20,7 @@ from mtl.errors import InputError
 from mtl.evaluation.metrics import label_indicators
 from mtl.tasks import TASKS
 
-Part = Literal["select", "confirm"]
+PartName = Literal["select", "confirm"]
 MIN_SUBJECTS = 2
 """Smallest number of subjects that can be divided into ``select`` and ``confirm`` videos."""
 MIN_FOLDS = 3
@@ -31,7 +31,7 @@ TIE_DECIMALS = 12
 
 def select_videos(
     names: Sequence[str], subjects: Sequence[str], fraction_confirm: float, seed: int
-) -> dict[str, Part]:
+) -> dict[str, PartName]:
     """Divide validation videos at random into two sets of whole subjects.
 
     Choices (epochs, pruning, post-processing, fusion) are made on the ``select`` videos; the
