@@ -12,7 +12,6 @@ import argparse
 import json
 import re
 import shlex
-import sys
 import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -25,7 +24,7 @@ import yaml
 from mtl.build_model import build_model
 from mtl.config import TrialConfig
 from mtl.dataset import Dataset, Listing
-from mtl.errors import InputError, TrainingError
+from mtl.errors import InputError
 from mtl.sequences.feature_table import FeatureTable, read_table
 from mtl.sequences.folds import cut_folds, fold_parts
 from mtl.tasks import TASKS
@@ -36,7 +35,7 @@ from sweeps.cli.arguments import (
     add_overrides_argument,
     make_parser,
 )
-from sweeps.cli.run_program import run_program
+from sweeps.cli.run_program import run_program, run_training
 from sweeps.data.open_data import open_data
 from sweeps.data.trial_data import SlotData
 from sweeps.planning.compose import compose, signature
@@ -60,21 +59,14 @@ class FeatureFiles:
     listing: Listing | None
 
     def load(self, name: str) -> FeatureTable:
-        """Read one feature set."""
+        """Read the feature set ``name``."""
         return read_table(self.dataset, name, self.listing)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the program; return 130 after Ctrl-C and 1 if the training fails."""
+    """Train the trial and print its scores; return 130 after Ctrl-C, 1 if the training fails."""
     arguments = _parse(argv)
-    try:
-        return _train(arguments)
-    except KeyboardInterrupt:
-        print("\ninterrupted: the same command goes on after the last epoch", file=sys.stderr)
-        return 130
-    except TrainingError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    return run_training(lambda: _train(arguments))
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
