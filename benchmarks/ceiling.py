@@ -70,7 +70,10 @@ def causal(
 
 
 def filtered(planted: Planted) -> Predictions:
-    """Predict the validation frames with the exact posterior given past and current frames only."""
+    """Predict the validation frames with the exact posterior given past and current frames only.
+
+    The posterior is computed by a Kalman filter with the constants from which the data were drawn.
+    """
     with patch.object(generator, "smooth", causal):
         return best_predictions(planted, "validation")
 

@@ -1,4 +1,7 @@
-"""Simulated training of a sweep's trials on a virtual clock, to measure the driver's time."""
+"""Simulated training of a sweep's trials on a virtual clock.
+
+It serves to measure the time of the driver, the process that draws trials and records results.
+"""
 
 import functools
 import os
@@ -23,7 +26,7 @@ SEED = 0
 
 
 class Stopwatch:
-    """Milliseconds spent in watched functions, summed by category.
+    """Stopwatch for the milliseconds spent in watched functions, summed by category.
 
     Nested calls of one category count once.
     """
@@ -110,8 +113,8 @@ def open_study(folder: Path, file: SearchFile, trials: int, sampler: str) -> Swe
 class FakeSlots:
     """Simulated slots (processes that train one trial after another) on a virtual clock.
 
-    Iterating over it runs a study and yields, for each trial that ends, the real milliseconds that
-    the study's functions took since the trial before, by category.
+    Iterating over the object runs a study and yields, for each trial that ends, the real
+    milliseconds spent in the study's functions since the trial before, by category.
     """
 
     def __init__(self, study: SweepStudy, slots: int, epochs: int, watch: Stopwatch) -> None:

@@ -229,10 +229,10 @@ def _peak_mb() -> float:
 
 
 def table(found: dict[str, Any]) -> str:
-    """Return durations as a Markdown table, followed by a line about memory.
+    """Return the measured durations as a Markdown table, followed by a line about memory.
 
     Args:
-        found: Seconds and MB by the keys that ``measure`` returns.
+        found: Seconds (keys that end with ``_s``) and MB (``_mb``) of each measured step.
     """
     return "\n".join(
         [

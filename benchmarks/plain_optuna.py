@@ -68,7 +68,10 @@ def ended(journal: Path, study: str = STUDY) -> list[FrozenTrial]:
 
 
 def read_data(file: SearchFile) -> SlotData:
-    """Return the data for the trials of a search file; a feature set is read when first used."""
+    """Return features and labels for the trials of a search file.
+
+    The files of a feature set are read when a trial uses the set for the first time.
+    """
     dataset = open_data(file.data)
     listing = dataset.listing()
     parts = divide(listing, file.search.confirm, file.search.seed)

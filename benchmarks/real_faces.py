@@ -249,7 +249,13 @@ def divide(frames: CropFrames) -> list[Split]:
 
 
 def mae_config(epochs: int) -> MAEConfig:
-    """Return the shipped configuration, adapted to a small model and a few hundred images."""
+    """Return a masked autoencoder's configuration for a small model and a few hundred images.
+
+    It is the project's default configuration with some values replaced.
+
+    Args:
+        epochs: Number of training epochs.
+    """
     overrides = {
         "backbone": BACKBONE,
         "size": SIZE,
@@ -422,7 +428,7 @@ def summary(
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """Return the reconstruction errors and ratios as a Markdown table."""
+    """Return a Markdown table of reconstruction errors, and of their ratios to the baselines."""
     columns = " | ".join(f"mean {key} | ratio [95 %]" for key in BASELINES)
     lines = [f"| split | held out | frames (trained on) | MAE | {columns} |"]
     lines.append(f"|---|---|{'---:|' * (2 + 2 * len(BASELINES))}")

@@ -243,7 +243,7 @@ def run_split(source: Dataset, split: int, trials: int, out: Path) -> dict[str, 
 
 
 def table(results: Sequence[Mapping[str, Any]]) -> str:
-    """Return the results of all re-splits as a Markdown table with one row each."""
+    """Return a Markdown table with one row for each re-split (new division of the videos)."""
     lines = [
         "| split | select | confirm | held back | inside | errors apart | tasks | seconds |",
         "|---:|---:|---:|---:|---|---:|---:|---:|",

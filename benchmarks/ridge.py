@@ -61,11 +61,16 @@ class Moments:
 
     @classmethod
     def of(cls, x: Floats, y: Floats) -> "Moments":
-        """Compute the sums from the features and the targets of n rows, (n, F) and (n, C)."""
+        """Compute the sums of features and targets (and of their products) over n rows.
+
+        Args:
+            x: Features, (n, F).
+            y: Targets, (n, C).
+        """
         return cls(len(x), x.sum(0), y.sum(0), x.T @ x, x.T @ y)
 
     def without(self, other: "Moments") -> "Moments":
-        """Return the sums without the rows of ``other``."""
+        """Subtract the sums over a subset of the rows, which gives the sums over all other rows."""
         return Moments(
             self.n - other.n,
             self.x - other.x,

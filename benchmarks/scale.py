@@ -68,10 +68,11 @@ REAL = {
 
 
 def mean(laps: Sequence[Counter[str]]) -> dict[str, float]:
-    """Return the driver's mean milliseconds per trial, by category of its work.
+    """Return the mean milliseconds that the sweep's driver process spends per trial, by category.
 
     Args:
-        laps: For each trial, the milliseconds by category.
+        laps: For each trial, the milliseconds by category ("study", "disk", "sampling"; "cpu" is
+            added to a name for CPU time).
     """
     parts = ("study", "study cpu", "disk", "sampling", "sampling cpu")
     return {part: round(sum(lap[part] for lap in laps) / len(laps), 2) for part in parts}
@@ -80,7 +81,9 @@ def mean(laps: Sequence[Counter[str]]) -> dict[str, float]:
 def measure_fake(
     watch: Stopwatch, file: SearchFile, sizes: Sequence[int], late: int, folder: Path
 ) -> dict[str, Any]:
-    """Measure the driver's time with simulated slots (processes that train trials).
+    """Measure the driver's time per trial in a sweep whose training is simulated.
+
+    The driver is the process that draws trials and records their results in an Optuna study.
 
     Args:
         watch: Stopwatch on the functions of the Optuna study.
@@ -122,16 +125,17 @@ def measure_fake(
 def in_turn(
     watch: Stopwatch, file: SearchFile, trials: Mapping[Path, int], sampler: str
 ) -> list[list[Counter[str]]]:
-    """Run the Optuna studies of several folders with simulated slots, one trial of each in turn.
+    """Run several Optuna studies with simulated training, one trial of each study in turn.
 
     Args:
         watch: Stopwatch on the studies' functions.
         file: The search file.
-        trials: Number of trials at which a study ends, by folder.
+        trials: Number of trials at which a study ends, by the folder of the study's journal.
         sampler: Name of the sampler.
 
     Returns:
-        For each study and each of its trials, the driver's milliseconds by category.
+        For each study and each of its trials, the milliseconds spent in the study's functions, by
+        category ("study" for all, "disk", "sampling").
     """
     epochs = int(file.fixed["training.epochs"])
     with ExitStack() as stack:
@@ -143,16 +147,19 @@ def in_turn(
 
 
 def steady(laps: Sequence[Counter[str]]) -> Sequence[Counter[str]]:
-    """Return the measurements of a study's trials without those of its start and end.
+    """Return the measurements of a study's trials without those at its start and its end.
 
-    The first trial is left out because all slots ask for a trial then, the last ``SLOTS`` trials
-    because no slot gets another one.
+    The first is left out because all simulated processes ask for a trial then, the last ``SLOTS``
+    (the number of these processes) because no process gets another trial.
     """
     return laps[1:-SLOTS]
 
 
 def print_fake(result: Mapping[str, Any]) -> None:
-    """Print the driver's time with simulated slots as a table, in milliseconds per trial."""
+    """Print a table of the driver's milliseconds per trial in sweeps with simulated training.
+
+    The driver is the process that draws trials and records their results.
+    """
     print("| trials | driver ms | of this disk | CPU ms | late trials: CPU ms | ratio |", end="")
     print(" with TPE: CPU ms | of this sampling | share |")
     print("|---|---|---|---|---|---|---|---|---|")
@@ -173,7 +180,7 @@ def print_fake(result: Mapping[str, Any]) -> None:
 
 
 def measure_real(watch: Stopwatch, trials: int, address: str, folder: Path) -> dict[str, Any]:
-    """Measure a real sweep in two slots (processes that train trials), and a simulated one.
+    """Measure the times per trial of a sweep with real training, and of a simulated one.
 
     Args:
         watch: Stopwatch on the functions of the Optuna study, for the simulated sweep.
@@ -182,9 +189,10 @@ def measure_real(watch: Stopwatch, trials: int, address: str, folder: Path) -> d
         folder: Folder for the demo, the search file and both studies.
 
     Returns:
-        Milliseconds per trial: by category of the driver's work with simulated and real slots
-        (``fake``, ``real``), and in total (``slot``), in training steps (``training``) and between
-        a trial's start and end in the journal (``on_record``).
+        Number of ``trials``; milliseconds per trial in the functions of the study, by category, in
+        the simulated (``fake``) and the real sweep (``real``); and milliseconds per trial of the
+        real sweep in total (``slot``), in training steps (``training``) and between a trial's start
+        and end in the journal (``on_record``).
     """
     make_demo(folder / "data", demo=SMALL_DEMO)
     search = {"trials": trials, "sampler": "random", "seed": SEED}
@@ -202,7 +210,12 @@ def measure_real(watch: Stopwatch, trials: int, address: str, folder: Path) -> d
 
 
 def drive(out: Path, arguments: Sequence[str]) -> int:
-    """Run `sweeps/run.py`, write the driver's times to ``out``, and return the exit code."""
+    """Run `sweeps/run.py` with a stopwatch on its Optuna study, and return the exit code.
+
+    Args:
+        out: JSON file for the milliseconds spent in the study's functions.
+        arguments: Arguments of `sweeps/run.py`.
+    """
     watch = Stopwatch.on_studies()
     code = run.main(arguments)
     out.write_text(json.dumps(watch.lap()))

@@ -89,9 +89,9 @@ class Times:
         return cls(begun, ray, tuple(starts), tuple(ends))
 
     def by(self, clock: Callable[[float], float]) -> "Times":
-        """Convert all times to another clock, except the duration of Ray's start.
+        """Return the times of the same events on another clock.
 
-        Ray starts in the program's first turn, during which the clock is not interrupted.
+        The duration of Ray's start stays the same, because the clock is not interrupted during it.
 
         Args:
             clock: Function that converts seconds since the epoch to the other clock's seconds.

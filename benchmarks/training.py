@@ -122,7 +122,7 @@ def ours(trainer: Trainer) -> float:
 
 
 def ceiling(trainer: Trainer) -> tuple[int, float]:
-    """Run the steps of half an epoch on full batches prepared in memory: the highest speed.
+    """Run half an epoch's steps on full batches prepared in memory: an upper bound of the speed.
 
     Returns:
         Number of frames and seconds.

@@ -26,7 +26,7 @@ class MemoryWatch(threading.Thread):
         self._stopped = threading.Event()
 
     def run(self) -> None:
-        """Measure memory until the context ends."""
+        """Measure the memory of all child processes every half second until the context ends."""
         while not self._stopped.wait(EVERY_SECONDS):
             processes = psutil.Process().children(recursive=True)
             self.samples.append((time.time(), memory_bytes(process.pid for process in processes)))

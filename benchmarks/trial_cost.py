@@ -257,7 +257,8 @@ def table(results: Mapping[str, Mapping[str, Any]]) -> str:
     """Return a Markdown table of seconds, with a row for each measured way of training.
 
     Args:
-        results: For each row, the seconds by the keys that ``summary`` returns.
+        results: For each row, seconds of a trial in the sweep (``trial``) and in plain Optuna
+            (``training``), their ``difference`` and other times by name.
     """
     once = {"ray_start": "Ray's start", "slot_start": "slot's start", "first_trial": "first trial"}
     times = {"trial": "a trial", "training": "plain Optuna", "difference": "difference"}

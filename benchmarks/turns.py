@@ -99,7 +99,14 @@ def in_turns(programs: Sequence[Callable[[Side], Any]]) -> list[tuple[Any, Side]
 
 
 def _turn(side: Side, future: Future[Any], started: float, seconds: float) -> None:
-    """Let a program run for some seconds, then stop it and record the start and stop times."""
+    """Let a program run for some seconds, then stop it and record the turn's start and stop.
+
+    Args:
+        side: Processes and recorded turns of the program.
+        future: Result of the program; the turn ends early when it is there.
+        started: Start of the turn, in seconds since the epoch.
+        seconds: Length of the turn.
+    """
     wait([future], seconds)
     side.signal(signal.SIGSTOP)
     stopped = time.time()

@@ -172,7 +172,9 @@ def predict(
     covariances: Float64[np.ndarray, "N S S"],
     seed: int = 0,
 ) -> Float32[np.ndarray, "N 22"]:
-    """Predict the labels from a Gaussian posterior of the latent affect (time series).
+    """Predict the labels from a Gaussian posterior of the latent affect.
+
+    The latent affect is a time series on which all labels depend.
 
     Args:
         readouts: Linear maps from the latent affect to the labels, with noise and thresholds.
@@ -199,8 +201,8 @@ def _class_probability(
 ) -> np.ndarray:
     """Return the probability of each of 8 expressions in each frame, (frames, 8).
 
-    The probability is the softmax of the class scores, averaged over antithetic samples of the
-    latent affect from its Gaussian posterior.
+    The probability is the softmax of the class scores, averaged over antithetic samples from the
+    Gaussian posterior of the latent time series on which the labels depend.
     """
     rng = np.random.default_rng(seed)
     scores = means @ readouts.expression.T + readouts.expression_bias

@@ -62,11 +62,11 @@ class Layout:
 
     @property
     def video(self) -> Int32[np.ndarray, " N"]:
-        """Index of the video of each of the N listed frames, with videos one after the other."""
+        """Index of the video of each listed (annotated) frame, with videos one after the other."""
         return np.repeat(np.arange(len(self.names)), [len(f) for f in self.frames]).astype(np.int32)
 
     def rows(self, split: str) -> Bool[np.ndarray, " N"]:
-        """Return a mask of the N listed frames of all videos, True for the frames of ``split``."""
+        """Return a boolean mask over the listed (annotated) frames, True for frames of a split."""
         return np.asarray(np.array([of_video == split for of_video in self.splits])[self.video])
 
 
@@ -112,7 +112,7 @@ def _subjects(counts: tuple[int, ...]) -> list[int]:
 
 
 def _frame_numbers(rng: np.random.Generator, length: int, mean_gap_frames: float) -> np.ndarray:
-    """Draw increasing frame numbers from 1 on, with Poisson gaps; 2 % of the gaps are tenfold."""
+    """Draw increasing frame numbers from 1 on; at random, 2 % of the gaps are ten times as long."""
     gaps = 1 + rng.poisson(mean_gap_frames - 1, length)
     gaps = np.where(rng.random(length) < 0.02, 10 * gaps, gaps)
     return np.asarray(1 + np.cumsum(gaps) - gaps[0], dtype=np.int32)

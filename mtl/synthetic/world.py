@@ -54,8 +54,9 @@ class World:
     Attributes:
         time_constants: Time constant of each dimension of the latent state, in frames.
         cameras: Observation model from the state to the features, by feature set.
-        readouts: Linear maps from the latent affect to the labels, with noise and thresholds.
-        affect: Dimensions of the state that form the latent affect, on which all labels depend.
+        readouts: Linear maps to the labels from the dimensions ``affect`` of the state, with noise
+            and thresholds.
+        affect: Dimensions of the state on which the labels depend.
     """
 
     time_constants: Float64[np.ndarray, " K"]
@@ -65,7 +66,11 @@ class World:
 
 
 def draw_world(rng: np.random.Generator, demo: Demo) -> World:
-    """Draw the weights of labels and features; expression biases and unit thresholds are 0."""
+    """Draw the random constants of a synthetic dataset: weights of the labels and of the features.
+
+    The biases of the expressions and the thresholds of the action units are 0 until they are
+    fitted.
+    """
     sizes = [len(block) for block in demo.affect_seconds]
     nuisances = [*demo.nuisance_seconds, *[np.inf] * demo.offsets]
     seconds = [s for block in demo.affect_seconds for s in block] + nuisances * len(demo.views)
@@ -86,11 +91,13 @@ def _camera(
 ) -> Camera:
     """Draw the observation model of one feature set: weights of the latent state, mean and scale.
 
+    The latent state consists of affect (on which all labels depend) and nuisances.
+
     Args:
         rng: Source of the random draws.
-        demo: Sizes and strengths of the latent affect and the nuisances.
-        view: Number of features of the set and strength of the latent affect in them.
-        sizes: Number of dimensions in each block of the latent affect.
+        demo: Sizes and strengths of affect and nuisances.
+        view: Number of features of the set and strength of affect in them.
+        sizes: Number of dimensions in each block of affect.
         number: Position of the set among all sets.
     """
     affect = sum(sizes)
@@ -128,12 +135,14 @@ def _readouts(rng: np.random.Generator, demo: Demo, sizes: Sequence[int]) -> Rea
 def _directions(
     rng: np.random.Generator, count: int, blocks: Sequence[float], sizes: Sequence[int]
 ) -> np.ndarray:
-    """Draw random unit vectors that weight the S dimensions of the latent affect, (count, S).
+    """Draw random unit vectors, each the weights of one label, of shape (count, S).
+
+    S is the number of dimensions of the latent time series on which the labels depend.
 
     Args:
         rng: Source of the random draws.
         count: Number of vectors.
-        blocks: Weight of each block of dimensions, applied before the vectors are normalised.
+        blocks: Factor on each block of dimensions, applied before the vectors are normalised.
         sizes: Number of dimensions in each block.
     """
     vectors = rng.standard_normal((count, sum(sizes))) * np.repeat(blocks, sizes)

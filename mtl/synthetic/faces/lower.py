@@ -9,7 +9,7 @@ from mtl.synthetic.faces.shapes import Plane, bump, cover, ellipse, lens, stroke
 
 
 def jaw_height(face: FaceCoordinates) -> Plane:
-    """Return the distance of the chin below the face's centre; AU26 increases it."""
+    """Return the distance of the chin below the face's centre; action unit AU26 increases it."""
     return face.proportions["head_height"] * 0.93 + 0.09 * face.units["AU26"]
 
 

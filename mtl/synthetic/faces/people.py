@@ -1,4 +1,7 @@
-"""Proportions and colours of faces. Legend: T people, or T frames with one person each."""
+"""Proportions and colours of synthetic faces.
+
+Legend: T people, or T frames with one person each.
+"""
 
 from dataclasses import dataclass
 

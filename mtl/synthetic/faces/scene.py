@@ -98,7 +98,7 @@ class Scene:
         return len(self.noise)
 
     def take(self, rows: Int[np.ndarray, " _"]) -> "Scene":
-        """Return the scene of the frames with these row numbers, in this order."""
+        """Return the people, light, pose and noise of the frames with these row numbers."""
         return Scene(
             identity=_take(self.identity, rows),
             light=_take(self.light, rows),

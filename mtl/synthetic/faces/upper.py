@@ -75,7 +75,7 @@ def _lids(face: FaceCoordinates) -> tuple[Plane, Plane]:
 def irises(face: FaceCoordinates) -> tuple[Plane, Plane, Plane]:
     """Return the fraction of each pixel covered by irises, by pupils and by glints.
 
-    The lids do not hide parts of them yet.
+    The parts that the eyelids hide are included.
     """
     x, y = face.eyes
     x, y = x - face.side * face.gaze[0], y - face.gaze[1]

@@ -145,7 +145,7 @@ def _write_pictures(
 
 
 def _write_annotations(folder: Path, planted: Planted) -> None:
-    """Write the challenge's three annotation files; the test file lists images without labels."""
+    """Write the challenge's three annotation files; the test file names images without labels."""
     folder.mkdir()
     layout = planted.layout
     images = np.array(
