@@ -145,7 +145,9 @@ def ceiling(trainer: Trainer) -> tuple[int, float]:
 
 
 def authors(trainer: Trainer, half: int) -> tuple[int, int, float]:
-    """Train on half of the batches by the authors' scheme: whole videos, padded to the longest.
+    """Train on half of the batches as the published code of the challenge's winners does.
+
+    A batch holds whole videos, padded to the longest one.
 
     Args:
         trainer: Trainer of the model and the data.

@@ -37,7 +37,7 @@ class Camera:
     def observe(
         self, rng: np.random.Generator, states: Float64[np.ndarray, "N K"]
     ) -> Float16[np.ndarray, "N F"]:
-        """Draw the features of N frames given the latent state of each frame."""
+        """Draw the features of each frame from the frame's latent state, with white noise."""
         observed = states @ self.loadings.T
         observed += rng.standard_normal(observed.shape)
         return np.asarray(self.mean + self.scale * observed, dtype=np.float16)
