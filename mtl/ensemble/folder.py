@@ -34,7 +34,7 @@ from mtl.tasks import EXPRESSION, OUTPUT_COLUMNS, TASKS, UNITS, Task
 from mtl.training.inference import ModelWeights
 
 Files = dict[str, bytes]
-"""Content of the files of an export, by their path below its folder."""
+"""Content of the files of an exported ensemble, by their path below the folder of the export."""
 Statistics = tuple[Float32[np.ndarray, " F"], Float32[np.ndarray, " F"]]
 """Mean and standard deviation of each feature of a feature set over the training frames."""
 

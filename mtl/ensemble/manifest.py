@@ -135,17 +135,19 @@ def read_manifest(content: bytes, where: str | Path) -> Manifest:
 
 
 def weights_path(member: str, epoch: int) -> str:
-    """Return the path, below an export's folder, of a member's weights after an epoch.
+    """Return the path of the weights of one of an ensemble's models after an epoch.
+
+    The path is relative to the folder of the exported ensemble.
 
     Args:
-        member: Name of the member of the ensemble.
+        member: Name of the model in the ensemble.
         epoch: Number of the epoch, from 1.
     """
     return f"members/{member}/epoch_{epoch:03d}.safetensors"
 
 
 def damaged(where: str | Path, reason: str) -> InputError:
-    """Return the exception that reports a damaged export.
+    """Return the exception that reports a damaged exported ensemble.
 
     Args:
         where: Folder of the export.

@@ -1,6 +1,6 @@
-"""Prediction with an exported ensemble: the weighted mean of its members, post-processed.
+"""Prediction with an exported ensemble: the weighted mean of its models, post-processed.
 
-Shapes: N listed frames.
+Shapes: N listed frames (frames named in the annotation files).
 """
 
 from collections.abc import Iterator, Mapping
@@ -93,7 +93,8 @@ class Ensemble:
 
         Args:
             listing: Listed frames (frames named in the annotation files), all those of each video.
-            tables: Feature sets of the members by name; they may hold other videos too.
+            tables: Feature sets of the members (models of the ensemble) by name; they may hold
+                other videos too.
             raw: True for the weighted mean of the members' outputs without post-processing.
 
         Returns:
@@ -142,7 +143,10 @@ class Ensemble:
             )
 
     def _inference_data(self, member: Member) -> TrialData:
-        """Return a member's tasks, feature statistics and prior, which its predictions need."""
+        """Return the data that predictions with a member (model of the ensemble) need.
+
+        They are its tasks, the feature statistics and the outputs for videos without features.
+        """
         sets = [self.export.statistics[name] for name in member.config.features]
         mean, std = (np.concatenate(arrays) for arrays in zip(*sets, strict=True))
         return TrialData(member.tasks, (), {}, mean, std, self.export.prior)

@@ -20,7 +20,7 @@ TIE_TOLERANCE = 1e-12
 """Scores that differ by at most this number count as equal."""
 
 RatingFunction = Callable[[np.ndarray, int], np.ndarray]
-"""Function that returns, for each member, the score of the mean after adding that member.
+"""Function that returns the score of an ensemble's mean outputs after adding each member (model).
 
 Its arguments are the sum of the outputs of the members chosen so far, shape (outputs of a frame,
 labelled frames), and their number. It returns an array of shape (members,).
@@ -29,7 +29,7 @@ labelled frames), and their number. It returns an array of shape (members,).
 
 @dataclass(frozen=True)
 class Selection:
-    """Result of the selection of ensemble members for one task.
+    """Result of the selection of ensemble members (trained models) for one task.
 
     Attributes:
         fusion_weights: Weight of each member in the mean of the outputs, shape (members,); 0 for a
@@ -45,12 +45,15 @@ def fuse(
     members: Float[np.ndarray, "M N W"],
     fusion_weights: Shaped[np.ndarray, " M"],
 ) -> Float[np.ndarray, "N W"]:
-    """Return the weighted mean of the members' outputs, shape (frames, outputs of a frame).
+    """Return the weighted mean of the outputs of an ensemble's members (trained models).
 
     Args:
         members: Outputs of each member, shape (members, frames, outputs); those of a member with
             weight 0 may be NaN.
         fusion_weights: Weight of each member.
+
+    Returns:
+        The mean, shape (frames, outputs).
     """
     total = np.zeros(members.shape[1:])
     for member in np.flatnonzero(fusion_weights):
@@ -65,7 +68,7 @@ def greedy(
     mask: Bool[np.ndarray, "N L"],
     steps: int = 25,
 ) -> Selection:
-    """Select up to ``steps`` members, with replacement, for the best score of their mean outputs.
+    """Select trained models (members), with replacement, for the best score of their mean outputs.
 
     If several members have the same score, one that is already chosen goes first, then the one with
     the lowest index. The selection ends at the earliest step with the highest score, so the result
@@ -102,7 +105,9 @@ def top_k(
     mask: Bool[np.ndarray, "N L"],
     steps: int = 25,
 ) -> Selection:
-    """Select the k best members with equal weights; k is chosen for the best score of their mean.
+    """Select the k best trained models (members) with equal weights.
+
+    The k is chosen so that the mean of their outputs has the best score.
 
     Args:
         task: Task of the outputs and labels.
@@ -131,7 +136,7 @@ def best_single(
     mask: Bool[np.ndarray, "N L"],
     steps: int = 25,
 ) -> Selection:
-    """Select only the member with the best score on the task.
+    """Select only the trained model (member) with the best score on the task.
 
     Args:
         task: Task of the outputs and labels.
@@ -150,7 +155,7 @@ def score_weighted(
     mask: Bool[np.ndarray, "N L"],
     steps: int = 25,
 ) -> Selection:
-    """Select the ``steps`` best members, each weighted by its own score.
+    """Select the ``steps`` best trained models (members), each weighted by its own score.
 
     Members without a score above 0 are left out. If no score is above 0, the best member is
     selected alone.
@@ -174,7 +179,10 @@ def score_weighted(
 
 
 Rule = Callable[..., Selection]
-"""Function that selects members; its arguments are those of the function ``greedy``."""
+"""Function that selects the members (trained models) of an ensemble for one task.
+
+Its arguments are the task, the outputs of all members, labels, mask of known labels and steps.
+"""
 RULES: dict[str, Rule] = {
     "greedy": greedy,
     "top_k": top_k,
@@ -224,10 +232,11 @@ def error_correlation(
     labels: Float[np.ndarray, "N L"],
     mask: Bool[np.ndarray, "N L"],
 ) -> Float[np.ndarray, "M M"]:
-    """Return Pearson's correlation of the errors (output - label) of each pair of members.
+    """Return the correlation of the errors (output - label) of each pair of members (models).
 
     A member helps an ensemble more if its errors correlate less with those of the other members.
-    Entries of a member with a constant error are NaN. The result has the shape (members, members).
+    The correlation is Pearson's; entries of a member with a constant error are NaN. The result has
+    the shape (members, members).
 
     Args:
         task: Task of the outputs and labels.
@@ -245,7 +254,7 @@ def error_correlation(
 def _labelled_columns(
     task: Task, members: np.ndarray, labels: np.ndarray, mask: np.ndarray
 ) -> tuple[np.ndarray, RatingFunction]:
-    """Return the members' outputs on labelled frames, and a function that rates the members.
+    """Return the members' (models') outputs on labelled frames, and a function that rates members.
 
     The outputs have the shape (members, outputs of a frame, labelled frames). The frames are last
     so that a column of one output is contiguous in memory.
@@ -280,7 +289,7 @@ def _steps_to_keep(path: Sequence[float]) -> int:
 
 
 def pick_member(ratings: np.ndarray, chosen: list[int]) -> int:
-    """Return the index of the member with the highest rating.
+    """Return the index of the member (trained model) with the highest rating.
 
     Among equal ratings, a member that is already chosen goes first, then the lowest index.
 
@@ -294,7 +303,7 @@ def pick_member(ratings: np.ndarray, chosen: list[int]) -> int:
 
 
 def _concordances(task: Task, x: np.ndarray, y: np.ndarray) -> RatingFunction:
-    """Return a function that gives the CCC of a regression task after adding each member.
+    """Return a function that gives an ensemble's CCC on a task after adding each member (model).
 
     The sums that CCC needs for (total + member) / count follow from sums over total and member, so
     one matrix product rates all members.
@@ -317,7 +326,7 @@ def _concordances(task: Task, x: np.ndarray, y: np.ndarray) -> RatingFunction:
 def _f1_scores(
     task: Task, columns: np.ndarray, labels: np.ndarray, mask: np.ndarray
 ) -> RatingFunction:
-    """Return a function that gives the F1 score of a classification task after adding each member.
+    """Return a function that gives an ensemble's F1 score after adding each member (model).
 
     Members are rated one by one because the means of all of them would not fit in memory.
     """

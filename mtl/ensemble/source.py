@@ -1,6 +1,6 @@
 """Frames and features that an ensemble predicts, read from a dataset one span of videos at a time.
 
-Shapes: N listed frames, V videos.
+Shapes: N listed frames (frames named in the annotation files), V videos.
 """
 
 from collections.abc import Mapping
@@ -32,10 +32,10 @@ class Source:
         dataset: The opened dataset.
         indices: Lookup from video and frame to the row of its features, for each feature set that
             the ensemble needs, by the set's name.
-        all_frames: True if a member also processes frames that are not listed.
+        all_frames: True if a model of the ensemble also processes frames that are not listed.
         names: Names of the videos.
         splits: Split of each video.
-        video: Index into ``names`` of each listed frame, in the order of the listing.
+        video: Index into ``names`` of each listed frame (frame named in the annotation files).
         frame: Frame number of each listed frame.
     """
 
@@ -83,7 +83,7 @@ class Source:
         return Listing.unlabelled(self.names, self.splits, self.names, self.video, self.frame)
 
     def spans(self, max_bytes: int = SPAN_BYTES, min_spans: int = 1) -> list[slice]:
-        """Divide the listed frames into consecutive slices, each with all frames of some videos.
+        """Divide the frames to predict into consecutive slices, each of whole videos.
 
         One slice is read and predicted at once.
 
@@ -105,14 +105,14 @@ class Source:
         return sizes
 
     def read(self, span: slice) -> tuple[Listing, dict[str, FeatureTable]]:
-        """Read the features of the videos of one slice of the listed frames.
+        """Read the features of the videos in one slice of the frames to predict.
 
         Args:
             span: One of the slices that ``spans`` returned.
 
         Returns:
-            The listed frames in the slice, and the features of their videos by the name of the
-            feature set.
+            The frames in the slice, and the features of their videos by the name of the feature
+            set.
 
         Raises:
             InputError: A row of a feature set is invalid (such as NaN); the message names its file
@@ -127,10 +127,11 @@ class Source:
         }
 
     def describe_missing_features(self, export: Export) -> list[str]:
-        """Return sentences that tell how listed frames without features are predicted.
+        """Return sentences that tell how frames without features are predicted.
 
-        There is one sentence for each combination of feature sets that a member uses and that lacks
-        listed frames.
+        Only listed frames (frames named in the annotation files) count. There is one sentence for
+        each combination of feature sets that a model of the ensemble uses and that lacks listed
+        frames.
 
         Args:
             export: Content of the ensemble's export.

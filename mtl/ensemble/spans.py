@@ -7,13 +7,13 @@ from jaxtyping import Int, Integer
 def video_spans(
     video: Integer[np.ndarray, " N"], sizes: Int[np.ndarray, " V"], max_size: int
 ) -> list[slice]:
-    """Divide the listed frames into consecutive slices, each with all listed frames of some videos.
+    """Divide the frames of videos into consecutive slices, each with all frames of some videos.
 
     The videos of a slice have a total size of at most ``max_size``. Exceptions are a slice of one
     larger video, and a slice of videos that cannot be divided because their frames are mixed.
 
     Args:
-        video: Index of the video of each listed frame.
+        video: Index of the video of each frame.
         sizes: Size of each video, in any unit.
         max_size: Maximum size of the videos of a slice, in the same unit.
     """

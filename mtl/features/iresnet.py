@@ -16,9 +16,9 @@ from mtl.errors import InputError
 WIDTHS = (64, 128, 256, 512)
 """Channels of the four stages; the last number is also the number of features."""
 SHRINKS = 2 ** len(WIDTHS)
-"""Side of an image divided by the side of the last feature map; each stage halves the side.
+"""Height of an image divided by the height of the last feature map; each stage halves the height.
 
-Here the side is the height or the width in pixels.
+The same holds for the width.
 """
 
 IRESNETS: dict[str, tuple[int, int, int, int]] = {

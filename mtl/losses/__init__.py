@@ -1,1 +1,1 @@
-"""Losses of the tasks, and balancing of these losses."""
+"""Loss functions of the tasks, and balancing (weighting of the tasks' losses or gradients)."""

@@ -35,7 +35,7 @@ class Balancing(nn.Module, ABC):
     single_worker_only: ClassVar[bool] = False
 
     def begin_epoch(self, history: Sequence[Mapping[str, float]]) -> None:
-        """Update the balancing method before an epoch; the base class does nothing.
+        """Update the weighting of the tasks before an epoch; the base class does nothing.
 
         Args:
             history: Mean loss of each task in each earlier epoch, in order.

@@ -99,7 +99,7 @@ class Mean(Loss):
         return sums[0] / torch.where(sums[1] > 0, sums[1], 1)
 
     def has_labels(self, sums: Tensor) -> Tensor:
-        """Return True if any label is known: Σ w > 0."""
+        """Return True if at least one label is known, so that their total weight is above 0."""
         return sums[1] > 0
 
 
@@ -163,7 +163,10 @@ class LogitAdjusted(CrossEntropy):
         self.shift = tau * self.prior.log()
 
     def elementwise(self, outputs: Tensor, labels: Tensor) -> Tensor:
-        """Return the cross-entropy of outputs + tau log prior for each frame, shape (frames, 1)."""
+        """Return the cross-entropy of outputs + tau log(class frequency) of each frame.
+
+        The result has the shape (frames, 1).
+        """
         return super().elementwise(outputs + self.shift, labels)
 
 

@@ -295,7 +295,7 @@ def _without_key_gradient(gradient: Tensor) -> Tensor:
     The bias is the query, key and value biases in one vector. The key bias adds a constant to the
     scores of each query, and softmax ignores constants, so the true gradient is 0. Rounding makes
     the computed gradient different from 0, and Adam would turn it into a step of full size that
-    differs with the number of workers.
+    differs with the number of DDP workers.
     """
     queries, keys, values = gradient.chunk(3)
     return torch.cat([queries, torch.zeros_like(keys), values])

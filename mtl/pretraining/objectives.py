@@ -47,8 +47,8 @@ class Objective(ABC):
     Attributes:
         backbone: Backbone that is trained.
         model: Module that maps an ``ImageBatch`` to a list of vectors, one for each loss, each a
-            sum over images. Workers add their sums up, so a batch that is divided among workers has
-            the loss and the gradient of the whole batch.
+            sum over images. DDP workers add their sums up, so a batch that is divided among workers
+            has the loss and the gradient of the whole batch.
         balancing: Balancing of the losses (their weights in the combined loss); its parameters are
             trained with the model. It is an empty module if there is one loss.
     """
@@ -70,7 +70,7 @@ class Objective(ABC):
         """Compute the losses of a batch and return them by name.
 
         Args:
-            sums: Output of the model, summed over all workers.
+            sums: Output of the model, summed over all DDP workers.
         """
 
     @abstractmethod
@@ -84,7 +84,7 @@ class Objective(ABC):
 
         Args:
             losses: Each loss by name.
-            sums: Output of the model, summed over all workers.
+            sums: Output of the model, summed over all DDP workers.
             scale: Function of the gradient scaler that multiplies a loss by the current scale.
         """
 

@@ -1,4 +1,4 @@
-"""Inference: predictions of a trained model for the listed frames of a set of videos.
+"""Inference: predictions of a trained model for the frames that the annotation files list.
 
 Shapes: N listed frames, B windows, T frames of a window, F features of all feature sets together,
 22 output columns as in ``mtl.tasks``.
@@ -36,9 +36,9 @@ class TrialData:
     Attributes:
         tasks: Tasks to train: the config's tasks that have a label in the training sequences.
         train: Training sequences, each with the features and labels of the frames of one video.
-        parts: Listed frames of each split: ``select`` (validation videos on which choices are
-            made), ``confirm`` (validation videos held back for the final scores) and ``test``.
-            Training uses ``select`` only.
+        parts: Frames to predict (those named in the annotation files) of each split: ``select``
+            (validation videos on which choices are made), ``confirm`` (validation videos held back
+            for the final scores) and ``test``. Training uses ``select`` only.
         mean: Mean of each feature over the training frames, feature sets joined.
         std: Standard deviation of each feature over the training frames.
         prior: Outputs for frames of a video without features: the mean of the training labels.
@@ -61,7 +61,7 @@ def predict(
     device: torch.device,
     workers: Workers = SINGLE_WORKER,
 ) -> Float[np.ndarray, "N 22"]:
-    """Predict the listed frames of one split of the videos with a trial's model.
+    """Predict the listed frames (frames named in the annotation files) of some videos.
 
     Outputs of a frame depend on its own sequence only, not on the batch: recurrent encoders start
     each sequence with a fresh state, and the windows of other encoders follow from the length of
@@ -70,7 +70,7 @@ def predict(
     Args:
         model: Model of the trial, on ``device``; it is set to evaluation mode.
         config: Config of the trial.
-        data: Tasks, feature statistics and prior of the trial.
+        data: Tasks, feature statistics, and outputs for videos without features, of the trial.
         part: Listed frames to predict, and the feature sequences of their videos.
         device: Device of the model.
         workers: DDP workers that each predict a share of the windows; all return all outputs.
@@ -122,7 +122,7 @@ def predict_best(
     best_epochs: Mapping[str, int],
     workers: Workers = SINGLE_WORKER,
 ) -> dict[str, Float[np.ndarray, "N 22"]]:
-    """Predict every split of a trial's data, each task with the weights of its best epoch.
+    """Predict every split (select, confirm, test), each task with the weights of its best epoch.
 
     Args:
         config: Config of the trial.
@@ -132,8 +132,8 @@ def predict_best(
         workers: DDP workers that predict together.
 
     Returns:
-        Outputs of the listed frames of each split, shape (frames, 22), by the split's name; NaN for
-        tasks that are not trained.
+        Outputs of the frames of each split, shape (frames, 22), by the split's name; NaN for tasks
+        that are not trained.
     """
     device = choose_device(config.training.device)
     model = place_model(config, len(data.mean), data.tasks, device)
@@ -157,20 +157,20 @@ def predict_tasks(
     device: torch.device,
     workers: Workers = SINGLE_WORKER,
 ) -> Float[np.ndarray, "N 22"]:
-    """Predict listed frames, each task with the model as it was after an epoch of the task's own.
+    """Predict frames of videos, each task with the model as it was after a chosen epoch.
 
     Args:
         model_of: Function that returns the model as it was after an epoch; called once per epoch,
             in ascending order.
         config: Config of the trial.
-        data: Tasks, feature statistics and prior of the trial.
-        part: Listed frames to predict, and the feature sequences of their videos.
+        data: Tasks, feature statistics, and outputs for videos without features, of the trial.
+        part: Frames to predict, and the feature sequences of their videos.
         epochs: Epoch of each task to predict.
         device: Device of the models.
         workers: DDP workers that predict together.
 
     Returns:
-        Outputs of the listed frames, shape (frames, 22); NaN for tasks that are not in ``epochs``.
+        Outputs of the frames, shape (frames, 22); NaN for tasks that are not in ``epochs``.
     """
     outputs = np.full((len(part.rows), len(OUTPUT_COLUMNS)), np.nan, np.float32)
     for epoch in sorted(set(epochs.values())):

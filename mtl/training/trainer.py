@@ -40,7 +40,7 @@ class EpochResult:
         objective: Sum of the best scores, in which valence and arousal count as one score, their
             mean.
         learning_rate: Learning rate of the last step.
-        frames: Training frames of the epoch, over all workers.
+        frames: Training frames of the epoch, over all DDP workers.
         seconds: Training time of this worker.
         data_seconds: Part of the training time that was spent on making batches.
     """
@@ -75,7 +75,8 @@ class Trainer(TrainerCore[EpochResult]):
         batches: Reader of training windows.
 
     Raises:
-        InputError: If the balancing works with a single worker only and there are several.
+        InputError: If the balancing (weighting of the tasks) works with a single worker only and
+            there are several.
         TrainingError: If the checkpoint is damaged.
     """
 
