@@ -1,1 +1,1 @@
-"""The cluster side: Ray, Optuna, Hydra and the command line."""
+"""Programs that train, fuse and predict on a Ray cluster, with Optuna and Hydra."""

@@ -36,7 +36,17 @@ MAX_SEED = 2**63 - 1
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the program: check the arguments, extract the missing parts and print a summary."""
+    """Extract the missing features of face crops and print a summary: the program ``extract.py``.
+
+    Args:
+        argv: Arguments of the command line; None for those of the process.
+
+    Returns:
+        Exit code 0.
+
+    Raises:
+        InputError: If an argument or an input is wrong, or no image can be read.
+    """
     arguments = _parse(argv)
     _check_arguments(arguments)
     folder = local_path(arguments.out)
@@ -143,7 +153,7 @@ def _frames(arguments: argparse.Namespace) -> CropFrames:
 def _manifest(
     arguments: argparse.Namespace, frames: CropFrames, backbone: Backbone
 ) -> dict[str, Any]:
-    """Return the content of ``extraction.json``."""
+    """Return the content of ``extraction.json``: settings and hashes of the extraction's inputs."""
     files = "\n".join(frames.images.files.to_pylist())
     current = environment()
     return {
@@ -173,7 +183,19 @@ def _extract(
     missing: list[int],
     cluster: Cluster,
 ) -> None:
-    """Extract the missing chunks and write each part when it is ready."""
+    """Extract the missing chunks on Ray; write the file of each chunk as soon as it is ready.
+
+    A chunk is the frames of one output file.
+
+    Args:
+        arguments: Parsed arguments of the command line.
+        folder: Output folder.
+        frames: All frames of the extraction with their images.
+        backbone: Backbone that computes the features.
+        manifest: Content of ``extraction.json``.
+        missing: Numbers of the chunks to extract.
+        cluster: The connected Ray cluster.
+    """
     # This module imports Ray, which reads environment variables that connect() sets.
     from sweeps.extraction.workers import ExtractionPlan, extract_chunks
 

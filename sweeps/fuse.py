@@ -2,9 +2,10 @@
 
 python sweeps/fuse.py RUN [--data DATASET] [--export DIR] [fusion.method=top_k ...]
 
-Members and post-processing are chosen on the part select; the part confirm is read only when the
-scores are written. While the sweep is still running, its current fused model is printed, and
-exported with --export, but nothing is written to the run folder.
+The trials of the fused model and its post-processing are chosen on the validation videos of the
+split select; the other validation videos (split confirm) are used for the final scores only. While
+the sweep is still running, the scores of its current fused model are printed, and --export writes
+this model, but nothing is written to the run folder.
 """
 
 import argparse
@@ -27,7 +28,19 @@ from sweeps.storage.run_folder import REPORT, SPACE, dataset_hash
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the program."""
+    """Fuse the best trials of a sweep and print the scores: the program ``fuse.py``.
+
+    With ``--export`` the fused model is also written to a new folder.
+
+    Args:
+        argv: Arguments of the command line; None for those of the process.
+
+    Returns:
+        Exit code 0.
+
+    Raises:
+        InputError: If an argument is wrong or no trial can be fused.
+    """
     arguments = _parse(argv)
     folder: Path = arguments.run
     _check_arguments(arguments)
@@ -92,7 +105,7 @@ def _check_arguments(arguments: argparse.Namespace) -> None:
     for override in arguments.overrides:
         if not override.startswith("fusion."):
             raise InputError(
-                f"{override!r} would change what was searched: only fusion.* can be given anew"
+                f"{override!r} changes the search itself: only fusion.* can be overridden here"
             )
 
 

@@ -2,8 +2,9 @@
 
 python sweeps/plant.py --out DIR [--videos N] [--frames MEAN] [--size PX] [--seed N]
 
-A hidden path of affect determines the labels and the expression of each face; identity, light and
-pose are independent of it. The default, about 3,000 images of 64 pixels, takes about 10 seconds.
+A latent time series determines the labels (valence, arousal, expression, action units) and the
+facial expression in the images; identity, light and pose are independent of it. The default, about
+3,000 images of 64 pixels, takes about 10 seconds.
 """
 
 import argparse
@@ -25,7 +26,17 @@ SCORES = ("p_mtl", "ccc_valence", "ccc_arousal", "f1_expression", "f1_action_uni
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the program: draw the faces and print their counts."""
+    """Write a synthetic dataset of faces and print its size: the program ``plant.py``.
+
+    Args:
+        argv: Arguments of the command line; None for those of the process.
+
+    Returns:
+        Exit code 0.
+
+    Raises:
+        InputError: If an argument is wrong.
+    """
     arguments = _parse(argv)
     for flag, minimum in MINIMUM.items():
         if getattr(arguments, flag) < minimum:
@@ -62,7 +73,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 class _Progress:
-    """Printer of a progress line every ``REPORT_SECONDS``."""
+    """Printer of a line with the number of drawn frames, every ``REPORT_SECONDS`` seconds."""
 
     def __init__(self) -> None:
         self._start = self._printed_at = time.monotonic()

@@ -30,12 +30,25 @@ from sweeps.prediction.files import check_prediction_file, writing
 from sweeps.storage.run_folder import MEMBERS
 
 SPANS_PER_WORKER = 4
-"""Least number of spans for each worker, if there are enough videos: with many small spans all
-workers end at about the same time."""
+"""Minimum number of spans (ranges of frames of whole videos) for each worker.
+
+With several small spans instead of one large span for each worker, all workers end at about the
+same time. There are fewer spans if there are too few videos.
+"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the program; return 130 after Ctrl-C."""
+    """Predict a dataset with a fused model and write one file: the program ``predict.py``.
+
+    Args:
+        argv: Arguments of the command line; None for those of the process.
+
+    Returns:
+        Exit code: 0, or 130 after Ctrl-C.
+
+    Raises:
+        InputError: If an argument, the model or the dataset is wrong.
+    """
     arguments = _parse(argv)
     try:
         _predict(arguments)
@@ -71,7 +84,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _predict(arguments: argparse.Namespace) -> None:
-    """Check the arguments and the model, then predict on Ray."""
+    """Check the arguments and the model, then predict the videos on Ray and write the file."""
     check_pool(arguments)
     check_prediction_file(arguments.out, arguments.overwrite)
     files = _model_files(arguments.model)
@@ -93,7 +106,7 @@ def _model_files(model: Path) -> Files:
         return export_files(model, sweep_data(model))
     raise InputError(
         f"--model {model} is neither an exported model (it has no {MODEL}) nor the folder of a "
-        f"sweep that has come to its end (no {MEMBERS})"
+        f"sweep that has ended (it has no {MEMBERS})"
     )
 
 
@@ -108,7 +121,10 @@ def _print_summary(export: Export, source: Source) -> None:
 def _predict_spans(
     arguments: argparse.Namespace, files: Files, source: Source, cluster: Cluster
 ) -> None:
-    """Predict all spans and write each when it is ready."""
+    """Predict all spans on Ray; write the predictions of each span as soon as they are ready.
+
+    A span is a range of frames of whole videos.
+    """
     # This module imports Ray, which reads environment variables that connect() sets.
     from sweeps.prediction.workers import predict_spans
 

@@ -23,7 +23,17 @@ from sweeps.data.subjects import with_subjects
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the program: write the dataset and print its counts."""
+    """Write a dataset directory and print its counts of frames and labels: program ``prepare.py``.
+
+    Args:
+        argv: Arguments of the command line; None for those of the process.
+
+    Returns:
+        Exit code 0.
+
+    Raises:
+        InputError: If an argument, an annotation file or a feature set is wrong.
+    """
     arguments = _parse(argv)
     sources = _feature_sources(arguments.features)
     features = {name: read_features(path) for name, path in sources.items()}
@@ -91,7 +101,11 @@ def _feature_sources(pairs: Sequence[str]) -> dict[str, str]:
 
 
 def _every_frame(blocks: Iterable[VideoFeatures]) -> Listing:
-    """Return a listing of all frames of a feature set as unlabelled test frames."""
+    """Return all frames of a feature set, listed as test frames without labels.
+
+    Args:
+        blocks: For each video of the feature set: name, frame numbers and features.
+    """
     videos = [(video, frames.astype(np.int32)) for video, frames, _ in blocks]
     if not videos:
         raise InputError("the first feature set holds no frames: there is nothing to list")
@@ -109,7 +123,11 @@ def _digests(challenge: Challenge) -> dict[str, dict[str, str]]:
 
 
 def _report(dataset: Dataset) -> Iterator[str]:
-    """Yield the lines of two tables, of the frames and of the feature sets."""
+    """Yield the lines of the program's summary of a dataset.
+
+    The first table counts the videos, frames and labels of each split; the second table has one
+    row for each feature set.
+    """
     counts, without = dataset.info["counts"], dataset.info["listed_without_features"]
     rows: list[list[object]] = [["", *SPLITS]]
     rows += [[kind, *(counts[s][kind] for s in SPLITS)] for kind in ("videos", "frames")]

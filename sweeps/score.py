@@ -3,9 +3,9 @@
 python sweeps/score.py --truth FILE --predictions FILE
 
 Print one JSON object: p_mtl, ccc_valence, ccc_arousal, f1_expression, f1_action_units, per_class,
-per_unit, p_labelled, frames. The score of a task without labels is null, and so is p_mtl unless all
-four tasks have labels; p_labelled is the sum over the tasks with labels. Frames that are only in
-the predictions are ignored.
+per_unit (F1 of each expression class and action unit), p_labelled, frames. The score of a task
+without labels is null, and p_mtl is null unless all four tasks have labels; p_labelled is the sum
+of the scores of the tasks with labels. Frames that are only in the predictions are ignored.
 """
 
 import json
@@ -23,10 +23,16 @@ from sweeps.cli.run_program import run_program
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the program: print the scores.
+    """Compare predictions with labels and print the scores as JSON: the program ``score.py``.
+
+    Args:
+        argv: Arguments of the command line; None for those of the process.
+
+    Returns:
+        Exit code 0.
 
     Raises:
-        InputError: If a labelled frame or value is not predicted.
+        InputError: If a file cannot be read, or a labelled frame or value is not predicted.
     """
     parser = make_parser(__doc__)
     parser.add_argument("--truth", required=True, metavar="FILE", help="file of labels")
@@ -44,7 +50,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _rows_of(truth: Annotations, predicted: Annotations, path: str) -> np.ndarray:
-    """Return the row of each frame of the truth among the predictions."""
+    """Return the index of the prediction for each frame of the label file, shape (frames,).
+
+    Args:
+        truth: Content of the label file.
+        predicted: Content of the prediction file.
+        path: Path of the prediction file, for the error message.
+
+    Raises:
+        InputError: If a frame of the label file has no prediction.
+    """
     row = {image: index for index, image in enumerate(predicted.images)}
     absent = [image for image in truth.images if image not in row]
     if absent:

@@ -1,11 +1,11 @@
-"""Train one trial in this process, without Ray, to the same scores as in a sweep.
+"""Train one trial (one config) in this process, without Ray, with the same scores as in a sweep.
 
 python sweeps/train.py --data DIR [--out DIR] [--confirm 0.5 --seed 1234] [--fold KofN]
                        [path=value ...]
 
-Trailing arguments override keys of sweeps/configs/trial.yaml; the config.yaml of a sweep's trial
-lists the ones to repeat it. The same command continues after an interruption. The last line of the
-output is one JSON object.
+Trailing arguments override keys of sweeps/configs/trial.yaml. In a sweep, config.yaml in the folder
+of each trial begins with the command that repeats the trial. After an interruption the same command
+continues the training. The last line of the output is one JSON object with the scores.
 """
 
 import argparse
@@ -48,23 +48,34 @@ from sweeps.study.proposal import Refit
 
 @dataclass(frozen=True)
 class FeatureFiles:
-    """Feature sets that are read from the dataset's files into the memory of this process.
+    """Loader that reads feature sets from the dataset's files into the memory of this process.
 
     Attributes:
         dataset: The opened dataset.
-        listing: Listed frames, if only their rows are to be read; None reads all rows.
+        listing: Frames named in the annotation files; only their features are kept. None keeps
+            the features of all frames.
     """
 
     dataset: Dataset
     listing: Listing | None
 
     def load(self, name: str) -> FeatureTable:
-        """Read the feature set ``name``."""
+        """Read the feature set with the given name and return its features as arrays."""
         return read_table(self.dataset, name, self.listing)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Train the trial and print its scores; return 130 after Ctrl-C, 1 if the training fails."""
+    """Train one trial and print its scores: the program ``train.py``.
+
+    Args:
+        argv: Arguments of the command line; None for those of the process.
+
+    Returns:
+        Exit code: 0, or 1 if the training fails, or 130 after Ctrl-C.
+
+    Raises:
+        InputError: If an argument, the config or the dataset is wrong.
+    """
     arguments = _parse(argv)
     return run_training(lambda: _train(arguments))
 
@@ -132,7 +143,17 @@ def _check_arguments(arguments: argparse.Namespace) -> None:
 
 
 def _fold(option: str | None, listing: Listing) -> tuple[list[dict[str, str]], int | None]:
-    """Return the videos' parts for each held-out fold, and the fold that ``--fold`` names."""
+    """Return the splits of the videos for each held-out fold, and the fold of this training.
+
+    Args:
+        option: Value of ``--fold``, such as ``0of6``, or None.
+        listing: Frames and labels of all videos.
+
+    Returns:
+        For each fold, the split of each video (train, select, confirm or test) by the video's name
+        while that fold is held out; and the number of the fold to hold out. Without ``--fold`` an
+        empty list and None.
+    """
     if option is None:
         return [], None
     match = re.fullmatch(r"(\d+)of(\d+)", option)
@@ -144,11 +165,14 @@ def _fold(option: str | None, listing: Listing) -> tuple[list[dict[str, str]], i
 
 
 def _folder(path: Path, identity: str) -> TrialFolder:
-    """Open the trial's folder, which must be new or belong to the same trial.
+    """Open the folder of a trial, which must be new, empty, or hold an earlier start of the trial.
 
     Args:
         path: The folder.
-        identity: First line of the folder's ``config.yaml``, which tells trials apart.
+        identity: First line of the trial's ``config.yaml``; two different trials differ in it.
+
+    Raises:
+        InputError: If the folder holds another trial or other files.
     """
     folder = TrialFolder(path)
     known = folder.identity()
@@ -161,7 +185,7 @@ def _folder(path: Path, identity: str) -> TrialFolder:
 
 
 def _check(config: TrialConfig, data: TrialData) -> None:
-    """Raise ``InputError`` if the config cannot be trained on the data."""
+    """Raise ``InputError`` if a model with the config cannot be built or trained on the data."""
     tasks = ", ".join(config.tasks)
     if not data.tasks:
         raise InputError(f"tasks: no training frame has a label of {tasks}: train others")

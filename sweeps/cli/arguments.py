@@ -4,10 +4,10 @@ import argparse
 
 
 def make_parser(description: str | None) -> argparse.ArgumentParser:
-    """Return a parser that shows the description in ``--help`` with its line breaks.
+    """Return a command-line parser that keeps the line breaks of the description in ``--help``.
 
     Args:
-        description: The program's docstring.
+        description: Text above the options in ``--help``: the program's docstring.
     """
     return argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -15,7 +15,7 @@ def make_parser(description: str | None) -> argparse.ArgumentParser:
 
 
 def add_data_argument(parser: argparse.ArgumentParser) -> None:
-    """Add the required ``--data``, an address for ``sweeps.data.open_data.open_data``."""
+    """Add the required option ``--data``: dataset directory, ``s3://`` address, or ``demo``."""
     parser.add_argument(
         "--data",
         required=True,
@@ -25,7 +25,11 @@ def add_data_argument(parser: argparse.ArgumentParser) -> None:
 
 
 def add_division_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add ``--confirm`` and ``--seed``, which divide the validation videos as a sweep does."""
+    """Add the options ``--confirm`` and ``--seed``, which divide the validation videos in two sets.
+
+    Choices are made on the set ``select``; the set ``confirm`` is held back for the final scores.
+    ``--confirm`` is the share of videos in ``confirm``.
+    """
     parser.add_argument(
         "--confirm",
         type=float,
@@ -45,7 +49,7 @@ def add_division_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_address_argument(parser: argparse.ArgumentParser) -> None:
-    """Add ``--address``, the Ray cluster for ``sweeps.cluster.connection.choose_address``."""
+    """Add the option ``--address``: the address of a running Ray cluster to use."""
     parser.add_argument(
         "--address",
         metavar="ADDRESS",
@@ -57,11 +61,13 @@ def add_address_argument(parser: argparse.ArgumentParser) -> None:
 def add_overrides_argument(
     parser: argparse.ArgumentParser, meaning: str, metavar: str = "path=value"
 ) -> None:
-    """Add the trailing ``overrides``; parse them with ``parse_intermixed_args``.
+    """Add the positional argument ``overrides``: texts ``path=value`` that change config values.
+
+    The program must call ``parse_intermixed_args``, so that overrides and options can be mixed.
 
     Args:
         parser: The program's parser.
-        meaning: Help text: the file or config that the overrides change, and an example.
+        meaning: Help text, which names the file or config that the overrides change.
         metavar: Form of one override in the usage line.
     """
     parser.add_argument("overrides", nargs="*", metavar=metavar, help=meaning)

@@ -5,18 +5,19 @@ import time
 from datetime import timedelta
 
 LINE_SECONDS = 10
-"""Least time between two lines where standard output is no terminal."""
+"""Minimum time between two progress lines, in seconds, if standard output is not a terminal."""
 
 
 class FrameProgress:
     """Printer of the number of processed frames, the speed and the estimated time left.
 
-    On a terminal one line is overwritten; elsewhere a line is printed every ``LINE_SECONDS``.
+    On a terminal one line is overwritten. If the output goes to a file, a new line is printed at
+    most every 10 seconds (``LINE_SECONDS``).
 
     Args:
         frames: Number of all frames.
-        done_before: Number of frames that an earlier start of the program has processed. They
-            count as done, but not for the speed.
+        done_before: Number of frames that earlier starts of the program have processed. These
+            frames count as done, but not for the speed.
     """
 
     def __init__(self, frames: int, done_before: int = 0) -> None:
@@ -26,10 +27,10 @@ class FrameProgress:
         self._start = self._speed_start = self._printed_at, done_before
 
     def update(self, done: int) -> None:
-        """Print a line if one is due.
+        """Print a progress line if one is due.
 
         Args:
-            done: Number of processed frames, including those of earlier starts.
+            done: Number of processed frames, including the frames of earlier starts of the program.
         """
         now = time.monotonic()
         last = done == self._frames

@@ -1,4 +1,4 @@
-"""Arguments of the programs that use a pool of Ray workers."""
+"""Command-line arguments of the programs that use a pool of Ray workers."""
 
 import argparse
 
@@ -9,7 +9,7 @@ from sweeps.cluster.connection import Cluster
 
 
 def add_pool_arguments(parser: argparse.ArgumentParser, workers: str = "auto") -> None:
-    """Add ``--workers``, ``--cpus``, ``--gpus`` and ``--address``.
+    """Add the options ``--workers``, ``--cpus``, ``--gpus`` and ``--address`` of a pool of workers.
 
     Args:
         parser: The program's parser.
@@ -35,10 +35,13 @@ def add_pool_arguments(parser: argparse.ArgumentParser, workers: str = "auto") -
 
 
 def check_pool(arguments: argparse.Namespace) -> None:
-    """Check the values of ``--workers``, ``--cpus`` and ``--gpus``.
+    """Check the values of ``--workers``, ``--cpus`` and ``--gpus`` without a cluster.
+
+    Args:
+        arguments: Parsed arguments of the command line.
 
     Raises:
-        InputError: If a value is out of range on any cluster; the message names the option.
+        InputError: If a value is not allowed, such as ``--cpus 0``; the message names the option.
     """
     workers = arguments.workers
     if workers != "auto" and not (workers.isdecimal() and int(workers)):
@@ -50,10 +53,17 @@ def check_pool(arguments: argparse.Namespace) -> None:
 
 
 def pool_workers(arguments: argparse.Namespace, cluster: Cluster) -> int:
-    """Return the number of workers: the value of ``--workers``, or as many as fit for ``auto``.
+    """Return the number of workers to start.
+
+    ``--workers auto`` gives the number of workers that fit on the cluster; otherwise the value of
+    ``--workers`` is returned.
+
+    Args:
+        arguments: Parsed arguments of the command line, with the CPUs and GPUs of each worker.
+        cluster: The connected Ray cluster.
 
     Raises:
-        InputError: If not even one worker fits on the cluster, or more are asked for than fit.
+        InputError: If not even one worker fits on the cluster, or fewer fit than ``--workers``.
     """
     cpus, gpus = arguments.cpus, arguments.gpus
     capacity = worker_capacity(cpus, gpus, cluster.nodes, cluster.autoscaler)

@@ -1,4 +1,4 @@
-"""Number of workers and slots that fit on the nodes of a cluster."""
+"""Number of workers, and of trials at the same time, that fit on the nodes of a Ray cluster."""
 
 import os
 from collections import Counter
@@ -16,17 +16,18 @@ CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 """File with the CPU quota of this process's control group (cgroup v2)."""
 
 Node = tuple[float, float]
-"""Number of CPUs and of GPUs of one node."""
+"""Number of CPUs and number of GPUs of one node, in this order."""
 
 
 @dataclass(frozen=True)
 class AutoscalerLimits:
-    """Largest cluster that an autoscaler can start.
+    """Nodes that Ray's autoscaler can start, and their largest number.
 
     Attributes:
-        head: Node that always runs.
-        workers: Nodes that the autoscaler can start; each node type is repeated up to its limit.
-        at_once: Largest number of ``workers`` that run at the same time.
+        head: CPUs and GPUs of the head node, which always runs.
+        workers: CPUs and GPUs of every other node that the autoscaler can start. A node type of
+            which at most 5 nodes may run is in the tuple 5 times.
+        at_once: Largest number of nodes, the head node aside, that run at the same time.
     """
 
     head: Node
@@ -35,10 +36,14 @@ class AutoscalerLimits:
 
     @classmethod
     def read(cls, config: Mapping[str, Any]) -> "AutoscalerLimits | None":
-        """Return the limits in a cluster's configuration, as ``ray up`` completes it.
+        """Return the limits that the configuration of a Ray cluster gives.
 
-        None is returned if the configuration does not give the size of a node type, as with
-        ``provider: {type: local}``.
+        Args:
+            config: Content of the file that ``ray up`` writes on the head node.
+
+        Returns:
+            The limits, or None if the configuration lacks the size of a node type, as with
+            ``provider: {type: local}``.
         """
         kinds = config.get("available_node_types", {})
         sized = all("CPU" in k.get("resources", {}) and "max_workers" in k for k in kinds.values())
@@ -52,7 +57,10 @@ class AutoscalerLimits:
         return cls(sizes[config["head_node_type"]], tuple(workers), config["max_workers"])
 
     def __str__(self) -> str:
-        """Return ``1 CPUs and 0 GPUs, and 4 at most of 5 times 8 CPUs and 1 GPUs``."""
+        """Return the limits as text, such as ``1 CPUs and 0 GPUs, and 4 at most of 5 times ...``.
+
+        The head node comes first.
+        """
         return (
             f"{_describe_nodes([self.head])}, and {self.at_once} at most of "
             f"{_describe_nodes(self.workers)}"
@@ -60,9 +68,9 @@ class AutoscalerLimits:
 
 
 def this_machine() -> tuple[int, int]:
-    """Return the number of CPUs and GPUs of this machine that this process may use.
+    """Return the number of CPUs and the number of GPUs that this process may use.
 
-    The CPU affinity and the CPU quota of the control group are respected.
+    The CPUs are limited by the CPU affinity and by the CPU quota of the control group.
     """
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if CPU_QUOTA.exists():
@@ -78,19 +86,19 @@ def concurrent_trials(
     nodes: Sequence[Node],
     autoscaler: AutoscalerLimits | None = None,
 ) -> int:
-    """Return the number of slots: ``resources.concurrent_trials``, or as many as fit for ``auto``.
+    """Return the number of trials that the sweep trains at the same time.
 
-    Slots fit on the nodes that run, or on those that the autoscaler can start if that is more. One
-    worker must fit on one node; the workers of a trial may be on several nodes.
+    This is ``resources.concurrent_trials`` or, for ``auto``, the number of trials that fit on the
+    cluster. One worker must fit on one node; the workers of a trial may be on several nodes.
 
     Args:
-        resources: The search file's section.
-        trials: Number of trials of the sweep, which limits ``auto``.
-        nodes: Nodes that run.
-        autoscaler: Limits of the cluster's autoscaler, if it has one.
+        resources: Section ``resources`` of the search file.
+        trials: Number of trials of the sweep, the maximum for ``auto``.
+        nodes: CPUs and GPUs of each running node.
+        autoscaler: Nodes that the cluster's autoscaler can start; None without an autoscaler.
 
     Raises:
-        InputError: If not even one slot fits, or more are asked for than fit.
+        InputError: If not even one trial fits, or fewer fit than ``resources.concurrent_trials``.
     """
     workers = worker_capacity(
         resources.cpus_per_worker, resources.gpus_per_worker, nodes, autoscaler
@@ -112,14 +120,14 @@ def worker_capacity(
     nodes: Sequence[Node],
     autoscaler: AutoscalerLimits | None = None,
 ) -> int:
-    """Return the number of workers that fit on the nodes.
+    """Return the number of workers that fit on a cluster.
 
     Args:
         cpus: CPUs of one worker.
-        gpus: GPUs of one worker.
-        nodes: Nodes that run.
-        autoscaler: Limits of the cluster's autoscaler, if it has one; its nodes count if more
-            workers fit on them than on ``nodes``.
+        gpus: GPUs of one worker, which may be a fraction below 1.
+        nodes: CPUs and GPUs of each running node.
+        autoscaler: Nodes that the cluster's autoscaler can start, used instead of ``nodes`` if more
+            workers fit on them; None without an autoscaler.
     """
     workers = sum(_workers_on_node(cpus, gpus, node) for node in nodes)
     if autoscaler:
@@ -130,7 +138,12 @@ def worker_capacity(
 
 
 def describe_capacity(nodes: Sequence[Node], autoscaler: AutoscalerLimits | None = None) -> str:
-    """Return the nodes as text, such as ``there is (4 times 8 CPUs and 1 GPUs)``."""
+    """Return the cluster's size as text, such as ``there is (4 times 8 CPUs and 1 GPUs)``.
+
+    Args:
+        nodes: CPUs and GPUs of each running node.
+        autoscaler: Nodes that the cluster's autoscaler can start; None without an autoscaler.
+    """
     more = f" and than the autoscaler can bring ({autoscaler})" if autoscaler else ""
     return f"there is ({_describe_nodes(nodes)}){more}"
 
@@ -146,7 +159,10 @@ def _workers_on_node(cpus: float, gpus: float, node: Node) -> int:
 
 
 def _describe_request(resources: ResourcesSection) -> str:
-    """Return ``resources.workers_per_trial = 2 x resources.cpus_per_worker = 4``, for example."""
+    """Return the requested resources as text for an error message.
+
+    Example: ``resources.workers_per_trial = 2 x resources.cpus_per_worker = 4``.
+    """
     worker = f"resources.cpus_per_worker = {resources.cpus_per_worker}"
     if resources.gpus_per_worker:
         worker = f"({worker} and resources.gpus_per_worker = {resources.gpus_per_worker:g})"
@@ -158,7 +174,7 @@ def _describe_request(resources: ResourcesSection) -> str:
 
 
 def _describe_nodes(nodes: Sequence[Node]) -> str:
-    """Return ``1 CPUs and 0 GPUs, 4 times 8 CPUs and 1 GPUs``, for example."""
+    """Return nodes as text, such as ``1 CPUs and 0 GPUs, 4 times 8 CPUs and 1 GPUs``."""
     return ", ".join(
         f"{f'{number} times ' if number > 1 else ''}{cpus:g} CPUs and {gpus:g} GPUs"
         for (cpus, gpus), number in Counter(nodes).items()

@@ -16,27 +16,27 @@ from mtl.errors import InputError, in_one_line
 from sweeps.cluster.capacity import AutoscalerLimits, Node, this_machine
 
 LOCAL = "local"
-"""Address for a cluster that is started on this machine."""
+"""Address that stands for a new Ray cluster, started on this machine."""
 
 CONNECT_TIMEOUT_SECONDS = 5
-"""Timeout of the check that the port of a cluster is open."""
+"""Time limit for opening a network connection to the port of a Ray cluster."""
 
 AUTOSCALER_CONFIG = Path("~/ray_bootstrap_config.yaml")
 """File on the head node where ``ray up`` puts the autoscaler's configuration.
 
-Ray reads this file too: the GCS of such a cluster lists running nodes, but not the node types that
-the autoscaler can start (ray 2.60).
+Ray reads this file too: its server (GCS) lists the running nodes, but not the node types that the
+autoscaler can start (ray 2.60).
 """
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """Cluster that this process is connected to.
+    """Ray cluster that this process is connected to.
 
     Attributes:
-        dashboard: Address of Ray's dashboard, or ``none``.
+        dashboard: Web address of Ray's dashboard, or ``none``.
         nodes: CPUs and GPUs of each running node.
-        autoscaler: Limits of the autoscaler, if the cluster has one.
+        autoscaler: Nodes that the cluster's autoscaler can start; None without an autoscaler.
     """
 
     dashboard: str
@@ -45,7 +45,12 @@ class Cluster:
 
 
 def choose_address(address: str | None) -> str:
-    """Return the given address, else the variable ``RAY_ADDRESS``, else ``local``."""
+    """Return the address of the Ray cluster to use.
+
+    Args:
+        address: Value of ``--address``; with None the environment variable ``RAY_ADDRESS`` is
+            used, or ``local`` if the variable is not set.
+    """
     return address or os.environ.get("RAY_ADDRESS") or LOCAL
 
 
@@ -53,17 +58,20 @@ def choose_address(address: str | None) -> str:
 def connect(address: str) -> Iterator[Cluster]:
     """Connect to a Ray cluster for the duration of a ``with`` block.
 
-    A cluster that is started on this machine listens on loopback only and ends with the block; a
-    cluster that already runs is left running.
+    A cluster that is started on this machine listens on the loopback interface only and is stopped
+    after the block. A cluster that was running before is not stopped.
 
     Args:
-        address: ``local`` to start Ray on this machine; ``auto`` or ``host:port`` to join the
-            cluster there.
+        address: ``local`` to start Ray on this machine, ``auto`` or ``host:port`` to connect to a
+            running cluster.
+
+    Yields:
+        The connected cluster.
 
     Raises:
-        InputError: If no cluster answers at the address, Ray does not start, or the address is one
-            of a Ray client (``ray://``): a client's machine is no node of the cluster, so workers
-            could not reach the run folder.
+        InputError: If no cluster answers at the address, if Ray does not start, or if the address
+            begins with ``ray://`` (Ray client). The machine of a Ray client is no node of the
+            cluster, so the workers could not reach the run folder.
     """
     if address.startswith("ray://"):
         raise InputError(
@@ -110,7 +118,10 @@ def _autoscaler_limits() -> AutoscalerLimits | None:
 
 
 def _check_port_is_open(address: str) -> None:
-    """Raise ``InputError`` if nothing listens at ``host:port``: Ray would retry without end."""
+    """Raise ``InputError`` if nothing listens at an address ``host:port``.
+
+    Ray would try to connect without end. Other addresses, such as ``auto``, are not checked.
+    """
     host, _, port = address.rpartition(":")
     if not port.isdigit():
         return
@@ -153,10 +164,12 @@ _ON_LOOPBACK = {
 
 
 def train_settings(start_timeout_minutes: float) -> dict[str, str]:
-    """Return environment variables of a process that calls ``worker_group.run_workers``.
+    """Return the settings of Ray Train as environment variables with their values.
+
+    They must be set in a process before it starts a group of DDP workers.
 
     Args:
-        start_timeout_minutes: Longest wait for the resources of a worker group.
+        start_timeout_minutes: Longest wait for the CPUs and GPUs of a group.
     """
     return {
         # The Train page of the dashboard lists the group under its name.

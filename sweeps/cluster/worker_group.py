@@ -1,4 +1,4 @@
-"""Group of DDP workers: one Ray Train run whose loop lasts until the group is no longer needed."""
+"""Group of DDP workers, as one Ray Train run that lasts until the group is no longer needed."""
 
 import tempfile
 import textwrap
@@ -16,15 +16,15 @@ from mtl.errors import in_one_line
 from sweeps.cluster.rendezvous import SingleAddressConfig
 
 MAX_CAUSE_CHARACTERS = 300
-"""Longest description of the cause of a failure; longer ones are cut."""
+"""Maximum length of the description of a failure's cause; longer texts are cut."""
 
 
 class _Trainer(TorchTrainer):
     """Ray Train's trainer without the callback that cleans up placement groups.
 
-    The callback starts a process for each run, which removes the placement group of a killed
-    controller and then never ends (ray 2.60). It is not needed: the sweep's driver removes the
-    placement group of a lost worker group, and Ray those of a lost driver.
+    The callback starts a process for each run, which removes the placement group (reserved CPUs and
+    GPUs) of a killed controller and then never ends (ray 2.60). It is not needed: the driver
+    removes the placement group of a failed worker group, and Ray removes those of a dead driver.
     """
 
     def _create_default_callbacks(self) -> list[Any]:
@@ -34,13 +34,21 @@ class _Trainer(TorchTrainer):
 
 
 class _FailureCallback(UserCallback):
-    """Callback in the run's controller that reports failures of workers."""
+    """Ray Train callback that calls a function with the cause of each failure of the workers.
+
+    It runs in the controller, the process in which Ray Train manages the workers.
+    """
 
     def __init__(self, report_failure: Callable[[str], None]) -> None:
         self._report_failure = report_failure
 
     def after_exception(self, run_context: Any, worker_exceptions: Mapping[int, Exception]) -> None:
-        """Report the cause; Ray Train calls this before it restarts the group."""
+        """Report a failure's cause; Ray Train calls this method before it restarts the workers.
+
+        Args:
+            run_context: Description of the run, not used.
+            worker_exceptions: Error of each failed worker by its rank.
+        """
         self._report_failure(failure_cause(worker_exceptions.values()))
 
 
@@ -53,10 +61,10 @@ def run_workers(
     max_failures: int,
     report_failure: Callable[[str], None] | None = None,
 ) -> None:
-    """Run a loop in each worker of a group, and return when the loop has returned in all of them.
+    """Run a function in each DDP worker of a group, and return when all workers have ended it.
 
-    If the loop raises in one worker, or the worker's process dies, the whole group is stopped and
-    started again, and so is the loop.
+    If the function raises in one worker, or a worker's process dies, all workers are stopped and
+    started again, and each calls the function again.
 
     Args:
         name: Name of the Ray Train run.
@@ -65,8 +73,12 @@ def run_workers(
         cpus: CPUs that each worker reserves.
         gpus: GPUs that each worker reserves.
         max_failures: Number of restarts of the group before this function raises.
-        report_failure: Function that is called with the cause of each failure. It runs in another
-            process, the run's controller.
+        report_failure: Function that is called with the cause of each failure as text. It is called
+            in another process, the controller of the Ray Train run.
+
+    Raises:
+        WorkerGroupError: If the workers fail after the last restart.
+        ControllerError: If the workers cannot be started.
     """
     resources = {"CPU": cpus, "GPU": gpus}
     # mypy sees the RunConfig of Train V1, which has other callbacks and no controller.
@@ -94,7 +106,7 @@ def run_workers(
 
 
 def describe_failure(error: Exception) -> str:
-    """Return an error of ``run_workers`` in one line, without the text that Ray Train adds."""
+    """Return an error that ended a Ray Train run as one line, without the text that Ray adds."""
     if isinstance(error, WorkerGroupError) and error.worker_failures:
         cause = failure_cause(error.worker_failures.values())
         return f"the workers died once too often, the last time of: {cause}"
@@ -104,12 +116,13 @@ def describe_failure(error: Exception) -> str:
 
 
 def failure_cause(failures: Iterable[Exception]) -> str:
-    """Return the cause of a group's failure in one line.
+    """Return the cause of the failure of several DDP workers as one line.
 
-    A process that died comes first: the errors of the other workers are its consequence.
+    If a worker's process died, the cause is that death, because errors of the other workers follow
+    from it. Otherwise the cause is the first error.
 
     Args:
-        failures: Errors of the group's workers.
+        failures: Error of each failed worker.
     """
     causes = [getattr(failure, "health_check_failure", failure) for failure in failures]
     return _one_line(min(causes, key=lambda cause: not isinstance(cause, RayActorError)))

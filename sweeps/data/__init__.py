@@ -1,1 +1,1 @@
-"""Datasets, and their feature sets in the object store of each node."""
+"""Loading of datasets, and of feature sets into Ray's object store on each node."""

@@ -21,15 +21,15 @@ def map_in_actors(
     *,
     ordered: bool,
 ) -> Iterator[pa.Table]:
-    """Yield the Arrow table that an actor makes of each item; several actors share the items.
+    """Yield one Arrow table for each item, computed by several Ray actors in parallel.
 
     Args:
-        actor: Class of the actors. Its constructor takes a tuple of object references, one for
-            each object in ``shared``, and then ``arguments``. ``__call__`` takes a batch with one
-            item, a mapping of names to arrays of length 1, and returns an Arrow table.
-        shared: Objects that all actors read; they are put into the object store once.
+        actor: Class of the actors. The constructor takes a tuple of Ray object references, one for
+            each object in ``shared``, and then ``arguments``. ``__call__`` takes one item, in which
+            each value is an array of length 1, and returns an Arrow table.
+        shared: Objects that all actors read; they are put into Ray's object store once.
         arguments: Further arguments of the constructor.
-        items: Items, each a mapping of names to plain values.
+        items: Items, each a mapping from names to plain values.
         workers: Number of actors.
         cpus: CPUs that each actor reserves.
         gpus: GPUs that each actor reserves.
@@ -37,7 +37,7 @@ def map_in_actors(
             it is ready.
 
     Raises:
-        InputError: If an actor raises an ``InputError``, with the same message.
+        InputError: If an actor raises an ``InputError``; the message is the same.
     """
     set_up_ray_data()
     DataContext.get_current().execution_options.preserve_order = ordered

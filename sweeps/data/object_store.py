@@ -14,14 +14,17 @@ from mtl.sequences.feature_table import FeatureTable
 
 @dataclass(frozen=True)
 class Shards:
-    """Feature sets of a dataset in the object store, made by ``sweeps.data.sharding.make_shards``.
+    """Feature sets of a dataset in Ray's object store, by the name of the feature set.
+
+    ``sweeps.data.sharding.make_shards`` reads them from the dataset.
 
     Attributes:
-        names: Video names of each feature set; the column ``video`` of a block holds indices into
-            them.
-        blocks: References to the blocks of each feature set. A block is an Arrow table of whole
-            videos with the columns ``video``, ``frame`` and ``feature``.
-        statistics: Mean and standard deviation of each feature, (F,) each, of each feature set.
+        names: Names of the videos in each feature set.
+        blocks: References to the blocks of each feature set. A block is an Arrow table with all
+            frames of some videos; its columns are ``video`` (index into ``names``), ``frame``
+            (frame number) and ``feature``.
+        statistics: Mean and standard deviation of each feature over the training frames, two arrays
+            of shape (number of features,), for each feature set.
     """
 
     names: Mapping[str, tuple[str, ...]]
@@ -29,10 +32,10 @@ class Shards:
     statistics: Mapping[str, tuple[np.ndarray, np.ndarray]]
 
     def load(self, name: str) -> FeatureTable:
-        """Return a feature set as arrays in the shared memory of this node's object store.
+        """Return the feature set with the given name as arrays in the node's shared memory.
 
-        The first call on a node copies the blocks to it; later calls in any of its processes map
-        the same memory.
+        The first call on a node copies the features to that node. Later calls, also in other
+        processes on the node, use the same memory without a copy.
         """
         blocks = ray.get(list(self.blocks[name]))
         mean, std = self.statistics[name]
@@ -54,9 +57,12 @@ class Shards:
 
 
 def _mapped(column: pa.ChunkedArray) -> np.ndarray:
-    """Return the numbers of a column as a view of its memory, the lists of a list column flattened.
+    """Return the numbers of an Arrow column as a flat array that shares the column's memory.
 
     Arrow's own conversions copy the memory or import pandas.
+
+    Args:
+        column: Column of numbers, or of lists of numbers with a fixed length.
     """
     assert column.num_chunks == 1, "a block was cut in two"
     array = column.chunk(0)

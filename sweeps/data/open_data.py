@@ -1,4 +1,4 @@
-"""Opening of the dataset that a program's ``--data`` or a search file's ``data`` names."""
+"""Opening of a dataset by its directory or address, or of the synthetic demo dataset."""
 
 import shutil
 from pathlib import Path
@@ -7,15 +7,15 @@ from mtl.dataset import Dataset, open_dataset
 from mtl.synthetic import make_demo
 
 DEMO = Path("datasets/demo")
-"""Directory of the demo dataset."""
+"""Directory of the synthetic demo dataset."""
 
 
 def open_data(address: str) -> Dataset:
     """Open a dataset.
 
     Args:
-        address: Dataset directory or its address; or ``demo`` for the demo dataset, which is made
-            in ``datasets/demo`` when it is first opened.
+        address: Dataset directory, its ``s3://`` address, or ``demo`` for the synthetic demo
+            dataset, which is written to ``datasets/demo`` when it is opened for the first time.
 
     Raises:
         InputError: If there is no dataset at the address.

@@ -1,4 +1,4 @@
-"""Settings of Ray Data, and its errors as the user's errors."""
+"""Settings of Ray Data, and conversion of Ray Data's errors to ``InputError``."""
 
 import logging
 import re
@@ -13,19 +13,20 @@ from mtl.errors import InputError
 
 
 def kill_leftover_actors() -> None:
-    """Kill all named actors of the cluster, which Ray Data leaves running.
+    """Kill all named Ray actors of the cluster; Ray Data leaves such actors running.
 
-    Each takes 1 % of a core and 90 MB until the cluster ends. Only for a cluster that this process
-    has started: on a shared one it would kill actors of others.
+    Each actor takes 1 % of a core and 90 MB until the cluster ends. Call this function only on a
+    cluster that this process has started, since it also kills the actors of other programs.
     """
     for actor in ray.util.list_named_actors(all_namespaces=True):
         ray.kill(ray.get_actor(actor["name"], actor["namespace"]))
 
 
 def with_absolute_address(dataset: Dataset) -> Dataset:
-    """Return the dataset with an absolute path as its address.
+    """Return a dataset with its directory as an absolute path; an ``s3://`` address is kept.
 
-    The processes of a cluster that already runs have another working directory than this one.
+    Processes of a Ray cluster may have another working directory than this process, so a relative
+    path would fail there.
     """
     if "://" in dataset.address:
         return dataset
@@ -33,10 +34,10 @@ def with_absolute_address(dataset: Dataset) -> Dataset:
 
 
 def set_up_ray_data() -> None:
-    """Turn off Ray Data's progress bars, its log, and the splitting of large blocks.
+    """Turn off Ray Data's progress bars and log, and its splitting of large blocks of rows.
 
-    The programs print their own progress; errors are raised. A block holds whole videos, however
-    large it is.
+    The programs print their own progress, and errors are raised as exceptions. Blocks are not
+    split because each must hold whole videos.
     """
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     context = DataContext.get_current()
@@ -45,9 +46,10 @@ def set_up_ray_data() -> None:
 
 
 def unwrap_input_error(error: Exception) -> Exception:
-    """Return the ``InputError`` that caused an error of Ray Data, else the error itself.
+    """Return the ``InputError`` that caused an error of Ray Data, or the error if there is none.
 
-    Ray Data keeps the cause only as text in its own error.
+    The error of Ray Data holds the ``InputError`` only as text, so a new one with the same message
+    is made.
     """
     name = re.escape(f"{InputError.__module__}.{InputError.__qualname__}")
     match = re.search(f"^{name}: (.+)$", str(error), re.MULTILINE)

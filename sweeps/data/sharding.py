@@ -1,10 +1,10 @@
 """Reading of feature sets into the object store with Ray Data, as blocks of whole videos.
 
 Ray Data reads each feature set once, in parallel. The object store holds one copy on each node,
-which all trials on that node read without copying. A block holds the video and the frame number of
-each of its rows.
+which all trials on that node read without copying. A block is an Arrow table with the video, the
+frame number and the features of each frame of some videos.
 
-Shapes: R rows of a feature set.
+Shapes: R rows (frames) of a feature set.
 """
 
 from collections.abc import Iterable, Mapping
@@ -23,20 +23,21 @@ from sweeps.data.object_store import Shards
 from sweeps.data.ray_data import set_up_ray_data, unwrap_input_error, with_absolute_address
 
 BLOCK_BYTES = 64 * 2**20
-"""Size that a block aims at; a block with one longer video is larger."""
+"""Intended size of a block (features of some whole videos); a long video makes a larger block."""
 
 
 def make_shards(dataset: Dataset, feature_sets: Iterable[str], listing: Listing | None) -> Shards:
-    """Read feature sets into the object store.
+    """Read feature sets of a dataset into Ray's object store and return references to them.
 
     Args:
         dataset: The opened dataset.
         feature_sets: Names of the feature sets.
-        listing: Listing of the frames to keep (``sequence.frames: listed``); None keeps all rows.
+        listing: Frames named in the annotation files; only their features are kept. None keeps the
+            features of all frames.
 
     Raises:
-        InputError: If a row breaks the dataset's contract, for example with a NaN; the message
-            names its file and number.
+        InputError: If a row is not allowed in a dataset, for example because of a NaN; the message
+            names the file and the row.
     """
     set_up_ray_data()
     dataset = with_absolute_address(dataset)
@@ -89,14 +90,18 @@ def _materialize(
 
 
 def _spans(index: FeatureIndex, kept: Bool[np.ndarray, " R"], width: int) -> list[tuple[int, int]]:
-    """Return spans of rows of whole videos whose kept rows have about ``BLOCK_BYTES`` bytes each.
+    """Divide the rows of a feature set into ranges, each with all rows of some videos.
 
-    Spans without kept rows are left out.
+    The kept rows of a range take about ``BLOCK_BYTES`` bytes.
 
     Args:
-        index: Index of the feature set.
-        kept: True for the rows to keep, (R,).
+        index: Lookup from video and frame to the row of its features.
+        kept: True for the rows to keep, shape (rows of the feature set,).
         width: Number of features of one row.
+
+    Returns:
+        For each range the first row and the row after the last row. Ranges without kept rows are
+        left out.
     """
     kept_before: Int[np.ndarray, " R+1"] = np.concatenate([[0], np.cumsum(kept)])
     rows = kept_before[index.starts]

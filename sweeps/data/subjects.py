@@ -1,4 +1,4 @@
-"""Subjects of the videos, from a CSV file: the annotation files do not hold them."""
+"""Reading of each video's subject (person) from a CSV file; annotation files do not name them."""
 
 import csv
 from collections.abc import Iterator
@@ -10,12 +10,12 @@ from mtl.errors import InputError
 
 
 def with_subjects(listing: Listing, path: str | None) -> Listing:
-    """Return the listing with the subjects of a CSV file.
+    """Return a listing of frames in which each video has the subject (person) from a CSV file.
 
     Args:
-        listing: Listing of the dataset.
-        path: CSV file with the columns ``video,subject``; with None the listing is returned as it
-            is. A listed video that is not in the file is its own subject.
+        listing: Frames and labels from the annotation files, with the names of the videos.
+        path: CSV file with the columns ``video,subject``; with None ``listing`` is returned
+            unchanged. A video that is not in the file counts as a subject of its own.
 
     Raises:
         InputError: If the file cannot be read, a row is broken, a video has two subjects, or none

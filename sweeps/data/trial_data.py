@@ -1,4 +1,4 @@
-"""Data of the trials of one process: feature sets are loaded once and shared by all trials."""
+"""Data of the trials that one process trains; all trials share the loaded feature sets."""
 
 import functools
 from collections.abc import Mapping, Sequence
@@ -21,27 +21,32 @@ from mtl.sequences.join import (
 from mtl.training.inference import TrialData
 
 PARTS = ("select", "confirm", "test")
-"""Parts of the videos that a trial predicts."""
+"""Splits whose videos a trial predicts: two halves of the validation videos, and the test videos.
+
+Choices are made on ``select``; ``confirm`` is held back for the final scores.
+"""
 
 
 class FeatureLoader(Protocol):
-    """Source of feature sets: ``sweeps.data.object_store.Shards``, or the dataset's files."""
+    """Protocol of a class that loads feature sets, from Ray's object store or from files."""
 
     def load(self, name: str) -> FeatureTable:
-        """Return a feature set in memory."""
+        """Return the feature set with the given name as arrays in memory."""
 
 
 class SlotData:
-    """Data for the trials of one process.
+    """Features, labels and splits from which the data of each trial in one process is made.
 
-    Each feature set is loaded once; the joined sequences of the last combinations of feature sets
+    Each feature set is loaded once. The training sequences of the last combinations of feature sets
     are cached.
 
     Args:
-        shards: Source of the feature sets.
-        listing: Listed frames of the dataset.
-        parts: Part of each video: ``train``, ``select``, ``confirm`` or ``test``.
-        folds: Part of each video while a fold is held out, for each fold of a refit.
+        shards: Loader of the feature sets.
+        listing: Frames and labels from the annotation files.
+        parts: Split of each video: ``train``, ``select`` (validation videos on which choices are
+            made), ``confirm`` (validation videos held back for the final scores) or ``test``.
+        folds: For each fold, the split of each video while this fold is held out. It is empty
+            unless trials are trained again on folds (refit).
     """
 
     def __init__(
@@ -58,11 +63,12 @@ class SlotData:
         self.held_out = functools.lru_cache(maxsize=2)(self._held_out)
 
     def for_trial(self, config: TrialConfig, fold: int | None = None) -> TrialData:
-        """Return the data of one trial.
+        """Return the training sequences, the sequences to predict and the statistics of one trial.
 
         Args:
             config: Config of the trial.
-            fold: Fold of a refit that is held out; None for a trial of the search.
+            fold: Number of the fold that is held out, if the trial is trained on folds (refit);
+                None for a trial of the search.
         """
         if fold is not None:
             return self.held_out(fold).for_trial(config)

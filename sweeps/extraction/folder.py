@@ -1,8 +1,9 @@
-"""Folder of one extraction.
+"""Output folder of a feature extraction.
 
-It holds the parts ``part-00000.parquet`` ..., ``extraction.json``, ``failed_images.csv``, and
-``driver.lock``, which is locked while the folder is written. A part file is complete or does not
-exist, and its metadata lists its failed images; so an extraction can continue after a kill.
+The folder holds the features in ``part-00000.parquet`` ..., ``extraction.json``,
+``failed_images.csv``, and ``driver.lock``, which is locked while a program writes to the folder. A
+part file is complete or does not exist, and its metadata lists the images that could not be read.
+Therefore an extraction can continue after its program was killed.
 """
 
 import csv
@@ -38,25 +39,36 @@ COMPARED = {
     "device": "another device",
     "precision": "another precision",
 }
-"""Keys of ``extraction.json`` that must agree for an extraction to continue, with the words of the
-error message. The batch size may differ: it changes the features by rounding only."""
+"""Keys of ``extraction.json`` that must not change when an extraction continues.
+
+The values are texts for the error message. The batch size may change, since it changes the features
+by rounding only.
+"""
 
 
 def part_file(folder: Path, chunk: int) -> Path:
-    """Return the path of the part file of a chunk."""
+    """Return the path of the Parquet file with the features of one chunk of frames.
+
+    Args:
+        folder: Output folder of the extraction.
+        chunk: Number of the chunk, from 0.
+    """
     return folder / f"part-{chunk:05d}.parquet"
 
 
 def check_folder(
     folder: Path, manifest: Mapping[str, Any], overwrite: bool, retry_failed: bool
 ) -> list[int]:
-    """Check that a folder is empty or belongs to the same extraction.
+    """Check that a feature extraction may write to a folder, and find the chunks that are missing.
+
+    The folder must be new, empty, or hold an earlier start of the same extraction. A chunk is the
+    frames of one output file.
 
     Args:
-        folder: Folder of the extraction.
-        manifest: Content of ``extraction.json``.
-        overwrite: True to accept any extraction in the folder and redo all parts.
-        retry_failed: True to redo the parts that hold failed images.
+        folder: Output folder.
+        manifest: Content of ``extraction.json`` for this extraction.
+        overwrite: True to accept any extraction in the folder and extract all chunks again.
+        retry_failed: True to extract the chunks with images that could not be read again.
 
     Returns:
         Numbers of the chunks to extract.
@@ -125,16 +137,16 @@ def _is_done(part: Path, retry_failed: bool) -> bool:
 
 @contextmanager
 def locked_folder(folder: Path, manifest: Mapping[str, Any], overwrite: bool) -> Iterator[None]:
-    """Lock a checked folder for the duration of a ``with`` block and write ``extraction.json``.
+    """Lock the output folder of an extraction for a ``with`` block, and write ``extraction.json``.
 
     Args:
-        folder: Folder of the extraction.
+        folder: Output folder; ``check_folder`` has checked it.
         manifest: Content of ``extraction.json``.
         overwrite: True to delete the files of an earlier extraction.
 
     Raises:
-        InputError: If the folder cannot be written, another program holds the lock, or another
-            extraction was begun in it since the check.
+        InputError: If the folder cannot be written, another program has locked it, or another
+            extraction was started in the folder after the check.
     """
     with _explained(f"write --out {folder}"):
         lock = DriverLock(folder)
@@ -152,7 +164,12 @@ def locked_folder(folder: Path, manifest: Mapping[str, Any], overwrite: bool) ->
 
 
 def write_part(folder: Path, chunk: int, content: bytes) -> None:
-    """Write the part file of a chunk.
+    """Write the Parquet file with the features of one chunk of frames.
+
+    Args:
+        folder: Output folder of the extraction.
+        chunk: Number of the chunk, from 0.
+        content: Bytes of the file.
 
     Raises:
         InputError: If the file cannot be written.
@@ -167,10 +184,10 @@ def _write(file: Path, content: bytes) -> None:
 
 @contextmanager
 def _explained(action: str) -> Iterator[None]:
-    """Turn an ``OSError`` into an ``InputError``: ``cannot write FILE (No space left ...): ...``.
+    """Turn an ``OSError`` in a ``with`` block into an ``InputError``.
 
     Args:
-        action: Verb and file of the message.
+        action: Verb and file for the message, such as ``write FILE``.
     """
     try:
         yield
@@ -182,15 +199,20 @@ def _explained(action: str) -> Iterator[None]:
 
 
 def write_failed(folder: Path, chunks: int, absent: Sequence[str]) -> list[Failure]:
-    """Write ``failed_images.csv``, unless it has the same content already.
+    """Write ``failed_images.csv``, the list of images without features.
+
+    A file with the same content is left as it is.
 
     Args:
-        folder: Folder of the extraction.
-        chunks: Number of chunks; all part files must exist.
-        absent: Listed images that do not exist.
+        folder: Output folder of the extraction.
+        chunks: Number of chunks (one file of features each); all these files must exist.
+        absent: Images that the annotation files name and that do not exist.
 
     Returns:
-        Rows of the file: path of the image and reason.
+        Path of each image without features, and the reason.
+
+    Raises:
+        InputError: If the file cannot be written.
     """
     failed = [
         failure for chunk in range(chunks) for failure in read_failed(part_file(folder, chunk))

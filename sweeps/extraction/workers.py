@@ -1,4 +1,4 @@
-"""Feature extraction of chunks of frames with a pool of Ray actors that each hold the backbone."""
+"""Feature extraction with a pool of Ray actors, each of which holds a copy of the backbone."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,13 +19,13 @@ from sweeps.data.actor_pool import map_in_actors
 
 @dataclass(frozen=True)
 class ExtractionPlan:
-    """Settings of an extraction.
+    """Settings of a feature extraction.
 
     Attributes:
         backbone: Name of the backbone.
-        size: Side of its input image in pixels.
-        batch: Number of images of one batch; the first batch starts at the start of a chunk.
-        chunk: Number of frames of one chunk; the features of a chunk are one part file.
+        size: Side of the backbone's input image in pixels.
+        batch: Number of images of one batch; a batch holds images of one chunk only.
+        chunk: Number of frames of one chunk; the features of a chunk are written to one file.
         device: ``cpu`` or ``cuda``.
         precision: ``auto`` or the name of a torch type, such as ``bfloat16``.
     """
@@ -38,15 +38,20 @@ class ExtractionPlan:
     precision: str
 
     def rows(self, chunk: int, frames: int) -> range:
-        """Return the indices of the frames of a chunk, of ``frames`` frames in all."""
+        """Return the indices of the frames of one chunk (frames of one output file).
+
+        Args:
+            chunk: Number of the chunk, from 0.
+            frames: Number of all frames of the extraction.
+        """
         return range(chunk * self.chunk, min((chunk + 1) * self.chunk, frames))
 
 
 class ExtractionActor:
-    """Actor that extracts the features of one chunk after another.
+    """Ray actor that extracts the features of one chunk (frames of one output file) after another.
 
     Args:
-        shared: References to the ``CropFrames`` and to the backbone's weights, in the object store.
+        shared: References to the face crops and to the backbone's weights in Ray's object store.
         plan: Settings of the extraction.
         cpus: Number of torch threads, and of threads that read images.
     """
@@ -64,7 +69,15 @@ class ExtractionActor:
         self.extractor = Extractor(backbone.eval().to(device), plan.batch, cpus, precision)
 
     def __call__(self, batch: Mapping[str, np.ndarray]) -> pa.Table:
-        """Return a table with one row, the fields of a ``FinishedPart``."""
+        """Extract the features of one chunk of frames.
+
+        Args:
+            batch: Number of the chunk under the key ``chunk``, an array of length 1.
+
+        Returns:
+            Table with one row and the columns ``chunk`` (its number), ``failed`` (number of images
+            without features) and ``content`` (bytes of the Parquet file of features).
+        """
         chunk = int(batch["chunk"][0])
         part = self.extractor.part(self.frames, self.plan.rows(chunk, len(self.frames)))
         content = pa.array([part.content], pa.large_binary())
@@ -72,7 +85,7 @@ class ExtractionActor:
 
 
 class FinishedPart(NamedTuple):
-    """Part file of one chunk.
+    """Extracted features of one chunk of frames, as the bytes of one Parquet file.
 
     Attributes:
         chunk: Number of the chunk.
@@ -94,11 +107,13 @@ def extract_chunks(
     cpus: int,
     gpus: float,
 ) -> Iterator[FinishedPart]:
-    """Yield the part of each chunk as soon as it is ready, in any order.
+    """Extract chunks of frames with Ray actors; yield the features of each chunk when ready.
+
+    The chunks are yielded in the order in which they become ready.
 
     Args:
-        frames: All frames of the extraction.
-        backbone: Backbone; its weights are put into the object store once.
+        frames: All frames of the extraction, with their images.
+        backbone: Backbone that computes the features.
         plan: Settings of the extraction.
         chunks: Numbers of the chunks to extract.
         workers: Number of actors.

@@ -6,11 +6,13 @@ import plotly.graph_objects as go
 from plotly.io import to_html
 
 CONFIG = {"displaylogo": False, "responsive": True}
-"""Plotly's settings of each figure."""
+"""Settings of Plotly for every figure of a page."""
 
 
 def page(title: str, note: str, figures: Sequence[go.Figure]) -> bytes:
-    """Return an HTML page of figures as bytes; it holds Plotly's script and needs no network.
+    """Return an HTML page of Plotly figures as bytes.
+
+    The page contains Plotly's script, so it can be viewed without a network.
 
     Args:
         title: Title of the page.

@@ -4,7 +4,12 @@ from collections.abc import Sequence
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a Markdown table with aligned columns."""
+    """Return a Markdown table with aligned columns, as text.
+
+    Args:
+        head: Titles of the columns.
+        rows: Cells of each row, in the order of the columns.
+    """
     widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
     lines = [head, ["-" * width for width in widths], *rows]
     cells = [[cell.ljust(w) for cell, w in zip(line, widths, strict=True)] for line in lines]
@@ -12,5 +17,5 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def number(value: float | None) -> str:
-    """Return a number with four decimals, or ``-`` for None."""
+    """Return a number as text with four decimals, or ``-`` for None."""
     return "-" if value is None else f"{value:.4f}"
