@@ -21,7 +21,7 @@ from mtl.sequences.join import (
 from mtl.training.inference import TrialData
 
 PARTS = ("select", "confirm", "test")
-"""Splits whose videos a trial predicts: two halves of the validation videos, and the test videos.
+"""Splits whose videos a trial predicts: two sets of validation videos, and the test videos.
 
 Choices are made on ``select``; ``confirm`` is held back for the final scores.
 """

@@ -68,7 +68,7 @@ def check_folder(
         folder: Output folder.
         manifest: Content of ``extraction.json`` for this extraction.
         overwrite: True to accept any extraction in the folder and extract all chunks again.
-        retry_failed: True to extract the chunks with images that could not be read again.
+        retry_failed: True to extract again the chunks in which images could not be read.
 
     Returns:
         Numbers of the chunks to extract.

@@ -1,4 +1,4 @@
-"""Search files: strict reading, overrides from the command line, and ranges of parameters."""
+"""Search files of sweeps: strict reading, command-line overrides, and ranges of parameters."""
 
 from sweeps.search_file.file import SearchFile, json_schema, load
 from sweeps.search_file.sections import BudgetSection, FusionSection, ResourcesSection

@@ -1,4 +1,4 @@
-"""Search files of earlier versions, which ``runs/<name>/space.yaml`` may still hold."""
+"""Conversion of search files of earlier versions, which old run folders hold as ``space.yaml``."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,13 +8,13 @@ from mtl.renamed_keys import present_path
 
 
 def with_present_keys(raw: Mapping[str, Any], source: str) -> dict[str, Any]:
-    """Return the data of a search file with renamed keys under their present names.
+    """Return the content of a search file with the present names of renamed config keys.
 
-    The paths of ``fixed``, ``space`` and ``compare.by`` are renamed. ``fusion.per_task``, which
-    could only be true, is removed.
+    Config keys in ``fixed``, ``space`` and ``compare.by`` are renamed. ``fusion.per_task``, a
+    former setting that could only be true, is removed.
 
     Args:
-        raw: Data of the YAML file, not validated.
+        raw: Content of the YAML file, not validated.
         source: Path of the file, for error messages.
 
     Raises:

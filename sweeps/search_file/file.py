@@ -1,8 +1,8 @@
 """The search file: the parameters that a sweep varies, its data and its budget.
 
-``load`` reads it strictly: unknown keys and wrong values are errors of one sentence. The paths in
-``space`` and ``fixed`` are checked against the trial config elsewhere, by
-``sweeps.planning.space.Space.check``.
+``load`` reads it strictly: unknown keys and wrong values are errors of one sentence. The config
+keys in ``space`` and ``fixed`` (such as ``encoder.layers``) are compared with the keys of the trial
+config elsewhere, by ``sweeps.planning.space.Space.check``.
 """
 
 import json
@@ -31,20 +31,20 @@ from sweeps.search_file.strict_yaml import parse_yaml, write_yaml
 
 
 class SearchFile(Strict):
-    """Settings of a sweep, defaults included.
+    """Settings of a sweep, read from a search file; keys that the file lacks have defaults.
 
     Attributes:
-        name: Name of the sweep; its results are in ``runs/<name>``.
-        data: Dataset directory or its address; ``demo`` is the planted demo dataset.
+        name: Name of the sweep; its results are written to ``runs/<name>``.
+        data: Dataset directory, its ``s3://`` address, or ``demo`` for the synthetic demo dataset.
         search: Number of trials, sampler and objective.
         pruner: Early stopping of trials.
         budget: Limits at which the sweep stops.
         resources: Workers, CPUs and GPUs of a trial.
-        compare: Values that are compared.
-        fixed: Values of trial config paths that are the same in all trials.
-        space: Ranges of the trial config paths that vary.
+        compare: Config keys for which the sweep compares values.
+        fixed: Values of config keys (such as ``training.epochs``) that all trials share.
+        space: Range of values of each config key (such as ``encoder.layers``) that varies.
         fusion: Fusion of the best trials.
-        refit: Training of the fusion's members on other folds.
+        refit: Training of the fused trials again, each time with one fold of the videos held out.
     """
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
@@ -64,7 +64,7 @@ class SearchFile(Strict):
 
     @property
     def source(self) -> str:
-        """Path that the file was read from, for error messages."""
+        """Path of the search file, for error messages."""
         return self._source
 
     @model_validator(mode="after")
@@ -95,15 +95,18 @@ class SearchFile(Strict):
             )
 
     def to_yaml(self) -> str:
-        """Return the file with all defaults as YAML, which ``load`` reads back to the same."""
+        """Return the settings with all defaults as YAML text, which ``load`` can read."""
         return write_yaml(self.model_dump(mode="json"))
 
     def identity(self) -> dict[str, Any]:
-        """Return the settings that must be the same when a sweep is resumed, as plain data.
+        """Return the settings that must not change when a sweep is resumed.
 
-        The number of trials and seeds, the budget, the resources and the refit are left out, since
-        they may change. The dataset's address is left out too: its content hash is compared
-        elsewhere.
+        These are all but the number of trials and of seeds, the budget, the resources, and the
+        refit (training of the fused trials on folds). The dataset's address may change too; other
+        code compares the hash of its content.
+
+        Returns:
+            The settings by section and key, as in the search file.
         """
         sections = dict.fromkeys(("name", "data", "budget", "resources", "refit"), True)
         keys = {"search": {"trials"}, "compare": {"seeds"}}
@@ -111,7 +114,7 @@ class SearchFile(Strict):
 
 
 def _varied(space: Mapping[str, Any]) -> set[str]:
-    """Return the paths that have more than one value."""
+    """Return the config keys (such as ``encoder.layers``) with more than one value in a space."""
     constant = {path for path, node in space.items() if len(node.representative_values()) == 1}
     return all_paths(space) - constant
 
@@ -121,15 +124,15 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> SearchFile:
 
     Args:
         path: Path of the YAML file.
-        overrides: Texts ``path=value``. A path whose first word is a key of the file, such as
-            ``search.trials``, changes the file. Any other path, such as ``encoder.layers``, is one
-            of the trial config: the value is put under ``fixed`` and the path is removed from
-            ``space``. If the path is a choice, the parameters under the chosen option stay in
-            ``space``.
+        overrides: Texts ``key=value``. A key that starts with a section of the file, such as
+            ``search.trials=4``, changes that setting. Any other key, such as ``encoder=gru``, is a
+            key of the trial config: the value is put under ``fixed`` and the key is removed from
+            ``space``. If the key has options with parameters of their own, the parameters of the
+            given option stay in ``space``.
 
     Raises:
         InputError: If the file cannot be read or breaks a rule. The message is one sentence with
-            the file, the dotted path, the rule and the value.
+            the file, the key, the rule and the value.
     """
     source = str(path)
     raw = parse_yaml(_read_text(path), source)
@@ -167,7 +170,12 @@ def _validated(raw: dict[str, Any], source: str) -> SearchFile:
 
 
 def _keys() -> dict[str, list[str]]:
-    """Return the keys of each section and of each kind of range; under ``""`` those of the file."""
+    """Return the allowed keys of each part of a search file, for messages about unknown keys.
+
+    Returns:
+        Keys of each section by the section's name, keys of each kind of range by its class name in
+        angle brackets (such as ``<Range>``), and the top-level keys by the empty text.
+    """
     models: dict[str, type[BaseModel]] = {f"<{kind.__name__}>": kind for kind in KINDS.values()}
     for name, field in SearchFile.model_fields.items():
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
@@ -177,6 +185,6 @@ def _keys() -> dict[str, list[str]]:
 
 
 def json_schema() -> str:
-    """Return the JSON Schema of search files, the text of ``sweeps/configs/search.schema.json``."""
+    """Return the JSON Schema of search files as text, for ``sweeps/configs/search.schema.json``."""
     schema = {"$schema": "https://json-schema.org/draft/2020-12/schema"}
     return json.dumps({**schema, **SearchFile.model_json_schema()}, indent=2) + "\n"

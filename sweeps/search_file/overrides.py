@@ -1,4 +1,4 @@
-"""Overrides: those of the command line for a search file, and those of a trial for Hydra."""
+"""Overrides ``key=value``: applying them to a search file, and writing them for Hydra."""
 
 import json
 import re
@@ -11,25 +11,25 @@ from sweeps.search_file.strict_yaml import parse_yaml
 
 OVERRIDE = re.compile(r"([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*)=(.*)", re.ASCII | re.DOTALL)
 TEXT_KEYS = ("name", "data")
-"""Keys whose value is text even if it looks like a number: a folder may be called 2024."""
+"""Keys of a search file with text values, even if a value looks like a number: ``name=2024``."""
 
 UNQUOTED = re.compile(r"(?!(?:true|false|null|inf|nan)$)[A-Za-z_][\w-]*", re.ASCII | re.IGNORECASE)
-"""Text that Hydra's grammar reads as text without quotes."""
+"""Pattern of texts that need no quotes in an override for Hydra."""
 
 
 def apply_overrides(
     raw: Mapping[str, Any], overrides: Sequence[str], keys: Collection[str]
 ) -> dict[str, Any]:
-    """Return the data of a search file with overrides applied, later ones over earlier ones.
+    """Return the content of a search file with overrides applied in their order.
 
     Args:
-        raw: Data of the YAML file, not validated.
-        overrides: Texts ``path=value`` with the value in YAML.
-        keys: Top-level keys of the file; a path that starts with none of them is a path of the
-            trial config.
+        raw: Content of the YAML file, not validated.
+        overrides: Texts ``key=value`` with the value in YAML, such as ``search.trials=4``.
+        keys: Top-level keys of the file. An override of any other key, such as ``encoder=gru``,
+            changes the trial config: the key is fixed to the value in all trials.
 
     Raises:
-        InputError: If an override has not the form ``path=value``, or its value is no valid YAML.
+        InputError: If an override has another form than ``key=value`` or its value is not YAML.
     """
     result = dict(raw)
     for word in overrides:
@@ -68,7 +68,16 @@ def _fix_path(raw: dict[str, Any], path: str, value: Any) -> None:
 
 
 def _without_path(space: Mapping[str, Any], path: str, value: Any) -> dict[str, Any]:
-    """Return the space without a path; the parameters under the chosen option of a choice stay."""
+    """Return a search space without one config key, which gets a fixed value.
+
+    If the key has options with parameters of their own (such as ``encoder``), the parameters of the
+    option that is the fixed value stay in the space.
+
+    Args:
+        space: Range of each config key, as in the search file.
+        path: Config key to remove.
+        value: Fixed value of the key.
+    """
     remaining: dict[str, Any] = {}
     for key, node in space.items():
         choice = node.get("choice") if isinstance(node, dict) else None
@@ -88,28 +97,43 @@ def _without_path(space: Mapping[str, Any], path: str, value: Any) -> dict[str, 
 
 
 def values_by_path(overrides: Iterable[str]) -> dict[str, str]:
-    """Return the value text of each override under the present name of its path."""
+    """Return the values of overrides as text, by config key.
+
+    A key that has been renamed is returned with its present name.
+
+    Args:
+        overrides: Texts ``key=value``, such as ``encoder.layers=2``.
+    """
     pairs = (override.split("=", 1) for override in overrides)
     return {present_path(path): value for path, value in pairs}
 
 
 def varied_paths(settings: Sequence[Mapping[str, str]]) -> list[str]:
-    """Return the paths whose value is not the same in all settings, in order of appearance.
+    """Return the config keys that do not have the same value in all trials.
+
+    The keys are in the order in which they appear first.
 
     Args:
-        settings: Values of the paths of each trial.
+        settings: For each trial, its values by config key, such as ``encoder.layers``.
     """
     paths = dict.fromkeys(path for values in settings for path in values)
     return [path for path in paths if len({values.get(path) for values in settings}) > 1]
 
 
 def format_override(path: str, value: Any) -> str:
-    """Return ``path=value`` in Hydra's grammar; floats are written with all their digits."""
+    """Return the override ``path=value`` of a config key in Hydra's grammar.
+
+    Floats are written with all their digits.
+    """
     return f"{path}={hydra_value(value)}"
 
 
 def hydra_value(value: Any) -> str:
-    """Return a plain value in the grammar of Hydra's overrides, which reads it back unchanged."""
+    """Return a value as text in the grammar of Hydra's overrides; Hydra reads the same value.
+
+    Args:
+        value: Text, number, boolean or None, or a list or mapping of such values.
+    """
     if isinstance(value, str):
         return value if UNQUOTED.fullmatch(value) else _quoted(value)
     if isinstance(value, list | tuple):

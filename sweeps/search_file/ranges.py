@@ -1,7 +1,7 @@
 """Ranges of the parameters in a search file's ``space``, one class for each of the four kinds.
 
-Each kind draws a value for a trial (``suggest``), lists the values to check before a sweep
-(``representative_values``) and has a text for the plan (``describe``).
+Each class has the methods ``suggest`` (Optuna's value for a trial), ``representative_values``
+(values to check before a sweep) and ``describe`` (text for the user).
 """
 
 import itertools
@@ -29,7 +29,9 @@ Number = Annotated[int | float, BeforeValidator(_number)]
 
 
 class Range(Strict):
-    """Numbers from ``min`` to ``max``, both inclusive; integers if both bounds are integers.
+    """Range of the numbers from ``min`` to ``max``, both inclusive.
+
+    The numbers are integers if both bounds are integers.
 
     Attributes:
         min: Lower bound.
@@ -50,13 +52,18 @@ class Range(Strict):
         return self
 
     def suggest(self, trial: optuna.trial.BaseTrial, name: str) -> int | float:
-        """Return the number that the Optuna trial suggests for the parameter ``name``."""
+        """Return a number between the bounds, as the Optuna trial suggests it.
+
+        Args:
+            trial: The Optuna trial.
+            name: Name of the parameter in Optuna.
+        """
         if isinstance(self.min, int) and isinstance(self.max, int):
             return trial.suggest_int(name, self.min, self.max, log=self.log)
         return trial.suggest_float(name, self.min, self.max, log=self.log)
 
     def representative_values(self) -> list[Any]:
-        """Return both bounds."""
+        """Return the lower and the upper bound as a list."""
         return [self.min, self.max]
 
     def describe(self) -> str:
@@ -65,14 +72,19 @@ class Range(Strict):
 
 
 class _Categorical(Strict, ABC):
-    """Parameter with a finite number of values."""
+    """Base class of the ranges with a finite number of values."""
 
     @abstractmethod
     def representative_values(self) -> list[Any]:
-        """Return all values in the order of the file."""
+        """Return all values of the range in the order of the search file."""
 
     def suggest(self, trial: optuna.trial.BaseTrial, name: str) -> Any:
-        """Return the value that the Optuna trial suggests for the parameter ``name``."""
+        """Return one of the values, as the Optuna trial suggests it.
+
+        Args:
+            trial: The Optuna trial.
+            name: Name of the parameter in Optuna.
+        """
         values = {optuna_value(value): value for value in self.representative_values()}
         return values[trial.suggest_categorical(name, list(values))]
 
@@ -82,10 +94,10 @@ class _Categorical(Strict, ABC):
 
 
 class Values(_Categorical):
-    """One of several given values.
+    """Range that consists of the listed values.
 
     Attributes:
-        values: The values, each a scalar, a list or a mapping.
+        values: The values, each a text, number, boolean, list or mapping.
     """
 
     values: Annotated[tuple[Any, ...], Field(min_length=1)]
@@ -96,15 +108,16 @@ class Values(_Categorical):
         return _without_duplicates(values)
 
     def representative_values(self) -> list[Any]:
-        """Return all values in the order of the file."""
+        """Return all values of the range in the order of the search file."""
         return list(self.values)
 
 
 class Subsets(_Categorical):
-    """A non-empty subset of the items, in their order.
+    """Range whose values are all non-empty subsets of some items, such as feature sets.
 
     Attributes:
         subsets_of: The items, at most 8; these have 255 subsets, more than a sweep can compare.
+            A subset keeps their order.
     """
 
     subsets_of: Annotated[tuple[str, ...], Field(min_length=1, max_length=8)]
@@ -115,7 +128,7 @@ class Subsets(_Categorical):
         return _without_duplicates(items)
 
     def representative_values(self) -> list[Any]:
-        """Return every non-empty subset as a list, small ones first."""
+        """Return all non-empty subsets of the items, each as a list, the smallest first."""
         sizes = range(1, len(self.subsets_of) + 1)
         return [
             list(subset) for n in sizes for subset in itertools.combinations(self.subsets_of, n)
@@ -123,16 +136,16 @@ class Subsets(_Categorical):
 
 
 class Choice(_Categorical):
-    """One of several options, some with parameters that vary only if the option is chosen.
+    """Range of named options; each option may have parameters that vary only under this option.
 
     Attributes:
-        choice: For each option, the ranges of these parameters.
+        choice: For each option, the ranges of its parameters by config key.
     """
 
     choice: Annotated[dict[str, dict[DottedPath, "Node"]], Field(min_length=1)]
 
     def representative_values(self) -> list[Any]:
-        """Return the names of the options."""
+        """Return the names of all options in the order of the search file."""
         return list(self.choice)
 
 
@@ -143,7 +156,7 @@ KINDS: dict[str, type[Range] | type[_Categorical]] = {
     "min": Range,
     "max": Range,
 }
-"""Class of a range by the key that identifies it in the file."""
+"""Class of a range by the key that tells the kind of range in a search file."""
 
 
 def _kind(node: Any) -> str | None:
@@ -159,9 +172,10 @@ Node = Annotated[
     | Annotated[Subsets, Tag("<Subsets>")],
     Discriminator(_kind, custom_error_type="kind", custom_error_message="is of no known kind"),
 ]
-"""Range of one parameter.
+"""Range of one parameter of a search file, of one of the four kinds.
 
-The tags have angle brackets to tell them from keys in the locations of pydantic's errors.
+Pydantic's errors name the kind (such as ``<Range>``) beside keys of the file; the angle brackets
+distinguish the two.
 """
 
 Choice.model_rebuild()
@@ -178,23 +192,32 @@ def _without_duplicates(values: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 def optuna_value(value: Any) -> Any:
-    """Return a value as the study stores it: lists and mappings as compact JSON text."""
+    """Return a value in the form that Optuna stores: lists and mappings as compact JSON text."""
     return json.dumps(value, separators=(",", ":")) if isinstance(value, list | dict) else value
 
 
 def display_value(value: Any) -> str:
-    """Return a value as text: a list of texts as ``appearance+geometry``, others as in JSON."""
+    """Return a value as text for the user.
+
+    A list of texts becomes ``appearance+geometry``, a text stays as it is, and any other value is
+    written as JSON.
+    """
     if isinstance(value, list) and all(isinstance(item, str) for item in value):
         return "+".join(value)
     return value if isinstance(value, str) else json.dumps(value)
 
 
 def all_paths(space: Mapping[str, Range | _Categorical]) -> set[str]:
-    """Return all paths in a space, those under options of choices included.
+    """Return all config keys (such as ``encoder.layers``) in the space of a search file.
+
+    Keys that vary only under one option of another key (such as ``encoder: gru``) are included.
+
+    Args:
+        space: Range of each config key.
 
     Raises:
-        ValueError: If a path could be set twice in one trial. Two options of one choice may have
-            the same path, since only one option is chosen.
+        ValueError: If a trial could set a key twice. Two options of the same key may share a key,
+            since a trial has only one of the options.
     """
     result: set[str] = set()
     for path, node in space.items():

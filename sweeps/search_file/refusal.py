@@ -1,4 +1,4 @@
-"""Validation errors of a search file as one sentence."""
+"""Conversion of pydantic's validation errors of a search file to one sentence for the user."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -20,15 +20,16 @@ RULES = {
     "kind": "write {min: 1, max: 4}, {values: [...]}, {choice: {...}} or {subsets_of: [...]}; "
     "a single value belongs under fixed",
 }
-"""Text of the broken rule by pydantic's error type, where pydantic's own text is unclear."""
+"""Text for the user by pydantic's error type, where pydantic's own text is unclear."""
 
 
 def describe_error(error: ValidationError, keys: Mapping[str, Sequence[str]]) -> str:
-    """Return the first error as one sentence with the dotted path, the value and the rule.
+    """Return the first error in a search file as one sentence with the key, the value and the rule.
 
     Args:
-        error: Error of pydantic. Parts of a location in angle brackets are tags of a union.
-        keys: Known keys of each section, by the last part of the section's location.
+        error: Validation error of pydantic, which may list several errors.
+        keys: Allowed keys of each section by its name, for suggesting the key that was meant. The
+            top-level keys have the empty name, those of a range its kind, such as ``<Range>``.
     """
     errors = error.errors(include_url=False)
     # A misspelt key often leads to a second error, a missing key; the misspelling is the cause.

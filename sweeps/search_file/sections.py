@@ -12,12 +12,12 @@ class SearchSection(Strict):
     """Number of trials, sampler and objective of the search.
 
     Attributes:
-        trials: Number of trials in all, divided equally between the compared values.
+        trials: Number of all trials, divided equally between the compared values.
         sampler: Optuna sampler that proposes the configs.
-        metric: Objective: ``score``, the sum of the scores of all trained and labelled tasks, or
-            the score of one task.
-        confirm: Share of the validation videos in the part ``confirm``, on which nothing is
-            selected.
+        metric: Objective to maximize: ``score`` for the sum of the scores of all trained and
+            labelled tasks, or the name of one task for its score.
+        confirm: Share of the validation videos that are held back for the final scores (split
+            ``confirm``); choices are made on the others (split ``select``).
         seed: Seed of the sampler and of the division of the validation videos.
     """
 
@@ -29,13 +29,14 @@ class SearchSection(Strict):
 
 
 class PrunerSection(Strict):
-    """Early stopping of trials.
+    """Early stopping of trials with low scores (pruning).
 
     Attributes:
-        kind: ``asha`` for successive halving, or ``none``.
-        min_epochs: Number of epochs at the first rung; rung k is at
-            ``min_epochs * reduction_factor ** k`` epochs.
-        reduction_factor: At each rung the best ``1 / reduction_factor`` of the trials continue.
+        kind: ``asha`` for successive halving, ``none`` for no pruning.
+        min_epochs: Epochs after which a trial may be stopped for the first time; later it may be
+            stopped after ``min_epochs * reduction_factor ** k`` epochs for k = 1, 2, ...
+        reduction_factor: At each of these epochs the best ``1 / reduction_factor`` of the trials
+            continue.
     """
 
     kind: Literal["asha", "none"] = "asha"
@@ -57,18 +58,18 @@ def _with_zone(time: datetime) -> datetime:
 
 
 class BudgetSection(Strict):
-    """Limits at which a sweep or a trial stops.
+    """Limits of time, disk space and failures, at which a sweep or a trial stops.
 
-    A sweep that was stopped can be continued by the same command.
+    The command that started a sweep also continues it after a stop.
 
     Attributes:
-        minutes: Limit of the training time in minutes, summed over all starts of the sweep; then
-            each trial stops at its next epoch.
+        minutes: Limit of the training time in minutes, summed over all starts of the sweep. When it
+            is reached, each trial stops at the end of its epoch.
         until: Date and time by which the sweep ends, local time unless a time zone is given.
         disk_gb: Limit of the size of the run folder in GB.
         failures: Number of failed trials that the sweep tolerates.
-        restarts: Number of times that a trial continues after its process died, before it counts
-            as failed.
+        restarts: Number of times that a trial continues after its process died. After one more
+            death the trial counts as failed.
     """
 
     minutes: AboveZero | None = None
@@ -82,14 +83,14 @@ class ResourcesSection(Strict):
     """Workers, CPUs and GPUs of a trial, and the number of trials that train at the same time.
 
     Attributes:
-        workers_per_trial: Number of processes that train one model together (DDP), on one node or
-            several.
+        workers_per_trial: Number of processes (DDP workers) that train one model together, on one
+            node or several.
         cpus_per_worker: CPUs of each worker, and its number of torch threads.
         gpus_per_worker: GPUs of each worker; a fraction below 1 is allowed for one worker per
             trial.
         concurrent_trials: Number of trials that train at the same time, or ``auto`` for as many as
             fit on the cluster.
-        start_timeout_minutes: Longest wait for free resources when a worker process starts.
+        start_timeout_minutes: Longest wait of a worker process for free CPUs and GPUs at its start.
     """
 
     workers_per_trial: Positive = 1
@@ -125,13 +126,13 @@ class ResourcesSection(Strict):
 
 
 class CompareSection(Strict):
-    """Values that the sweep compares.
+    """Comparison of the values of some config keys, such as several encoders, in one sweep.
 
     Attributes:
-        by: Paths in ``space``; each combination of their values has its own study and an equal
-            share of the trials.
-        seeds: Number of new seeds with which the best config of each study is trained again,
-            without pruning.
+        by: Config keys in ``space``, such as ``encoder``. Each combination of their values has its
+            own Optuna study and an equal share of the trials.
+        seeds: Number of other seeds with which the best config of each Optuna study is trained
+            again, without pruning.
     """
 
     by: tuple[str, ...] = ()
@@ -152,27 +153,27 @@ class CompareSection(Strict):
 
 
 class RefitSection(Strict):
-    """Training of the fusion's members on other folds, at the end of the sweep.
+    """Training of the fused trials again on folds of the videos, at the end of a sweep (refit).
 
     Attributes:
-        folds: Number of folds, of which each is held out once; 0 for no refit. Training and
-            validation videos are divided into folds by subject.
+        folds: Number of folds of the training and validation videos, divided by subject. Each fold
+            is held out once. 0 for no refit.
     """
 
     folds: Annotated[int, AfterValidator(_none_or_enough)] = 0
 
 
 class FusionSection(Strict):
-    """Fusion of trials, for each task separately.
+    """Fusion: averaging of several trials' predictions, for each task separately.
 
     Attributes:
-        method: ``greedy``: greedy selection with replacement; ``top_k``: mean of the k best
-            trials, with the best k; ``best_single``: the best trial; ``score_weighted``: mean
-            weighted by the trials' scores.
-        steps: Largest number of members of a task.
-        postprocess: Post-processing of the mean, whose parameters are chosen on the part
-            ``select``. Smoothing is not a default: behind a temporal encoder it brings nothing
-            (benchmarks/mechanisms.py).
+        method: ``greedy`` for greedy selection of trials with replacement, ``top_k`` for the mean
+            of the k best trials with the best k, ``best_single`` for the best trial alone,
+            ``score_weighted`` for the mean of trials weighted by their scores.
+        steps: Largest number of trials in the mean of one task.
+        postprocess: Post-processing of the mean. Its parameters are chosen on validation videos
+            (split ``select``). Smoothing is not a default, since it does not improve the scores of
+            models with a temporal encoder (benchmarks/mechanisms.py).
     """
 
     method: Literal["greedy", "top_k", "best_single", "score_weighted"] = "greedy"

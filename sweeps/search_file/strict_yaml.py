@@ -1,8 +1,8 @@
 """Safe reading and writing of plain data as YAML 1.2.
 
 PyYAML follows YAML 1.1, in which ``1e-5`` is text, ``no`` is false and ``010`` is eight, and it
-accepts duplicate keys. Here ``1e-5`` is a number, ``no`` is text, ``010`` is ten, and a duplicate
-key is an error.
+accepts duplicate keys. In this module ``1e-5`` is a number, ``no`` is text, ``010`` is ten, and a
+duplicate key is an error.
 """
 
 import re
@@ -24,7 +24,7 @@ CORE_SCHEMA = (
     ),
     ("merge", r"<<", "<"),
 )
-"""Tag, pattern and possible first characters of each kind of plain scalar.
+"""Tag, regular expression and possible first characters of each kind of unquoted scalar.
 
 From YAML 1.2.2, section 10.3.2. The merge key is from YAML 1.1; it is kept because anchors are of
 little use without it.
@@ -91,7 +91,7 @@ def parse_yaml(text: str, source: str) -> Any:
     """Return the plain data of one YAML document: mappings, lists, text, numbers, booleans, None.
 
     Args:
-        text: The document.
+        text: The YAML document.
         source: Name of the document, for error messages.
 
     Raises:
@@ -119,5 +119,9 @@ def _refuse_interpolation(text: str, source: str) -> None:
 
 
 def write_yaml(data: Any) -> str:
-    """Return plain data as a YAML document, which ``parse_yaml`` reads back to the same."""
+    """Return plain data as the text of a YAML document; ``parse_yaml`` returns the same data.
+
+    Args:
+        data: Mappings and lists of text, numbers, booleans and None.
+    """
     return yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
