@@ -2,10 +2,10 @@
 
 python sweeps/fuse.py RUN [--data DATASET] [--export DIR] [fusion.method=top_k ...]
 
-The trials of the fused model and its post-processing are chosen on the validation videos of the
-split select; the other validation videos (split confirm) are used for the final scores only. While
-the sweep is still running, the scores of its current fused model are printed, and --export writes
-this model, but nothing is written to the run folder.
+The trials to fuse and the post-processing are chosen on one set of validation videos (select); the
+other validation videos (confirm) are used for the final scores only. While the sweep is still
+running, the scores of its current fused model are printed, and --export writes this model, but
+nothing is written to the run folder.
 """
 
 import argparse

@@ -28,7 +28,7 @@ def add_division_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options ``--confirm`` and ``--seed``, which divide the validation videos in two sets.
 
     Choices are made on the set ``select``; the set ``confirm`` is held back for the final scores.
-    ``--confirm`` is the share of videos in ``confirm``.
+    ``--confirm`` is the share of videos in ``confirm``, ``--seed`` the seed of the random division.
     """
     parser.add_argument(
         "--confirm",

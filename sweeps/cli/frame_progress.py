@@ -27,7 +27,7 @@ class FrameProgress:
         self._start = self._speed_start = self._printed_at, done_before
 
     def update(self, done: int) -> None:
-        """Print a progress line if one is due.
+        """Print a progress line, unless the last line in a log file is less than 10 s old.
 
         Args:
             done: Number of processed frames, including the frames of earlier starts of the program.

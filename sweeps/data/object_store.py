@@ -21,7 +21,7 @@ class Shards:
     Attributes:
         names: Names of the videos in each feature set.
         blocks: References to the blocks of each feature set. A block is an Arrow table with all
-            frames of some videos; its columns are ``video`` (index into ``names``), ``frame``
+            kept frames of some videos; its columns are ``video`` (index into ``names``), ``frame``
             (frame number) and ``feature``.
         statistics: Mean and standard deviation of each feature over the training frames, two arrays
             of shape (number of features,), for each feature set.
@@ -44,7 +44,7 @@ class Shards:
         frames: dict[str, np.ndarray] = {}
         for number, block in enumerate(blocks):
             video, frame, values = (
-                _mapped(block[column]) for column in ("video", "frame", "feature")
+                _column_values(block[column]) for column in ("video", "frame", "feature")
             )
             features.append(values.reshape(len(block), len(mean)))
             starts = np.flatnonzero(np.diff(video, prepend=-1))
@@ -56,7 +56,7 @@ class Shards:
         return FeatureTable(name, features, rows, frames, mean, std)
 
 
-def _mapped(column: pa.ChunkedArray) -> np.ndarray:
+def _column_values(column: pa.ChunkedArray) -> np.ndarray:
     """Return the numbers of an Arrow column as a flat array that shares the column's memory.
 
     Arrow's own conversions copy the memory or import pandas.

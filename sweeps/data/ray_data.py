@@ -46,7 +46,7 @@ def set_up_ray_data() -> None:
 
 
 def unwrap_input_error(error: Exception) -> Exception:
-    """Return the ``InputError`` that caused an error of Ray Data, or the error if there is none.
+    """Return the ``InputError`` that caused an error of Ray Data, else the error itself.
 
     The error of Ray Data holds the ``InputError`` only as text, so a new one with the same message
     is made.

@@ -92,7 +92,7 @@ def _materialize(
 def _spans(index: FeatureIndex, kept: Bool[np.ndarray, " R"], width: int) -> list[tuple[int, int]]:
     """Divide the rows of a feature set into ranges, each with all rows of some videos.
 
-    The kept rows of a range take about ``BLOCK_BYTES`` bytes.
+    The kept rows of a range take about 64 MiB (``BLOCK_BYTES``).
 
     Args:
         index: Lookup from video and frame to the row of its features.

@@ -1,4 +1,4 @@
-"""Markdown tables, and numbers for their cells."""
+"""Formatting of Markdown tables, and of numbers in their cells."""
 
 from collections.abc import Sequence
 

@@ -1,8 +1,8 @@
 """The search file: the parameters that a sweep varies, its data and its budget.
 
-``load`` reads it strictly: unknown keys and wrong values are errors of one sentence. The config
-keys in ``space`` and ``fixed`` (such as ``encoder.layers``) are compared with the keys of the trial
-config elsewhere, by ``sweeps.planning.space.Space.check``.
+``load`` reads a search file strictly: unknown keys and wrong values are errors of one sentence.
+``sweeps.planning.space.Space.check`` checks the config keys (such as ``encoder.layers``) in
+``space`` and ``fixed``.
 """
 
 import json
@@ -101,9 +101,9 @@ class SearchFile(Strict):
     def identity(self) -> dict[str, Any]:
         """Return the settings that must not change when a sweep is resumed.
 
-        These are all but the number of trials and of seeds, the budget, the resources, and the
-        refit (training of the fused trials on folds). The dataset's address may change too; other
-        code compares the hash of its content.
+        All settings are returned except the number of trials, the number of seeds, the budget, the
+        resources, and the refit (training of the fused trials on folds). The dataset's address may
+        change too, since the hash of the dataset's content is compared instead.
 
         Returns:
             The settings by section and key, as in the search file.
@@ -114,7 +114,7 @@ class SearchFile(Strict):
 
 
 def _varied(space: Mapping[str, Any]) -> set[str]:
-    """Return the config keys (such as ``encoder.layers``) with more than one value in a space."""
+    """Return the config keys (such as ``encoder.layers``) that have several values in the space."""
     constant = {path for path, node in space.items() if len(node.representative_values()) == 1}
     return all_paths(space) - constant
 

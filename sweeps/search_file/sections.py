@@ -1,4 +1,4 @@
-"""Sections of a search file, with their rules and defaults."""
+"""Pydantic models of the sections of a search file, with their rules and defaults."""
 
 from datetime import datetime
 from typing import Annotated, Any, Literal
