@@ -133,7 +133,7 @@ class Backbone(nn.Module):
         return features
 
     def transform(self, image: Image.Image) -> UInt8[np.ndarray, "S S 3"]:
-        """Return an image of any size and mode as RGB, resized to S x S pixels (antialiased)."""
+        """Return the RGB pixels of an image of any size, resized (antialiased) for the model."""
         image, size = image.convert("RGB"), (self.size, self.size)
         return np.array(image if image.size == size else image.resize(size, self.resampling))
 

@@ -22,9 +22,9 @@ from mtl.strict import did_you_mean
 from mtl.tasks import EXPRESSIONS, LABEL_COLUMNS
 
 SPLITS = ("train", "validation")
-"""Values of the CSV file's ``split`` column."""
+"""Values of the column ``split`` in a CSV file of labelled images."""
 COLUMNS = ("image", "split", *LABEL_COLUMNS)
-"""Columns that the CSV file may have."""
+"""Columns that a CSV file of labelled images may have."""
 
 
 @dataclass(frozen=True, eq=False)

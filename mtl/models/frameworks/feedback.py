@@ -171,8 +171,8 @@ def feedback_values(
 ) -> Float[Tensor, "B T C"]:
     """Return a task's predictions scaled to [0, 1], some of them replaced by labels.
 
-    The values are (x + 1) / 2 (valence and arousal), class probabilities (expression) or the
-    probability of each unit (action units).
+    The values are (prediction + 1) / 2 (valence and arousal), class probabilities (expression) or
+    the probability of each unit (action units).
 
     Args:
         task: Task that gives feedback to other tasks.
