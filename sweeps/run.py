@@ -3,10 +3,10 @@
 python sweeps/run.py --space search.yaml [--dry-run] [--fresh] [--retry-failed] [--address ADDRESS]
                      [--from RUN] [path=value ...]
 
-Trailing words are overrides. A path whose first word is a key of the search file addresses the file
-(``data=DIR search.trials=4``). Any other path is a config key of all trials (``encoder=gru``) and
-is no longer varied. The same command continues a sweep that was stopped, and extends a finished one
-if ``search.trials`` is larger than before.
+Each trailing word sets the value at a path (key with dots). A path whose first word is a key of the
+search file sets a value of this file (``data=DIR search.trials=4``). Any other path sets a value in
+the config of all trials, which then no longer vary it (``encoder=gru``). The same command continues
+a sweep that was stopped, and extends a finished one if ``search.trials`` is larger than before.
 """
 
 import argparse
@@ -46,7 +46,11 @@ RUNS = Path("runs")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run or continue a sweep; return the program's exit code."""
+    """Run or continue a sweep from the command line; return the program's exit code.
+
+    Args:
+        argv: Words of the command line after the program's name; those of this process if None.
+    """
     words = _arguments(argv)
     file = _load(words)
     dataset = open_data(file.data)
@@ -135,31 +139,37 @@ def _print_plan(plan: Plan, slots: int | None) -> None:
 
 
 def _check_time(file: SearchFile, resumed: bool) -> None:
-    """Refuse a new sweep that has no time to train; a resumed one can still be fused."""
+    """Raise InputError if a new sweep has no time left to train before ``budget.until``.
+
+    A resumed sweep is accepted, since its finished trials can still be fused.
+    """
     late = too_late(file.budget)
     if late and not resumed:
         raise InputError(f"{file.source}: {late}")
 
 
 def _check_fits(file: SearchFile, address: str) -> None:
-    """Refuse a sweep that does not fit on a cluster, before a folder is made for it."""
+    """Raise InputError if a new sweep needs more CPUs or GPUs than the cluster has.
+
+    The check comes before the run folder is made.
+    """
     with connect(address) as cluster:
         concurrent_trials(file.resources, file.search.trials, cluster.nodes, cluster.autoscaler)
 
 
 def _refit_members(fusion: SweepFusion, folds: int) -> list[Refit]:
-    """Return a refit of each fused trial for each held-out fold."""
+    """Return the ensemble's trials that are trained again (refits), each once without each fold."""
     members = fusion.member_signatures()
     return [Refit(member, fold, folds) for fold in range(folds) for member in members]
 
 
 def open_study(folder: Path, plan: Plan, lock: DriverLock) -> SweepStudy:
-    """Open the study of a sweep.
+    """Open the sweep's Optuna studies, which hold its trials; they are made if needed.
 
     Args:
         folder: The run folder.
-        plan: The sweep's plan.
-        lock: The lock of the run folder, which the study releases when it is closed.
+        plan: The search file, checked against the dataset.
+        lock: The lock of the run folder; closing the study releases it.
     """
     file = plan.file
     combinations = plan.space.comparisons()
@@ -183,7 +193,7 @@ def open_study(folder: Path, plan: Plan, lock: DriverLock) -> SweepStudy:
 def _search(
     plan: Plan, limits: Limits, fusion: SweepFusion, address: str, resumed: bool
 ) -> str | None:
-    """Train until the study is done; return the reason of an earlier end, or None."""
+    """Train the sweep's trials with Ray; return the reason of an early end, None without one."""
     file, study = plan.file, limits.study
     with connect(address) as cluster:
         # Ray must be imported after its settings are made.

@@ -1,1 +1,1 @@
-"""Configs composed of groups and overrides, the space of a search file, the plan of a sweep."""
+"""Configs of trials, the search space of a search file, and its check against a dataset."""

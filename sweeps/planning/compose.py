@@ -1,4 +1,4 @@
-"""Composition of Hydra groups and overrides into a trial's typed config, and its signature."""
+"""Composition of Hydra groups and overrides into a trial's typed config, and the config's hash."""
 
 import functools
 import hashlib
@@ -27,7 +27,13 @@ CONFIGS = Path(sweeps.__file__).parent / "configs"
 
 @functools.cache
 def group_options(group: str) -> tuple[str, ...] | None:
-    """Return the options of a config group, such as gru for ``encoder``; None if it is no group."""
+    """Return the options of a Hydra config group, such as gru for ``encoder``, or None.
+
+    None means that there is no group of this name.
+
+    Args:
+        group: Name of the group.
+    """
     folder = CONFIGS / group
     if group == "spaces" or not folder.is_dir():
         return None
@@ -35,22 +41,29 @@ def group_options(group: str) -> tuple[str, ...] | None:
 
 
 def compose(overrides: Sequence[str]) -> TrialConfig:
-    """Compose ``configs/trial.yaml`` with Hydra overrides into a checked config.
+    """Compose ``configs/trial.yaml`` with Hydra overrides into a trial's checked config.
+
+    Args:
+        overrides: Overrides such as ``encoder=gru`` and ``encoder.layers=2``.
 
     Raises:
-        InputError: An unknown path or option (with the nearest known), or a value out of range.
+        InputError: An unknown key or option (with the nearest known), or a value out of range.
     """
     return read_config(compose_plain("trial", overrides))
 
 
 def compose_plain(name: str, overrides: Sequence[str]) -> dict[str, Any]:
-    """Compose ``configs/<name>.yaml`` with Hydra overrides into plain data.
+    """Compose ``configs/<name>.yaml`` with Hydra overrides into nested dicts.
 
     Hydra composes each combination of group options once; values are then set in its result, so
     that composing a trial takes about a millisecond.
 
+    Args:
+        name: Name of the config file without its suffix.
+        overrides: Overrides such as ``encoder=gru`` and ``encoder.layers=2``.
+
     Raises:
-        InputError: An unknown path or option, with the nearest known.
+        InputError: An unknown key or option, with the nearest known.
     """
     groups, values = [], []
     for override in overrides:
@@ -70,7 +83,7 @@ def compose_plain(name: str, overrides: Sequence[str]) -> dict[str, Any]:
 
 @functools.cache
 def _groups(name: str) -> frozenset[str]:
-    """Return the names of the groups that a config is composed of."""
+    """Return the names of the Hydra config groups in the defaults of ``configs/<name>.yaml``."""
     entries = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text()).get("defaults", [])
     return frozenset(group for entry in entries if isinstance(entry, dict) for group in entry)
 
@@ -124,8 +137,12 @@ def _set(plain: dict[str, Any], path: str, value: Any) -> None:
 def signature(config: TrialConfig, dataset_hash: str) -> str:
     """Return 16 hex digits, which are equal for two trials if and only if they train the same.
 
-    The hash covers the resolved config without its operational keys (``mtl.renamed_keys``), and the
-    dataset's content.
+    The digits are a hash of the resolved config and the dataset's hash. Config keys that only
+    choose where a trial runs are left out (``mtl.renamed_keys``).
+
+    Args:
+        config: The trial's config.
+        dataset_hash: Hash of the dataset's content.
     """
     text = json.dumps([hashed_settings(config.plain()), dataset_hash], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

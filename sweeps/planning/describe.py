@@ -1,4 +1,4 @@
-"""Texts of a plan: the plan itself, and the config file of one trial."""
+"""Texts for the user: the plan of a sweep, and the config file of one trial."""
 
 import shlex
 from collections import Counter
@@ -12,10 +12,10 @@ from sweeps.study import Proposal
 
 
 def describe(plan: Plan, concurrent: int | None) -> str:
-    """Return a plan as the text that is printed before anything starts.
+    """Return the description of a sweep that is printed before anything starts.
 
     Args:
-        plan: The sweep's plan.
+        plan: The search file, checked against the dataset.
         concurrent: Number of trials that run at the same time; None while there is no cluster.
     """
     file = plan.file
@@ -71,7 +71,13 @@ def _pruning(plan: Plan) -> str:
 
 
 def trial_yaml(plan: Plan, proposal: Proposal, config: TrialConfig) -> str:
-    """Return the ``config.yaml`` of a trial: the command that trains it alone, and its config."""
+    """Return the text of a trial's ``config.yaml``: the command to train it alone, and its config.
+
+    Args:
+        plan: The search file, checked against the dataset.
+        proposal: The trial, with its overrides and its held-out fold, if any.
+        config: The trial's config.
+    """
     search, cpus = plan.file.search, plan.file.resources.cpus_per_worker
     data = ["--data", plan.dataset.address, "--confirm", search.confirm, "--seed", search.seed]
     fold = [] if proposal.fold is None else ["--fold", f"{proposal.fold}of{len(plan.folds)}"]

@@ -1,4 +1,4 @@
-"""Plan of a sweep: the search file checked against its dataset, before anything is trained."""
+"""Plan of a sweep: the search file, checked against its dataset before training starts."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -25,28 +25,29 @@ from sweeps.search_file import SearchFile
 from sweeps.study.pruner import rungs
 
 SAMPLED_CONFIGS = 50
-"""Number of random points of the space whose models are built to check them."""
+"""Number of random points of the search space for which a model is built as a check."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A search file that was checked against its dataset, and facts that follow from both.
+    """Search file that was checked against its dataset, and facts that follow from both.
 
     Attributes:
         file: The search file.
         space: The search file's space.
         dataset: The dataset.
-        listing: The dataset's listed frames.
-        parts: The part of each video: ``train``, ``select``, ``confirm`` or ``test``.
+        listing: All frames named in the dataset's annotation files (listed frames).
+        parts: Split of each video: ``train``, ``select``, ``confirm`` or ``test``.
         feature_sets: Names of the feature sets that some config of the space uses.
         all_frames: True if some config trains on unlisted frames too.
-        labelled_tasks: The tasks with a training label, varied or not.
-        tasks: The tasks that some config of the space trains.
+        labelled_tasks: Tasks with a training label, in the search space or not.
+        tasks: Tasks that some config of the space trains.
         parameters: Number of parameters of the smallest and the largest sampled model.
         epochs: Largest number of epochs of a config.
         missing_features: One sentence for each combination of feature sets that some listed frames
             lack: the number of these frames and their treatment.
-        folds: The part of each video for each held-out fold of the refit; empty without a refit.
+        folds: Splits of the videos while a fold is held out, for each fold on which the ensemble is
+            trained again; empty without folds.
     """
 
     file: SearchFile
@@ -64,7 +65,11 @@ class Plan:
     folds: tuple[dict[str, str], ...]
 
     def rungs(self, epochs: int) -> frozenset[int]:
-        """Return the epochs at which a trial of this many epochs may be pruned."""
+        """Return the rungs (epochs at which a trial may be pruned) of a trial.
+
+        Args:
+            epochs: Number of epochs of the trial.
+        """
         pruner = self.file.pruner
         if pruner.kind == "none":
             return frozenset()
@@ -72,7 +77,11 @@ class Plan:
 
 
 def make_plan(file: SearchFile, dataset: Dataset) -> Plan:
-    """Check a search file against a dataset and return the plan of the sweep.
+    """Check a search file against a dataset and return both with facts that follow from them.
+
+    Args:
+        file: The search file.
+        dataset: The dataset.
 
     Raises:
         InputError: If a trial would certainly fail: a value that does not compose, a model that
@@ -120,12 +129,18 @@ def make_plan(file: SearchFile, dataset: Dataset) -> Plan:
 
 
 def divide(listing: Listing, confirm: float, seed: int) -> dict[str, str]:
-    """Return the part of each video; validation videos are divided by subject.
+    """Return the split of each video, with the validation videos divided by subject.
+
+    The validation videos become ``select`` (videos on which choices are made) and ``confirm``
+    (videos held back for the final scores).
 
     Args:
-        listing: The listed frames.
+        listing: All frames named in the dataset's annotation files.
         confirm: Share of the validation videos that become ``confirm``.
         seed: Seed of the division.
+
+    Returns:
+        Name of each video -> ``train``, ``select``, ``confirm`` or ``test``.
 
     Raises:
         InputError: If there are no validation videos, or too few subjects to divide.
@@ -145,7 +160,10 @@ def divide(listing: Listing, confirm: float, seed: int) -> dict[str, str]:
 def _cut_folds(
     listing: Listing, file: SearchFile, tasks: Sequence[str]
 ) -> tuple[dict[str, str], ...]:
-    """Return the part of each video for each fold; each fold needs labels of all trained tasks."""
+    """Return, for each fold, the split of each video while the fold is held out.
+
+    An InputError is raised if a fold leaves a task without labels to train on or to select by.
+    """
     folds = file.refit.folds
     if not folds:
         return ()
@@ -184,7 +202,11 @@ def _check_labels(
     parts: dict[str, str],
     file: SearchFile,
 ) -> tuple[str, ...]:
-    """Return the tasks that are trained; each needs labels to train on and to select by."""
+    """Return the tasks that are trained; raise InputError if labels are missing.
+
+    Each config needs a task with training labels and with labels on ``select`` (validation videos
+    on which choices are made).
+    """
     select = np.array([parts[name] == "select" for name in listing.names])[listing.video]
     known = listing.mask[select].any(axis=0)
     for tasks in sorted({config.tasks for config in configs}):
@@ -213,7 +235,11 @@ def _check_labels(
 def _check_wirings(
     configs: Sequence[TrialConfig], trained: Sequence[str], file: SearchFile
 ) -> None:
-    """Check the needs of frameworks and balancings: their tasks, and the number of workers."""
+    """Raise InputError if a framework or balancing does not fit the tasks or number of workers.
+
+    A framework is a way in which tasks share encoders and heads; balancing weights their losses or
+    gradients.
+    """
     workers = file.resources.workers_per_trial
     for config in configs:
         try:
@@ -245,7 +271,10 @@ def _check_joins(
     parts: Mapping[str, str],
     folds: Sequence[Mapping[str, str]],
 ) -> tuple[str, ...]:
-    """Join the indices of each combination of feature sets; describe frames without features."""
+    """Return sentences on listed frames that lack features of some combination of feature sets.
+
+    An InputError is raised if a combination leaves no frames to train on or to select by.
+    """
     combinations = dict.fromkeys(config.features for config in configs)
     tables = {n: index_table(n, dataset.index(n)) for features in combinations for n in features}
     sentences = []
@@ -272,7 +301,7 @@ def _check_joins(
 def _missing_features(
     listing: Listing, parts: Mapping[str, str], joined: Mapping[str, int], features: Sequence[str]
 ) -> list[str]:
-    """Return a sentence on listed frames without features; no sentence if there are none."""
+    """Return a sentence on the listed frames without features, in a list; [] if there are none."""
     untrained = nearest = prior = 0
     for number, listed in Counter(listing.video.tolist()).items():
         name = listing.names[number]

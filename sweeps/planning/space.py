@@ -1,4 +1,4 @@
-"""Space of a search file as conditional Optuna parameters; a point is a list of overrides."""
+"""Search space of a search file as conditional Optuna parameters, drawn as Hydra overrides."""
 
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,17 +13,17 @@ from sweeps.search_file.overrides import format_override
 from sweeps.search_file.ranges import Choice, display_value
 
 Pick = Callable[[str, Any], Any]
-"""Function that picks a value: a parameter's name and node -> value."""
+"""Function that picks a parameter's value, given its name and its ranges in the search file."""
 Config = TypeVar("Config")
 
 
 class Setting(NamedTuple):
-    """A config path set to one value.
+    """Config key set to one value by the search file.
 
     Attributes:
-        where: Dotted path of the setting in the search file, for messages.
-        path: The config path.
-        value: Its value.
+        where: Place of the setting in the search file, as a dotted path, for messages.
+        path: The config key with dots, such as ``encoder.layers``.
+        value: The key's value.
     """
 
     where: str
@@ -32,13 +32,13 @@ class Setting(NamedTuple):
 
 
 class Leaf(NamedTuple):
-    """A varied parameter of the search file.
+    """Parameter that the search file varies.
 
     Attributes:
-        where: Dotted path of the parameter in the search file, for messages.
-        name: Name with the choices above it, as ``encoder=gru/encoder.layers``.
+        where: Place of the parameter in the search file, as a dotted path, for messages.
+        name: Config key, after the choices that it depends on, as ``encoder=gru/encoder.layers``.
         node: Range, values, subsets or choice of the parameter.
-        choices: Name -> option of the choices above it.
+        choices: Choices that the parameter depends on: name -> option.
     """
 
     where: str
@@ -48,10 +48,11 @@ class Leaf(NamedTuple):
 
 
 class Space:
-    """Space of one search file.
+    """Search space of a search file, from which Optuna trials draw points.
 
-    The name of a parameter in Optuna carries the choices above it, as
-    ``encoder=gru/encoder.layers``, so the same path may have other bounds under another option.
+    The name of a parameter in Optuna starts with the choices that it depends on, as
+    ``encoder=gru/encoder.layers``, so the same config key may have other bounds under another
+    option.
 
     Args:
         file: The loaded search file.
@@ -63,11 +64,13 @@ class Space:
     def sample(
         self, trial: optuna.trial.BaseTrial, chosen: Mapping[str, Any] | None = None
     ) -> list[str]:
-        """Draw a point with an Optuna trial and return it as overrides, the fixed ones first.
+        """Draw a point of the search space with an Optuna trial and return it as Hydra overrides.
+
+        The values that the search file fixes come first.
 
         Args:
             trial: The Optuna trial.
-            chosen: Values of compared parameters (``comparisons``), which are not drawn.
+            chosen: Values of compared parameters by config key; they are not drawn.
         """
         settings = self._settings(
             lambda name, node: node.suggest(trial, journal_name(name)), chosen or {}
@@ -75,7 +78,10 @@ class Space:
         return [format_override(setting.path, setting.value) for setting in settings]
 
     def comparisons(self) -> list[dict[str, Any]]:
-        """Return all combinations of the compared values, in the file's order; [{}] without any."""
+        """Return all combinations of the values that the search file compares, in the file's order.
+
+        A combination is a dict, config key -> value. Without a comparison the list is [{}].
+        """
         by = self.file.compare.by
         values = [self.file.space[path].representative_values() for path in by]
         return [
@@ -84,7 +90,13 @@ class Space:
 
     @staticmethod
     def label(combination: Mapping[str, Any]) -> str:
-        """Return the label of a combination, as ``gru,linear``; it ends the name of its study."""
+        """Return the label of a combination of compared values, as ``gru,linear``.
+
+        The label ends the name of the combination's Optuna study.
+
+        Args:
+            combination: Config key -> value.
+        """
         return ",".join(display_value(value) for value in combination.values())
 
     def describe(self) -> list[str]:
@@ -105,7 +117,7 @@ class Space:
             compose: Function that turns overrides into a trial config, or raises ``InputError``.
 
         Raises:
-            InputError: If a point does not compose; the message names the path in the search file
+            InputError: If a point does not compose; the message names the place in the search file
                 and the fault.
         """
         first = self._point({})
@@ -182,7 +194,11 @@ class Space:
 
 
 def journal_name(name: str) -> str:
-    """Return the name of a parameter in the journal, where renamed keys keep their first name."""
+    """Return the name of a parameter in Optuna's journal, where renamed keys keep their first name.
+
+    Args:
+        name: Name of the parameter, as ``encoder=gru/encoder.layers``.
+    """
     *choices, path = name.split("/")
     return "/".join([*choices, first_path(path)])
 
@@ -192,6 +208,9 @@ def _key(point: Sequence[Setting]) -> tuple[str, ...]:
 
 
 def _blamed(point: Sequence[Setting], message: str) -> str:
-    """Return the place of the setting that a message is about: the longest path in its text."""
+    """Return the place in the search file of the setting that an error message names.
+
+    If the message names several, it is the one with the longest config key.
+    """
     named = [setting for setting in point if setting.path in message]
     return max(named, key=lambda setting: len(setting.path)).where if named else "space"

@@ -1,1 +1,1 @@
-"""Messages between the driver, the trials and their slots."""
+"""Messages between the driver, the trials and the processes that train them."""

@@ -1,4 +1,8 @@
-"""Messages between a trial and its slot: a job one way, events the other (plain data, no torch)."""
+"""Messages between a trial's Tune actor and the slot that trains it: jobs and events.
+
+A slot is a process, or a group of DDP workers, that trains one trial after another. It gets a job
+and returns events. Messages are plain data without torch.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -8,26 +12,28 @@ import numpy as np
 from jaxtyping import Float, Int
 
 INTERRUPTED = "interrupted: the same command goes on"
-"""Reason of a sweep's end after Ctrl-C."""
+"""Reason of a sweep's end after Ctrl-C, as it is printed."""
 
 EndState = Literal["complete", "pruned", "interrupted"]
 
 
 @dataclass(frozen=True)
 class Job:
-    """One trial, to be trained in a slot.
+    """Trial as it is sent to a slot (process or group of DDP workers) to be trained.
 
     Attributes:
-        name: ``<sweep>/<number> <encoder> <head> <framework>``, as Ray's dashboard lists it.
+        name: ``<sweep>/<number> <encoder> <head> <framework>``, as Ray's dashboard shows it.
         config: The trial's config as plain data.
-        rungs: Epochs after which the slot waits for the study's decision.
-        reported: Last epoch that the study has recorded; the slot yields the epochs after it.
-        stopped: True if the trial was pruned at that epoch and only its end is missing.
-        undecided: True if the study's decision after that epoch is still to come.
+        rungs: Epochs after which the slot waits for the study's decision to prune or go on.
+        reported: Last epoch that the study has recorded; events are yielded for the epochs after
+            it.
+        stopped: True if the trial was pruned at that epoch and only its predictions are missing.
+        undecided: True if the study's decision after that epoch has not been received yet.
         restarts: Number of times that the trial may continue after its workers died.
-        fold: Index of the held-out fold of a refit; None for other trials.
+        fold: Index of the held-out fold, if this is an ensemble's trial that is trained again; else
+            None.
         checkpoint: Checkpoint to continue from; None for a new trial.
-        weights: Epoch -> safetensors of the best epochs up to the checkpoint.
+        weights: Epoch -> safetensors of the model, for the best epochs up to the checkpoint.
     """
 
     name: str
@@ -44,10 +50,10 @@ class Job:
 
 @dataclass(frozen=True)
 class Begin:
-    """Event: a group of workers has started or continued a job.
+    """Event: a group of DDP workers has started or continued to train a trial.
 
     Attributes:
-        restarts: Number of times that workers died on this job before.
+        restarts: Number of times that workers of this trial died before.
         placement_group: Ray's id of the workers' placement group, in hexadecimal digits.
     """
 
@@ -57,12 +63,12 @@ class Begin:
 
 @dataclass(frozen=True)
 class Epoch:
-    """Event: an epoch has ended.
+    """Event: an epoch of a trial has ended.
 
     Attributes:
-        result: ``mtl.training.trainer.EpochResult`` as plain data.
+        result: Fields of ``mtl.training.trainer.EpochResult``.
         checkpoint: Checkpoint after this epoch; None if it was sent before.
-        weights: Safetensors if this epoch is the best so far of some task, else None.
+        weights: Safetensors of the model if this epoch is the best so far of some task, else None.
     """
 
     result: dict[str, Any]
@@ -72,14 +78,16 @@ class Epoch:
 
 @dataclass(frozen=True)
 class End:
-    """Event: a trial has ended.
+    """Event: a trial has ended, with predictions unless it was interrupted.
+
+    N is the number of listed frames in the splits ``select``, ``confirm`` and ``test``.
 
     Attributes:
-        state: Kind of the end; an interrupted trial has no outputs.
-        rows: Rows of the listed frames of ``select``, ``confirm`` and ``test`` in the listing.
-        outputs: Outputs of those frames, each task's by the weights of its best epoch.
-        seconds: Duration of predicting those frames.
-        models: Number of models that predicted them: one for each best epoch.
+        state: "complete", "pruned" or "interrupted".
+        rows: Row of each predicted frame in the listing (all frames named in the annotation files).
+        outputs: Model outputs for these frames, each task's with the weights of its best epoch.
+        seconds: Time that predicting these frames took.
+        models: Number of models that predicted them: one for each epoch that is some task's best.
     """
 
     state: EndState
@@ -93,10 +101,10 @@ Event = Begin | Epoch | End
 
 
 class TrialFailed(Exception):
-    """Exception of a trial that failed in a worker of its slot; the slot can train other trials.
+    """Exception of a trial that failed in a worker; the slot can train other trials.
 
     Args:
-        reason: Reason in one line.
+        reason: Reason of the failure, in one line.
         trace: Traceback of the worker, or the reason where there is none.
     """
 
@@ -106,4 +114,7 @@ class TrialFailed(Exception):
 
 
 class SlotLost(Exception):
-    """Exception of a slot that can train no more; its trial continues in another slot."""
+    """Exception of a slot (group of DDP workers) that can train no more.
+
+    The trial of the slot continues in another slot.
+    """

@@ -1,1 +1,1 @@
-"""Tune's side of a sweep: the search loop, its budget and its live table."""
+"""Search of a sweep with Ray Tune: the loop, its limits and its live table."""

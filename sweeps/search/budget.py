@@ -11,21 +11,21 @@ from sweeps.storage.kept_weights import KeptWeights
 from sweeps.study import SweepStudy
 
 FREE_BYTES = 5 * 10**8
-"""Free space of the disk below which no more trials start."""
+"""Bytes of free disk space below which no more trials start."""
 RESERVE_SECONDS = 60
-"""Time between the end of training and ``budget.until``, for fusion and reports."""
+"""Seconds before ``budget.until`` at which training ends, so that fusion and reports have time."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Budget of a sweep, and the objects that measure its use.
+    """Limits of a sweep's time, failures and disk space, and the objects that measure their use.
 
     Attributes:
-        budget: The search file's budget.
+        budget: Budget section of the search file.
         folder: The run folder.
-        study: The sweep's study.
-        kept_weights: The kept weights, which measure the size of the trials.
-        clock: The clock of training time.
+        study: The sweep's trials, some of which may have failed.
+        kept_weights: Counter of the disk space that the trials use.
+        clock: Clock of the training time.
     """
 
     budget: BudgetSection
@@ -35,15 +35,21 @@ class Limits:
     clock: TrainingClock
 
     def halt(self) -> str | None:
-        """Return the reason why no more trials start; None while there is none."""
+        """Return the reason why no more trials may start, as a sentence; None if they may."""
         return self.spent() or self._too_many_failures() or self._disk_full()
 
     def spent(self) -> str | None:
-        """Return the reason why trials stop after their next epoch; None while there is none."""
+        """Return the reason why running trials must stop after their current epoch, or None.
+
+        The reason is that ``budget.minutes`` are spent or ``budget.until`` is reached.
+        """
         return self.late() or self._minutes_spent()
 
     def planned(self, reason: str) -> bool:
-        """Return True if a sweep that ended for this reason ended by its budget of time."""
+        """Return True if a sweep that ended for this reason has used up its budget of time.
+
+        Such an end is planned by the user, unlike an end by failures or by a full disk.
+        """
         return reason in (self.late(), self._minutes_spent())
 
     def _minutes_spent(self) -> str | None:
@@ -53,7 +59,10 @@ class Limits:
         return f"budget.minutes = {minutes:g} of training are spent: raise it to go on"
 
     def late(self) -> str | None:
-        """Return the reason why running trials stop at once; None while there is none."""
+        """Return the reason why running trials must stop at once, or None.
+
+        The reason is that the time of ``budget.until`` is reached.
+        """
         return too_late(self.budget)
 
     def _too_many_failures(self) -> str | None:
@@ -81,7 +90,7 @@ class Limits:
 
 
 def too_late(budget: BudgetSection) -> str | None:
-    """Return the reason why there is no time left to train; None while there is time."""
+    """Return a sentence if no time is left to train before ``budget.until``, else None."""
     if budget.until is None:
         return None
     left = (budget.until - datetime.now(UTC)).total_seconds()

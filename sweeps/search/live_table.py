@@ -15,7 +15,7 @@ from sweeps.search_file.overrides import values_by_path, varied_paths
 from sweeps.study import Proposal, SweepStudy
 
 ROWS = 20
-"""Number of trials that the live table shows."""
+"""Largest number of trials that the live table shows."""
 
 
 @dataclass
@@ -30,11 +30,11 @@ class _TrialRow:
 
 
 class LiveTable:
-    """Live table of the trials of a search; a context manager that starts and ends the table.
+    """Live table of a search's trials on the terminal; a context manager that starts and ends it.
 
     Args:
         study: The sweep's study, which counts planned and ended trials.
-        console: Console to print to; standard output if None.
+        console: Console of rich to print to; standard output if None.
     """
 
     def __init__(self, study: SweepStudy, console: Console | None = None) -> None:
@@ -54,7 +54,12 @@ class LiveTable:
             self._live.__exit__(*error)
 
     def started(self, proposal: Proposal, job: Job) -> None:
-        """Show the start of a trial in a slot."""
+        """Show that a trial has started or continues.
+
+        Args:
+            proposal: The trial.
+            job: The trial as it was sent to a slot (process or group of DDP workers).
+        """
         row = _TrialRow(
             job.name,
             values_by_path(proposal.overrides),
@@ -66,7 +71,12 @@ class LiveTable:
         self._line(f"{job.name}: started{again} ({' '.join(proposal.overrides)})")
 
     def epoch(self, proposal: Proposal, result: Mapping[str, Any]) -> None:
-        """Show an epoch of a trial."""
+        """Show the score and the speed of an epoch.
+
+        Args:
+            proposal: The trial.
+            result: Result with the keys ``epoch``, ``objective``, ``frames`` and ``seconds``.
+        """
         row = self._rows[proposal.study, proposal.number]
         row.epoch, row.score = result["epoch"], result["objective"]
         rate = result["frames"] / result["seconds"]
@@ -76,7 +86,12 @@ class LiveTable:
         )
 
     def again(self, proposal: Proposal, reason: str) -> None:
-        """Show that a trial lost its slot or workers and continues after its last epoch."""
+        """Show that a trial whose process died continues after its last epoch.
+
+        Args:
+            proposal: The trial.
+            reason: What died, such as "its workers died".
+        """
         row = self._rows[proposal.study, proposal.number]
         self.say(f"{row.name}: {reason}; it goes on after epoch {row.epoch}")
 
@@ -85,7 +100,13 @@ class LiveTable:
         self.console.print(text, soft_wrap=True, markup=False)
 
     def ended(self, proposal: Proposal, state: str, reason: str | None) -> None:
-        """Show the end of a trial."""
+        """Show the end of a trial.
+
+        Args:
+            proposal: The trial.
+            state: "complete", "pruned", "failed" or "interrupted".
+            reason: Cause of a failure, in one line; None without a failure.
+        """
         row = self._rows[proposal.study, proposal.number]
         row.state = state
         score = "" if row.score is None else f", score {row.score:.4f}"
@@ -100,7 +121,7 @@ class LiveTable:
             self.console.print(text, soft_wrap=True, markup=False)
 
     def _left(self) -> str:
-        """Return the time left, by the mean time of the trials that ended since the start."""
+        """Return the time that the sweep still needs, estimated from the trials ended so far."""
         all_ended = self._study.record.ended()
         ended = all_ended - self._ended_before
         if not ended:
@@ -109,7 +130,7 @@ class LiveTable:
         return f"{_duration(seconds)} left"
 
     def render(self) -> Group:
-        """Return the current table of the best trials under a line of counts and times."""
+        """Return the display: a line with counts and times, above a table of the best trials."""
         rows = sorted(self._rows.values(), key=_rank)[:ROWS]
         so_far = _duration(time.monotonic() - self._started)
         counts = f"{self._study.record.ended()} of {self._study.planned} trials"
@@ -122,7 +143,7 @@ def _rank(row: _TrialRow) -> tuple[bool, float]:
 
 
 def _table(rows: list[_TrialRow]) -> Table:
-    """Return a table of the rows with a column for each setting that differs among them."""
+    """Return a table of trials, with a column for each setting in which they differ."""
     varied = varied_paths([row.settings for row in rows])
     table = Table(box=None, pad_edge=False)
     for column in ("trial", "state", "epoch", "score", *(path.split(".")[-1] for path in varied)):

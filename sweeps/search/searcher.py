@@ -1,7 +1,7 @@
-"""Searcher of Tune: gives the study's trials to slots, and records their epochs and ends.
+"""Searcher of Ray Tune that sends the study's trials to slots and records their results.
 
-The study (``sweeps.study``) decides and records everything; the searcher connects the study, the
-slots and Tune.
+A slot is a process, or a group of DDP workers, that trains one trial after another. The study
+(``sweeps.study``) chooses the trials and decides on pruning.
 """
 
 import json
@@ -30,27 +30,51 @@ END_STATES = {
     "pruned": TrialState.PRUNED,
     FAILED: TrialState.FAIL,
 }
-"""State that a slot reports -> state of the trial in the study."""
+"""State in the last report of a trial -> state of the trial in Optuna."""
 
 
 class Watcher(Protocol):
-    """Observer of a search, such as the live table."""
+    """Observer whose methods are called at events of a search; the live table is one."""
 
     def started(self, proposal: Proposal, job: Job) -> None:
-        """Note the start of a trial in a slot."""
+        """Handle the start of a trial.
+
+        Args:
+            proposal: The trial.
+            job: The trial as it was sent to a slot (process or group of DDP workers).
+        """
 
     def epoch(self, proposal: Proposal, result: Mapping[str, Any]) -> None:
-        """Note an epoch of a trial."""
+        """Handle the end of an epoch.
+
+        Args:
+            proposal: The trial.
+            result: Fields of ``mtl.training.trainer.EpochResult``.
+        """
 
     def again(self, proposal: Proposal, reason: str) -> None:
-        """Note that a trial lost its slot or workers and continues after its last epoch."""
+        """Handle the death of a trial's process; the trial continues after its last epoch.
+
+        Args:
+            proposal: The trial.
+            reason: What died, such as "its workers died".
+        """
 
     def ended(self, proposal: Proposal, state: str, reason: str | None) -> None:
-        """Note that a trial ended as complete, pruned, failed or interrupted."""
+        """Handle the end of a trial.
+
+        Args:
+            proposal: The trial.
+            state: "complete", "pruned", "failed" or "interrupted".
+            reason: Cause of a failure, in one line; None without a failure.
+        """
 
 
 class NotSaved:
-    """Base of objects that Tune pickles for a restore: nothing is saved, the journal is enough."""
+    """Base class of objects that Ray Tune pickles: the pickle is empty, since it is never restored.
+
+    A sweep continues from the study's journal file instead.
+    """
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
@@ -64,17 +88,18 @@ class _Running:
 
 
 class StudySearcher(NotSaved, Searcher):
-    """Tune searcher that gives the study's trials to slots and records their results and ends.
+    """Ray Tune searcher that sends the study's trials to slots and records their epochs and ends.
 
     Args:
-        plan: The sweep's plan.
-        limits: The sweep's budget, with its study, kept weights and training clock.
-        slots: The slots that train trials.
-        watcher: Observer of the search.
-        trial_ended: Function that is called after each end of a trial, as by the anytime fusion.
+        plan: The search file, checked against the dataset.
+        limits: The sweep's limits, with its study, kept weights and training clock.
+        slots: The slots (processes or groups of DDP workers) that train trials.
+        watcher: Observer of the search, such as the live table.
+        trial_ended: Function that is called after each end of a trial, such as one that starts a
+            fusion.
 
     Attributes:
-        halted: The reason why no more trials start; None while the search goes on.
+        halted: The reason why no more trials start; None while the search continues.
         interrupted: True once Ctrl-C was pressed.
     """
 
@@ -98,7 +123,16 @@ class StudySearcher(NotSaved, Searcher):
         self._stopping = Stop.NOT
 
     def suggest(self, trial_id: str) -> Any:
-        """Return the next trial for a free slot; None while there is none, FINISHED at the end."""
+        """Start the study's next trial in a free slot, and return its config for Tune.
+
+        Args:
+            trial_id: Tune's id of the trial.
+
+        Returns:
+            A dict with ``slot`` (actor that trains), ``folder`` (the trial's folder) and ``job``
+            (fields of the ``Job``); None if no trial can start now; ``Searcher.FINISHED`` if no
+            more will.
+        """
         self._tick()
         self.stop_if_requested()
         slot = None if self.halted else self.slots.take()
@@ -118,7 +152,12 @@ class StudySearcher(NotSaved, Searcher):
         return self._start(trial_id, proposal, slot)
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        """Record an epoch, and send the study's decision to a slot that waits for it."""
+        """Handle a report of a trial: record an epoch, and send the pruning decision to its slot.
+
+        Args:
+            trial_id: Tune's id of the trial.
+            result: Report as made by ``sweeps.search.tune_trial.reports``.
+        """
         self._tick()
         running = self._running[trial_id]
         proposal, slot = running.proposal, running.slot
@@ -137,7 +176,16 @@ class StudySearcher(NotSaved, Searcher):
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
-        """Record a trial's end; an interrupted trial stays RUNNING and is continued later."""
+        """Record the end of a trial, and free or replace its slot.
+
+        An interrupted trial stays RUNNING in the journal, so that it can be continued later.
+
+        Args:
+            trial_id: Tune's id of the trial.
+            result: Last report as made by ``sweeps.search.tune_trial.reports``; None if there is
+                none.
+            error: True if the trial's Tune actor died.
+        """
         self._tick()
         running = self._running.pop(trial_id)
         proposal, slot = running.proposal, running.slot
@@ -147,7 +195,7 @@ class StudySearcher(NotSaved, Searcher):
         reason: Any = result.get("reason")
         slot_is_lost = state == LOST
         if slot_is_lost:
-            state = self._state_without_slot(proposal)
+            state = self._requeue_or_fail(proposal)
         if state in END_STATES:
             if state == FAILED:
                 self._folder(proposal).mark_failed(str(reason))
@@ -164,12 +212,17 @@ class StudySearcher(NotSaved, Searcher):
             self.slots.release(slot)
 
     def stop(self, reason: str, when: Stop) -> None:
-        """Start no more trials, and stop the running ones so that they can be continued later."""
+        """Start no more trials, and stop the running ones so that they can be continued later.
+
+        Args:
+            reason: Reason of the sweep's end, as a sentence for the user.
+            when: Urgency: after the current epoch, or at once.
+        """
         self.halted, self._stopping = reason, when
         self.slots.stop(when)
 
     def stop_if_requested(self) -> None:
-        """Stop at once if Ctrl-C was pressed or the time of ``budget.until`` is reached."""
+        """Stop all trials at once if Ctrl-C was pressed or ``budget.until`` is reached."""
         if self.interrupted and self.halted != INTERRUPTED:
             self.stop(INTERRUPTED, Stop.NOW)
         late = self.limits.late()
@@ -177,28 +230,28 @@ class StudySearcher(NotSaved, Searcher):
             self.stop(self.halted or late, Stop.NOW)
 
     def save(self, checkpoint_path: str) -> None:
-        """Save nothing: the journal is the record."""
+        """Save nothing, since the study's journal file has all results."""
 
     def restore(self, checkpoint_path: str) -> None:
-        """Restore nothing: the journal is the record."""
+        """Restore nothing, since the study's journal file has all results."""
 
     def _tick(self) -> None:
-        """Count training time; stop after the next epochs if ``budget.minutes`` are spent."""
+        """Add to the training time; when the budget of time is spent, stop after each epoch."""
         self.limits.clock.tick(bool(self._running))
         spent = self.limits.spent()
         if spent and self._stopping == Stop.NOT:
             self.stop(self.halted or spent, Stop.AFTER_EPOCH)
 
     def _note_workers(self, running: _Running, result: Mapping[str, Any]) -> None:
-        """Note that a group's workers are up, for the first time or after others died."""
+        """Record that a trial's DDP workers are up, for the first time or after others died."""
         self.slots.placed(running.slot, result["placement_group"])
         if result["restarts"]:
             key = (running.proposal.study, running.proposal.number)
             self._deaths[key] = self._restarts - running.job.restarts + result["restarts"]
             self.watcher.again(running.proposal, "its workers died")
 
-    def _state_without_slot(self, proposal: Proposal) -> str:
-        """Queue a trial whose slot died and return LOST, or return FAILED after too many deaths."""
+    def _requeue_or_fail(self, proposal: Proposal) -> str:
+        """Queue a trial whose slot died and return LOST; return FAILED if slots died too often."""
         key = (proposal.study, proposal.number)
         self._deaths[key] += 1
         if self._deaths[key] > self._restarts:
@@ -230,6 +283,6 @@ class StudySearcher(NotSaved, Searcher):
 
 
 def trial_name(proposal: Proposal, config: TrialConfig) -> str:
-    """Return a trial's name in Ray's dashboard, as ``demo/0003 gru mlp share_encoder``."""
+    """Return a trial's name for Ray's dashboard, such as ``demo/0003 gru mlp share_encoder``."""
     parts = (config.encoder.name, config.head.name, config.framework.name)
     return f"{proposal.study}/{proposal.number:04d} {' '.join(parts)}"

@@ -1,4 +1,4 @@
-"""Clock of a sweep's training time over all its starts, which ``budget.minutes`` limits."""
+"""Clock of a sweep's training time over all starts of the program, for ``budget.minutes``."""
 
 import json
 import math
@@ -9,19 +9,19 @@ from pathlib import Path
 from mtl.whole_files import write_json
 
 WRITE_EVERY_SECONDS = 5.0
-"""Training time after which the file is written again."""
+"""Seconds of training after which the clock's file is written again."""
 
 
 class TrainingClock:
     """Clock of the seconds in which at least one trial was in training, kept in a file.
 
     Args:
-        path: The file. If it is missing or damaged, the clock starts at 0: a budget that starts
-            again is better than a sweep that cannot continue.
+        path: The clock's file. If it is missing or damaged, the clock starts at 0: a budget that
+            starts again is better than a sweep that cannot continue.
         now: Function that returns the seconds of a clock that never goes back.
 
     Attributes:
-        seconds: Training time of all starts.
+        seconds: Training time over all starts of the program.
     """
 
     def __init__(self, path: Path, now: Callable[[], float] = time.monotonic) -> None:
@@ -31,10 +31,12 @@ class TrainingClock:
         self._last: float | None = None
 
     def tick(self, training: bool) -> None:
-        """Add the time since the last tick; the first tick of a start adds nothing.
+        """Add the time since the last call if a trial was in training.
+
+        The first call adds nothing.
 
         Args:
-            training: True if a trial was in training since the last tick; else nothing is added.
+            training: True if a trial was in training since the last call.
         """
         now = self._now()
         if training and self._last is not None:
@@ -44,7 +46,7 @@ class TrainingClock:
             self.close()
 
     def close(self) -> None:
-        """Write the training time to the file."""
+        """Write the training time in seconds to the clock's file."""
         write_json(self.path, {"training_seconds": round(self.seconds, 3)})
         self._written = self.seconds
 

@@ -1,9 +1,9 @@
-"""Search loop: Ray Tune runs the study's trials in the slots until the study is done.
+"""Search loop: Ray Tune runs the study's trials in slots until the study is done.
 
-Tune's searcher (``sweeps.search.searcher``) starts the trials that the study proposes, as many at
-a time as there are slots. A pruned trial ends by itself in its slot, with its predictions, so no
-TrialScheduler is needed that stops trials from outside. Tune's own files are temporary and are
-never read back.
+A slot is a process, or a group of DDP workers, that trains one trial after another. Tune's searcher
+(``sweeps.search.searcher``) starts the trials that the study proposes, as many at a time as there
+are slots. A slot ends a pruned trial by itself, after it has predicted, so Tune needs no
+TrialScheduler. Tune's own files are temporary and are never read back.
 """
 
 import signal
@@ -19,9 +19,9 @@ from sweeps.search.tune_trial import SlotTrial
 
 
 class _Interrupts(NotSaved, tune.Callback):
-    """Tune callback that ends the sweep on Ctrl-C, between two steps of Tune.
+    """Tune callback that stops the sweep after Ctrl-C, between two steps of Tune.
 
-    A second Ctrl-C ends it at once.
+    A second Ctrl-C raises KeyboardInterrupt at once.
     """
 
     def __init__(self, searcher: StudySearcher) -> None:
@@ -37,10 +37,13 @@ class _Interrupts(NotSaved, tune.Callback):
 
 
 def search(searcher: StudySearcher) -> str | None:
-    """Run the search to its end and close the slots.
+    """Run the search with Ray Tune until it ends, then close the slots.
+
+    Args:
+        searcher: The searcher, which starts trials in the slots and records their results.
 
     Returns:
-        The reason of an early end, or None.
+        The reason of an early end, as a sentence; None if all trials have ended.
     """
     interrupts = _Interrupts(searcher)
     plan = searcher.plan

@@ -1,7 +1,8 @@
-"""Tune's side of a trial that is trained in a slot.
+"""Ray Tune's side of a trial, which is trained elsewhere, in a slot.
 
-It is a small, reused actor on the driver's node, without torch. It makes one named streaming call
-on a slot, writes each event to the trial's folder and then reports it to Tune.
+A slot is an actor that trains one trial after another, alone or with DDP workers. Tune's side is a
+small, reused actor on the driver's node, without torch. For a trial it makes one streaming call to
+a slot, writes each event to the trial's folder and then reports it to Tune.
 """
 
 import json
@@ -22,41 +23,48 @@ from sweeps.records.messages import Begin, End, Epoch, Event, Job, SlotLost, Tri
 from sweeps.storage.trial_folder import TrialFolder
 
 RUNNING, BEGUN, FAILED, LOST = "running", "begun", "failed", "lost"
-"""States of a report: an epoch, workers that are up, a failed trial, a lost slot."""
+"""States in a report to Tune: epoch ended, DDP workers started, trial failed, slot died."""
 
 
 class SlotTrial(tune.Trainable):
-    """Tune trainable that trains ``config["job"]`` in slot ``config["slot"]``, one event a step."""
+    """Ray Tune trainable that has a trial trained by a slot and reports one event per step.
+
+    A slot is an actor that trains one trial after another. Tune's config has the keys ``slot`` (the
+    actor), ``folder`` (the trial's folder) and ``job`` (fields of the ``Job``).
+    """
 
     # ``tune.with_parameters`` passes its parameters to ``setup``.
     def setup(self, config: Mapping[str, Any], listing: Listing) -> None:  # type: ignore[override]
-        """Start the actor's first trial.
+        """Start the first trial of this Tune actor.
 
         Args:
-            config: The job, the slot and the trial's folder.
-            listing: The dataset's listed frames.
+            config: Dict with ``slot`` (actor that trains), ``folder`` (the trial's folder) and
+                ``job`` (fields of the ``Job``).
+            listing: All frames named in the dataset's annotation files.
         """
         self._listing = listing
         self.reset_config(config)
 
     def reset_config(self, new_config: Mapping[str, Any]) -> bool:
-        """Start the actor's next trial."""
+        """Start the next trial in this Tune actor; return True, so that Tune reuses the actor."""
         self._reports = reports(new_config, self._listing)
         return True
 
     def step(self) -> dict[str, Any]:
-        """Wait for the next event of the slot and return its report."""
+        """Wait for the next event of the trial, such as the end of an epoch; return its report."""
         return next(self._reports)
 
 
 def reports(config: Mapping[str, Any], listing: Listing) -> Iterator[dict[str, Any]]:
-    """Yield one report for each event of the slot, after the event's files are written.
+    """Train a trial in a slot and yield a report for Tune for each event, such as an epoch's end.
 
-    Nested values are passed as JSON, since Tune would flatten them.
+    The event's files are written before its report is yielded. Nested values are JSON texts, since
+    Tune would flatten dicts.
 
     Args:
-        config: The job, the slot and the trial's folder.
-        listing: The dataset's listed frames.
+        config: Dict with ``slot`` (actor that trains), ``folder`` (the trial's folder) and ``job``
+            (fields of the ``Job``).
+        listing: All frames named in the dataset's annotation files.
     """
     folder = TrialFolder(Path(config["folder"]))
     try:
@@ -91,7 +99,7 @@ def _events(slot: ActorHandle[Any], job: Job) -> Iterator[Event]:
 
 
 def _failure(error: Exception) -> tuple[str, str, str]:
-    """Return the state of a report (FAILED or LOST), the reason in one line, and the trace."""
+    """Return the state of the last report (FAILED or LOST), the reason and the traceback."""
     if isinstance(error, RayActorError):
         return LOST, "the slot's process died", str(error)
     if not isinstance(error, RayTaskError):

@@ -1,1 +1,1 @@
-"""Slots: resident actors that train one trial after another, alone or with DDP workers."""
+"""Slots: Ray actors that train one trial after another, alone or with DDP workers."""

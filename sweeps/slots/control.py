@@ -1,20 +1,23 @@
-"""Control of a trial in training: the study's decisions, and requests to stop."""
+"""Control of a trial in training: decisions to prune or go on, and requests to stop."""
 
 import threading
 from enum import IntEnum
 
 
 class Stop(IntEnum):
-    """Request to stop, by its urgency."""
+    """Urgency of a request to stop training."""
 
     NOT = 0
     AFTER_EPOCH = 1
     NOW = 2
-    """Stop within a few training steps."""
+    """Request to stop within a few training steps."""
 
 
 class TrialControl:
-    """Thread-safe control of a slot's trial: one thread sets it, the training thread reads it."""
+    """Thread-safe store of pruning decisions and stop requests for the trial in training.
+
+    One thread of the process sets them, and the training thread reads them.
+    """
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
@@ -23,16 +26,20 @@ class TrialControl:
         self._stop = Stop.NOT
 
     def begin(self, job: str) -> None:
-        """Start the control of a job; decisions for other jobs are dropped, a stop is kept."""
+        """Start the control of a trial: drop earlier decisions, keep a request to stop.
+
+        Args:
+            job: Name of the trial's job.
+        """
         with self._changed:
             self._job, self._decisions = job, {}
             self._changed.notify_all()
 
     def decide(self, job: str, epoch: int, prune: bool) -> None:
-        """Set the study's decision after an epoch.
+        """Set the study's decision to prune a trial after an epoch, or to go on.
 
         Args:
-            job: Name of the job; the decision is dropped if another job is controlled.
+            job: Name of the trial's job; the decision is dropped if another job is in training.
             epoch: The epoch.
             prune: True if the trial is pruned.
         """
@@ -42,17 +49,22 @@ class TrialControl:
                 self._changed.notify_all()
 
     def stop(self, when: Stop) -> None:
-        """Request a stop of this job and of all later ones."""
+        """Request that the trial in training and all later ones stop.
+
+        Args:
+            when: Urgency: after the current epoch, or at once. A less urgent request than an
+                earlier one changes nothing.
+        """
         with self._changed:
             self._stop = max(self._stop, when)
             self._changed.notify_all()
 
     def stopped(self) -> Stop:
-        """Return the most urgent request to stop so far."""
+        """Return the most urgent request to stop so far; ``Stop.NOT`` without one."""
         return self._stop
 
     def decision(self, epoch: int, seconds: float) -> bool | None:
-        """Wait for the study's decision after an epoch.
+        """Wait for the study's decision to prune the trial after an epoch, or to go on.
 
         Args:
             epoch: The epoch.
@@ -67,11 +79,11 @@ class TrialControl:
             return self._decisions.get(epoch, False if self._stop else None)
 
     def stop_above(self, job: str, known: Stop, seconds: float) -> Stop:
-        """Wait for a more urgent request to stop, or for the end of this job's control.
+        """Wait for a more urgent request to stop than a known one, or for the next trial.
 
         Args:
-            job: Name of the job.
-            known: Request that is known already.
+            job: Name of the job in training; the wait ends if another job starts.
+            known: The most urgent request that the caller knows.
             seconds: Longest time to wait.
 
         Returns:

@@ -1,9 +1,9 @@
-"""DDP workers of a group slot: they train the slot's jobs until the slot is closed.
+"""DDP workers of a slot: they train one trial after another until the slot is closed.
 
-Only the first worker calls the slot; it broadcasts the answers, so all workers take the same steps.
-An error that all workers raise at the same place (``TrainingError``) fails only the trial. Any
-other error ends the group too, since the other workers would wait for a collective call without
-end; Ray Train then starts the group again.
+The slot is a Ray actor. Only the first worker calls it, and broadcasts the answers, so all workers
+take the same steps. An error that all workers raise at the same place (``TrainingError``) fails
+only the trial. Any other error ends the group of workers too, since the other workers would wait
+for a collective call without end; Ray Train then starts the group again.
 """
 
 import re
@@ -26,11 +26,12 @@ from sweeps.slots.trial_loop import HEARTBEAT_SECONDS, TrialLoop
 
 
 def train_jobs(slot: ActorHandle[Any], setup: list[ray.ObjectRef[SlotSetup]]) -> None:
-    """Train the slot's jobs until the slot is closed.
+    """Train one trial after another in a DDP worker, until the slot is closed.
 
     Args:
-        slot: The group slot's actor.
-        setup: Reference to the slot's setup, in a list, so that Ray does not fetch it early.
+        slot: Ray actor that gives the trials and receives their events.
+        setup: Reference to the ``SlotSetup`` (features, listed frames and splits), in a list, so
+            that Ray does not fetch it early.
     """
     given = ray.get(setup[0])
     torch.set_num_threads(given.threads)
@@ -79,14 +80,14 @@ def _get(reference: Any) -> Any:
 
 
 class RemoteTrialControl(TrialControl):
-    """Control of the slot, read from a worker's process.
+    """Pruning decisions and stop requests for a trial, read by a DDP worker from the slot's actor.
 
     A call that waits for a stop request is always open, so checking for a request every few steps
     costs nothing.
 
     Args:
-        slot: The group slot's actor.
-        job: The job in training.
+        slot: Ray actor of the slot, which holds the decisions and requests.
+        job: The trial in training.
     """
 
     def __init__(self, slot: ActorHandle[Any], job: Job) -> None:
@@ -99,20 +100,33 @@ class RemoteTrialControl(TrialControl):
         self._next = call.remote(self._job_name, self._stop, HEARTBEAT_SECONDS)
 
     def stopped(self) -> Stop:
-        """Return the most urgent request to stop so far."""
+        """Return the most urgent request to stop so far; ``Stop.NOT`` without one."""
         if ray.wait([self._next], timeout=0)[0]:
             self._stop = ray.get(self._next)
             self._listen()
         return self._stop
 
     def decision(self, epoch: int, seconds: float) -> bool | None:
-        """Wait for the study's decision after an epoch, as ``TrialControl.decision``."""
+        """Wait for the study's decision to prune the trial after an epoch, or to go on.
+
+        Args:
+            epoch: The epoch.
+            seconds: Longest time to wait.
+
+        Returns:
+            True if the trial is pruned; False if it continues or a stop was requested; None if
+            neither came in time.
+        """
         prune: bool | None = _get(self._slot.decision.remote(epoch, seconds))
         return prune
 
 
 def is_peer_failure(error: Exception) -> bool:
-    """Return True if a collective call failed because another worker did."""
+    """Return True if a collective call failed because another DDP worker failed.
+
+    Args:
+        error: Error that the call raised.
+    """
     if isinstance(error, torch.distributed.DistError):
         return True
     text = "gloo|nccl|connection (closed|reset) by peer"

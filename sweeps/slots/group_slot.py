@@ -1,9 +1,9 @@
-"""Slot of several DDP workers: one resident Ray Train run that trains one job after another.
+"""Slot of several DDP workers: one resident Ray Train run that trains one trial after another.
 
-The actor itself holds no CPU or GPU. One of its threads runs the workers
-(``sweeps.cluster.worker_group``), which take jobs from the actor's mailbox
-(``sweeps.slots.ddp_workers``). If a worker dies, Ray Train starts the group again, and the job in
-the mailbox continues from its last epoch.
+The slot is an actor that holds no CPU or GPU. One of its threads runs the workers
+(``sweeps.cluster.worker_group``), which ask the actor for trials (``sweeps.slots.ddp_workers``).
+The trial in training is kept in the actor's mailbox, so if a worker dies and Ray Train starts the
+group again, the trial continues from its last epoch.
 
 Tune's side of a trial imports this module with the slot's handle, so modules that need torch are
 imported only in the slot.
@@ -27,19 +27,21 @@ if TYPE_CHECKING:
     from sweeps.slots.setup import SlotSetup
 
 CLOSE_SECONDS = 20
-"""Longest time that closing a slot waits for its workers to end."""
+"""Longest time in seconds that closing a slot waits for its workers to end."""
 MOST_FAILURES = 20
-"""Failures of workers after which a slot is given up and another one is started.
+"""Number of failures of workers after which a slot is given up and another one is started.
 
-The number of failures that one trial may have is counted by the mailbox.
+The failures of each single trial are limited too, by ``Job.restarts``.
 """
 
 
 class GroupSlot(Slot):
-    """Actor of the slot: ``train`` runs one job at a time, the other calls run meanwhile.
+    """Ray actor of a slot with several DDP workers, which train one trial after another.
+
+    ``train`` runs one job (trial) at a time; the other calls run meanwhile.
 
     Args:
-        name: Name of the Ray Train run: ``<sweep>-slot-<k>``.
+        name: Name of the Ray Train run: ``<sweep>-slot-<k>``, with the slot's number k.
         resources: Resources section of the search file.
     """
 
@@ -69,10 +71,11 @@ class GroupSlot(Slot):
         self._mailbox.lose(reason)
 
     def ready(self, setup: "list[ray.ObjectRef[SlotSetup]]") -> str:
-        """Start the workers and return the id of their placement group once they are up.
+        """Start the DDP workers and return the id of their placement group once they are up.
 
         Args:
-            setup: Reference to the slot's setup, in a list, so that Ray does not fetch it here.
+            setup: Reference to the ``SlotSetup`` (features, listed frames and splits), in a list,
+                so that Ray does not fetch it here.
         """
         slot = ray.get_runtime_context().current_actor
         self._fitting = threading.Thread(target=self._fit, args=(slot, setup), daemon=True)
@@ -80,43 +83,97 @@ class GroupSlot(Slot):
         return self._mailbox.ready()
 
     def train(self, job: Job) -> Iterator[Event]:
-        """Train a job and yield its events."""
+        """Train a trial with the DDP workers and yield its events.
+
+        Args:
+            job: The trial.
+
+        Yields:
+            ``Begin`` when workers have started it, ``Epoch`` after each epoch, ``End`` at the end.
+
+        Raises:
+            TrialFailed: If the trial failed.
+            SlotLost: If the workers have ended for good.
+        """
         self._control.begin(job.name)
         yield from self._mailbox.events(job)
 
     @ray.method(concurrency_group="control")
     def close(self) -> None:
-        """Close the mailbox and wait for the workers to end."""
+        """Give the DDP workers no more trials, and wait for them to end."""
         self._mailbox.close()
         if self._fitting:
             self._fitting.join(CLOSE_SECONDS)
 
     @ray.method(concurrency_group="workers")
     def take(self, placement_group: str, seconds: float) -> Assignment | Literal["shutdown"] | None:
-        """Call ``Mailbox.take`` for a worker."""
+        """Wait for a trial to train; a call of the first DDP worker.
+
+        Args:
+            placement_group: Ray's id of the workers' placement group.
+            seconds: Longest time to wait.
+
+        Returns:
+            The trial as an ``Assignment``; None if there is none in time; "shutdown" if the slot is
+            closed.
+        """
         return self._mailbox.take(placement_group, seconds)
 
     @ray.method(concurrency_group="workers")
     def begin(self, number: int) -> None:
-        """Call ``Mailbox.begin`` for a worker."""
+        """Record that all DDP workers have started an assignment (trial handed to workers).
+
+        Args:
+            number: Number of the assignment.
+        """
         self._mailbox.begin(number)
 
     @ray.method(concurrency_group="workers")
     def put(self, number: int, event: Epoch | End) -> None:
-        """Call ``Mailbox.put`` for a worker."""
+        """Receive an event from the first DDP worker.
+
+        Args:
+            number: Number of the assignment (trial handed to workers).
+            event: End of an epoch, or of the trial.
+        """
         self._mailbox.put(number, event)
 
     @ray.method(concurrency_group="workers")
     def fail(self, number: int, reason: str, trace: str, own: bool) -> None:
-        """Call ``Mailbox.fail`` for a worker."""
+        """Record that a trial failed in a DDP worker.
+
+        Args:
+            number: Number of the assignment (trial handed to workers).
+            reason: Reason of the failure, in one line.
+            trace: Traceback of the worker.
+            own: True if the trial caused the error; False if another worker's death did.
+        """
         self._mailbox.fail(number, TrialFailed(reason, trace), own)
 
     @ray.method(concurrency_group="workers")
     def decision(self, epoch: int, seconds: float) -> bool | None:
-        """Call ``TrialControl.decision`` for a worker."""
+        """Wait for the study's decision to prune the trial after an epoch, or to go on.
+
+        Args:
+            epoch: The epoch.
+            seconds: Longest time to wait.
+
+        Returns:
+            True if the trial is pruned; False if it continues or a stop was requested; None if
+            neither came in time.
+        """
         return self._control.decision(epoch, seconds)
 
     @ray.method(concurrency_group="workers")
     def stop_above(self, job: str, known: Stop, seconds: float) -> Stop:
-        """Call ``TrialControl.stop_above`` for a worker."""
+        """Wait for a more urgent request to stop than a known one, or for the next trial.
+
+        Args:
+            job: Name of the job in training; the wait ends if another job starts.
+            known: The most urgent request that the caller knows.
+            seconds: Longest time to wait.
+
+        Returns:
+            The most urgent request so far.
+        """
         return self._control.stop_above(job, known, seconds)

@@ -1,8 +1,8 @@
-"""Mailbox between a trial's call and the workers of a group slot; it holds one job at a time.
+"""Mailbox in which a slot's actor exchanges trials and events with its DDP workers.
 
-The call puts a job in and takes the job's events out. The workers take the job and put events in.
-The job stays in the mailbox until it has ended and is updated by each event, so workers that
-replace dead ones get the remaining part of it.
+It holds one job (trial to train) at a time. A thread of the actor puts the job in and takes its
+events out. The workers take the job and put events in. The job stays in the mailbox until it has
+ended and is updated by each event, so workers that replace dead ones get the remaining part of it.
 """
 
 import threading
@@ -14,15 +14,15 @@ from typing import Final, Literal
 from sweeps.records.messages import Begin, End, Epoch, Event, Job, SlotLost, TrialFailed
 
 SHUTDOWN: Final = "shutdown"
-"""Answer to workers that ask for a job of a closed mailbox."""
+"""Answer to workers that ask a closed mailbox for a job."""
 
 
 @dataclass(frozen=True)
 class Assignment:
-    """Job that workers were given.
+    """Job (trial to train) as it is handed to DDP workers.
 
     Attributes:
-        number: Number of the assignment; each one of a slot has another number.
+        number: Number of the assignment; it differs each time that a slot hands out a job.
         job: The job, or the remaining part of it.
     """
 
@@ -31,9 +31,10 @@ class Assignment:
 
 
 class Mailbox:
-    """Thread-safe mailbox for one job at a time and its events.
+    """Thread-safe mailbox in which DDP workers find a job (trial to train) and put its events.
 
-    Workers call ``take``, ``begin``, ``put`` and ``fail``; the slot calls the other methods.
+    It holds one job at a time. Workers call ``take``, ``begin``, ``put`` and ``fail``; the slot's
+    actor calls the other methods.
     """
 
     def __init__(self) -> None:
@@ -50,7 +51,7 @@ class Mailbox:
         self._loss: str | None = None
 
     def events(self, job: Job) -> Iterator[Event]:
-        """Put a job in and yield its events until it has ended.
+        """Put in a job (trial to train) for the DDP workers, and yield its events until it ends.
 
         Raises:
             TrialFailed: If the job failed, or its workers died more often than it allows.
@@ -73,13 +74,17 @@ class Mailbox:
                 return
 
     def lose(self, reason: str) -> None:
-        """Note that the workers have ended and no others will come."""
+        """Record that the DDP workers have ended and no others will come.
+
+        Args:
+            reason: Reason in one line, for the errors that waiting calls raise.
+        """
         with self._changed:
             self._loss = reason
             self._changed.notify_all()
 
     def ready(self) -> str:
-        """Wait for workers and return the id of their placement group.
+        """Wait until DDP workers ask for a job, and return the id of their placement group.
 
         Raises:
             SlotLost: If there are no workers and there will be none.
@@ -91,13 +96,13 @@ class Mailbox:
             return self._placement_group
 
     def close(self) -> None:
-        """Accept no more jobs; workers that ask for one get ``SHUTDOWN``."""
+        """Hand out no more jobs (trials to train); workers that ask for one get ``SHUTDOWN``."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
 
     def take(self, placement_group: str, seconds: float) -> Assignment | Literal["shutdown"] | None:
-        """Wait for a job and return it as an assignment.
+        """Wait for a job (trial to train) and return it as an assignment.
 
         If the job was started before, its workers have died since. A worker that dies while it
         waits leaves its call open, so only the latest call gets an assignment, and a job counts as
@@ -130,14 +135,23 @@ class Mailbox:
             return Assignment(self._number, self._job)
 
     def begin(self, number: int) -> None:
-        """Note that all workers have started the assignment with this number."""
+        """Record that all DDP workers have started an assignment (job handed to workers).
+
+        Args:
+            number: Number of the assignment.
+        """
         with self._changed:
             if number == self._number and self._job is not None:
                 self._started = True
                 self._add(Begin(self._deaths, self._placement_group))
 
     def put(self, number: int, event: Epoch | End) -> None:
-        """Put in an event of an assignment; it is dropped after the end of the assignment."""
+        """Put in an event of an assignment (job handed to workers); drop it after the end.
+
+        Args:
+            number: Number of the assignment; events of one that has ended are dropped.
+            event: End of an epoch, or of the trial.
+        """
         with self._changed:
             if number != self._number or self._job is None:
                 return
@@ -148,7 +162,7 @@ class Mailbox:
                 self._add(event)
 
     def fail(self, number: int, error: TrialFailed, own: bool) -> None:
-        """Note that the assignment with this number failed; the first failure counts.
+        """Record that an assignment (job handed to workers) failed; the first failure counts.
 
         Args:
             number: Number of the assignment.
@@ -184,7 +198,7 @@ class Mailbox:
 
 
 def _remaining_job(job: Job, event: Epoch) -> Job:
-    """Return the remaining part of a job after an epoch."""
+    """Return the job that continues a trial after an epoch, from the epoch's checkpoint."""
     epoch, best = event.result["epoch"], set(event.result["best_epochs"].values())
     weights = {e: w for e, w in job.weights.items() if e in best or e > epoch}
     if event.weights is not None:

@@ -1,4 +1,4 @@
-"""Pool of a sweep's slots: free, busy, starting and lost ones."""
+"""Pool of a sweep's slots (processes or groups of DDP workers that train trials)."""
 
 import time
 from collections.abc import Callable
@@ -15,13 +15,13 @@ from sweeps.search_file import ResourcesSection
 from sweeps.slots.control import Stop
 
 SAY_EVERY_SECONDS = 30
-"""Interval of messages about slots that wait for resources."""
+"""Seconds between messages about slots that wait for resources."""
 CLOSE_SECONDS = 30
-"""Longest time that the pool waits for its slots to close."""
+"""Longest time in seconds that the pool waits for its slots to close."""
 GRACE_SECONDS = 60
-"""Time after the start timeout in which Ray Train can give up a group by itself.
+"""Seconds after the start timeout in which Ray Train can give up a group of workers by itself.
 
-Only after that the pool gives it up, since the group's placement group would then stay reserved.
+Only later the pool gives the group up, since its placement group would then stay reserved.
 """
 
 
@@ -34,13 +34,15 @@ class _Slot:
 
 
 class SlotPool:
-    """Pool that starts the slots, gives free ones to trials and replaces lost ones.
+    """Pool that starts slots, gives free ones to trials and replaces slots that have died.
 
-    No method waits for a slot: slots that are up train while others still start. The processes of
-    the slots start at once, while their setup is still being made; ``open`` gives it to them.
+    A slot is a Ray actor that trains one trial after another, alone or with DDP workers. No method
+    waits for a slot to start: slots that are up train while others still start. The actors are
+    started at once, while their setup (features, listed frames and splits) is still being made;
+    ``open`` gives them the setup.
 
     Args:
-        start: Function that starts slot k.
+        start: Function that starts slot k, from 0, and returns its actor.
         number: Number of slots.
         resources: Resources section of the search file, with the start timeout.
         say: Function that prints a sentence for the user.
@@ -66,14 +68,18 @@ class SlotPool:
         self._new = [start(slot) for slot in range(number)]
 
     def open(self, setup: Any) -> None:
-        """Give a reference to the ``SlotSetup`` to all slots, also to those that start later."""
+        """Give the setup to all slots, also to those that start later.
+
+        Args:
+            setup: Ray reference to the ``SlotSetup`` (features, listed frames and splits).
+        """
         self._setup = [setup]
         for slot, actor in enumerate(self._new):
             self._begin(slot, actor)
         self._new = []
 
     def take(self) -> int | None:
-        """Return a free slot, or None while there is none."""
+        """Return the number of a free slot, which is then busy; None while no slot is free."""
         for slot in list(self._waiting):
             self._look_at(slot)
         if self._waiting and time.monotonic() - self._said >= SAY_EVERY_SECONDS:
@@ -82,23 +88,28 @@ class SlotPool:
         return self._free.pop(0) if self._free else None
 
     def actor(self, slot: int) -> ActorHandle[Any]:
-        """Return the actor of a slot."""
+        """Return the Ray actor of a slot."""
         return self._up[slot].actor
 
     def release(self, slot: int) -> None:
-        """Note that a slot is free again."""
+        """Mark a busy slot as free again."""
         self._free.append(slot)
 
     def placed(self, slot: int, placement_group: str) -> None:
-        """Note the placement group of a slot's workers, which are up (again)."""
+        """Record the placement group of a slot's DDP workers, which have started or started again.
+
+        Args:
+            slot: Number of the slot.
+            placement_group: Ray's id of the placement group, in hexadecimal digits.
+        """
         self._up[slot].placement_group = placement_group
 
     def lose(self, slot: int, replace: bool = True) -> None:
-        """Remove a slot that can train no more, and start another one in its place.
+        """Kill a slot that can train no more, and start another one in its place.
 
         Args:
-            slot: The slot.
-            replace: False if no other one is to be started.
+            slot: Number of the slot.
+            replace: False to start no other one.
         """
         self._kill(self._up.pop(slot))
         if replace:
@@ -110,12 +121,16 @@ class SlotPool:
         return not self._waiting and not self._up
 
     def stop(self, when: Stop) -> None:
-        """Request all slots to stop their trials."""
+        """Request that all slots stop their trials.
+
+        Args:
+            when: Urgency: after the current epoch, or at once.
+        """
         for slot in [*self._up.values(), *self._waiting.values()]:
             slot.actor.stop.remote(when)
 
     def close(self) -> None:
-        """End all slots; the resources of their workers are free when this returns."""
+        """Kill all slots; the resources of their workers are free when this returns."""
         self.stop(Stop.NOW)
         for slot in self._waiting.values():
             self._kill(slot)
@@ -163,7 +178,7 @@ class SlotPool:
         self._say(why)
 
     def _why_waiting(self, *slots: int) -> str:
-        """Return a sentence with the resources that waiting slots need and that are free."""
+        """Return a sentence with the CPUs and GPUs that waiting slots need, and the free ones."""
         r = self._resources
         gpus = f" and {r.gpus_per_worker:g} GPUs" if r.gpus_per_worker else ""
         need = f"{r.workers_per_trial} x ({r.cpus_per_worker} CPUs{gpus})"

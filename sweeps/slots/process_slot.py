@@ -1,4 +1,4 @@
-"""Slot of one process, which holds the CPUs and GPUs and trains by itself.
+"""Slot of one process, which holds CPUs and GPUs and trains one trial after another.
 
 Tune's side of a trial imports this module with the slot's handle, so modules that need torch are
 imported only in the slot.
@@ -17,10 +17,11 @@ if TYPE_CHECKING:
 
 
 class ProcessSlot(Slot):
-    """Actor of the slot: ``train`` runs one job at a time, ``control`` calls run meanwhile.
+    """Ray actor of a slot that trains one trial after another by itself, without DDP.
 
-    The modules that a job needs are imported when the process starts, while the driver reads the
-    shards.
+    ``train`` runs one job (trial) at a time; the calls that control the trial run meanwhile. The
+    modules that a job needs are imported when the process starts, while the driver reads the
+    features.
 
     Args:
         threads: Number of torch's threads.
@@ -35,10 +36,11 @@ class ProcessSlot(Slot):
         torch.set_num_threads(threads)
 
     def ready(self, setup: "list[ray.ObjectRef[SlotSetup]]") -> str:
-        """Read the setup; return an empty string, since the slot has no placement group.
+        """Read the data that all trials share; return "", the id of no placement group.
 
         Args:
-            setup: Reference to the setup, in a list.
+            setup: Reference to the ``SlotSetup`` (features, listed frames and splits), in a list,
+                so that Ray does not fetch it early.
         """
         from sweeps.data.trial_data import SlotData
 
@@ -47,7 +49,11 @@ class ProcessSlot(Slot):
         return ""
 
     def train(self, job: Job) -> Iterator[Epoch | End]:
-        """Train a job and yield its events."""
+        """Train a trial and yield its events: the end of each epoch, then the end of the trial.
+
+        Args:
+            job: The trial.
+        """
         from mtl.config import read_config
         from sweeps.slots.trial_loop import TrialLoop
 

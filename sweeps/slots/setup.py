@@ -1,4 +1,4 @@
-"""Setup of a slot: shards of features, listed frames and parts of the videos."""
+"""Data that a slot (process or group of DDP workers that trains trials) gets once."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,14 +9,16 @@ from sweeps.data.object_store import Shards
 
 @dataclass(frozen=True)
 class SlotSetup:
-    """Data that a slot gets once, for all trials of a sweep.
+    """Data that a slot gets once, for all trials of a sweep that it trains.
+
+    A slot is a process, or a group of DDP workers, that trains one trial after another.
 
     Attributes:
-        shards: Blocks of the feature sets in the object store.
-        listing: The dataset's listed frames.
-        parts: The part of each video: ``train``, ``select``, ``confirm`` or ``test``.
+        shards: References to the features in Ray's object store.
+        listing: All frames named in the dataset's annotation files.
+        parts: Split of each video: ``train``, ``select``, ``confirm`` or ``test``.
         threads: Number of torch's threads in each worker.
-        folds: The part of each video for each held-out fold of the refit.
+        folds: Splits of the videos while a fold is held out, for each fold; empty without folds.
     """
 
     shards: Shards

@@ -1,4 +1,4 @@
-"""Start of slots of either kind, which share ``ready``, ``train`` and the calls of ``Slot``."""
+"""Start of slots: Ray actors that train one trial after another, alone or with DDP workers."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,11 +12,17 @@ from sweeps.slots.group_slot import GroupSlot
 from sweeps.slots.process_slot import ProcessSlot
 
 WORKER_CALLS = 16
-"""Threads for the calls of workers: three of a living group, and those left by dead workers."""
+"""Number of an actor's threads for calls of its DDP workers.
+
+A living group has three open calls at most; workers that died may leave others open.
+"""
 
 
 def slot_starter(sweep: str, resources: ResourcesSection) -> Callable[[int], ActorHandle[Any]]:
-    """Return the function that starts slot k; a slot is up once its call ``ready`` has returned.
+    """Return a function that starts the slot with a given number and returns its Ray actor.
+
+    A slot trains one trial after another, by itself or with DDP workers. It is up once its call
+    ``ready`` has returned.
 
     Args:
         sweep: The sweep's name.

@@ -1,4 +1,4 @@
-"""Training of one trial in a slot, by one worker or several, without Ray."""
+"""Training of one trial by one process or several DDP workers, without Ray."""
 
 import time
 from collections.abc import Iterable, Iterator
@@ -18,18 +18,21 @@ from sweeps.records.messages import End, EndState, Epoch, Job
 from sweeps.slots.control import Stop, TrialControl
 
 HEARTBEAT_SECONDS = 60.0
-"""Interval at which waiting workers exchange a message, so that no collective call times out."""
+"""Seconds after which waiting DDP workers exchange a message, lest a collective call times out."""
 
 
 class TrialLoop:
-    """Training of one job. All its workers run the same loop in step.
+    """Loop that trains one trial and makes the events (epochs, end) to report to the driver.
+
+    All DDP workers of the trial run the same loop in step.
 
     Args:
-        job: The job.
+        job: The trial to train, with the checkpoint to continue from.
         config: The trial's config.
-        data: The trial's data.
-        control: Source of decisions and stop requests; only the first worker's counts.
-        workers: The workers that train the trial together.
+        data: The trial's sequences, labels and feature statistics.
+        control: Source of pruning decisions and stop requests; only that of the first worker is
+            used.
+        workers: The DDP workers that train the trial together.
     """
 
     def __init__(
@@ -44,7 +47,10 @@ class TrialLoop:
         self.control, self.workers = control or TrialControl(), workers
 
     def events(self) -> Iterator[Epoch | End]:
-        """Train the job and yield each epoch that the study has not recorded, then the end."""
+        """Train the trial and yield each epoch that the study has not recorded, then the end.
+
+        The end of a complete or pruned trial holds its predictions.
+        """
         job, trainer = self.job, Trainer(self.config, self.data, self.job.checkpoint, self.workers)
         kept: dict[int, ModelWeights] = {e: load_weights(w) for e, w in job.weights.items()}
         before = len(trainer.learning_curve)
@@ -63,7 +69,7 @@ class TrialLoop:
         yield self._end(state, trainer.learning_curve[-1:], kept)
 
     def _is_pruned_after(self, epoch: int) -> bool:
-        """Wait for the study's decision after an epoch; return True on all workers if it prunes."""
+        """Wait for the study's decision after an epoch; return True, on all workers, to prune."""
         first = self.workers.rank == 0
         while True:
             prune = self.control.decision(epoch, HEARTBEAT_SECONDS) if first else None

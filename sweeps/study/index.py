@@ -1,4 +1,7 @@
-"""Index of a sweep's trials by signature and state, so that no draw or report reads all trials."""
+"""Lookup of a sweep's trials by state and by signature (hash of config and dataset).
+
+With this lookup, sampling a trial and recording a result need not read all trials of the journal.
+"""
 
 from collections import Counter, defaultdict, deque
 
@@ -7,26 +10,32 @@ from optuna.trial import FrozenTrial, TrialState
 from sweeps.study.sampler import learn
 
 ORIGIN = "from"
-"""Attribute of a trial that was taken over from another sweep: sweep, study and number."""
+"""Name of the Optuna user attribute of a trial that was taken over from another sweep.
+
+The value is "<other sweep>: <study> <number>".
+"""
 Key = tuple[str, int]
-"""A study's name and a trial's number in it."""
+"""Key of a trial: name of its Optuna study, and the trial's number in the study."""
 
 
 class Index:
-    """Index of the trials of all studies by signature and state, made from the journal alone.
+    """Lookup of the trials in a sweep's Optuna studies by state and by signature.
+
+    A signature is the hash of a trial's config and dataset. A retry is a failed trial that is
+    trained again. Trials are given by their keys (study's name, trial number).
 
     Attributes:
-        sizes: Study -> number of its trials, retries left out.
-        adopted: Study -> number of its trials that were taken over from another sweep.
-        asked: Signature -> number of trials that have it, retries left out.
+        sizes: Study's name -> number of its trials, retries left out.
+        adopted: Study's name -> number of its trials that were taken over from another sweep.
+        asked: Signature -> number of trials with this signature, retries left out.
         latest: Signature -> the trial that is trained for it: the first one, or its last retry.
-        failed: Signature -> the trial in `latest`, if it has failed.
+        failed: Signature -> the trial in `latest`, if this trial has failed.
         running: Trial without a result -> its signature.
-        unfinished: Running trials that no slot trains at present, the next one first.
-        twins: Running trial -> its twins: later trials with the same signature, which wait for its
-            result.
+        unfinished: Running trials that no process trains at present, the next one to train
+            first.
+        twins: Running trial -> later trials with the same signature, which wait for its result.
         repeats: Trial, as "<study> <number>" -> number of trials that repeat it with a new seed.
-        learned: Study -> the finished trials that its sampler learns from.
+        learned: Study's name -> the ended trials that the study's sampler learns from.
     """
 
     def __init__(self) -> None:
@@ -42,7 +51,12 @@ class Index:
         self.learned: defaultdict[str, list[FrozenTrial]] = defaultdict(list)
 
     def add(self, key: Key, trial: FrozenTrial) -> None:
-        """Add a trial of the journal; trials must be added in the order of their writing."""
+        """Add a trial of the journal; trials must be added in the journal's order.
+
+        Args:
+            key: Name of the trial's study, and the trial's number.
+            trial: The trial.
+        """
         signature = trial.user_attrs["signature"]
         if "retry_of" in trial.user_attrs:
             del self.failed[signature]
@@ -63,12 +77,17 @@ class Index:
             self.twins.setdefault(latest, []).append(key)
 
     def end(self, key: Key, trial: FrozenTrial) -> None:
-        """Move a running trial, which now has its result, to the ended ones."""
+        """Move a trial from the running to the ended ones.
+
+        Args:
+            key: Name of the trial's study, and the trial's number.
+            trial: The trial with its final state.
+        """
         signature = self.running.pop(key)
         if trial.state == TrialState.FAIL and self.latest[signature] == key:
             self.failed[signature] = key
         learn(self.learned[key[0]], trial)
 
     def ended(self) -> int:
-        """Return the number of ended trials; a failed trial that is being retried has not ended."""
+        """Return the number of ended trials, without failed ones that are being trained again."""
         return self.sizes.total() - sum(self.asked[s] for s in set(self.running.values()))

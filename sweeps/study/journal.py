@@ -1,4 +1,7 @@
-"""Journal file of the study, without torn lines; a trial is written as one record."""
+"""Optuna's journal file, protected against half-written lines.
+
+A journal has one record per line. A trial is written with all its parameters as one record.
+"""
 
 import json
 import os
@@ -17,16 +20,22 @@ from mtl.errors import InputError
 
 JOURNAL = "study.journal"
 OPTUNA_LOCK_SECONDS = 0.5
-"""Time that another living process, such as `optuna-dashboard`, gets to release Optuna's lock."""
+"""Seconds to wait for a running process, such as `optuna-dashboard`, to release Optuna's lock."""
 DRAFT = -1
-"""Trial id of the draft, which is not in the journal."""
+"""Trial id of the draft (trial that is being sampled in memory), which is not in the journal."""
 
 
 def cut_torn_line(path: Path) -> int:
-    """Cut off an unfinished last line, as left by a kill or a full disk; return its size in bytes.
+    """Cut off a half-written last line of a journal file, as left by a kill or a full disk.
 
     Optuna opens a journal with such a line without an error, and its next append then damages the
-    file for good. Nothing is lost, because results are used only after their line is complete.
+    file for good. No result is lost, because results are used only after their line is complete.
+
+    Args:
+        path: The journal file.
+
+    Returns:
+        Number of bytes that were cut off.
 
     Raises:
         InputError: If a line before the last one is damaged; the file is not changed.
@@ -61,7 +70,13 @@ def _is_record(line: bytes) -> bool:
 
 
 def remove_optuna_lock(path: Path) -> None:
-    """Remove the lock of a process that died in an append; Optuna would wait 30 s for it."""
+    """Remove the lock file that a dead process left beside a journal file.
+
+    Optuna itself would wait 30 s for the lock. A running process has half a second to release it.
+
+    Args:
+        path: The journal file.
+    """
     lock = path.with_name(f"{path.name}.lock")
     deadline = time.monotonic() + OPTUNA_LOCK_SECONDS
     while lock.is_symlink() and time.monotonic() < deadline:
@@ -72,10 +87,10 @@ def remove_optuna_lock(path: Path) -> None:
 
 
 class JournalFile(JournalFileBackend):
-    """Optuna's journal file. A failed append, as on a full disk, leaves no half line behind."""
+    """Optuna's journal file, in which a failed append, as on a full disk, leaves no half line."""
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
-        """Append records; cut off the half line if that fails."""
+        """Append records to the journal file; if this fails, cut off the half-written line."""
         try:
             super().append_logs(logs)
         except OSError:
@@ -86,15 +101,16 @@ class JournalFile(JournalFileBackend):
 class Journal(JournalStorage):
     """Optuna's journal storage with a draft: a trial sampled in memory, then added as one record.
 
-    Optuna itself writes a trial parameter by parameter. If it is killed in between, the remaining
-    parameters are drawn from another state of the random generator. Here such a trial is not in
-    the journal at all and is drawn again from the start.
+    Optuna itself writes a trial parameter by parameter. If its process is killed in between, the
+    remaining parameters are later drawn from another state of the random generator. With this
+    class, a trial that is killed while it is sampled is not in the journal at all and is sampled
+    again from its first parameter.
 
     Args:
         path: The journal file; it is made if needed.
 
     Raises:
-        InputError: If a line before the last one is damaged.
+        InputError: If a line before the journal's last one is damaged.
     """
 
     def __init__(self, path: Path) -> None:
@@ -105,7 +121,10 @@ class Journal(JournalStorage):
         super().__init__(JournalFile(str(path)))
 
     def draft(self, study: optuna.Study) -> optuna.Trial:
-        """Return a new draft, on which the study's sampler draws; the last draft is dropped."""
+        """Return a new draft (trial in memory) on which the study's sampler draws parameters.
+
+        There is one draft at a time: an earlier one is dropped.
+        """
         self._draft = create_trial(state=TrialState.RUNNING)
         return optuna.Trial(study, DRAFT)
 
@@ -116,13 +135,14 @@ class Journal(JournalStorage):
         user_attrs: Mapping[str, Any],
         result_of: FrozenTrial | None = None,
     ) -> FrozenTrial:
-        """Write a trial as the study's next one, in one record, and return it.
+        """Add a trial to a study, as one record of the journal, and return the trial.
 
         Args:
             study: Optuna's id of the study.
-            draft: The draft, or a trial whose parameters are used once more.
-            user_attrs: The new trial's attributes.
-            result_of: Trial whose result the new one gets; None for a RUNNING trial.
+            draft: The draft, or an earlier trial, whose parameters the new trial gets.
+            user_attrs: The new trial's user attributes.
+            result_of: Ended trial that gives the new trial its state and values; None for a RUNNING
+                trial.
         """
         state = result_of.state if result_of else TrialState.RUNNING
         record = create_trial(
@@ -136,7 +156,7 @@ class Journal(JournalStorage):
         return self.get_trial(self.create_new_trial(study, template_trial=record))
 
     def get_trial(self, trial_id: int) -> FrozenTrial:
-        """Return the trial with this id, which may be the draft's."""
+        """Return the trial with this id; `DRAFT` is the id of the draft (trial in memory)."""
         return self._draft if trial_id == DRAFT else super().get_trial(trial_id)
 
     def set_trial_param(
@@ -146,11 +166,11 @@ class Journal(JournalStorage):
         param_value_internal: float,
         distribution: BaseDistribution,
     ) -> None:
-        """Store a parameter; parameters of the draft stay in memory, in its `Trial`."""
+        """Write a parameter of a trial to the journal; the draft's parameters stay in memory."""
         if trial_id != DRAFT:
             super().set_trial_param(trial_id, param_name, param_value_internal, distribution)
 
     def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
-        """Store a system attribute; those of the draft are for other processes and are dropped."""
+        """Write a system attribute of a trial to the journal; nothing is stored for the draft."""
         if trial_id != DRAFT:
             super().set_trial_system_attr(trial_id, key, value)

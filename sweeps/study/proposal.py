@@ -1,4 +1,4 @@
-"""Proposals: trials of the journal that are to be trained, and refits."""
+"""Trials to train next (proposals), and ensemble trials to train again without a fold (refits)."""
 
 from dataclasses import dataclass
 
@@ -8,24 +8,25 @@ from sweeps.storage.trial_folder import FOLD_MARK
 from sweeps.study.index import Key
 
 PRUNE, KEEP = "prune", "keep"
-"""Values of the attribute `decision:<epoch>`."""
+"""Values of a trial's Optuna attribute `decision:<epoch>`: stop training after it, or go on."""
 
 
 @dataclass(frozen=True)
 class Proposal:
-    """A trial to train, or to continue.
+    """Trial to train next, or to continue after its last recorded epoch.
 
     Attributes:
-        study: Name of its Optuna study.
+        study: Name of the trial's Optuna study.
         number: Optuna's trial number in that study.
-        overrides: Overrides that compose to its config.
-        signature: Signature of the config and the data, also the name of the trial's folder.
-        reported: Epoch -> value of the epochs that an earlier driver recorded.
-        stopped: True if the trial was pruned at the last of these epochs and only its end is
-            missing.
+        overrides: Hydra overrides that compose to the trial's config.
+        signature: Hash of the trial's config and dataset; also the name of its folder.
+        reported: Epoch -> objective, for the epochs that are in the journal already.
+        stopped: True if the trial was pruned at the last of these epochs, but its end is not
+            recorded yet.
         unpruned: True if the trial is never pruned, because it repeats another trial with a new
             seed or with a fold held out.
-        fold: Index of the held-out fold of a refit; None for other trials.
+        fold: Index of the held-out fold, if this is an ensemble's trial that is trained again; else
+            None.
     """
 
     study: str
@@ -39,7 +40,12 @@ class Proposal:
 
     @classmethod
     def of(cls, key: Key, trial: FrozenTrial) -> "Proposal":
-        """Return the proposal to train a trial of the journal from its last recorded epoch."""
+        """Return the proposal to train a trial of the journal from its last recorded epoch on.
+
+        Args:
+            key: Name of the trial's study, and the trial's number.
+            trial: The trial.
+        """
         return cls(
             study=key[0],
             number=key[1],
@@ -54,10 +60,10 @@ class Proposal:
 
 @dataclass(frozen=True)
 class Refit:
-    """A fused trial that is to be trained again with a fold held out.
+    """Trial of the ensemble that is to be trained again with one fold of the videos held out.
 
     Attributes:
-        member: Signature of the fused trial.
+        member: Signature (hash of config and dataset) of the ensemble's trial.
         fold: Index of the held-out fold, from 0.
         folds: Number of folds.
     """
@@ -68,10 +74,10 @@ class Refit:
 
     @property
     def signature(self) -> str:
-        """Signature of the refit."""
+        """Signature of the ensemble's trial, followed by the fold and the number of folds."""
         return f"{self.member}{FOLD_MARK}{self.fold}of{self.folds}"
 
 
 def is_stopped(trial: FrozenTrial) -> bool:
-    """Return True if the decision after the trial's last epoch was to prune it."""
+    """Return True if the study decided to prune the trial after its last recorded epoch."""
     return trial.user_attrs.get(f"decision:{trial.last_step}") == PRUNE

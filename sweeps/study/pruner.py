@@ -1,4 +1,4 @@
-"""Asynchronous successive halving that decides from the recorded values alone."""
+"""Pruner by asynchronous successive halving, which depends only on values in the journal."""
 
 import math
 from bisect import bisect_right, insort
@@ -7,7 +7,15 @@ from typing import Protocol
 
 
 def rungs(min_epochs: int, reduction_factor: int, epochs: int) -> tuple[int, ...]:
-    """Return the epochs, up to `epochs`, of possible pruning: min_epochs * reduction_factor**k."""
+    """Return the rungs (epochs at which a trial may be pruned) of a trial, in ascending order.
+
+    Rung k, from 0, is min_epochs * reduction_factor**k.
+
+    Args:
+        min_epochs: First rung.
+        reduction_factor: Ratio of a rung to the one before.
+        epochs: The trial's number of epochs; no later rung is returned.
+    """
     found = []
     rung = min_epochs
     while rung <= epochs:
@@ -17,32 +25,35 @@ def rungs(min_epochs: int, reduction_factor: int, epochs: int) -> tuple[int, ...
 
 
 class PrunerSettings(Protocol):
-    """Pruner section of the search file; its kind is `asha` or `none`."""
+    """Settings of the pruner in the search file."""
 
     @property
     def kind(self) -> str:
-        """Name of the method."""
+        """Name of the pruning method: `asha` (successive halving) or `none`."""
 
     @property
     def min_epochs(self) -> int:
-        """First rung."""
+        """First epoch at which a trial may be pruned."""
 
     @property
     def reduction_factor(self) -> int:
-        """Ratio of a rung to the one before; 1 / reduction_factor of a rung's trials continue."""
+        """Ratio of a rung (epoch at which trials may be pruned) to the one before.
+
+        At each rung 1 / reduction_factor of the trials continue.
+        """
 
 
 class AsynchronousHalving:
-    """Pruner that keeps, at each rung, the best 1 / reduction_factor of a study's trials.
+    """Pruner that lets the best 1 / reduction_factor of a study's trials continue at each rung.
 
-    Method of Li et al. 2020, "A System for Massively Parallel Hyperparameter Tuning", without
-    promotion of stopped trials; higher is better. If every epoch is reported, its decisions equal
-    those of Optuna's `SuccessiveHalvingPruner(min_epochs, reduction_factor)`. Optuna's pruner sets
-    `completed_rung_k` in the trial before it decides, and a second call returns "continue", so
-    after a crash in between a trial is not pruned. This class keeps only the values, each `add`ed
-    when it is recorded or read back, and a second call returns the same decision. The values are
-    sorted: Optuna's scan of all trials at each rung doubled the driver's time for a trial within
-    4,000 trials.
+    A rung is an epoch at which a trial may be pruned. The method is that of Li et al. 2020, "A
+    System for Massively Parallel Hyperparameter Tuning", without promotion of stopped trials;
+    higher values are better. If every epoch is reported, the decisions equal those of Optuna's
+    `SuccessiveHalvingPruner(min_epochs, reduction_factor)`. Optuna's pruner sets `completed_rung_k`
+    in the trial before it decides, and a second call returns "continue", so a trial is not pruned
+    if the program is killed in between. This class keeps only the values, and a second call returns
+    the same decision. The values are kept sorted: with Optuna's scan of all trials at each rung,
+    the driver's time for a trial doubled within 4,000 trials.
 
     Args:
         min_epochs: First rung.
@@ -67,17 +78,24 @@ class AsynchronousHalving:
         return epoch in rungs(self._min_epochs, self._reduction_factor, epoch)
 
     def add(self, study: str, epoch: int, value: float) -> None:
-        """Add a trial's value after an epoch; NaN is ignored."""
+        """Add a trial's value after an epoch, for the comparison of trials; NaN is ignored.
+
+        Args:
+            study: Name of the trial's study; only trials of one study are compared.
+            epoch: The epoch, from 1.
+            value: The trial's objective after this epoch; higher is better.
+        """
         if self.is_rung(epoch) and not math.isnan(value):
             insort(self._reached[study, epoch], value)
 
     def stops(self, study: str, epoch: int, value: float) -> bool:
-        """Return True if a trial is pruned after this epoch.
+        """Return True if a trial is to be pruned after this epoch.
 
         Args:
             study: Name of the trial's study.
-            epoch: The epoch; no trial is pruned if it is no rung.
-            value: The trial's value after this epoch, `add`ed before; NaN is always pruned.
+            epoch: The epoch, from 1; no trial is pruned if it is no rung.
+            value: The trial's objective after this epoch, given to `add` before. With NaN the trial
+                is pruned at any rung.
         """
         if not self.is_rung(epoch):
             return False
@@ -87,7 +105,7 @@ class AsynchronousHalving:
 
 
 def make_pruner(settings: PrunerSettings) -> AsynchronousHalving | None:
-    """Return the pruner of a search file; None if no trial is to be pruned."""
+    """Return the pruner for the search file's settings; None if they switch pruning off."""
     if settings.kind == "none":
         return None
     return AsynchronousHalving(settings.min_epochs, settings.reduction_factor)

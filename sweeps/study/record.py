@@ -1,4 +1,4 @@
-"""Record of a sweep's trials: the Optuna studies of one journal file."""
+"""Record of a sweep's trials, kept in the Optuna studies of one journal file."""
 
 import math
 from collections import Counter
@@ -17,26 +17,29 @@ from sweeps.study.pruner import PrunerSettings, make_pruner
 from sweeps.study.sampler import RecentStudy
 
 COPIED_TO_RETRY = ("overrides", "signature", "repeat_of", "fold", "fold_of")
-"""Attributes that a retry copies from the failed trial."""
+"""User attributes that a retry (failed trial that is trained again) copies from that trial."""
 
 
 class StudyRecord:
-    """Record of a sweep's trials, which reads them from the journal and makes all changes of it.
+    """Record of a sweep's trials in a journal file, with all methods that change the file.
+
+    A trial's signature is the hash of its config and dataset. A trial with the signature of an
+    earlier trial is a twin: it is not trained, but gets the earlier one's result.
 
     Args:
-        folder: The sweep's folder; it is made if needed.
-        studies: Names of the sweep's studies.
-        pruned: Names of the studies in which trials may be pruned at rungs.
+        folder: The run folder; it is made if needed.
+        studies: Names of the sweep's Optuna studies.
+        pruned: Names of the studies in which trials may be pruned.
         pruner: Settings of the pruner; its kind is `asha` or `none`.
         sign: Function that returns the signature of the config that overrides compose to.
-        lock: The folder's lock if the caller holds it already. It is released by `close`.
+        lock: The folder's lock if the caller holds it already. `close` releases the lock.
 
     Attributes:
-        index: The trials of all studies by signature and state.
+        index: Lookup of the trials of all studies by signature and state.
 
     Raises:
-        InputError: If another driver holds the folder, or a line before the journal's last one is
-            damaged.
+        InputError: If another process holds the folder's lock, or a line before the journal's last
+            one is damaged.
     """
 
     index: Index
@@ -61,13 +64,17 @@ class StudyRecord:
             raise
 
     def close(self) -> None:
-        """Release the lock of the folder; trials that are RUNNING stay RUNNING."""
+        """Release the lock of the run folder; RUNNING trials stay RUNNING in the journal."""
         self._lock.close()
 
     def put_back(self, study: str, number: int) -> None:
-        """Queue a trial that lost its slot; it continues from its last recorded epoch.
+        """Queue a running trial again; it will continue after its last recorded epoch.
 
-        A trial that has ended is not queued.
+        The process that trained it has died. A trial that has ended is not queued.
+
+        Args:
+            study: Name of the trial's study.
+            number: The trial's number in the study.
         """
         if (study, number) in self.index.running:
             self.index.unfinished.appendleft((study, number))
@@ -75,13 +82,13 @@ class StudyRecord:
     def retry_failed(self) -> int:
         """Queue a retry of each trial that was trained and failed; return the number of retries.
 
-        A retry is a trial of its own, written as one record, with the parameters of the failed
-        trial and the attribute `retry_of`. It is trained before new trials. It counts neither
-        towards its study's share nor towards the number that the next sampler is made from, so new
-        trials are drawn as if the retry had run in the place of the failed trial. A retry that
-        fails is retried only by another call. Twins of the failed trial keep their FAIL in the
-        journal, since an ended trial is never changed there, but `counts` counts them with the
-        state of the retry, and a later proposal of the same config becomes a twin of the retry.
+        A retry is a new trial in the journal, with the parameters of the failed trial and the
+        attribute `retry_of`. It is trained before other new trials. Retries count neither as trials
+        of their study nor in the seeds of samplers, so later trials are drawn as if the retry had
+        run in the place of the failed trial. If a retry fails, only another call queues the trial
+        again. Twins of the failed trial (later trials with the same config) keep their state FAIL
+        in the journal, since an ended trial is never changed there, but `counts` counts them with
+        the state of the retry. A later trial with the same config becomes a twin of the retry.
         """
         failed = list(self.index.failed.values())
         for study, number in failed:
@@ -94,7 +101,7 @@ class StudyRecord:
         return len(failed)
 
     def knows(self, signature: str) -> bool:
-        """Return True if a trial has this signature."""
+        """Return True if a trial has this signature (hash of config and dataset)."""
         return signature in self.index.latest
 
     def adopt(
@@ -107,14 +114,16 @@ class StudyRecord:
     ) -> None:
         """Write a finished trial of another sweep to the journal, as one record.
 
-        The trial does not count towards the study's share, but the sampler learns from it. Samplers
-        of new trials are made from the numbers after it, so that no point is drawn twice.
+        The study's planned number of trials does not include it, but the study's sampler learns
+        from it. It takes a trial number, and samplers are seeded with trial numbers, so later
+        trials draw other points.
 
         Args:
             study: Name of the study that takes the trial over.
-            trial: The other sweep's trial, whose values and decisions are copied.
-            point: Trial that holds the same point as parameters of this sweep's space.
-            overrides: The point as overrides.
+            trial: The other sweep's trial; its state, values and pruning decisions are copied.
+            point: Trial that has the same hyperparameters, as parameters of this sweep's search
+                space.
+            overrides: The hyperparameters as Hydra overrides.
             origin: Value of the attribute `from`: "<other sweep>: <study> <number>".
         """
         kept = {k: v for k, v in trial.user_attrs.items() if k.startswith("decision:")}
@@ -127,11 +136,11 @@ class StudyRecord:
         self._index_trial(study, added)
 
     def report(self, study: str, number: int, epoch: int, value: float) -> bool:
-        """Record the value of an epoch; return True if the trial is pruned after it.
+        """Record a trial's objective after an epoch; return True if the trial is pruned then.
 
         The decision is written to the journal before it is returned. An epoch that is already
-        recorded keeps its value and its decision. Nothing is recorded for a trial that was pruned
-        at an earlier epoch or has ended; the result is then True.
+        recorded keeps its objective and its decision. Nothing is recorded for a trial that was
+        pruned at an earlier epoch or has ended; the result is then True.
 
         Args:
             study: Name of the trial's study.
@@ -156,17 +165,16 @@ class StudyRecord:
         reason: str | None = None,
         attributes: Mapping[str, Any] | None = None,
     ) -> None:
-        """Write the end of a trial and of its twins to the journal.
+        """Write the end of a trial, and of later trials with the same config, to the journal.
 
-        The state is written last. If the driver is killed before that, the trial is proposed
+        The state is written last. If the program is killed before that, the trial is proposed
         again. A trial that has ended is not changed.
 
         Args:
             study: Name of the trial's study.
             number: The trial's number in the study.
-            state: COMPLETE, PRUNED or FAIL. A COMPLETE trial has the last reported value; without
-                a value, or with NaN, it becomes FAIL. A trial whose last decision was to prune is
-                PRUNED even if its slot trained it to the end.
+            state: COMPLETE, PRUNED or FAIL. COMPLETE becomes PRUNED if the trial's last decision
+                was to prune it, and FAIL if its last recorded objective is missing or NaN.
             reason: Cause of a failure, in one line.
             attributes: JSON values to add to the trial's attributes.
         """
@@ -187,13 +195,14 @@ class StudyRecord:
         self._tell_twins((study, number))
 
     def trials(self) -> dict[str, list[FrozenTrial]]:
-        """Return the trials of each study in the order of their numbers. Do not change them."""
+        """Return a dict: name of each study -> its trials by number. Do not change the trials."""
         return {study: found.get_trials(deepcopy=False) for study, found in self._studies.items()}
 
     def counts(self) -> Counter[str]:
         """Return the number of COMPLETE, PRUNED, FAIL and RUNNING trials of all studies.
 
-        A trial that was retried counts with the state of its retry, and so do its twins.
+        A failed trial that was retried counts once, with the state of its retry, and so do later
+        trials with the same config.
         """
         states: Counter[str] = Counter()
         for signature, key in self.index.latest.items():
@@ -203,14 +212,16 @@ class StudyRecord:
     def failures(self) -> list[FrozenTrial]:
         """Return the trials that were trained and failed; their attribute `reason` has the cause.
 
-        Twins are left out, and so are trials that were retried: only the retry counts.
+        Trials that were retried are left out, and so are later trials with the same config as a
+        failed one, which were not trained.
         """
         return [self.trial(key) for key in self.index.failed.values()]
 
     def outcomes(self) -> dict[str, bool]:
-        """Return, for the signature of each ended trial, True if the trial failed.
+        """Return a dict: signature of each ended trial -> True if the trial failed.
 
-        A failed trial that is being retried has not ended.
+        A signature is the hash of a trial's config and dataset. A failed trial that is being
+        trained again is left out.
         """
         return {
             signature: signature in self.index.failed
@@ -219,11 +230,11 @@ class StudyRecord:
         }
 
     def ended(self) -> int:
-        """Return the number of ended trials; a failed trial that is being retried has not ended."""
+        """Return the number of ended trials, without failed ones that are being trained again."""
         return self.index.ended()
 
     def trial(self, key: Key) -> FrozenTrial:
-        """Return the trial with this study and number."""
+        """Return the trial with this key: name of its study, and its number in the study."""
         study, number = key
         find = self._journal.get_trial_id_from_study_id_trial_number
         return self._journal.get_trial(find(self._id(study), number))
@@ -231,7 +242,12 @@ class StudyRecord:
     def trials_of(
         self, study: str, states: Container[TrialState] | None = None
     ) -> list[FrozenTrial]:
-        """Return the trials of one study, only those in `states` if given. Do not change them."""
+        """Return the trials of one study, only those in `states` if given. Do not change them.
+
+        Args:
+            study: The study's name.
+            states: Optuna states, such as COMPLETE; None for trials in any state.
+        """
         return self._studies[study].get_trials(deepcopy=False, states=states)
 
     def draft(
@@ -240,12 +256,12 @@ class StudyRecord:
         sampler: optuna.samplers.BaseSampler,
         shown: Callable[[], Sequence[FrozenTrial]],
     ) -> optuna.Trial:
-        """Return a trial in memory on which a point can be sampled; `write` adds it to the journal.
+        """Return a trial in memory, which draws its parameters from a sampler; `write` stores it.
 
         Args:
-            study: Name of the study that the sampler draws for.
-            sampler: Optuna sampler that draws the point.
-            shown: Function that returns the trials that the sampler learns from.
+            study: Name of the study that the trial will belong to.
+            sampler: Optuna sampler that draws the parameters.
+            shown: Function that returns the earlier trials that the sampler sees.
         """
         return self._journal.draft(RecentStudy(study, self._journal, sampler, shown))
 
@@ -256,13 +272,16 @@ class StudyRecord:
         overrides: Sequence[str],
         **attributes: Any,
     ) -> None:
-        """Write a new trial to the journal, as one record, and queue it unless it is a twin.
+        """Write a new trial to the journal, as one record, and queue it to be trained.
+
+        If an earlier trial has the same signature (hash of config and dataset), the new one is not
+        queued but gets the earlier one's result.
 
         Args:
-            study: Name of the trial's study.
-            trial: Draft or trial whose parameters the new trial has.
-            overrides: Overrides that compose to its config.
-            **attributes: More attributes; `signature` replaces the one of the overrides.
+            study: Name of the new trial's study.
+            trial: Draft (trial in memory) or earlier trial, whose parameters the new trial gets.
+            overrides: Hydra overrides that compose to the new trial's config.
+            **attributes: More attributes; `signature` replaces the one computed from the overrides.
         """
         attributes = {
             "overrides": list(overrides),
@@ -291,10 +310,10 @@ class StudyRecord:
             study: optuna.load_study(study_name=study, storage=self._journal) for study in names
         }
         self.index = Index()
-        self._take_up()
+        self._resume()
 
-    def _take_up(self) -> None:
-        """Continue where the last driver ended: index all trials, make decisions that are due."""
+    def _resume(self) -> None:
+        """Index the journal's trials, and make the decisions that the last driver left out."""
         found = [((study, t.number), t) for study, ts in self.trials().items() for t in ts]
         for key, trial in sorted(found, key=lambda entry: entry[1]._trial_id):
             self._index_trial(key[0], trial)
@@ -309,7 +328,7 @@ class StudyRecord:
         return self._studies[study]._study_id
 
     def _index_trial(self, study: str, trial: FrozenTrial) -> None:
-        """Add a trial of the journal to the index and its values to the pruner."""
+        """Add a trial of the journal to the index, and its objectives to the pruner."""
         self.index.add((study, trial.number), trial)
         if self._pruner:
             for epoch, value in trial.intermediate_values.items():
@@ -321,7 +340,7 @@ class StudyRecord:
             self._pruner.add(key[0], epoch, value)
 
     def _decide(self, key: Key, epoch: int) -> bool:
-        """Return True if the trial is pruned at this epoch; a recorded decision is kept."""
+        """Return True if the trial is pruned after an epoch; a recorded decision is not changed."""
         if self._pruner is None or key[0] not in self._pruned or not self._pruner.is_rung(epoch):
             return False
         trial = self.trial(key)
@@ -333,7 +352,7 @@ class StudyRecord:
         return bool(decision == PRUNE)
 
     def _tell_twins(self, first: Key) -> None:
-        """Give the twins of an ended trial its values and its end."""
+        """Write an ended trial's values and end to its twins: later trials with the same config."""
         ended = self.trial(first)
         for twin in self.index.twins.pop(first, []):
             waiting = self.trial(twin)
@@ -344,5 +363,5 @@ class StudyRecord:
 
 
 def last_value(trial: FrozenTrial) -> float | None:
-    """Return the value of a trial's last reported epoch; None if no epoch was reported."""
+    """Return the objective of a trial's last recorded epoch; None if no epoch is recorded."""
     return None if trial.last_step is None else trial.intermediate_values[trial.last_step]

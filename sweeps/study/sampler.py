@@ -1,4 +1,4 @@
-"""Samplers of points: one for each trial, made from the sweep's seed and the trial's number."""
+"""Optuna samplers: one for each trial, seeded by the sweep's seed and the trial's number."""
 
 import copy
 import functools
@@ -12,36 +12,36 @@ from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
 FIT_TRIALS = 1000
-"""Number of finished trials that TPE learns from."""
+"""Largest number of ended trials that TPE, Optuna's Bayesian sampler, learns from."""
 
 
 def startup_trials(share: int) -> int:
     """Return the number of trials of a study that are drawn at random before TPE takes over.
 
-    It is a quarter of the study's share of the trials, at least 4 and at most Optuna's default of
-    10. With 10 in all cases, three studies of six trials each would be random searches.
+    The number is a quarter of the study's planned trials, at least 4 and at most Optuna's default
+    of 10. With 10 in all cases, three studies of six trials each would be random searches.
 
     Args:
-        share: Number of trials of the study.
+        share: Planned number of trials of the study.
     """
     return min(10, max(4, share // 4))
 
 
 def make_sampler(kind: str, seed: int, number: int, startup: int) -> optuna.samplers.BaseSampler:
-    """Return the sampler of one trial.
+    """Return the Optuna sampler that draws the parameters of one trial.
 
-    It depends only on the seed and the trial's number, so after a restart the same finished trials
-    give the same new trial. Trials of the same number in different studies draw from the same
-    random stream, so compared values start from the same points. TPE models the parameters by
-    branch (`group`), since a choice decides which other parameters exist. `constant_liar` makes TPE
-    draw away from running trials and changes nothing if no other trial runs; Optuna 5 made it the
-    default for this reason (optuna#6738). TPE learns from a bounded number of trials, see `learn`.
+    The sampler depends only on the seed and the trial's number, so after a restart the same
+    finished trials give the same new trial. Trials of the same number in different studies draw
+    from the same random stream, so studies that are compared start from the same points. TPE models
+    each branch of the search space by itself (`group`), since a choice decides which other
+    parameters exist. `constant_liar` makes TPE draw away from running trials and changes nothing if
+    no other trial runs; Optuna 5 made it the default for this reason (optuna#6738).
 
     Args:
         kind: "tpe" or "random".
         seed: Seed of the sweep, >= 0.
-        number: Number of the trial in its study, retries left out.
-        startup: Finished trials (COMPLETE or PRUNED) of the study before TPE takes over.
+        number: Number of the trial in its study, counted without retries of failed trials.
+        startup: Number of finished trials (COMPLETE or PRUNED) of the study before TPE takes over.
     """
     state = int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
     if kind == "random":
@@ -55,7 +55,7 @@ def make_sampler(kind: str, seed: int, number: int, startup: int) -> optuna.samp
 
 
 def learn(learned: list[FrozenTrial], trial: FrozenTrial) -> None:
-    """Add an ended trial to those that TPE learns from: the last `FIT_TRIALS` by number.
+    """Add an ended trial to those that TPE learns from; keep the last `FIT_TRIALS` by number.
 
     TPE learns from COMPLETE and PRUNED trials. They are ordered by number, not by the time of their
     end, so a restart that reads the journal keeps the same ones.
@@ -72,12 +72,12 @@ def learn(learned: list[FrozenTrial], trial: FrozenTrial) -> None:
 class RecentStudy(optuna.Study):
     """Optuna study that shows its sampler only some of its trials.
 
-    TPE goes several times through all trials that it sees for each draw, so a draw in a study of
-    5,000 trials would cost five times as much as in one of 1,000.
+    For each draw, TPE reads all trials that it sees several times, so a draw in a study of 5,000
+    trials would take five times as long as in one of 1,000.
 
     Args:
         name: The study's name.
-        storage: Storage that holds the study.
+        storage: Optuna storage that holds the study.
         sampler: Sampler that draws from the study.
         shown: Function that returns the trials that the sampler sees.
     """
@@ -102,6 +102,6 @@ class RecentStudy(optuna.Study):
         states: Container[TrialState] | None = None,
         use_cache: bool = False,
     ) -> list[FrozenTrial]:
-        """Return the trials that the sampler sees; Optuna's samplers read trials by this method."""
+        """Return the trials that the sampler sees; Optuna's samplers call this to read trials."""
         shown = [trial for trial in self._shown if states is None or trial.state in states]
         return copy.deepcopy(shown) if deepcopy else shown

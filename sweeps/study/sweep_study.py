@@ -1,4 +1,4 @@
-"""Order of a sweep's trials: new points, the best trials with new seeds, refits on folds."""
+"""Order of a sweep's trials: new points, best trials with new seeds, ensemble trials on folds."""
 
 import math
 from collections import deque
@@ -16,54 +16,58 @@ from sweeps.study.record import StudyRecord, last_value
 from sweeps.study.sampler import make_sampler, startup_trials
 
 FIRST_NEW_SEED = 1001
-"""First of the training seeds with which the best configs are trained again."""
+"""First of the consecutive training seeds with which the best configs are trained again."""
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 
 
 class SweepStudy:
-    """Proposes the trials of a sweep, in one Optuna study for each combination of compared values.
+    """Source of a sweep's trials, with an Optuna study for each combination of compared values.
 
-    A trial enters the journal (`folder`/study.journal) as one record: parameters, `overrides`,
-    `signature` and, if an earlier trial has the same signature, `twin_of`. A twin is never trained:
-    it gets the result of the first trial, at once or when that one ends. Each rung adds
-    `decision:<epoch>`, a failure adds `reason`. A failed trial that is trained again is a new trial
-    with `retry_of`. A trial without a result is RUNNING. There is no other state, so a new driver
-    continues where the last one was killed. With one trial at a time it ends with the same trials
-    as a sweep that was never killed.
+    A trial enters the journal (`folder`/study.journal) as one record: its parameters and the
+    attributes `overrides`, `signature` (hash of config and dataset) and, if an earlier trial has
+    the same signature, `twin_of`. Such a twin is never trained: it gets the result of the earlier
+    trial. Each rung (epoch at which a trial may be pruned) adds the attribute `decision:<epoch>`, a
+    failure adds `reason`. A failed trial that is trained again is a new trial with `retry_of`. A
+    trial without a result is RUNNING. There is no other state, so a new driver (process that runs
+    the sweep) continues where the last one was killed. If trials run one at a time, a sweep that
+    was killed and continued ends with the same trials as one that was not.
 
     After all trials of a combination have ended, its best trial is trained again with each of
     `seeds` new seeds, unpruned, in another study, `<study> seeds`; these trials have `repeat_of`.
-    If another trial becomes the best one (more trials, a retry), it is trained with the new seeds
-    too.
+    If another trial becomes the best one later (after more trials or a retry), it is trained with
+    the new seeds too.
 
-    After that, the trials named by `refit_members` are trained again with a fold held out,
-    unpruned, in another study, `<name> <n> folds`; these trials have `fold` and `fold_of`.
+    After that, the ensemble's trials that `refit_members` returns are trained again, unpruned, with
+    a fold of the videos held out, in another study, `<name> <n> folds`; these trials have `fold`
+    and `fold_of`.
 
     Args:
-        folder: The sweep's folder; it is made if needed.
+        folder: The run folder; it is made if needed.
         name: The sweep's name. Studies are called `<name>` or `<name>/<label>`.
         combinations: Compared values of each study; [{}] without a comparison.
         labels: Label of each combination; not used if the only combination is empty.
-        trials: Number of trials of all studies together, in equal shares (the first studies get
-            one more if it does not divide). A larger number than the journal has extends the
-            sweep; with a smaller one only RUNNING trials are proposed.
+        trials: Number of trials of all studies together, in equal shares (the first studies get one
+            more if it does not divide). A larger number than the journal has extends the sweep;
+            with a smaller one only RUNNING trials are proposed.
         sampler: "tpe" or "random".
         seed: Seed of the samplers, >= 0.
         pruner: Settings of the pruner; its kind is `asha` or `none`.
-        sample: Function that draws one point on a trial, given the compared values, as overrides.
+        sample: Function that draws the parameters of an Optuna trial, given the compared values,
+            and returns them as Hydra overrides.
         sign: Function that returns the signature of the config that overrides compose to.
         seeds: Number of new seeds with which each combination's best trial is trained again.
-        folds: Number of folds of the refit; 0 for no refit.
-        lock: The folder's lock if the caller holds it already. It is released by `close`.
+        folds: Number of folds on which the ensemble's trials are trained again; 0 for none.
+        lock: The folder's lock if the caller holds it already. `close` releases the lock.
 
     Attributes:
-        record: The trials as the journal has them.
-        refit_members: Function that returns the refits to train. It is called once, after all
-            other trials have ended; without it there is no refit.
+        record: Record of the trials in the journal.
+        refit_members: Function that returns the ensemble's trials to train again, with their folds.
+            It is called once, after all other trials have ended. With None no trial is trained on
+            folds.
 
     Raises:
-        InputError: If another driver holds the folder, or a line before the journal's last one is
-            damaged.
+        InputError: If another process holds the folder's lock, or a line before the journal's last
+            one is damaged.
     """
 
     def __init__(
@@ -99,14 +103,15 @@ class SweepStudy:
         self._index = self.record.index
 
     def close(self) -> None:
-        """Release the lock of the folder; trials that are RUNNING stay RUNNING."""
+        """Release the lock of the run folder; RUNNING trials stay RUNNING in the journal."""
         self.record.close()
 
     def ask(self) -> Proposal | None:
-        """Return the next trial to train; None if all trials have been proposed.
+        """Return the next trial to train; None if every trial has been proposed.
 
-        Trials that an earlier driver left unfinished come first, then new ones, the studies in
-        turn. `done` is True once all of them have ended as well.
+        Trials that an earlier process left unfinished come first, then new ones, the Optuna studies
+        in turn. Proposed trials may still be running when this returns None; `done` is True once
+        all have ended.
         """
         while not self._index.unfinished:
             study = self._next_study()
@@ -121,18 +126,21 @@ class SweepStudy:
         return Proposal.of(key, self.record.trial(key))
 
     def names(self) -> list[str]:
-        """Return the name of each combination's study, in the order of the combinations."""
+        """Return the names of the Optuna studies, one for each combination of compared values."""
         return list(self._chosen)
 
     @property
     def planned(self) -> int:
-        """Number of trials of all studies; refits count once the members to refit are known."""
+        """Number of planned trials of all studies, those trained again with new seeds included.
+
+        Trials that are trained again on folds count once the ensemble is known.
+        """
         due = sum(self._index.sizes[study] for study in self._folds) + len(self._due or ())
         adopted = self._index.adopted.total()
         return sum(self._shares.values()) + adopted + self._seeds * len(self._repeats) + due
 
     def repeats(self) -> dict[str, list[FrozenTrial]]:
-        """Return, for each study, the finished trials that repeat its best trial with new seeds."""
+        """Return a dict: study's name -> finished trials of its best config with new seeds."""
         found: dict[str, list[FrozenTrial]] = {}
         for study, repeats in self._repeats.items():
             best = self._best(study)
@@ -142,15 +150,16 @@ class SweepStudy:
 
     @property
     def done(self) -> bool:
-        """True if every trial has been proposed and has ended."""
+        """True if every planned trial has been proposed and has ended."""
         idle = not self._index.running and self._next_study() is None
         return idle and self._next_refit() is None
 
     def _next_study(self) -> str | None:
-        """Return the study that the next trial belongs to; None if there is none.
+        """Return the name of the study that gets the next trial; None if no study needs one.
 
-        It is the study with the fewest trials of those below their share. If there is none, it is
-        a study whose trials have ended and whose best config lacks some of its new seeds.
+        Among the studies with fewer trials than planned, it is the one with the fewest. If there
+        are none, it is a study in which all trials have ended, but the best config was not yet
+        trained with all new seeds.
         """
         sizes = self._index.sizes
         short = [study for study in self._shares if sizes[study] < self._share(study)]
@@ -166,7 +175,10 @@ class SweepStudy:
         return min(few, key=lambda study: seeded[study], default=None)
 
     def _next_refit(self) -> Refit | None:
-        """Return the next refit to train; None before all other trials have ended."""
+        """Return the next ensemble trial to train again with a fold held out; None if none is due.
+
+        None is due until all other trials have ended.
+        """
         busy = {study for study, _ in self._index.running} - {*self._folds}
         if not self._folds or self.refit_members is None or busy:
             return None
@@ -175,11 +187,14 @@ class SweepStudy:
         return self._due[0] if self._due else None
 
     def _share(self, study: str) -> int:
-        """Return the planned number of a study's trials, taken-over ones included."""
+        """Return a study's number of planned trials and of trials taken over from other sweeps."""
         return self._shares[study] + self._index.adopted[study]
 
     def _best(self, study: str) -> str | None:
-        """Return the best trial, COMPLETE before PRUNED ones, as "<study> <number>", or None."""
+        """Return a study's best trial as "<study> <number>"; None if no ended trial has a value.
+
+        COMPLETE trials rank before PRUNED ones.
+        """
         trials = self.record.trials_of(study)
         for state in (TrialState.COMPLETE, TrialState.PRUNED):
             values = {t.number: last_value(t) for t in trials if t.state == state}
@@ -189,7 +204,7 @@ class SweepStudy:
         return None
 
     def _propose(self, study: str) -> None:
-        """Write the study's next trial: a new point, or its best trial with a new seed."""
+        """Write a study's next trial to the journal: a new point, or its best one, newly seeded."""
         if self._index.sizes[study] >= self._share(study):
             self._repeat(study)
             return
@@ -199,7 +214,7 @@ class SweepStudy:
         self.record.write(study, draft, self._sample(draft, self._chosen[study]))
 
     def _repeat(self, study: str) -> None:
-        """Write the study's best trial once more, with a new seed."""
+        """Write the study's best trial to the journal once more, with a new training seed."""
         best = self._best(study)
         assert best is not None, f"{study} has no trial to repeat"
         trial = self.record.trial((study, int(best.rpartition(" ")[2])))
@@ -208,7 +223,7 @@ class SweepStudy:
         self.record.write(self._repeats[study], trial, overrides, repeat_of=best)
 
     def _refit(self, refit: Refit) -> None:
-        """Write the next trial of the refit."""
+        """Write an ensemble trial to the journal once more, to be trained with a fold held out."""
         assert self._due is not None, "no refit is due"
         trial = self.record.trial(self._index.latest[refit.member])
         kept = {"fold": refit.fold, "fold_of": refit.member, "signature": refit.signature}
@@ -216,6 +231,6 @@ class SweepStudy:
         self._due.popleft()
 
     def _shown(self, study: str) -> list[FrozenTrial]:
-        """Return the trials that the study's sampler sees: recent finished ones, running ones."""
+        """Return the trials that a study's sampler sees: last ended ones and all running ones."""
         running = [self.record.trial(key) for key in self._index.running if key[0] == study]
         return sorted([*self._index.learned[study], *running], key=lambda trial: trial.number)
