@@ -273,7 +273,8 @@ def _check_joins(
 ) -> tuple[str, ...]:
     """Return sentences on listed frames that lack features of some combination of feature sets.
 
-    An InputError is raised if a combination leaves no frames to train on or to select by.
+    Listed frames are those named in the annotation files. An InputError is raised if a combination
+    leaves no frames to train on or to select by.
     """
     combinations = dict.fromkeys(config.features for config in configs)
     tables = {n: index_table(n, dataset.index(n)) for features in combinations for n in features}

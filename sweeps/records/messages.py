@@ -80,12 +80,13 @@ class Epoch:
 class End:
     """Event: a trial has ended, with predictions unless it was interrupted.
 
-    N is the number of listed frames in the splits ``select``, ``confirm`` and ``test``.
+    N is the number of listed frames (named in the annotation files) of the videos in the splits
+    ``select``, ``confirm`` and ``test``.
 
     Attributes:
         state: "complete", "pruned" or "interrupted".
-        rows: Row of each predicted frame in the listing (all frames named in the annotation files).
-        outputs: Model outputs for these frames, each task's with the weights of its best epoch.
+        rows: Row of each predicted frame among all listed frames, shape (N,).
+        outputs: Model outputs, shape (N, 22); each task's with the weights of its best epoch.
         seconds: Time that predicting these frames took.
         models: Number of models that predicted them: one for each epoch that is some task's best.
     """
@@ -101,7 +102,7 @@ Event = Begin | Epoch | End
 
 
 class TrialFailed(Exception):
-    """Exception of a trial that failed in a worker; the slot can train other trials.
+    """Exception of a trial that failed in a worker, which can still train other trials.
 
     Args:
         reason: Reason of the failure, in one line.

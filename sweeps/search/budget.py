@@ -23,7 +23,7 @@ class Limits:
     Attributes:
         budget: Budget section of the search file.
         folder: The run folder.
-        study: The sweep's trials, some of which may have failed.
+        study: The sweep's study, which has the number of failed trials.
         kept_weights: Counter of the disk space that the trials use.
         clock: Clock of the training time.
     """

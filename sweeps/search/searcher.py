@@ -71,7 +71,7 @@ class Watcher(Protocol):
 
 
 class NotSaved:
-    """Base class of objects that Ray Tune pickles: the pickle is empty, since it is never restored.
+    """Base class of objects that Ray Tune pickles; the pickles are empty and never read.
 
     A sweep continues from the study's journal file instead.
     """
@@ -125,6 +125,8 @@ class StudySearcher(NotSaved, Searcher):
     def suggest(self, trial_id: str) -> Any:
         """Start the study's next trial in a free slot, and return its config for Tune.
 
+        A slot is a process, or a group of DDP workers, that trains one trial after another.
+
         Args:
             trial_id: Tune's id of the trial.
 
@@ -152,7 +154,10 @@ class StudySearcher(NotSaved, Searcher):
         return self._start(trial_id, proposal, slot)
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        """Handle a report of a trial: record an epoch, and send the pruning decision to its slot.
+        """Handle a trial's report: record an epoch, and send the pruning decision to its slot.
+
+        The slot is the process, or group of DDP workers, that trains the trial and waits for the
+        decision.
 
         Args:
             trial_id: Tune's id of the trial.
@@ -176,9 +181,10 @@ class StudySearcher(NotSaved, Searcher):
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
-        """Record the end of a trial, and free or replace its slot.
+        """Record the end of a trial, and free its slot, or replace the slot if it died.
 
-        An interrupted trial stays RUNNING in the journal, so that it can be continued later.
+        The slot is the process, or group of DDP workers, that trained the trial. An interrupted
+        trial stays RUNNING in the journal, so that it can be continued later.
 
         Args:
             trial_id: Tune's id of the trial.
@@ -251,7 +257,10 @@ class StudySearcher(NotSaved, Searcher):
             self.watcher.again(running.proposal, "its workers died")
 
     def _requeue_or_fail(self, proposal: Proposal) -> str:
-        """Queue a trial whose slot died and return LOST; return FAILED if slots died too often."""
+        """Queue a trial again after its process died, and return LOST.
+
+        If its processes died too often, return FAILED instead.
+        """
         key = (proposal.study, proposal.number)
         self._deaths[key] += 1
         if self._deaths[key] > self._restarts:

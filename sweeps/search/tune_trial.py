@@ -27,10 +27,11 @@ RUNNING, BEGUN, FAILED, LOST = "running", "begun", "failed", "lost"
 
 
 class SlotTrial(tune.Trainable):
-    """Ray Tune trainable that has a trial trained by a slot and reports one event per step.
+    """Ray Tune trainable that sends a trial to a slot and reports one of its events per step.
 
-    A slot is an actor that trains one trial after another. Tune's config has the keys ``slot`` (the
-    actor), ``folder`` (the trial's folder) and ``job`` (fields of the ``Job``).
+    A slot is an actor that trains one trial after another. An event is the start of workers, the
+    end of an epoch, or the end of the trial. Tune's config has the keys ``slot`` (the actor),
+    ``folder`` (the trial's folder) and ``job`` (fields of the ``Job``).
     """
 
     # ``tune.with_parameters`` passes its parameters to ``setup``.

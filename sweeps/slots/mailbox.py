@@ -146,10 +146,11 @@ class Mailbox:
                 self._add(Begin(self._deaths, self._placement_group))
 
     def put(self, number: int, event: Epoch | End) -> None:
-        """Put in an event of an assignment (job handed to workers); drop it after the end.
+        """Put in an event of the job (trial) in training, and update the job to continue after it.
 
         Args:
-            number: Number of the assignment; events of one that has ended are dropped.
+            number: Number of the assignment (handing of the job to workers); the event is dropped
+                if the assignment has ended.
             event: End of an epoch, or of the trial.
         """
         with self._changed:

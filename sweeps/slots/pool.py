@@ -68,7 +68,7 @@ class SlotPool:
         self._new = [start(slot) for slot in range(number)]
 
     def open(self, setup: Any) -> None:
-        """Give the setup to all slots, also to those that start later.
+        """Give the setup to all slots (actors that train trials), also to those that start later.
 
         Args:
             setup: Ray reference to the ``SlotSetup`` (features, listed frames and splits).
@@ -79,7 +79,10 @@ class SlotPool:
         self._new = []
 
     def take(self) -> int | None:
-        """Return the number of a free slot, which is then busy; None while no slot is free."""
+        """Return the number of a free slot (actor that trains trials); None while no slot is free.
+
+        The slot is busy until ``release`` is called.
+        """
         for slot in list(self._waiting):
             self._look_at(slot)
         if self._waiting and time.monotonic() - self._said >= SAY_EVERY_SECONDS:
@@ -88,11 +91,15 @@ class SlotPool:
         return self._free.pop(0) if self._free else None
 
     def actor(self, slot: int) -> ActorHandle[Any]:
-        """Return the Ray actor of a slot."""
+        """Return the Ray actor of a slot, given the slot's number."""
         return self._up[slot].actor
 
     def release(self, slot: int) -> None:
-        """Mark a busy slot as free again."""
+        """Mark a busy slot (actor that trains trials) as free again.
+
+        Args:
+            slot: Number of the slot.
+        """
         self._free.append(slot)
 
     def placed(self, slot: int, placement_group: str) -> None:
@@ -105,7 +112,7 @@ class SlotPool:
         self._up[slot].placement_group = placement_group
 
     def lose(self, slot: int, replace: bool = True) -> None:
-        """Kill a slot that can train no more, and start another one in its place.
+        """Kill a slot (actor that trains trials), and start another one in its place.
 
         Args:
             slot: Number of the slot.
@@ -117,11 +124,11 @@ class SlotPool:
 
     @property
     def gone(self) -> bool:
-        """True if no slot is left and none is starting; ``gone_reason`` has the reason."""
+        """True if no slot is running and none is starting; ``gone_reason`` has the reason."""
         return not self._waiting and not self._up
 
     def stop(self, when: Stop) -> None:
-        """Request that all slots stop their trials.
+        """Request that all slots (actors that train trials) stop their trials.
 
         Args:
             when: Urgency: after the current epoch, or at once.
@@ -130,7 +137,7 @@ class SlotPool:
             slot.actor.stop.remote(when)
 
     def close(self) -> None:
-        """Kill all slots; the resources of their workers are free when this returns."""
+        """End all slots (actors that train trials); their CPUs and GPUs are free afterwards."""
         self.stop(Stop.NOW)
         for slot in self._waiting.values():
             self._kill(slot)

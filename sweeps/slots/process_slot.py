@@ -36,7 +36,10 @@ class ProcessSlot(Slot):
         torch.set_num_threads(threads)
 
     def ready(self, setup: "list[ray.ObjectRef[SlotSetup]]") -> str:
-        """Read the data that all trials share; return "", the id of no placement group.
+        """Read the data that all trials share; return an empty string.
+
+        The string stands for the id of a placement group, which a slot of one process does not
+        have.
 
         Args:
             setup: Reference to the ``SlotSetup`` (features, listed frames and splits), in a list,

@@ -69,7 +69,10 @@ class TrialLoop:
         yield self._end(state, trainer.learning_curve[-1:], kept)
 
     def _is_pruned_after(self, epoch: int) -> bool:
-        """Wait for the study's decision after an epoch; return True, on all workers, to prune."""
+        """Wait for the study's decision after an epoch; return True if it is to prune.
+
+        All DDP workers of the trial return the same value.
+        """
         first = self.workers.rank == 0
         while True:
             prune = self.control.decision(epoch, HEARTBEAT_SECONDS) if first else None

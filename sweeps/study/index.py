@@ -51,7 +51,7 @@ class Index:
         self.learned: defaultdict[str, list[FrozenTrial]] = defaultdict(list)
 
     def add(self, key: Key, trial: FrozenTrial) -> None:
-        """Add a trial of the journal; trials must be added in the journal's order.
+        """Add a trial of the journal to the lookup; trials must be added in the journal's order.
 
         Args:
             key: Name of the trial's study, and the trial's number.

@@ -139,7 +139,8 @@ class Journal(JournalStorage):
 
         Args:
             study: Optuna's id of the study.
-            draft: The draft, or an earlier trial, whose parameters the new trial gets.
+            draft: The draft (trial sampled in memory), or an earlier trial; its parameters are
+                written.
             user_attrs: The new trial's user attributes.
             result_of: Ended trial that gives the new trial its state and values; None for a RUNNING
                 trial.
@@ -166,11 +167,17 @@ class Journal(JournalStorage):
         param_value_internal: float,
         distribution: BaseDistribution,
     ) -> None:
-        """Write a parameter of a trial to the journal; the draft's parameters stay in memory."""
+        """Write a parameter of a trial to the journal, unless the trial is the draft.
+
+        The draft is a trial that is being sampled; its parameters stay in memory.
+        """
         if trial_id != DRAFT:
             super().set_trial_param(trial_id, param_name, param_value_internal, distribution)
 
     def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
-        """Write a system attribute of a trial to the journal; nothing is stored for the draft."""
+        """Write a system attribute of a trial to the journal, unless the trial is the draft.
+
+        The draft is a trial that is being sampled in memory; its system attributes are dropped.
+        """
         if trial_id != DRAFT:
             super().set_trial_system_attr(trial_id, key, value)

@@ -93,7 +93,8 @@ class AsynchronousHalving:
 
         Args:
             study: Name of the trial's study.
-            epoch: The epoch, from 1; no trial is pruned if it is no rung.
+            epoch: The epoch, from 1; the result is False unless it is a rung (epoch of possible
+                pruning).
             value: The trial's objective after this epoch, given to `add` before. With NaN the trial
                 is pruned at any rung.
         """

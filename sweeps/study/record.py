@@ -68,9 +68,9 @@ class StudyRecord:
         self._lock.close()
 
     def put_back(self, study: str, number: int) -> None:
-        """Queue a running trial again; it will continue after its last recorded epoch.
+        """Queue a running trial whose process has died; it will continue after its last epoch.
 
-        The process that trained it has died. A trial that has ended is not queued.
+        The last epoch is the last one in the journal. A trial that has ended is not queued.
 
         Args:
             study: Name of the trial's study.
@@ -168,7 +168,8 @@ class StudyRecord:
         """Write the end of a trial, and of later trials with the same config, to the journal.
 
         The state is written last. If the program is killed before that, the trial is proposed
-        again. A trial that has ended is not changed.
+        again. A trial that has ended is not changed. The value of a COMPLETE trial is its last
+        recorded objective.
 
         Args:
             study: Name of the trial's study.
@@ -195,7 +196,7 @@ class StudyRecord:
         self._tell_twins((study, number))
 
     def trials(self) -> dict[str, list[FrozenTrial]]:
-        """Return a dict: name of each study -> its trials by number. Do not change the trials."""
+        """Return a dict: study's name -> its trials, by number; the trials must not be changed."""
         return {study: found.get_trials(deepcopy=False) for study, found in self._studies.items()}
 
     def counts(self) -> Counter[str]:
@@ -313,7 +314,11 @@ class StudyRecord:
         self._resume()
 
     def _resume(self) -> None:
-        """Index the journal's trials, and make the decisions that the last driver left out."""
+        """Index the journal's trials, and finish what the last driver left undone.
+
+        Pruning decisions that are due are made, and twins of ended trials (later trials with the
+        same config) get their results.
+        """
         found = [((study, t.number), t) for study, ts in self.trials().items() for t in ts]
         for key, trial in sorted(found, key=lambda entry: entry[1]._trial_id):
             self._index_trial(key[0], trial)
@@ -328,7 +333,7 @@ class StudyRecord:
         return self._studies[study]._study_id
 
     def _index_trial(self, study: str, trial: FrozenTrial) -> None:
-        """Add a trial of the journal to the index, and its objectives to the pruner."""
+        """Add a trial of the journal to the lookup of trials, and its objectives to the pruner."""
         self.index.add((study, trial.number), trial)
         if self._pruner:
             for epoch, value in trial.intermediate_values.items():

@@ -187,7 +187,7 @@ class SweepStudy:
         return self._due[0] if self._due else None
 
     def _share(self, study: str) -> int:
-        """Return a study's number of planned trials and of trials taken over from other sweeps."""
+        """Return the sum of a study's planned trials and those taken over from other sweeps."""
         return self._shares[study] + self._index.adopted[study]
 
     def _best(self, study: str) -> str | None:
@@ -204,7 +204,10 @@ class SweepStudy:
         return None
 
     def _propose(self, study: str) -> None:
-        """Write a study's next trial to the journal: a new point, or its best one, newly seeded."""
+        """Write a study's next trial to the journal.
+
+        It is a new point, or the study's best trial with a new training seed.
+        """
         if self._index.sizes[study] >= self._share(study):
             self._repeat(study)
             return
