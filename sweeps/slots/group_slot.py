@@ -107,7 +107,7 @@ class GroupSlot(Slot):
 
     @ray.method(concurrency_group="workers")
     def take(self, placement_group: str, seconds: float) -> Assignment | Literal["shutdown"] | None:
-        """Wait for a trial to train; a call of the first DDP worker.
+        """Wait for a trial to train, on behalf of the first DDP worker.
 
         Args:
             placement_group: Ray's id of the workers' placement group.

@@ -74,7 +74,11 @@ class Refit:
 
     @property
     def signature(self) -> str:
-        """Signature of the ensemble's trial, followed by the fold and the number of folds."""
+        """Identifier of this training: the member's signature, the fold and the number of folds.
+
+        The member is the ensemble's trial that is trained again; a signature is the hash of a
+        trial's config and dataset.
+        """
         return f"{self.member}{FOLD_MARK}{self.fold}of{self.folds}"
 
 
