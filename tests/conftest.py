@@ -55,20 +55,9 @@ CLUSTER_STARTS = 3
 """Number of attempts to start the cluster; Ray fails if its first process needs more than 30 s."""
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out tests that need a GPU where there is none, and group those that need a cluster.
-
-    With several processes (xdist's -n) a group runs in one process, so its fixtures are set up
-    once; the groups are divided so that the processes end at about the same time. Each process has
-    a cluster of its own.
-    """
+    """Leave out the tests that need a GPU where there is none."""
     deselect_gpu_tests(config, items)
-    for item in items:
-        if item.get_closest_marker("ray"):
-            shares_a_sweep = "swept" in getattr(item, "fixturenames", ())
-            group = "swept" if shares_a_sweep else item.path.stem
-            item.add_marker(pytest.mark.xdist_group(f"ray-{group}"))
 
 
 @pytest.fixture(scope="session")
