@@ -39,7 +39,7 @@ OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]*[a-z](?![\w-])")
 
 SPACE_AND_OVERRIDES = (
     "tests/ray/test_group_sweep.py"
-    "::test_spent_minutes_stop_trials_at_their_next_epoch_and_more_go_on"
+    "::test_a_spent_budget_stops_trials_at_an_epoch_and_a_larger_one_resumes_them"
 )
 SHIPPED_SPACES = (
     "tests/sweeps/test_run.py::test_every_shipped_space_plans_on_data_with_its_feature_sets"
@@ -64,7 +64,7 @@ COVERED = {
     "python sweeps/pretrain.py --method supervised --images cropped_aligned --annotations DIR "
     "--out runs/iresnet backbone=iresnet50 weights=arcface_r50.pth --workers 2": (
         "tests/ray/test_pretraining.py"
-        "::test_supervised_pretraining_by_two_workers_with_one_killed_is_that_of_one_worker"
+        "::test_supervised_pretraining_with_a_killed_worker_equals_that_of_one_worker"
     ),
     "python sweeps/extract.py --images cropped_aligned --backbone iresnet50 "
     "--weights arcface_r50.pth --out features/iresnet": EXTRACTION,
@@ -113,7 +113,7 @@ COVERED = {
         "tests/test_docs.py::test_optuna_dashboard_lists_the_studies_of_a_journal"
     ),
     "ray up cluster/gpu.yaml": (
-        "tests/cluster/test_cluster_yaml.py::test_ray_accepts_it_without_a_network"
+        "tests/cluster/test_cluster_yaml.py::test_ray_accepts_the_file_without_a_network"
     ),
 }
 """Each command of the pages, and the test or Makefile target that runs the same program with

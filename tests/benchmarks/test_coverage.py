@@ -32,7 +32,7 @@ def coverage() -> ModuleType:
 
 
 def members(coverage, *skills):
-    """Return models of these skills with the same errors."""
+    """Return one model per skill, all with the same errors."""
     mix = np.random.default_rng(0).standard_normal(coverage.FIELDS)
     return [coverage.Member(skill, mix / np.linalg.norm(mix)) for skill in skills]
 
@@ -52,7 +52,7 @@ def test_population_is_the_same_in_every_process(coverage):
 
 
 @pytest.mark.parametrize("task", TASKS.values(), ids=TASKS.keys())
-def test_more_skill_scores_better(coverage, task):
+def test_a_higher_skill_scores_better(coverage, task):
     population = coverage.draw_population()
     labels = population.labels[:, task.labels]
     found = [
@@ -90,20 +90,20 @@ def test_errors_of_trials_are_correlated_as_documented(coverage):
     assert np.mean(correlations) == pytest.approx(0.6, abs=0.1)
 
 
-def test_the_truth_is_the_score_of_all_frames(coverage):
+def test_true_sums_give_the_scores_of_all_frames(coverage):
     population, chosen = coverage.draw_population(), ensemble(coverage)
     sums = coverage.true_sums(chosen, population)
     outputs = coverage.outputs_of(chosen, population, slice(None))
     known = np.ones(population.labels.shape, bool)
     truth = scores(outputs, population.labels, known)["p_mtl"]
-    pooled = {name: own.sum(axis=0) for name, own in sums.items()}
+    pooled = {name: per_video.sum(axis=0) for name, per_video in sums.items()}
     assert float(coverage.pooled_p(pooled)) == pytest.approx(truth)
     videos = np.array([3, 17, 101])
-    some = {name: own[videos].sum(axis=0) for name, own in sums.items()}
-    own_score = coverage.bootstrap_scores(chosen, population, population.rows(videos))[
+    some = {name: per_video[videos].sum(axis=0) for name, per_video in sums.items()}
+    bootstrap_score = coverage.bootstrap_scores(chosen, population, population.rows(videos))[
         "p_labelled"
     ].score
-    assert float(coverage.pooled_p(some)) == pytest.approx(own_score)
+    assert float(coverage.pooled_p(some)) == pytest.approx(bootstrap_score)
 
 
 def test_search_finds_the_most_skilled(coverage):
@@ -116,7 +116,7 @@ def test_search_finds_the_most_skilled(coverage):
         assert strong in [member for member, _ in fused[name]]
 
 
-def test_a_simulated_sweep_follows_from_its_number(coverage):
+def test_a_simulated_sweep_depends_only_on_its_number(coverage):
     first, other = (coverage.simulate((10, number)) for number in (0, 1))
     assert coverage.simulate((10, 0)) == first
     assert other != first

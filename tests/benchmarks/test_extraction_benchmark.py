@@ -1,4 +1,4 @@
-"""Tests of the extraction benchmark: the rate, and that both sides process the same images."""
+"""Tests of the extraction benchmark: its rate, and the same images on both sides."""
 
 import importlib
 from types import ModuleType
@@ -13,19 +13,19 @@ PROGRAMS = ROOT / "benchmarks"
 
 @pytest.fixture
 def extraction(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """The program as a module; it imports other scripts from its own folder."""
+    """Extraction benchmark as a module; it imports other scripts from its own folder."""
     monkeypatch.syspath_prepend(PROGRAMS)
     return importlib.import_module("extraction")
 
 
-def test_the_rate_is_that_after_the_first_quarter(extraction):
+def test_the_rate_excludes_the_first_quarter(extraction):
     # 10 images/s after a start of 100 s; the last part takes 3 s longer.
     arrivals = [(100.0 + i, 10) for i in range(1, 11)] + [(114.0, 10)]
     assert extraction.steady_rate(arrivals) == pytest.approx(80 / 11)
     assert extraction.steady_rate(arrivals, 20) == pytest.approx(60 / 11)
 
 
-def test_the_pictures_are_the_same_each_time_and_of_whole_videos(extraction, tmp_path, monkeypatch):
+def test_made_images_are_reproducible_and_grouped_by_video(extraction, tmp_path, monkeypatch):
     monkeypatch.setattr(extraction, "VIDEO_FRAMES", 3)
     first, second = (find_images(extraction.make_images(tmp_path / n, 5)) for n in ("a", "b"))
     assert first.files.to_pylist() == [f"v0000/0000{i}.jpg" for i in (1, 2, 3)] + [

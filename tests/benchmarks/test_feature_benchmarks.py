@@ -1,4 +1,4 @@
-"""Tests of the benchmarks of features, on small data."""
+"""Tests of the feature benchmarks on small data."""
 
 from importlib import import_module
 from types import ModuleType
@@ -112,7 +112,7 @@ def test_make_features_names_the_sets_that_the_probes_take(benchmark):
 
 
 @pytest.mark.parametrize("benchmark", ["probes"], indirect=True)
-def test_a_gain_is_as_sure_as_its_seeds_agree(benchmark):
+def test_the_interval_of_a_gain_follows_from_the_spread_over_seeds(benchmark):
     found = benchmark.gains_over_seeds(
         {"alike": [0.1, 0.1, 0.1], "apart": [-0.1, 0.1, 0.3], "one": [0.2]}
     )

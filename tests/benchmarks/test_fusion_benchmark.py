@@ -1,4 +1,4 @@
-"""Tests of the fusion benchmark on few trials, and of its comparison with the plain loop."""
+"""Tests of the fusion benchmark on few trials and of its comparison with a plain loop."""
 
 import importlib
 import json
@@ -18,7 +18,7 @@ def benchmark(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return importlib.import_module("fusion")
 
 
-def test_it_measures_what_the_plain_loop_chooses_too(benchmark, tmp_path, capsys):
+def test_the_benchmark_times_both_selections(benchmark, tmp_path, capsys):
     benchmark.main(["--trials=5", "--frames=600", "--videos=10", f"--folder={tmp_path}"])
     *_, last = capsys.readouterr().out.splitlines()
     found = json.loads(last)
@@ -28,7 +28,7 @@ def test_it_measures_what_the_plain_loop_chooses_too(benchmark, tmp_path, capsys
     assert not list(tmp_path.iterdir())
 
 
-def test_it_fails_if_the_plain_loop_chooses_otherwise(benchmark, tmp_path, monkeypatch):
+def test_the_benchmark_fails_if_the_plain_loop_chooses_others(benchmark, tmp_path, monkeypatch):
     plain = benchmark.plain_greedy
     monkeypatch.setattr(
         benchmark,

@@ -73,7 +73,7 @@ def test_the_training_loop_is_measured(
 
 
 @pytest.mark.parametrize("benchmark", ["ceiling"], indirect=True)
-def test_shares_of_the_exact_posterior(
+def test_models_reach_a_share_of_the_exact_posterior(
     benchmark: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(benchmark, "Demo", lambda: replace(SMALL, videos=0))

@@ -20,7 +20,7 @@ PACKAGES = ROOT / "build" / "real-faces"
 
 @pytest.fixture(scope="module")
 def real_faces() -> ModuleType:
-    """The program as a module."""
+    """Benchmark program as a module."""
     spec = importlib.util.spec_from_file_location("benchmark_real_faces", PROGRAM)
     assert spec is not None
     assert spec.loader is not None
@@ -31,7 +31,7 @@ def real_faces() -> ModuleType:
 
 
 def frames_like(**counts: int) -> CropFrames:
-    """Return videos with these numbers of frames, without images."""
+    """Return the frames of videos by name and number of frames, without images."""
     names = tuple(sorted(counts))
     video = np.repeat(np.arange(len(names), dtype=np.int32), [counts[n] for n in names])
     frame = np.concatenate([np.arange(1, counts[n] + 1, dtype=np.int32) for n in names])
@@ -64,7 +64,7 @@ def test_division_in_time_leaves_a_gap(real_faces, frames):
     assert held_out[0] - train[-1] - 1 >= 0.1 * frames
 
 
-def test_copies_of_a_recording_are_never_on_both_sides(real_faces):
+def test_one_copy_of_each_recording_is_used(real_faces):
     counts = {"WolfgangLanger_Pexels": 50, "face_noface": 40, "noface_face": 40, "single_face": 40}
     frames = frames_like(**counts)
     later, other = real_faces.divide(frames)
@@ -94,7 +94,7 @@ def test_baselines_equal_a_loop(real_faces):
         places = [(row, column) for row in (0, 4) for column in (0, 4)]
         cut = [images[b, :, r : r + 4, c : c + 4] for r, c in places]
         colour = np.mean(
-            [p.mean((1, 2)) for p, gone in zip(cut, removed[b], strict=True) if not gone], 0
+            [p.mean((1, 2)) for p, is_gone in zip(cut, removed[b], strict=True) if not is_gone], 0
         )
         hidden = [n for n in range(4) if removed[b, n]]
         visible.append(np.mean([(cut[n] - colour[:, None, None]) ** 2 for n in hidden]))
@@ -145,7 +145,7 @@ def test_a_folder_without_the_videos_is_refused(real_faces, tmp_path):
         real_faces.find_videos(tmp_path)
 
 
-def test_program_refuses_it_in_one_sentence(real_faces, tmp_path, monkeypatch, capsys):
+def test_the_program_reports_missing_videos_in_one_line(real_faces, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["real_faces.py", "--packages", str(tmp_path)])
     with pytest.raises(SystemExit, match="2"):
         real_faces.run_program(real_faces.main)
@@ -155,7 +155,7 @@ def test_program_refuses_it_in_one_sentence(real_faces, tmp_path, monkeypatch, c
 
 
 @pytest.mark.skipif(not PACKAGES.is_dir(), reason="no build/real-faces: make real-faces makes it")
-def test_real_faces_are_cut_out_and_learned(real_faces, tmp_path, monkeypatch):
+def test_real_faces_are_cropped_and_learned(real_faces, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(PACKAGES)
     clips = {name: real_faces.CLIPS[name] for name in ("noface_face", "WolfgangLanger_Pexels")}
     monkeypatch.setattr(real_faces, "CLIPS", clips)

@@ -1,4 +1,4 @@
-"""Tests of the re-splits: undivided subjects, no held-back labels, scores of held-back frames."""
+"""Tests of the re-splits: subjects, labels that are held back, and scores on these labels."""
 
 import importlib
 from dataclasses import replace
@@ -41,17 +41,17 @@ def by_split(splits: dict[str, str]) -> dict[str, set[str]]:
 def test_labelled_videos_are_each_in_one_split(resplits, listing, split):
     found = by_split(resplits.draw_split(listing, split))
     assert [len(found[part]) for part in ("train", "validation", "test")] == [6, 5, 2]
-    labelled = {n for n, own in zip(listing.names, listing.splits, strict=True) if own != "test"}
+    labelled = {n for n, old in zip(listing.names, listing.splits, strict=True) if old != "test"}
     assert set.union(*found.values()) == labelled
 
 
-def test_each_split_is_another_and_always_the_same(resplits, listing):
+def test_splits_differ_from_each_other_and_are_reproducible(resplits, listing):
     drawn = [resplits.draw_split(listing, split) for split in range(4)]
     assert len({frozenset(by_split(one)["test"]) for one in drawn}) > 1
     assert [resplits.draw_split(listing, split) for split in range(4)] == drawn
 
 
-def test_subjects_stay_together(resplits, listing):
+def test_videos_of_a_subject_are_in_one_split(resplits, listing):
     subjects = tuple(f"person{place // 2}" for place in range(len(listing.names)))
     paired = replace(listing, subjects=subjects)
     for split in range(4):
@@ -87,15 +87,15 @@ def test_held_back_videos_are_written_without_labels(resplits, planted, tmp_path
             assert (found.values[new][known] == listing.values[old][known]).all()
 
 
-def test_statistics_are_of_the_new_training_frames(resplits, planted, tmp_path):
+def test_statistics_are_computed_on_the_new_training_frames(resplits, planted, tmp_path):
     written = resplits.write_split(planted, 0, tmp_path / "split")
     name = written.feature_sets()[0]
-    index, known = written.index(name), written.listing()
-    train = {n for n, part in zip(known.names, known.splits, strict=True) if part == "train"}
+    index, listing = written.index(name), written.listing()
+    train = {n for n, part in zip(listing.names, listing.splits, strict=True) if part == "train"}
     rows = []
     for place, video in enumerate(index.names):
         start, stop = map(int, index.starts[place : place + 2])
-        listed = np.isin(index.frames[start:stop], known.frame[rows_of(known, video)])
+        listed = np.isin(index.frames[start:stop], listing.frame[rows_of(listing, video)])
         rows += [written.read(name, start, stop)[listed]] if video in train else []
     mean, _ = written.statistics(name)
     np.testing.assert_allclose(mean, np.concatenate(rows).astype(float).mean(axis=0), atol=1e-5)
@@ -103,7 +103,7 @@ def test_statistics_are_of_the_new_training_frames(resplits, planted, tmp_path):
 
 
 def test_held_back_frames_are_scored_by_their_own_labels(resplits, listing):
-    """Correct predictions in another order of frames and names have the best score."""
+    """Correct predictions get the best score in any order of frames and video names."""
     held = set(by_split(resplits.draw_split(listing, 0))["test"])
     order = np.random.default_rng(0).permutation(len(listing.frame))
     outputs = outputs_of(listing.values[order], np.ones_like(listing.mask))
@@ -135,7 +135,7 @@ def result(split: int, inside: bool, errors_apart: float) -> dict[str, Any]:
     }
 
 
-def test_counts_and_means(resplits):
+def test_the_summary_has_counts_and_means(resplits):
     results = [result(0, True, 0.1), result(1, False, 1.9), result(2, False, 2.5)]
     counted = resplits.summary(results)
     assert (counted["splits"], counted["inside"], counted["within_errors"]) == (3, 1, 2)

@@ -20,7 +20,7 @@ PROGRAM = ROOT / "benchmarks" / "ridge.py"
 
 @pytest.fixture(scope="module")
 def ridge() -> ModuleType:
-    """The program as a module."""
+    """Benchmark program as a module."""
     spec = importlib.util.spec_from_file_location("benchmark_ridge", PROGRAM)
     assert spec is not None
     assert spec.loader is not None
@@ -52,7 +52,7 @@ def test_moving_average_equals_a_loop(ridge: ModuleType, radius: float) -> None:
     np.testing.assert_allclose(ridge.moving_average(values, frames, at, radius), expected)
 
 
-def test_frame_without_features_has_its_nearest_frames(ridge: ModuleType) -> None:
+def test_a_frame_without_features_uses_its_nearest_frames(ridge: ModuleType) -> None:
     frames, values = np.array([4, 10], dtype=np.int32), np.array([[1.0], [2.0]])
     at = np.array([1, 6, 8, 99], dtype=np.int32)
     assert ridge.moving_average(values, frames, at, 0).ravel().tolist() == [1, 1, 2, 2]

@@ -1,4 +1,4 @@
-"""Tests of the benchmark of many trials: fake slots, stopwatch, and the program on few trials."""
+"""Tests of the benchmark of large sweeps: fake slots, stopwatch, and the program on few trials."""
 
 import datetime
 import json
@@ -46,13 +46,15 @@ def sweep(fake_slots: ModuleType, folder: Path) -> list[tuple[Any, ...]]:
         return [(t.params, t.intermediate_values, t.state) for t in study.record.trials()["demo"]]
 
 
-def test_the_virtual_clock_repeats(fake_slots: ModuleType, tmp_path: Path) -> None:
+def test_a_sweep_on_the_virtual_clock_is_reproducible(
+    fake_slots: ModuleType, tmp_path: Path
+) -> None:
     trials = sweep(fake_slots, tmp_path / "one")
     assert trials == sweep(fake_slots, tmp_path / "two")
     assert {state for *_, state in trials} == {TrialState.COMPLETE, TrialState.PRUNED}
 
 
-def test_the_stopwatch_counts_a_call_within_its_like_once(
+def test_the_stopwatch_counts_nested_calls_of_one_kind_once(
     fake_slots: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Study:
@@ -85,7 +87,9 @@ class Clock:
         self.perf_counter = self.thread_time = lambda: len(ticks)
 
 
-def test_a_real_trial_s_time_is_read_from_its_files(scale: ModuleType, tmp_path: Path) -> None:
+def test_the_times_of_a_real_trial_are_read_from_its_files(
+    scale: ModuleType, tmp_path: Path
+) -> None:
     storage = Journal(tmp_path / JOURNAL)
     study = optuna.create_study(study_name="scale", storage=storage)
     for number, (start, end) in enumerate([(0, 2), (1, 4)]):
@@ -123,7 +127,7 @@ def test_program_ends_with_one_json_line() -> None:
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_real_slots_stand_beside_the_fake_ones(ray_address: str) -> None:
+def test_real_slots_are_measured_beside_the_fake_ones(ray_address: str) -> None:
     result, printed = program("--real-trials", 3, "--address", ray_address)
     real = result["real"]
     assert real["trials"] == 3

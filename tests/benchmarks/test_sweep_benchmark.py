@@ -1,4 +1,4 @@
-"""Tests of the sweep benchmark: times, memory, and that plain Optuna trains as a slot does."""
+"""Tests of the sweep benchmark: times, memory, and equal trials in plain Optuna and in a slot."""
 
 import importlib
 import subprocess
@@ -42,7 +42,7 @@ with tempfile.NamedTemporaryFile(prefix="plasma-test-", dir="/dev/shm") as file:
 
 @pytest.fixture(autouse=True)
 def programs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make the benchmarks importable; they import each other as scripts of one folder."""
+    """Make the benchmark scripts importable; they import each other from their folder."""
     monkeypatch.syspath_prepend(PROGRAMS)
 
 
@@ -76,7 +76,7 @@ def at(second: float) -> datetime:
     return datetime.fromtimestamp(1000 + second)
 
 
-def test_seconds_are_taken_with_and_without_rays_start(sweep):
+def test_seconds_are_given_with_and_without_the_start_of_ray(sweep):
     trials = [create_trial(value=0.0, params={}, distributions={}) for _ in range(2)]
     for trial, start, end in zip(trials, (12, 10), (20, 31), strict=True):
         trial.datetime_start, trial.datetime_complete = at(start), at(end)
@@ -122,7 +122,7 @@ def test_pages_of_the_object_store_count_once_mapped_or_not():
     assert measured["mapped"] - measured["before"] == pytest.approx(size, abs=8 * MIB)
 
 
-def test_the_search_file_is_the_shipped_one_at_random_and_unpruned(sweep, tmp_path):
+def test_the_search_file_is_the_shipped_one_with_random_search_and_no_pruner(sweep, tmp_path):
     file = load(sweep.write_space(tmp_path / "bench.yaml", tmp_path, trials=5))
     shipped = load(PROGRAMS.parent / "search.yaml")
     assert (file.name, file.search.trials, file.search.sampler) == ("bench", 5, "random")
@@ -130,7 +130,7 @@ def test_the_search_file_is_the_shipped_one_at_random_and_unpruned(sweep, tmp_pa
     assert (file.space, file.fixed) == (shipped.space, shipped.fixed)
 
 
-def test_plain_optuna_trains_what_waits_and_as_a_slot_does(plain, space, tmp_path):
+def test_plain_optuna_trains_the_enqueued_trials_like_a_slot(plain, space, tmp_path):
     drawn = plain.draw(space, tmp_path / "drawn")
     journal = tmp_path / "plain.journal"
     plain.enqueue(journal, drawn)

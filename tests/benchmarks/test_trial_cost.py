@@ -1,4 +1,4 @@
-"""Tests of the benchmark of a trial's cost: its calculation and its table."""
+"""Tests of the benchmark of the cost of a trial: calculation and table."""
 
 import importlib
 from types import ModuleType, SimpleNamespace
@@ -12,12 +12,12 @@ PROGRAMS = ROOT / "benchmarks"
 
 @pytest.fixture
 def trial_cost(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """The program as a module."""
+    """Benchmark program as a module."""
     monkeypatch.syspath_prepend(PROGRAMS)
     return importlib.import_module("trial_cost")
 
 
-def test_the_first_trial_and_the_starts_are_no_part_of_a_trials_cost(
+def test_the_cost_of_a_trial_excludes_the_first_trial_and_the_starts(
     trial_cost, monkeypatch, tmp_path
 ):
     times = importlib.import_module("sweep").Times(
@@ -45,7 +45,7 @@ def test_the_first_trial_and_the_starts_are_no_part_of_a_trials_cost(
     }
 
 
-def test_the_epochs_of_a_trial_are_timed_where_it_was_trained(trial_cost, tmp_path):
+def test_training_seconds_are_read_from_the_progress_of_each_trial(trial_cost, tmp_path):
     for name, seconds in (("a", (0.5, 0.25)), ("b", (1.0,))):
         folder = tmp_path / "runs" / "cost" / "trials" / name
         folder.mkdir(parents=True)

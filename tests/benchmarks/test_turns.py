@@ -1,4 +1,4 @@
-"""Tests of programs in turns: one runs at a time, and its clock counts its own turns."""
+"""Tests of programs that run in turns, each with a clock of its own turns."""
 
 import importlib
 import itertools
@@ -15,7 +15,7 @@ import pytest
 from tests.support.paths import ROOT
 
 PROGRAMS = ROOT / "benchmarks"
-# Program that uses CPU time in a child process.
+# This program uses CPU time in a child process.
 BUSY = """
 import subprocess, sys
 subprocess.run([sys.executable, "-c", "import time\\nwhile time.process_time() < {cpu}: pass"])
@@ -41,7 +41,7 @@ def busy(cpu: float) -> Any:
     return program
 
 
-def test_each_clock_counts_its_own_turns_alone(turns):
+def test_the_clock_of_a_program_counts_only_its_own_turns(turns):
     begun = time.time()
     (first_end, first), (second_end, second) = turns.in_turns([busy(1.0), busy(1.0)])
     spans = sorted([*first.spans, *second.spans])

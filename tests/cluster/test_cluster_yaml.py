@@ -1,4 +1,4 @@
-"""Tests of the cluster files: Ray's checks, offline, and the statements in cluster/README.md."""
+"""Tests of the cluster files: Ray's own checks, and each statement in cluster/README.md."""
 
 import copy
 import os
@@ -25,7 +25,7 @@ def cluster(request) -> dict[str, Any]:
     return read(request.param)
 
 
-def test_ray_accepts_it_without_a_network(cluster):
+def test_ray_accepts_the_file_without_a_network(cluster):
     validate_config(prepare_config(copy.deepcopy(cluster)))
 
 
@@ -47,8 +47,8 @@ def test_the_dashboard_listens_on_loopback_and_ray_asks_for_a_token(cluster):
     assert "~/.ray/auth_token" in cluster["file_mounts"]
 
 
-def test_workers_on_several_nodes_talk_over_the_network(cluster, tmp_path):
-    """The default route's network device is set for gloo, which may else use a loopback address."""
+def test_gloo_uses_the_network_device_of_the_default_route(cluster, tmp_path):
+    """Without the setting, gloo may choose a loopback address."""
     command = next(command for command in cluster["setup_commands"] if "GLOO" in command)
     ip = tmp_path / "ip"
     ip.write_text("#!/bin/sh\necho 'default via 192.0.2.1 dev ens5 proto dhcp src 192.0.2.9'\n")
@@ -59,7 +59,7 @@ def test_workers_on_several_nodes_talk_over_the_network(cluster, tmp_path):
     assert (tmp_path / ".bashrc").read_text() == "export GLOO_SOCKET_IFNAME=ens5\n"
 
 
-def test_nodes_install_what_was_tested_from_files_that_exist(cluster):
+def test_nodes_install_tested_versions_from_files_that_exist(cluster):
     mounts = {to: source for to, source in cluster["file_mounts"].items() if "auth" not in to}
     for to, source in mounts.items():
         assert (ROOT / source).exists()
@@ -80,7 +80,7 @@ def test_every_aws_node_has_its_own_group_and_profile():
     assert "security_group" not in read("gpu")["provider"]
 
 
-def test_workers_come_and_go():
+def test_the_number_of_workers_is_bounded_and_idle_ones_stop():
     cluster = read("gpu")
     worker = cluster["available_node_types"]["gpu_worker"]
     assert 0 <= worker["min_workers"] < worker["max_workers"] <= cluster["max_workers"]
@@ -108,7 +108,7 @@ def template() -> dict[str, Any]:
         ("203.0.113.7/33", False),
     ],
 )
-def test_ssh_comes_from_the_addresses_that_were_given(cidr, allowed):
+def test_ssh_is_allowed_only_from_the_given_addresses(cidr, allowed):
     assert (
         bool(re.fullmatch(template()["Parameters"]["SshCidr"]["AllowedPattern"], cidr)) == allowed
     )
@@ -117,7 +117,7 @@ def test_ssh_comes_from_the_addresses_that_were_given(cidr, allowed):
     assert [(rule["FromPort"], rule["CidrIp"]) for rule in rules] == [(22, {"Ref": "SshCidr"})]
 
 
-def test_the_profiles_of_the_nodes_are_those_of_the_template():
+def test_the_template_defines_the_profiles_of_the_nodes():
     resources = template()["Resources"].values()
     made = {
         resource["Properties"]["InstanceProfileName"]

@@ -1,4 +1,4 @@
-"""The finished sweep that tests of sweeps and of predictions read."""
+"""Fixture of a finished sweep for the tests of sweeps and of predictions."""
 
 import io
 from contextlib import redirect_stdout
@@ -17,14 +17,17 @@ SPACE = {
     "sequence.frames": {"values": ["listed", "all"]},
     "sequence.frame_stride": {"values": [1, 2]},
 }
-"""Of four trials, the seed of ``space_file`` draws each kind of frames with each stride."""
+"""Search space whose first four trials have all combinations of frames and stride.
+
+This holds for the seed of ``space_file``.
+"""
 
 
 @pytest.fixture(scope="session")
 def swept(planted: Dataset, ray_address: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder with the finished sweep ``runs/whole``, its output and its model.
+    """Folder with the finished sweep ``runs/whole``, which tests only read.
 
-    Tests only read it. ``printed.txt`` holds the output, ``exported`` the fused model.
+    The file ``printed.txt`` holds the output of the sweep, the folder ``exported`` its fused model.
     """
     folder = tmp_path_factory.mktemp("swept")
     space_file(folder, planted.address, name="whole", space=SPACE)

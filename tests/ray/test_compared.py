@@ -1,4 +1,4 @@
-"""Test of a comparison on a Ray cluster: the best config of each value with new seeds."""
+"""Test of a comparison on Ray: the best config of each compared value gets new seeds."""
 
 import io
 import json

@@ -1,5 +1,6 @@
-"""One sweep thrice, one trial at a time: undisturbed, killed five times on its way, and as a plain
-Optuna loop over the same training.
+"""Tests that three runs of one sweep, one trial at a time, have equal results.
+
+One run is undisturbed, one is killed five times, and one is a plain Optuna loop.
 """
 
 import csv
@@ -51,13 +52,13 @@ SWEEP: dict[str, Any] = {
     "search": {"trials": TRIALS, "seed": SWEEP_SEED},
     "pruner": {"kind": "asha", "min_epochs": 1, "reduction_factor": 2},
     "resources": {"concurrent_trials": 1},
-    # Equal to the last bit is what the CPU computes.
+    # Only the CPU gives results that are equal to the last bit.
     "fixed": {**SMALL, "training.epochs": EPOCHS, "training.device": "cpu"},
 }
 
 KILL_SEED = 0
 KILLS = (("prune", 0.0), ("keep", 0.5), ("new trial", 0.5), ("end", 1.0), ("value", 0.0))
-"""What a record says at which the driver dies, and how much of it is on disk then."""
+"""Kind of each journal record at which the driver is killed, and the share of it on disk then."""
 
 DRIVER = """
 import os, signal, sys
@@ -82,15 +83,20 @@ def append_or_die(self, logs):
 JournalFile.append_logs = append_or_die
 sys.exit(main(sys.argv[3:]))
 """
-"""A sweep that dies in mid-append, with Optuna's lock in its hands."""
+"""Program of a sweep that kills itself while it appends a record and holds Optuna's lock."""
 
 DRIVER_SECONDS = 180
-LOOK_SECONDS = 0.5
-"""Between two looks at the actors of a sweep whose driver is about to die."""
+POLL_SECONDS = 0.5
+"""Seconds between two readings of the actors of a sweep that is about to be killed."""
 
 
 class Kill(NamedTuple):
-    """In the append of which record, counted from 0, and how much of it is on disk then."""
+    """Kill of the driver during the append of one journal record.
+
+    Attributes:
+        record: Number of the record, from 0.
+        share: Share of the bytes of the record that are on disk at the kill.
+    """
 
     record: int
     share: float
@@ -98,22 +104,22 @@ class Kill(NamedTuple):
 
 @pytest.fixture(scope="module")
 def undisturbed(planted, ray_address, tmp_path_factory) -> Path:
-    """The folder of the sweep that nobody disturbs."""
+    """Run folder of the undisturbed sweep."""
     folder: Path = tmp_path_factory.mktemp("undisturbed")
     space_file(folder, planted.address, **SWEEP)
-    go_on(folder, ray_address)
+    run_to_the_end(folder, ray_address)
     return folder / "runs" / "small"
 
 
-def go_on(folder: Path, address: str) -> None:
-    """A sweep to its end, in this process."""
+def run_to_the_end(folder: Path, address: str) -> None:
+    """Run a sweep to its end in this process; an earlier one in the folder is resumed."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         assert main(["--space", "space.yaml", "--address", address]) == 0
 
 
-def die(folder: Path, address: str, cluster: Cluster, kill: Kill) -> None:
-    """Run a sweep until its driver dies, which must leave no actor and no actor's process."""
+def run_until_killed(folder: Path, address: str, cluster: Cluster, kill: Kill) -> None:
+    """Run a sweep until it kills itself, and check that no actor and no process remains."""
     arguments = [*map(str, kill), "--space", "space.yaml", "--address", address]
     pids: set[int] = set()
     output = folder / "output.txt"
@@ -121,7 +127,7 @@ def die(folder: Path, address: str, cluster: Cluster, kill: Kill) -> None:
     def ended() -> bool:
         pids.update(pid for found in actors(cluster.dashboard).values() for pid in found if pid)
         with suppress(subprocess.TimeoutExpired):
-            driver.wait(LOOK_SECONDS)
+            driver.wait(POLL_SECONDS)
         return driver.poll() is not None
 
     with output.open("a") as file:
@@ -143,7 +149,7 @@ def die(folder: Path, address: str, cluster: Cluster, kill: Kill) -> None:
 
 
 def journal(folder: Path) -> list[dict[str, Any]]:
-    """The records of a sweep's journal, but for when and by which process they were written."""
+    """Return the records of a sweep's journal without their times and writers."""
     lines = (folder / "study.journal").read_text().splitlines()
     return [
         {k: v for k, v in json.loads(line).items() if "datetime" not in k and k != "worker_id"}
@@ -151,8 +157,8 @@ def journal(folder: Path) -> list[dict[str, Any]]:
     ]
 
 
-def says(record: dict[str, Any]) -> str:
-    """What one record of the journal says."""
+def kind_of(record: dict[str, Any]) -> str:
+    """Return the kind of a journal record; for a pruning decision, the decision itself."""
     if "user_attr" in record:
         (decision,) = record["user_attr"].values()
         return str(decision)
@@ -161,14 +167,14 @@ def says(record: dict[str, Any]) -> str:
 
 
 def crash_points(records: list[dict[str, Any]]) -> list[Kill]:
-    """Where the driver dies, one after the other: of each of the ``KILLS`` any such record."""
+    """Return the kills in order: one at a random record of each kind in ``KILLS``."""
     random = np.random.default_rng(KILL_SEED)
-    found = [[at for at, record in enumerate(records) if says(record) == k] for k, _ in KILLS]
+    found = [[at for at, record in enumerate(records) if kind_of(record) == k] for k, _ in KILLS]
     return sorted(Kill(int(random.choice(at)), s) for at, (_, s) in zip(found, KILLS, strict=True))
 
 
 def files(folder: Path) -> dict[str, Any]:
-    """All that the trials of a sweep left: nothing of it but seconds differs in another."""
+    """Return the content of all files of trials by name, without durations in seconds."""
     found: dict[str, Any] = {
         str(file.relative_to(folder)): file.read_bytes()
         for file in (folder / "trials").rglob("*")
@@ -186,35 +192,40 @@ def files(folder: Path) -> dict[str, Any]:
 
 
 def trained(folder: Path) -> dict[str, list[dict[str, str]]]:
-    """The epochs of each trial; the seconds of one are never the same when it is trained again."""
+    """Return the rows of progress.csv by signature; the seconds of each epoch make them unique."""
     return {
         file.parent.name: list(csv.DictReader(file.read_text().splitlines()))
         for file in (folder / "trials").glob("*/progress.csv")
     }
 
 
-def test_the_sweep_has_what_can_go_wrong(undisturbed):
+def test_the_sweep_prunes_and_has_a_record_of_every_kind(undisturbed):
     states = [trial.state for trial in recorded(undisturbed)]
     assert len(states) == TRIALS > startup_trials(TRIALS)
     assert set(states) == {TrialState.COMPLETE, TrialState.PRUNED}
-    said = [says(record) for record in journal(undisturbed)]
-    assert {kind for kind, _ in KILLS} == set(said) - {"new study"}
+    kinds = {kind_of(record) for record in journal(undisturbed)}
+    assert {kind for kind, _ in KILLS} == kinds - {"new study"}
     points = crash_points(journal(undisturbed))
     assert len({kill.record for kill in points}) == len(KILLS)
 
 
-def test_killed_at_five_points_it_ends_as_undisturbed(undisturbed, planted, ray_address, tmp_path):
-    """Between a rung's value and the decision that prunes, in the records of a decision and of a
-    new trial (torn lines), after a trial's end, and between an epoch's files and its record.
+def test_a_sweep_killed_at_five_records_equals_the_undisturbed_one(
+    undisturbed, planted, ray_address, tmp_path
+):
+    """Each kill comes at another kind of record.
+
+    The driver is killed before the record of a decision to prune, within the records of a decision
+    to keep and of a new trial (torn lines), after the record of a trial's end, and between the
+    files of an epoch and the record of its value.
     """
     space_file(tmp_path, planted.address, **SWEEP)
     folder = tmp_path / "runs" / "small"
     records = journal(undisturbed)
     before: dict[str, list[dict[str, str]]] = {}
-    of_ended: dict[str, int] = {}
+    files_of_finished: dict[str, int] = {}
     with connect(ray_address) as cluster:
         for kill in crash_points(records):
-            die(tmp_path, ray_address, cluster, kill)
+            run_until_killed(tmp_path, ray_address, cluster, kill)
             left = (folder / "study.journal").read_bytes()
             assert left.count(b"\n") == kill.record + (kill.share == 1)
             assert left.endswith(b"\n") == (kill.share != 0.5)
@@ -223,14 +234,14 @@ def test_killed_at_five_points_it_ends_as_undisturbed(undisturbed, planted, ray_
             for trial in recorded(folder):
                 known = len(trial.intermediate_values)
                 assert len(now.get(trial.user_attrs["signature"], [])) >= known
-            assert is_kept(before, now)
-            assert of_ended.items() <= written(folder / "trials").items()
-            before, of_ended = now, files_of_ended(folder)
+            assert no_epoch_is_repeated(before, now)
+            assert files_of_finished.items() <= written(folder / "trials").items()
+            before, files_of_finished = now, modification_times(folder)
 
-    go_on(tmp_path, ray_address)
-    assert is_kept(before, trained(folder))
-    assert of_ended
-    assert of_ended.items() <= written(folder / "trials").items()
+    run_to_the_end(tmp_path, ray_address)
+    assert no_epoch_is_repeated(before, trained(folder))
+    assert files_of_finished
+    assert files_of_finished.items() <= written(folder / "trials").items()
     assert journal(folder) == records
     assert files(folder) == files(undisturbed)
     assert not list(folder.rglob("checkpoint.safetensors"))
@@ -238,10 +249,11 @@ def test_killed_at_five_points_it_ends_as_undisturbed(undisturbed, planted, ray_
     assert (folder / "submission.txt").read_bytes() == submission
 
 
-def files_of_ended(folder: Path) -> dict[str, int]:
-    """Return when each file of the trials that have ended on record was last written, in ns.
+def modification_times(folder: Path) -> dict[str, int]:
+    """Return the modification time of each file of the recorded finished trials, in ns.
 
-    Without checkpoints: the kill may come between a trial's end and the end of its checkpoint.
+    Checkpoints are left out: the kill may come between a trial's end and the deletion of its
+    checkpoint.
     """
     ended = {t.user_attrs["signature"] for t in recorded(folder) if t.state.is_finished()}
     found = written(folder / "trials")
@@ -252,14 +264,16 @@ def files_of_ended(folder: Path) -> dict[str, int]:
     }
 
 
-def is_kept(before: dict[str, list[dict[str, str]]], now: dict[str, list[dict[str, str]]]) -> bool:
-    """Whether no epoch that was on disk before has been trained again."""
+def no_epoch_is_repeated(
+    before: dict[str, list[dict[str, str]]], now: dict[str, list[dict[str, str]]]
+) -> bool:
+    """Return True if no epoch that was on disk before has been trained again."""
     return all(now[signature][: len(rows)] == rows for signature, rows in before.items())
 
 
 @pytest.fixture
 def one_thread() -> Iterator[None]:
-    """As many of torch's as a slot has."""
+    """Limit torch to one thread, as in a slot."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -267,7 +281,13 @@ def one_thread() -> Iterator[None]:
 
 
 class Plain(NamedTuple):
-    """What a plain Optuna loop knows of its trials, in their order."""
+    """Results of a plain Optuna loop.
+
+    Attributes:
+        study: Study with all trials.
+        decisions: Pruning decisions of each trial, as the attributes that a sweep writes.
+        weights: Weights of each trial by epoch.
+    """
 
     study: optuna.Study
     decisions: list[dict[str, str]]
@@ -275,7 +295,7 @@ class Plain(NamedTuple):
 
 
 def plain_optuna(space: Path, dataset: Dataset) -> Plain:
-    """Ask, train, report, should_prune, tell."""
+    """Run the trials of a search file in a plain Optuna loop: ask, train, report, prune, tell."""
     plan = make_plan(load(space), dataset)
     data = SlotData(FeatureFiles(dataset, plan.listing), plan.listing, plan.parts)
     pruner = optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=2)
@@ -302,22 +322,22 @@ def plain_optuna(space: Path, dataset: Dataset) -> Plain:
     return plain
 
 
-def test_each_trial_is_that_of_a_plain_optuna_loop(undisturbed, planted, one_thread):
+def test_each_trial_equals_that_of_a_plain_optuna_loop(undisturbed, planted, one_thread):
     plain = plain_optuna(undisturbed / "space.yaml", planted)
-    trials, last_kept = recorded(undisturbed), []
+    trials, at_last_epoch = recorded(undisturbed), []
     same = ("number", "params", "distributions", "intermediate_values", "state", "values")
     for trial, expected in zip(trials, plain.study.trials, strict=True):
         for name in same:
             assert getattr(trial, name) == getattr(expected, name), (trial.number, name)
         decisions = {k: v for k, v in trial.user_attrs.items() if k.startswith("decision:")}
         assert decisions == plain.decisions[trial.number]
-        kept = sorted((trial_folder(undisturbed, trial) / "weights").iterdir())
-        assert kept
-        for file in kept:
+        weight_files = sorted((trial_folder(undisturbed, trial) / "weights").iterdir())
+        assert weight_files
+        for file in weight_files:
             epoch = int(file.stem.removeprefix("epoch_"))
             found, expected_weights = load_file(file), plain.weights[trial.number][epoch]
             assert found.keys() == expected_weights.keys()
             for name, weights in found.items():
                 assert torch.equal(weights, expected_weights[name]), (trial.number, file, name)
-            last_kept.append(epoch == trial.last_step)
-    assert any(last_kept)
+            at_last_epoch.append(epoch == trial.last_step)
+    assert any(at_last_epoch)

@@ -1,4 +1,4 @@
-"""Extraction on Ray: the results of a plain loop for any chunks, and resumption after a kill."""
+"""Tests of extraction on Ray: equality with a plain loop, and resumption after a kill."""
 
 import io
 import shutil
@@ -50,7 +50,7 @@ extract.main(sys.argv[1:])
 
 @pytest.fixture(scope="module")
 def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Write 150 frames of three videos, three of them broken."""
+    """Folder with 150 frames of three videos; three of the image files are broken."""
     root: Path = tmp_path_factory.mktemp("faces")
     random = np.random.default_rng(0)
     for video, count in (("d", 30), ("b/c", 60), ("a", 60)):
@@ -60,14 +60,14 @@ def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
             small.resize((48, 48)).save(root / video / f"{frame:05d}.jpg")
     (root / "a/00003.jpg").write_bytes(b"")
     (root / "b/c/00001.jpg").write_text("a text")
-    whole = (root / "b/c/00041.jpg").read_bytes()
-    (root / "b/c/00041.jpg").write_bytes(whole[:-200])
+    content = (root / "b/c/00041.jpg").read_bytes()
+    (root / "b/c/00041.jpg").write_bytes(content[:-200])
     return root
 
 
-def words(images: object, out: Path, address: str, *more: str) -> list[str]:
-    where = ["--images", str(images), "--out", str(out), "--address", address]
-    return [*where, *BACKBONE, *more]
+def extract_arguments(images: object, out: Path, address: str, *more: str) -> list[str]:
+    places = ["--images", str(images), "--out", str(out), "--address", address]
+    return [*places, *BACKBONE, *more]
 
 
 def features(folder: Path) -> dict[tuple[str, int], np.ndarray]:
@@ -79,7 +79,7 @@ def features(folder: Path) -> dict[tuple[str, int], np.ndarray]:
 
 
 def features_by_loop(images: Path) -> dict[tuple[str, int], np.ndarray]:
-    """Extract one image after the other, without Ray."""
+    """Return features by video and frame, computed image by image without Ray."""
     backbone, found = load_backbone("mae_vit_mini", "random", 32), {}
     frames = frames_of(find_images(images))
     for i, (video, frame) in enumerate(zip(frames.video, frames.frame, strict=True)):
@@ -93,7 +93,7 @@ def features_by_loop(images: Path) -> dict[tuple[str, int], np.ndarray]:
     return found
 
 
-def assert_near(found: dict[tuple[str, int], np.ndarray], images: Path) -> None:
+def assert_equal_to_loop(found: dict[tuple[str, int], np.ndarray], images: Path) -> None:
     expected = features_by_loop(images)
     assert list(found) == sorted(expected)
     for key, value in found.items():
@@ -106,24 +106,29 @@ def parts(folder: Path) -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def in_small_chunks(faces, ray_address, tmp_path_factory) -> Path:
-    """Extract with two workers from a file:// address, whose files were made in another order."""
+    """Feature set extracted by two workers from copies of the images at a file:// address.
+
+    The copies are made in another order of files.
+    """
     folder: Path = tmp_path_factory.mktemp("small_chunks")
     copies = folder / "copies"
     for file in sorted(faces.rglob("*.jpg"), key=lambda file: file.name[::-1]):
         (copies / file.relative_to(faces)).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(file, copies / file.relative_to(faces))
     with redirect_stdout(io.StringIO()):
-        given = words(copies.as_uri(), folder / "set", ray_address, *SMALL_CHUNKS, "--workers", "2")
-        assert extract.main(given) == 0
+        arguments = extract_arguments(
+            copies.as_uri(), folder / "set", ray_address, *SMALL_CHUNKS, "--workers", "2"
+        )
+        assert extract.main(arguments) == 0
     return folder / "set"
 
 
 def test_small_chunks_give_the_features_of_a_plain_loop(faces, in_small_chunks):
     assert len(parts(in_small_chunks)) == 75
-    assert_near(features(in_small_chunks), faces)
+    assert_equal_to_loop(features(in_small_chunks), faces)
 
 
-def test_large_chunks_give_them_too_and_broken_images_are_listed(
+def test_large_chunks_give_the_same_features_and_broken_images_are_listed(
     faces, ray_address, tmp_path, capsys, monkeypatch
 ):
     aside, out = tmp_path / "aside", tmp_path / "large"
@@ -148,10 +153,10 @@ def test_large_chunks_give_them_too_and_broken_images_are_listed(
             InputError, match=r"^\S+ does not exist or is empty on .*: mount it .* to continue$"
         ),
     ):
-        extract.main(words(faces, out, ray_address, *more))
+        extract.main(extract_arguments(faces, out, ray_address, *more))
     with moved_after_listing(faces / "a/00060.jpg"):
-        assert extract.main(words(faces, out, ray_address, *more)) == 0
-        assert_near(features(out), faces)
+        assert extract.main(extract_arguments(faces, out, ray_address, *more)) == 0
+        assert_equal_to_loop(features(out), faces)
     rows = [line.split(",", 1) for line in (out / "failed_images.csv").read_text().splitlines()]
     assert {image: reason.strip('"') for image, reason in rows[1:]} == BROKEN
     printed = capsys.readouterr().out
@@ -160,13 +165,13 @@ def test_large_chunks_give_them_too_and_broken_images_are_listed(
     assert "(146 frames, 128 wide)" in printed
 
 
-def test_a_killed_extraction_continues_to_the_same_bytes(
+def test_a_killed_extraction_resumes_to_the_same_bytes(
     faces, in_small_chunks, ray_address, tmp_path
 ):
     out = tmp_path / "killed"
-    given = words(faces, out, ray_address, *SMALL_CHUNKS, "--workers", "1")
+    arguments = extract_arguments(faces, out, ray_address, *SMALL_CHUNKS, "--workers", "1")
     killed = subprocess.run(
-        [sys.executable, "-c", KILLED_AFTER_THREE_PARTS, *given],
+        [sys.executable, "-c", KILLED_AFTER_THREE_PARTS, *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -175,7 +180,7 @@ def test_a_killed_extraction_continues_to_the_same_bytes(
     assert killed.returncode == -signal.SIGKILL, killed.stdout
     before = {file.name: file.stat().st_mtime_ns for file in out.glob("part-*.parquet")}
     assert len(before) == 3
-    assert extract.main(given) == 0
+    assert extract.main(arguments) == 0
     assert parts(out) == parts(in_small_chunks)
     assert {name: (out / name).stat().st_mtime_ns for name in before} == before
     assert (out / "failed_images.csv").read_bytes() == (

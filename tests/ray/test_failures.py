@@ -1,4 +1,4 @@
-"""Trials that fail, and features that break their contract once a sweep is under way."""
+"""Tests of failing trials, and of broken features that are found after the start of a sweep."""
 
 import json
 import re
@@ -28,7 +28,7 @@ FIXED: dict[str, Any] = {"head": "linear", "optim.gradient_clip": 0, "training.e
 
 
 def damage_checkpoints_of_gru(folder: Path, dataset_hash: str) -> None:
-    """Leave what a failing disk might: a checkpoint that cannot be read."""
+    """Write unreadable checkpoints, as a failing disk may leave them, for all gru trials."""
     fixed = [f"{path}={value}" for path, value in FIXED.items()]
     for hidden in SPACE["encoder.hidden"]["values"]:
         config = compose([*fixed, "encoder=gru", f"encoder.hidden={hidden}", "optim.lr=0.001"])
@@ -40,8 +40,9 @@ def damage_checkpoints_of_gru(folder: Path, dataset_hash: str) -> None:
 def test_failed_trials_are_recorded_and_too_many_end_the_sweep(
     planted, ray_address, tmp_path, monkeypatch, capsys
 ):
-    """The seed draws a trial that ends well, one that diverges, one whose checkpoint is damaged,
-    then two that diverge.
+    """The seed draws five trials in a fixed order.
+
+    One completes, one diverges, one has a damaged checkpoint, and two more diverge.
     """
     monkeypatch.chdir(tmp_path)
     space_file(
@@ -66,8 +67,8 @@ def test_failed_trials_are_recorded_and_too_many_end_the_sweep(
         trials[1].user_attrs["reason"],
     )
     assert trials[2].user_attrs["reason"].startswith("TrainingError: the checkpoint is damaged (")
-    for trial, words in zip(trials[1:], ("is not finite", "is damaged"), strict=True):
-        assert words in (trial_folder(folder, trial) / "error.txt").read_text()
+    for trial, message in zip(trials[1:], ("is not finite", "is damaged"), strict=True):
+        assert message in (trial_folder(folder, trial) / "error.txt").read_text()
         assert not (trial_folder(folder, trial) / "predictions.parquet").exists()
     printed = capsys.readouterr().out
     assert "2 trials failed, more than budget.failures = 1; the last: TrainingError: " in printed
@@ -80,8 +81,8 @@ def test_failed_trials_are_recorded_and_too_many_end_the_sweep(
     assert [t.state for t in after[3:]] == [TrialState.FAIL] * 2
 
 
-def with_nan(dataset: Path, copy: Path) -> Path:
-    """A copy of a dataset with one NaN; returns the file that has it."""
+def copy_with_nan(dataset: Path, copy: Path) -> Path:
+    """Copy a dataset with one value replaced by NaN, and return the file with this value."""
     shutil.copytree(dataset, copy)
     info = json.loads((copy / "dataset.json").read_text())
     (part,) = info["features"]["appearance"]["parts"]
@@ -100,11 +101,11 @@ def with_nan(dataset: Path, copy: Path) -> Path:
     return file
 
 
-def test_a_nan_met_while_sharding_is_one_sentence(
+def test_a_nan_found_while_sharding_is_reported_in_one_line(
     planted, ray_address, tmp_path, monkeypatch, capsys
 ):
     monkeypatch.chdir(tmp_path)
-    file = with_nan(Path(planted.address), tmp_path / "data")
+    file = copy_with_nan(Path(planted.address), tmp_path / "data")
     space_file(tmp_path, "data")
     with pytest.raises(SystemExit) as ended:
         run_program(lambda: main(["--space", "space.yaml", "--address", ray_address]))

@@ -1,4 +1,4 @@
-"""Files of the first version go on: a sweep stopped within a feedback trial, and an extraction."""
+"""Tests that a sweep and an extraction stopped in the first version can be resumed."""
 
 import json
 
@@ -13,10 +13,12 @@ from tests.support.small_sweeps import recorded
 
 pytestmark = [pytest.mark.ray]
 TOLERANCE = 1e-4
-"""Largest difference of a score between two processors."""
+"""Largest difference of a score between two kinds of processor."""
 
 
-def test_a_stopped_sweep_ends_as_if_nothing_had_stopped_it(ray_address, tmp_path, monkeypatch):
+def test_a_stopped_sweep_resumes_to_the_results_of_an_undisturbed_one(
+    ray_address, tmp_path, monkeypatch
+):
     monkeypatch.chdir(tmp_path)
     run = copied(tmp_path) / "runs" / "feedback"
     (ended,) = run.glob("trials/*/predictions.parquet")
@@ -42,7 +44,7 @@ def test_a_stopped_sweep_ends_as_if_nothing_had_stopped_it(ray_address, tmp_path
     assert (run / "submission.txt").read_text().splitlines() == expected()["submission"]
 
 
-def test_an_extraction_goes_on_to_the_same_features(ray_address, tmp_path, monkeypatch):
+def test_a_stopped_extraction_resumes_to_the_same_features(ray_address, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     part = copied(tmp_path) / "features" / "part-00001.parquet"
     part.unlink()

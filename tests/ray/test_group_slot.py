@@ -1,7 +1,7 @@
-"""A slot of two DDP workers: trial after trial, and whatever may befall one of them.
+"""Tests of a slot of two DDP workers: trials, errors, killed workers, requests to stop.
 
-The tests share one group, since it takes half a minute to start; after a test that closes it the
-next one starts another.
+The tests share one group of workers, because a group takes half a minute to start. After a test
+that closes the group, the next test starts a new one.
 """
 
 import os
@@ -44,38 +44,45 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow]
 ENCODERS = ("gru", "lstm", "transformer")
 WORKERS = 2
 SLOW_SECONDS = 0.03
-"""A read of slow features: some 30 an epoch and worker, so that there is time to disturb it."""
-ASKED_SECONDS = 0.3
-"""For workers that have an epoch behind them to ask for a decision; they wait until it is told."""
-HEARD_SECONDS = 2
-"""For a stop that the slot knows of to reach its workers, which hold meanwhile."""
+"""Duration of one read of slow features; a worker makes about 30 reads an epoch."""
+WAITING_SECONDS = 0.3
+"""Time in which workers that have ended an epoch come to wait for a pruning decision."""
+STOP_SECONDS = 2
+"""Time in which a request to stop passes from the slot to its workers."""
 BROKEN_AFTER_READS = 20
 
 
 @dataclass(frozen=True)
 class Hold:
-    """Where workers stand still while a file is there, each leaving one that says so."""
+    """Folder of files that hold workers within an epoch.
+
+    Workers wait while the request file exists. Each waiting worker writes a file of its own.
+    """
 
     folder: Path
 
     @property
-    def asked(self) -> Path:
-        """There while they are to hold."""
+    def request(self) -> Path:
+        """Path of the request file."""
         return self.folder / "hold"
 
     def held(self, rank: int) -> Path:
-        """There once this worker does."""
+        """Return the path of the file that a waiting worker writes."""
         return self.folder / f"held.{rank}"
 
-    def pass_by(self) -> None:
-        """Of a worker: only once nobody asks to hold."""
-        while self.asked.exists():
+    def wait_while_requested(self) -> None:
+        """Block the calling worker until the request file is removed."""
+        while self.request.exists():
             self.held(_rank()).touch()
             time.sleep(0.01)
 
 
 class Block:
-    """Rows of features that are slow to read, and held, or break in one worker."""
+    """Rows of features with a fault for the worker that reads them.
+
+    With the kind ``slow`` each read takes time and can be held; with ``broken`` the reads of rank 1
+    fail after ``BROKEN_AFTER_READS``.
+    """
 
     def __init__(self, kind: str, rows: np.ndarray, hold: Hold) -> None:
         self.kind, self.rows, self.hold, self.reads = kind, rows, hold, 0
@@ -87,21 +94,24 @@ class Block:
         if self.kind == "broken" and _rank() == 1 and self.reads > BROKEN_AFTER_READS:
             raise ValueError(f"rows that only rank {_rank()} reads\nare broken")
         found: np.ndarray = self.rows[which]
-        # A single row is read before the first step, for its type.
+        # The single row that is read before the first step, for its type, is not held.
         if self.kind == "slow" and len(found) > 1:
-            self.hold.pass_by()
+            self.hold.wait_while_requested()
         return found
 
 
 @dataclass(frozen=True)
 class Disturbed:
-    """Feature sets named after what happens to those who read them; each worker leaves its pid."""
+    """Loader of feature sets that are named after their fault.
+
+    Each worker that loads one writes its process id to a file named after its rank.
+    """
 
     shards: FeatureLoader
     pids: Path
 
     def load(self, name: str) -> FeatureTable:
-        """The features of ``appearance``."""
+        """Return the features of ``appearance`` with the fault ``name``."""
         (self.pids / str(_rank())).write_text(str(os.getpid()))
         table = self.shards.load("appearance")
         blocks: Any = [Block(name, block, Hold(self.pids)) for block in table.blocks]
@@ -114,25 +124,26 @@ def _rank() -> int:
     return torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
 
 
-# The workers cannot import this file.
+# Workers cannot import this file.
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 
-def a_job(name: str, *overrides: str, **fields: Any) -> Job:
-    """Four epochs without dropout."""
+def small_job(name: str, *overrides: str, **fields: Any) -> Job:
+    """Return the job of a small model: four epochs without dropout."""
     small = ("encoder.hidden=8", "encoder.dropout=0", "head=linear", "training.epochs=4")
     config = compose([*small, "optim.batch_videos=4", "sequence.window_frames=32", *overrides])
     return Job(name, config.plain(), **fields)
 
 
-def a_slow_job(name: str, *overrides: str, **fields: Any) -> Job:
+def slow_job(name: str, *overrides: str, **fields: Any) -> Job:
+    """Return a small job that reads slow features in many steps."""
     steps = ("features=[slow]", "optim.batch_videos=2", "sequence.window_frames=16")
-    return a_job(name, *steps, *overrides, **fields)
+    return small_job(name, *steps, *overrides, **fields)
 
 
 @dataclass
 class Group:
-    """The slot, by the pool that has it."""
+    """Slot of DDP workers, with its pool and cluster."""
 
     pool: Any
     cluster: Cluster
@@ -148,41 +159,45 @@ class Group:
         return self.pool.actor(0)
 
     def events(self, job: Job) -> Iterator[Event]:
-        """A job's events, as the sweep takes them."""
+        """Yield the events of a job; tell the pool the placement group, as a sweep does."""
         for event in stream(self.slot, job):
             if isinstance(event, Begin):
                 self.pool.placed(0, event.placement_group)
             yield event
 
     def pids(self) -> list[int]:
-        """Those of the workers that trained last, by rank."""
+        """Return the process ids of the workers of the last trial, by rank."""
         return [int((self.pids_of_ranks / str(rank)).read_text()) for rank in range(WORKERS)]
 
     def kill(self, rank: int) -> None:
-        """With -9."""
+        """Kill a worker with SIGKILL."""
         psutil.Process(self.pids()[rank]).kill()
 
     @contextmanager
     def mid_epoch(self) -> Iterator[Callable[[], None]]:
-        """Hold the workers of a slow job in the first step that they come to; they read nothing
-        when this is entered. To be called: waits until all of them hold.
+        """Hold the workers of a slow job at their next step until the context ends.
+
+        No worker may be in a step when the context begins.
+
+        Yields:
+            Function that waits until all workers are held.
         """
         hold = Hold(self.pids_of_ranks)
         held = [hold.held(rank) for rank in range(WORKERS)]
         for file in held:
             file.unlink(missing_ok=True)
-        hold.asked.touch()
+        hold.request.touch()
         try:
             yield lambda: wait_until(lambda: all(map(Path.exists, held)), END_SECONDS)
         finally:
-            hold.asked.unlink()
+            hold.request.unlink()
 
     def stop(self, when: Stop) -> None:
-        """Tell the slot, and have its workers hear it."""
+        """Request a stop and wait until the workers have received the request."""
         import ray
 
         ray.get(self.slot.stop.remote(when))
-        time.sleep(HEARD_SECONDS)
+        time.sleep(STOP_SECONDS)
 
 
 @pytest.fixture(scope="module")
@@ -204,15 +219,18 @@ def setup(planted: Dataset, connected: Cluster, tmp_path_factory: Any) -> Any:
 
 @pytest.fixture(scope="module")
 def alone(setup: Any) -> dict[str, list[Any]]:
-    """What a slot of one process has to say, before the group holds all CPUs."""
+    """Return the events of reference jobs, by name, trained by a slot of one process.
+
+    They are trained before the group starts, because the group takes all CPUs.
+    """
     import ray
 
     from sweeps.slots.start import slot_starter
 
     slot = slot_starter("alone", ResourcesSection())(0)
     ray.get(slot.ready.remote([ray.put(setup)]))
-    jobs = [a_job(encoder, f"encoder={encoder}") for encoder in ENCODERS]
-    slow = a_slow_job("slow", "features=[appearance]", "training.epochs=3")
+    jobs = [small_job(encoder, f"encoder={encoder}") for encoder in ENCODERS]
+    slow = slow_job("slow", "features=[appearance]", "training.epochs=3")
     found = {job.name: list(stream(slot, job)) for job in [*jobs, slow]}
     ray.kill(slot)
     return found
@@ -220,7 +238,7 @@ def alone(setup: Any) -> dict[str, list[Any]]:
 
 @pytest.fixture(scope="module")
 def groups(connected: Cluster, setup: Any, alone: Any) -> Iterator[list[Group]]:
-    """Return the groups that tests of this module started, at most the last of them open."""
+    """List of the groups that the tests started; only the last one may be open."""
     started: list[Group] = []
     yield started
     for group in started:
@@ -229,7 +247,7 @@ def groups(connected: Cluster, setup: Any, alone: Any) -> Iterator[list[Group]]:
 
 @pytest.fixture
 def group(groups: list[Group], connected: Cluster, setup: Any) -> Group:
-    """Return the open group, or a new one."""
+    """Open group; a new one if there is none."""
     import ray
 
     from sweeps.slots.pool import SlotPool
@@ -251,7 +269,7 @@ def epochs_of(events: list[Any]) -> list[int]:
 
 
 def assert_same(found: list[Any], expected: list[Any]) -> None:
-    """The same epochs and the same end, but for rounding."""
+    """Check that two trials have equal epochs and equal ends, except for rounding."""
     found = [event for event in found if not isinstance(event, Begin)]
     assert epochs_of(found) == epochs_of(expected)
     for epoch, other in zip(found[:-1], expected[:-1], strict=True):
@@ -264,8 +282,8 @@ def assert_same(found: list[Any], expected: list[Any]) -> None:
     np.testing.assert_allclose(found[-1].outputs, expected[-1].outputs, atol=1e-5)
 
 
-def why_failed(events: Iterator[Event]) -> TrialFailed:
-    """What a job says that fails once all its events have been taken."""
+def failure_of(events: Iterator[Event]) -> TrialFailed:
+    """Read all events of a job that fails, and return the failure."""
     with pytest.raises(RayTaskError) as failed:
         list(events)
     cause = failed.value.cause
@@ -273,10 +291,10 @@ def why_failed(events: Iterator[Event]) -> TrialFailed:
     return cause
 
 
-def test_trial_after_trial_in_the_same_workers_as_in_one_process(group, alone):
+def test_trials_of_resident_workers_equal_those_of_one_process(group, alone):
     pids = []
     for encoder in ENCODERS:
-        found = list(group.events(a_job(f"group {encoder}", f"encoder={encoder}")))
+        found = list(group.events(small_job(f"group {encoder}", f"encoder={encoder}")))
         assert isinstance(found[0], Begin)
         assert found[0].restarts == 0
         assert found[0].placement_group in placement_groups(group.cluster.dashboard)
@@ -287,7 +305,7 @@ def test_trial_after_trial_in_the_same_workers_as_in_one_process(group, alone):
 
 
 def test_a_pruned_trial_ends_at_its_rung_with_predictions(group, alone):
-    job = a_job("pruned", rungs=frozenset({1, 3}))
+    job = small_job("pruned", rungs=frozenset({1, 3}))
     found = []
     for event in group.events(job):
         found.append(event)
@@ -299,31 +317,31 @@ def test_a_pruned_trial_ends_at_its_rung_with_predictions(group, alone):
     assert len(found[-1].rows) == len(alone["gru"][-1].rows)
 
 
-def test_an_error_that_all_workers_meet_fails_the_trial_alone(group):
-    list(group.events(a_job("before", "training.epochs=1")))
+def test_an_error_of_all_workers_fails_the_trial_and_keeps_the_workers(group):
+    list(group.events(small_job("before", "training.epochs=1")))
     pids = group.pids()
-    diverging = a_job("diverging", "optim.lr=1e30", "optim.gradient_clip=0")
-    failed = why_failed(group.events(diverging))
+    diverging = small_job("diverging", "optim.lr=1e30", "optim.gradient_clip=0")
+    failed = failure_of(group.events(diverging))
     assert failed.reason.startswith("TrainingError: the loss of ")
     assert "in _check_finite" in failed.trace
-    after = list(group.events(a_job("after", "features=[other]", "training.epochs=1")))
+    after = list(group.events(small_job("after", "features=[other]", "training.epochs=1")))
     assert epochs_of(after) == [1]
     assert group.pids() == pids
 
 
-def test_an_error_of_one_worker_fails_the_trial_with_its_own_words(group, alone):
-    """The other one only sees that a peer is gone. The group is started anew."""
-    list(group.events(a_job("unbroken", "training.epochs=1")))
+def test_an_error_of_one_worker_is_the_reason_and_restarts_the_group(group, alone):
+    """The error of the other worker, a lost connection, is not the reason."""
+    list(group.events(small_job("unbroken", "training.epochs=1")))
     before = group.pids()
-    failed = why_failed(group.events(a_job("broken", "features=[broken]", restarts=3)))
+    failed = failure_of(group.events(small_job("broken", "features=[broken]", restarts=3)))
     assert failed.reason == "ValueError: rows that only rank 1 reads"
     assert "in __getitem__" in failed.trace
-    assert_same(list(group.events(a_job("next"))), alone["gru"])
+    assert_same(list(group.events(small_job("next"))), alone["gru"])
     assert not set(group.pids()) & set(before)
 
 
-def test_a_worker_killed_in_mid_epoch_costs_no_epoch(group, alone):
-    job = a_slow_job("killed", "training.epochs=3", rungs=frozenset({1}), restarts=1)
+def test_a_worker_killed_within_an_epoch_loses_no_epoch(group, alone):
+    job = slow_job("killed", "training.epochs=3", rungs=frozenset({1}), restarts=1)
     found = []
     for event in group.events(job):
         found.append(event)
@@ -339,15 +357,15 @@ def test_a_worker_killed_in_mid_epoch_costs_no_epoch(group, alone):
     assert_same(found, alone["slow"])
 
 
-def test_killed_while_they_wait_for_a_decision_they_wait_for_it_again_and_die_once_too_often(
+def test_workers_killed_while_they_wait_for_a_decision_restart_until_no_restart_is_left(
     group,
 ):
-    job = a_slow_job("waiting", rungs=frozenset({1, 2}), restarts=1)
+    job = slow_job("waiting", rungs=frozenset({1, 2}), restarts=1)
     events = group.events(job)
     first, epoch = next(events), next(events)
     assert isinstance(first, Begin)
     assert isinstance(epoch, Epoch)
-    time.sleep(ASKED_SECONDS)
+    time.sleep(WAITING_SECONDS)
     group.kill(rank=0)
     again = next(events)
     assert isinstance(again, Begin)
@@ -361,56 +379,56 @@ def test_killed_while_they_wait_for_a_decision_they_wait_for_it_again_and_die_on
         group.slot.decide.remote(job.name, 2, False)
         wait_held()
         group.kill(rank=0)
-    failed = why_failed(events)
+    failed = failure_of(events)
     assert failed.reason.startswith("its workers died 2 times: no restart is left")
-    after = list(group.events(a_job("after", "training.epochs=1")))
+    after = list(group.events(small_job("after", "training.epochs=1")))
     assert epochs_of(after) == [1]
 
 
-def test_a_slot_that_is_killed_leaves_nothing_and_another_one_trains(group, alone):
+def test_a_killed_slot_leaves_no_process_and_a_new_slot_trains(group, alone):
     import ray
 
     dashboard = group.cluster.dashboard
-    events = group.events(a_slow_job("lost", "training.epochs=50"))
+    events = group.events(slow_job("lost", "training.epochs=50"))
     assert isinstance(next(events), Begin)
     assert isinstance(next(events), Epoch)
     running = actors(dashboard)
     assert {"GroupSlot", "TrainController", "RayTrainWorker"} <= set(running)
-    # Ray's own cleaner would outlive what it watches.
+    # This actor of Ray would remain after the processes that it watches have ended.
     assert "PlacementGroupCleaner" not in running
     (slot,) = running["GroupSlot"]
-    (placed,) = placement_groups(dashboard)
+    (placement_group,) = placement_groups(dashboard)
     psutil.Process(slot).kill()
     with pytest.raises(ray.exceptions.RayActorError):
         list(events)
     pids = [pid for found in running.values() for pid in found]
     wait_until(lambda: not alive(pids), END_SECONDS, lambda: alive(pids))
     assert actors(dashboard) == {}
-    # What the workers held is not free until the pool sees to it.
-    assert placement_groups(dashboard) == [placed]
+    # The placement group of the workers remains until the pool removes it.
+    assert placement_groups(dashboard) == [placement_group]
     group.pool.lose(0)
-    wait_until(lambda: placed not in placement_groups(dashboard), END_SECONDS)
+    wait_until(lambda: placement_group not in placement_groups(dashboard), END_SECONDS)
     wait_until(lambda: group.pool.take() == 0, START_SECONDS)
-    assert_same(list(group.events(a_job("another"))), alone["gru"])
+    assert_same(list(group.events(small_job("another"))), alone["gru"])
 
 
-def test_a_second_group_finds_no_place_says_so_and_leaves_no_claim(group, setup):
+def test_a_second_group_without_free_cpus_is_given_up_and_holds_nothing(group, setup):
     import ray
 
     from sweeps.slots.pool import SlotPool
     from sweeps.slots.start import slot_starter
 
     dashboard = group.cluster.dashboard
-    held = placement_groups(dashboard)
+    before = placement_groups(dashboard)
     cpus = int(group.cluster.nodes[0][0])
     resources = ResourcesSection(
         workers_per_trial=2, cpus_per_worker=cpus, start_timeout_minutes=0.05
     )
-    said: list[str] = []
-    pool = SlotPool(slot_starter("second", resources), 1, resources, said.append)
+    messages: list[str] = []
+    pool = SlotPool(slot_starter("second", resources), 1, resources, messages.append)
     pool.open(ray.put(setup))
-    wait_until(lambda: pool.take() is None and pool.gone, EVENT_SECONDS, lambda: said)
-    *waiting, line = said
+    wait_until(lambda: pool.take() is None and pool.gone, EVENT_SECONDS, lambda: messages)
+    *waiting, line = messages
     free = cpus - WORKERS
     assert line == (
         f"slot 0 waits for 2 x ({cpus} CPUs); free in the cluster: {free} of {cpus} CPUs "
@@ -418,7 +436,7 @@ def test_a_second_group_finds_no_place_says_so_and_leaves_no_claim(group, setup)
     )
     assert set(waiting) <= {line.removesuffix(": given up after 0.05 minutes")}
     wait_until(
-        lambda: placement_groups(dashboard) == held,
+        lambda: placement_groups(dashboard) == before,
         END_SECONDS,
         lambda: placement_groups(dashboard),
     )
@@ -430,10 +448,10 @@ def test_a_second_group_finds_no_place_says_so_and_leaves_no_claim(group, setup)
     pool.close()
 
 
-def test_a_stop_ends_the_epoch_or_comes_after_it_and_closing_leaves_nothing(group):
+def test_a_stop_acts_after_or_within_the_epoch_and_closing_ends_all_processes(group):
     import ray
 
-    job = a_slow_job("stopped after", "training.epochs=50", rungs=frozenset({1}))
+    job = slow_job("stopped after", "training.epochs=50", rungs=frozenset({1}))
     events = group.events(job)
     found = [next(events), next(events)]
     with group.mid_epoch() as wait_held:
@@ -445,8 +463,8 @@ def test_a_stop_ends_the_epoch_or_comes_after_it_and_closing_leaves_nothing(grou
     assert isinstance(found[-1], End)
     assert found[-1].state == "interrupted"
 
-    # A stop stands: what comes next is stopped too, and now at once.
-    events = group.events(a_slow_job("stopped now", "training.epochs=50"))
+    # A request to stop remains: the next trial is stopped too, within its first epoch.
+    events = group.events(slow_job("stopped now", "training.epochs=50"))
     with group.mid_epoch() as wait_held:
         assert isinstance(next(events), Begin)
         wait_held()

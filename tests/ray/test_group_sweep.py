@@ -1,4 +1,4 @@
-"""Whole sweeps through DDP slots, and what budgets and dying slots do to sweeps of either kind."""
+"""Tests of sweeps with DDP slots, with killed slots, and with a budget of training time."""
 
 import csv
 import os
@@ -36,11 +36,11 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 Driver = subprocess.Popen[str]
 ONE = {"concurrent_trials": 1}
-GOES_ON = "the slot's process died; it goes on after epoch"
+SLOT_DIED = "the slot's process died; it goes on after epoch"
 
 
 @pytest.fixture(autouse=True)
-def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def _run_in_temporary_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
@@ -49,17 +49,18 @@ def output() -> str:
 
 
 def rows(folder: Path, trial: FrozenTrial) -> list[dict[str, str]]:
-    """A trial's progress.csv; among it each epoch's seconds, never twice the same."""
+    """Return the rows of a trial's progress.csv; the seconds of each epoch make them unique."""
     file = trial_folder(folder, trial) / "progress.csv"
     return list(csv.DictReader(file.read_text().splitlines())) if file.exists() else []
 
 
 def trained(folder: Path) -> dict[int, list[dict[str, str]]]:
+    """Return the rows of progress.csv by trial number."""
     return {trial.number: rows(folder, trial) for trial in recorded(folder)}
 
 
-def assert_goes_on(folder: Path, before: dict[int, list[dict[str, str]]]) -> None:
-    """No epoch is lost or trained again, and each follows on the last."""
+def assert_resumed(folder: Path, before: dict[int, list[dict[str, str]]]) -> None:
+    """Check that each epoch is trained once: none is lost, none is repeated."""
     now = trained(folder)
     for number, known in before.items():
         assert now[number][: len(known)] == known
@@ -68,7 +69,7 @@ def assert_goes_on(folder: Path, before: dict[int, list[dict[str, str]]]) -> Non
 
 
 def in_training(folder: Path, ended: int = 0, epochs: int = 2) -> bool:
-    """Whether so many trials have ended and the next one has so many epochs on record."""
+    """Return True if ``ended`` trials have ended and the next one has ``epochs`` epochs or more."""
     if not (folder / "study.journal").exists():
         return False
     trials = recorded(folder)
@@ -80,12 +81,13 @@ def in_training(folder: Path, ended: int = 0, epochs: int = 2) -> bool:
 
 
 def wait_for(driver: Driver, holds: Callable[[], bool]) -> None:
-    """Until something holds, which it must before the driver ends."""
+    """Wait until a condition is true; fail if the driver ends before."""
     wait_until(lambda: holds() or driver.poll() is not None, START_SECONDS, output)
     assert driver.poll() is None, output()
 
 
 def tree(pid: int) -> list[psutil.Process]:
+    """Return a process and all its descendants."""
     return [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
 
 
@@ -95,13 +97,13 @@ def command_line(process: psutil.Process) -> str:
     return ""
 
 
-def left(cluster: Cluster) -> list[object]:
-    """Actors and placement groups that are not Ray's own."""
+def remaining(cluster: Cluster) -> list[object]:
+    """Return the actors and placement groups that Ray did not start for itself."""
     return [*actors(cluster.dashboard).items(), *placement_groups(cluster.dashboard)]
 
 
 def train_runs() -> dict[str, str]:
-    """The Train runs of the cluster that this process is connected to: status by name."""
+    """Return the status of each Train run of the connected cluster by name."""
     import ray
     from ray.train.v2._internal.state.state_actor import get_state_actor
 
@@ -116,10 +118,11 @@ def finished_tasks(cluster: Cluster) -> set[str]:
     return {task.name for task in tasks if task.state == "FINISHED"}
 
 
-def test_a_sweep_of_ddp_workers_stopped_with_ctrl_c_then_killed_and_then_finished(
-    planted, ray_address
-):
-    """First with a cluster of its own, whose listeners are counted, then on one that stays."""
+def test_a_sweep_of_ddp_workers_resumes_after_ctrl_c_and_after_a_kill(planted, ray_address):
+    """The first run starts a local cluster, which must listen on loopback addresses only.
+
+    The later runs use a cluster that remains.
+    """
     space_file(
         Path(),
         planted.address,
@@ -130,7 +133,7 @@ def test_a_sweep_of_ddp_workers_stopped_with_ctrl_c_then_killed_and_then_finishe
         fixed={**SMALL, "training.epochs": 25},
     )
     folder = Path("runs/ddp")
-    # The program itself must see to it that its cluster is not reachable.
+    # Without this variable the program itself must bind its cluster to loopback addresses.
     bare = {k: v for k, v in os.environ.items() if k != "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"}
     with program(Path(), "--space", "space.yaml", environment=bare) as driver:
         wait_for(driver, lambda: in_training(folder, epochs=1))
@@ -163,22 +166,22 @@ def test_a_sweep_of_ddp_workers_stopped_with_ctrl_c_then_killed_and_then_finishe
             assert placement_groups(cluster.dashboard)
             driver.kill()
             driver.wait(10)
-        wait_until(lambda: not left(cluster), END_SECONDS, lambda: left(cluster))
+        wait_until(lambda: not remaining(cluster), END_SECONDS, lambda: remaining(cluster))
         wait_until(lambda: not alive(pids), END_SECONDS, lambda: alive(pids))
     assert len(pids) > 4
-    assert_goes_on(folder, known)
+    assert_resumed(folder, known)
     known = trained(folder)
 
     assert main(command) == 0
     trials = recorded(folder)
     assert [trial.state for trial in trials] == [TrialState.COMPLETE] * 2
-    assert_goes_on(folder, known)
+    assert_resumed(folder, known)
     assert {len(found) for found in trained(folder).values()} == {25}
     assert (folder / "submission.txt").exists()
     with connect(ray_address) as cluster:
-        wait_until(lambda: not left(cluster), END_SECONDS, lambda: left(cluster))
-        # That a trial ended Tune's side of it tells the cluster a little later, unless it is killed
-        # before: as it may be after the first with its driver, after the second with the sweep.
+        wait_until(lambda: not remaining(cluster), END_SECONDS, lambda: remaining(cluster))
+        # Tune's actor reports the end of a trial's task with a delay, and is killed before if the
+        # driver or the sweep ends first. So the end of one of the two tasks is enough.
         wait_until(
             lambda: any(t.startswith(("ddp/0000 ", "ddp/0001 ")) for t in finished_tasks(cluster)),
             END_SECONDS,
@@ -187,10 +190,10 @@ def test_a_sweep_of_ddp_workers_stopped_with_ctrl_c_then_killed_and_then_finishe
         assert train_runs()["ddp-slot-0"] == "FINISHED"
 
 
-def test_a_trial_whose_slot_is_killed_goes_on_in_another_until_it_has_no_restart_left(
+def test_a_trial_of_a_killed_slot_resumes_in_another_until_no_restart_is_left(
     planted, ray_address, capsys
 ):
-    """And is trained again when that is asked for."""
+    """The option --retry-failed then trains the failed trial again."""
     space_file(
         Path(),
         planted.address,
@@ -204,20 +207,20 @@ def test_a_trial_whose_slot_is_killed_goes_on_in_another_until_it_has_no_restart
     command = ["--space", "space.yaml", "--address", ray_address]
     with connect(ray_address) as cluster, program(Path(), *command) as driver:
         first_slot, before = kill_slot(driver, cluster, folder, slots=[0], epochs=2)
-        # Epochs that the first slot sent may come on record after its end; then no more of them.
-        wait_for(driver, lambda: GOES_ON in output())
+        # Epochs of the first slot may be recorded after its end, until the message of its end.
+        wait_for(driver, lambda: SLOT_DIED in output())
         epochs = len(trained(folder)[0]) + 2
         second_slot, known = kill_slot(driver, cluster, folder, [0, first_slot], epochs)
         assert driver.wait(END_SECONDS) == 0, output()
     assert known[0][: len(before[0])] == before[0]
     assert first_slot != second_slot
-    assert output().count(GOES_ON) == 1
+    assert output().count(SLOT_DIED) == 1
     first, second = recorded(folder)
     assert (first.state, second.state) == (TrialState.FAIL, TrialState.COMPLETE)
     assert first.user_attrs["reason"] == "the slot's process died"
     assert (trial_folder(folder, first) / "error.txt").exists()
     assert 4 <= len(rows(folder, first)) < 60
-    assert_goes_on(folder, known)
+    assert_resumed(folder, known)
 
     assert main([*command, "--retry-failed"]) == 0
     assert "1 failed trials are trained again" in capsys.readouterr().out
@@ -231,10 +234,17 @@ def test_a_trial_whose_slot_is_killed_goes_on_in_another_until_it_has_no_restart
 def kill_slot(
     driver: Driver, cluster: Cluster, folder: Path, slots: list[int], epochs: int
 ) -> tuple[int, dict[int, list[dict[str, str]]]]:
-    """Kill a slot that is none of these once the first trial has so many epochs.
+    """Kill a slot once the first trial has enough epochs on record.
+
+    Args:
+        driver: Process of the sweep.
+        cluster: Cluster of the sweep.
+        folder: Run folder.
+        slots: Process ids of earlier slots; the slot to kill is another one.
+        epochs: Number of epochs to wait for.
 
     Returns:
-        Its process id, and what is trained then.
+        Process id of the killed slot, and the rows of progress.csv by trial number.
     """
 
     def new() -> list[int]:
@@ -248,8 +258,10 @@ def kill_slot(
     return slot, trained(folder)
 
 
-def test_spent_minutes_stop_trials_at_their_next_epoch_and_more_go_on(planted, ray_address, capsys):
-    """What is then finished stays as it is when it is begun anew."""
+def test_a_spent_budget_stops_trials_at_an_epoch_and_a_larger_one_resumes_them(
+    planted, ray_address, capsys
+):
+    """The option --fresh then starts another sweep and leaves the finished one unchanged."""
     space_file(
         Path(),
         planted.address,
@@ -267,7 +279,7 @@ def test_spent_minutes_stop_trials_at_their_next_epoch_and_more_go_on(planted, r
     assert states[-1] == TrialState.RUNNING
     known, record = trained(folder), facts(recorded(folder))
     assert 0 < len(known[len(states) - 1]) < 10
-    # Nothing answers at this address: what is spent needs no cluster.
+    # No cluster runs at this address: a sweep with a spent budget does not need one.
     main(["--space", "space.yaml", "--address", "127.0.0.1:1", "budget.minutes=0.0001"])
     assert spent in capsys.readouterr().out
     assert facts(recorded(folder)) == record
@@ -275,7 +287,7 @@ def test_spent_minutes_stop_trials_at_their_next_epoch_and_more_go_on(planted, r
     assert main([*command, "budget.minutes=10"]) == 0
     assert [trial.state for trial in recorded(folder)] == [TrialState.COMPLETE] * 2
     assert "goes on after epoch" in capsys.readouterr().out
-    assert_goes_on(folder, known)
+    assert_resumed(folder, known)
 
     files = written(folder)
     assert main([*command, "--fresh", "search.trials=1", "training.epochs=1"]) == 0

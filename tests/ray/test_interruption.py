@@ -1,4 +1,4 @@
-"""A sweep that is killed, stopped with Ctrl-C or started twice: nothing is lost or done again."""
+"""Test of a sweep that is started twice and stopped with Ctrl-C: no epoch is lost or repeated."""
 
 import csv
 import os
@@ -34,7 +34,7 @@ Driver = subprocess.Popen[str]
 
 
 def progress(folder: Path, trial: FrozenTrial) -> list[dict[str, str]]:
-    """The rows of a trial's progress.csv; among them each epoch's seconds, never twice the same."""
+    """Return the rows of a trial's progress.csv; the seconds of each epoch make them unique."""
     file = trial_folder(folder, trial) / "progress.csv"
     return list(csv.DictReader(file.read_text().splitlines())) if file.exists() else []
 
@@ -44,15 +44,15 @@ def output(folder: Path) -> str:
 
 
 def wait_for(driver: Driver, holds: Callable[[], bool], folder: Path) -> None:
-    """Until something holds, which it must before the driver ends."""
+    """Wait until a condition is true; fail if the driver ends before."""
     wait_until(lambda: holds() or driver.poll() is not None, START_SECONDS, lambda: output(folder))
     assert driver.poll() is None, output(folder)
 
 
-def test_ctrl_c_ends_cleanly_and_the_same_command_goes_on(
+def test_ctrl_c_ends_a_sweep_cleanly_and_the_same_command_resumes_it(
     planted, ray_address, tmp_path, monkeypatch, capsys
 ):
-    """No second driver may work on the sweep meanwhile."""
+    """While the first driver runs, a second one is refused."""
     monkeypatch.chdir(tmp_path)
     fixed = {**SMALL, "encoder.hidden": 48, "training.epochs": 12}
     pruner = {"kind": "none"}
@@ -66,7 +66,7 @@ def test_ctrl_c_ends_cleanly_and_the_same_command_goes_on(
                 main(command)
             wait_for(driver, lambda: in_mid_training(folder, 2), tmp_path)
             pids = [pid for found in actors(cluster.dashboard).values() for pid in found]
-            # As a terminal does: to the program and all that it started.
+            # A terminal sends the signal to the program and to all processes that it started.
             os.killpg(driver.pid, signal.SIGINT)
             assert driver.wait(END_SECONDS) == 130, output(tmp_path)
         wait_until(lambda: not actors(cluster.dashboard), END_SECONDS)

@@ -1,4 +1,4 @@
-"""Pretraining on Ray with one and two workers, kills, restarts and errors."""
+"""Tests of pretraining on Ray: one and two workers, kills, restarts and errors."""
 
 import csv
 import json
@@ -58,9 +58,9 @@ def faces(tmp_path_factory) -> Path:
     return folder
 
 
-def words(faces: Path, out: Path, address: str, *more: str) -> list[str]:
-    given = ["--method", "mae", "--images", str(faces / "cropped_aligned"), "--out", str(out)]
-    return [*given, "--address", address, *MAE, *more]
+def mae_arguments(faces: Path, out: Path, address: str, *more: str) -> list[str]:
+    arguments = ["--method", "mae", "--images", str(faces / "cropped_aligned"), "--out", str(out)]
+    return [*arguments, "--address", address, *MAE, *more]
 
 
 def losses(out: Path) -> list[float]:
@@ -72,11 +72,11 @@ def losses(out: Path) -> list[float]:
 def undisturbed(faces, ray_address, tmp_path_factory) -> Path:
     """Output folder of an uninterrupted pretraining with one worker."""
     out: Path = tmp_path_factory.mktemp("undisturbed") / "mae"
-    assert pretrain.main(words(faces, out, ray_address)) == 0
+    assert pretrain.main(mae_arguments(faces, out, ray_address)) == 0
     return out
 
 
-def test_a_pretraining_writes_its_folder(undisturbed, faces):
+def test_a_pretraining_writes_weights_pictures_and_failed_images(undisturbed, faces):
     found = losses(undisturbed)
     assert len(found) == EPOCHS
     assert found[-1] < found[0]
@@ -99,16 +99,16 @@ def test_a_finished_pretraining_is_not_repeated(
     undisturbed, faces, ray_address, monkeypatch, capsys
 ):
     monkeypatch.setattr(pretrain, "connect", None)  # Ray must not start
-    assert pretrain.main(words(faces, undisturbed, ray_address)) == 0
+    assert pretrain.main(mae_arguments(faces, undisturbed, ray_address)) == 0
     assert "extract.py" in capsys.readouterr().out
 
 
 def test_the_same_command_continues_after_ctrl_c(undisturbed, faces, ray_address, tmp_path, capsys):
     out, output = tmp_path / "mae", tmp_path / "output.txt"
-    given = words(faces, out, ray_address)
+    arguments = mae_arguments(faces, out, ray_address)
     with output.open("w") as file:
         process = subprocess.Popen(
-            [sys.executable, str(PROGRAM), *given],
+            [sys.executable, str(PROGRAM), *arguments],
             stdout=file,
             stderr=subprocess.STDOUT,
             start_new_session=True,
@@ -121,7 +121,7 @@ def test_the_same_command_continues_after_ctrl_c(undisturbed, faces, ray_address
             process.kill()
             process.wait()
     assert "goes on after the last epoch" in output.read_text()
-    assert pretrain.main(given) == 0
+    assert pretrain.main(arguments) == 0
     assert losses(out) == losses(undisturbed)
     assert (out / "weights.safetensors").read_bytes() == (
         undisturbed / "weights.safetensors"
@@ -129,20 +129,20 @@ def test_the_same_command_continues_after_ctrl_c(undisturbed, faces, ray_address
 
 
 def supervised(faces: Path, out: Path, address: str, *more: str) -> list[str]:
-    given = ["--method", "supervised", "--images", str(faces / "cropped_aligned")]
-    given += ["--out", str(out), "--address", address]
-    return [*given, "size=32", "training.epochs=4", "training.batch_images=16", *more]
+    arguments = ["--method", "supervised", "--images", str(faces / "cropped_aligned")]
+    arguments += ["--out", str(out), "--address", address]
+    return [*arguments, "size=32", "training.epochs=4", "training.batch_images=16", *more]
 
 
 def progress(out: Path) -> list[dict[str, float]]:
     with (out / "progress.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    told = ("loss_", "score_")
-    return [{k: float(v) for k, v in row.items() if k.startswith(told)} for row in rows]
+    compared = ("loss_", "score_")
+    return [{k: float(v) for k, v in row.items() if k.startswith(compared)} for row in rows]
 
 
-def run_and_kill_a_worker(given: list[str], out: Path, address: str) -> None:
-    """Run a pretraining of two workers to its end, with one killed after the first checkpoint."""
+def run_and_kill_a_worker(arguments: list[str], out: Path, address: str) -> None:
+    """Run a pretraining with two workers and kill one worker after the first checkpoint."""
     ended: list[int] = []
     with connect(address) as cluster:
         dashboard = cluster.dashboard
@@ -153,7 +153,7 @@ def run_and_kill_a_worker(given: list[str], out: Path, address: str) -> None:
         workers[:] = actors(dashboard).get("RayTrainWorker", [])
         return len(workers) == 2 and all(workers)  # 0 until the worker has a process
 
-    thread = threading.Thread(target=lambda: ended.append(pretrain.main(given)), daemon=True)
+    thread = threading.Thread(target=lambda: ended.append(pretrain.main(arguments)), daemon=True)
     thread.start()
     wait_until(both, START_SECONDS, lambda: list(out.rglob("*")))
     saved = out / "checkpoint.safetensors"
@@ -167,62 +167,62 @@ def run_and_kill_a_worker(given: list[str], out: Path, address: str) -> None:
         assert not placement_groups(dashboard)
 
 
-def test_supervised_pretraining_by_two_workers_with_one_killed_is_that_of_one_worker(
+def test_supervised_pretraining_with_a_killed_worker_equals_that_of_one_worker(
     undisturbed, faces, ray_address, tmp_path, monkeypatch, capsys
 ):
-    """The path of the weights is relative, so the workers cannot read the file."""
+    """The path of the weights is relative, so workers cannot open it: they get the content."""
     monkeypatch.chdir(undisturbed)
     one, two = tmp_path / "one", tmp_path / "two"
-    given = ["--annotations", str(faces / "annotations"), "backbone=mae_vit_mini", "dropout=0"]
+    arguments = ["--annotations", str(faces / "annotations"), "backbone=mae_vit_mini", "dropout=0"]
     weights = "weights=weights.safetensors"
-    assert pretrain.main(supervised(faces, one, ray_address, *given, weights)) == 0
-    kept = json.loads((one / "scores.json").read_text())
+    assert pretrain.main(supervised(faces, one, ray_address, *arguments, weights)) == 0
+    best = json.loads((one / "scores.json").read_text())
     totals = [
         (row["score_valence"] + row["score_arousal"]) / 2
         + row["score_expression"]
         + row["score_action_units"]
         for row in progress(one)
     ]
-    assert kept["epoch"] == 1 + int(np.argmax(totals))
+    assert best["epoch"] == 1 + int(np.argmax(totals))
     assert "select P" in capsys.readouterr().out
     assert load_backbone("mae_vit_mini", one / "weights.safetensors", 32).width == 128
     more = ["--workers", "2", f"weights={undisturbed / 'weights.safetensors'}"]
-    run_and_kill_a_worker(supervised(faces, two, ray_address, *given, *more), two, ray_address)
-    said = capsys.readouterr().out
-    assert "2 workers on CPUs" in said
-    assert "a worker died: " in said
-    assert "going on after epoch" in said
+    run_and_kill_a_worker(supervised(faces, two, ray_address, *arguments, *more), two, ray_address)
+    printed = capsys.readouterr().out
+    assert "2 workers on CPUs" in printed
+    assert "a worker died: " in printed
+    assert "going on after epoch" in printed
     for alone, together in zip(progress(one), progress(two), strict=True):
         assert alone.keys() == together.keys()
         np.testing.assert_allclose(list(together.values()), list(alone.values()), rtol=1e-3)
     # The weights are the same, so the pretraining is complete and Ray must not start.
     monkeypatch.setattr(pretrain, "connect", None)
-    assert pretrain.main(supervised(faces, two, ray_address, *given, weights)) == 0
+    assert pretrain.main(supervised(faces, two, ray_address, *arguments, weights)) == 0
 
 
-def test_a_loss_that_is_not_finite_ends_the_program_with_one_line(
-    faces, ray_address, tmp_path, capsys
-):
-    given = supervised(faces, tmp_path / "bad", ray_address, "optim.base_lr=1e30")
-    given += ["backbone=timm:resnet10t"]
+def test_a_loss_that_is_not_finite_is_reported_in_one_line(faces, ray_address, tmp_path, capsys):
+    arguments = supervised(faces, tmp_path / "bad", ray_address, "optim.base_lr=1e30")
+    arguments += ["backbone=timm:resnet10t"]
     labels = tmp_path / "labels.csv"
     files = sorted((faces / "cropped_aligned" / "video003").iterdir())[:8]
     rows = [f"video003/{file.name},{n % 2}" for n, file in enumerate(files)]
     labels.write_text("\n".join(["image,AU1", *rows]))
-    given += ["--labels", str(labels), "tasks=[action_units]", "training.batch_images=4"]
-    given += ["optim.gradient_clip=0.0", "optim.warmup_epochs=0", "training.epochs=20"]
-    assert pretrain.main(given) == 1
-    said = capsys.readouterr().err
-    assert said.startswith("error: the loss of action_units is not finite at epoch ")
-    assert said.count("\n") == 1
+    arguments += ["--labels", str(labels), "tasks=[action_units]", "training.batch_images=4"]
+    arguments += ["optim.gradient_clip=0.0", "optim.warmup_epochs=0", "training.epochs=20"]
+    assert pretrain.main(arguments) == 1
+    printed = capsys.readouterr().err
+    assert printed.startswith("error: the loss of action_units is not finite at epoch ")
+    assert printed.count("\n") == 1
     with pytest.raises(InputError, match="holds another pretraining"):
-        pretrain.main([*given, "training.seed=3"])
+        pretrain.main([*arguments, "training.seed=3"])
 
 
 def test_more_workers_than_fit_are_refused(faces, ray_address, tmp_path):
-    given = words(faces, tmp_path / "mae", ray_address, "--workers", "9", "--cpus", "99")
+    arguments = mae_arguments(
+        faces, tmp_path / "mae", ray_address, "--workers", "9", "--cpus", "99"
+    )
     with pytest.raises(InputError, match=r"--workers 9 x \(--cpus 99\) is more than there is"):
-        pretrain.main(given)
+        pretrain.main(arguments)
 
 
 def test_a_folder_of_unreadable_images_is_an_error(ray_address, tmp_path):
@@ -230,12 +230,12 @@ def test_a_folder_of_unreadable_images_is_an_error(ray_address, tmp_path):
     folder.mkdir(parents=True)
     for frame in range(16):
         (folder / f"{frame:05d}.jpg").write_bytes(b"")
-    says = r"^none of the 16 images of epoch 1 could be read \(the first, video/.*: empty\)"
-    with pytest.raises(InputError, match=says):
-        pretrain.main(words(tmp_path, tmp_path / "mae", ray_address))
+    message = r"^none of the 16 images of epoch 1 could be read \(the first, video/.*: empty\)"
+    with pytest.raises(InputError, match=message):
+        pretrain.main(mae_arguments(tmp_path, tmp_path / "mae", ray_address))
 
 
-def test_a_mistake_found_by_a_reading_task_is_one_sentence(faces, ray_address):
+def test_an_input_error_of_a_reading_task_keeps_its_message(faces, ray_address):
     class Forbidden(Images):
         def read(self, i):
             raise InputError("cannot read it: make it readable")

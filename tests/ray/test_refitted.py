@@ -1,4 +1,4 @@
-"""Test of a refit on a Ray cluster: after a kill the same command trains the missing folds."""
+"""Test of a refit on Ray: after a kill, the same command trains only the missing folds."""
 
 import io
 import os
@@ -28,7 +28,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow]
 FOLDS = 3
 
 
-def test_fused_trials_are_trained_again_on_folds_and_a_kill_loses_nothing(
+def test_a_refit_trains_members_on_folds_and_resumes_after_a_kill(
     planted, ray_address, tmp_path, monkeypatch
 ):
     monkeypatch.chdir(tmp_path)

@@ -1,4 +1,4 @@
-"""A slot reads features once, without a copy, and trains one trial after another."""
+"""Test of a slot of one process that trains two trials on features read once without a copy."""
 
 import json
 import os
@@ -29,7 +29,7 @@ FRAMES = 2000
 SPLITS = ("train",) * 5 + ("validation",) * 2 + ("test",)
 NAMES = tuple(f"v{number}" for number in range(len(SPLITS)))
 FEATURE_BYTES = len(NAMES) * FRAMES * WIDTH * 2
-"""32 MB, to stand out from what a process allocates anyway."""
+"""Size of all features, 32 MB: far more than a process allocates for other data."""
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +49,7 @@ def wide(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     return write_dataset(out, listing, {"appearance": blocks}, sources={})
 
 
-def a_job(name: str, *overrides: str) -> Job:
+def small_job(name: str, *overrides: str) -> Job:
     small = ("encoder.hidden=8", "head=linear", "training.epochs=1")
     return Job(name, compose([*small, *overrides]).plain())
 
@@ -61,39 +61,39 @@ def train(slot: Any, job: Job) -> list[Epoch | End]:
     return [ray.get(reference) for reference in stream]
 
 
-def own_bytes(pid: int | None = None) -> int:
-    """Return the memory that only one process has, without mappings of the object store."""
+def unshared_bytes(pid: int | None = None) -> int:
+    """Return the memory of a process that is not shared, so without Ray's object store."""
     return int(psutil.Process(pid).memory_full_info().uss)
 
 
 @dataclass(frozen=True)
 class Watched:
-    """Feature loader that appends to a file which arrays each load gives and what they take."""
+    """Feature loader that writes one line per load to a file: its arrays and its memory."""
 
     shards: FeatureLoader
     record: Path
 
     def load(self, name: str) -> FeatureTable:
         """Load a feature set."""
-        before = own_bytes()
+        before = unshared_bytes()
         table = self.shards.load(name)
         blocks = [(b.flags.writeable, b.flags.owndata, b.nbytes) for b in table.blocks]
-        line = {"pid": os.getpid(), "blocks": blocks, "own_bytes": own_bytes() - before}
+        line = {"pid": os.getpid(), "blocks": blocks, "own_bytes": unshared_bytes() - before}
         with self.record.open("a") as file:
             file.write(json.dumps(line) + "\n")
         return table
 
 
-# The slot cannot import this file.
+# A slot cannot import this file.
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 
 def slot_bytes(record: Path) -> int:
-    """Return the memory that only the slot has that loaded the features."""
-    return own_bytes(json.loads(record.read_text())["pid"])
+    """Return the memory of the slot that loaded the features, without shared memory."""
+    return unshared_bytes(json.loads(record.read_text())["pid"])
 
 
-def test_features_are_mapped_not_copied_and_their_files_are_not_read_again(
+def test_features_are_mapped_without_a_copy_and_their_files_are_read_once(
     wide, ray_address, tmp_path
 ):
     with connect(ray_address):
@@ -110,9 +110,9 @@ def test_features_are_mapped_not_copied_and_their_files_are_not_read_again(
         setup = SlotSetup(watched, listing, divide(listing, 0.5, 0), threads=1)
         slot = slot_starter("wide", ResourcesSection())(0)
         ray.get(slot.ready.remote([ray.put(setup)]), timeout=START_SECONDS)
-        first = train(slot, a_job("one", "encoder=lstm"))
+        first = train(slot, small_job("one", "encoder=lstm"))
         between = slot_bytes(watched.record)
-        second = train(slot, a_job("two", "encoder=gru"))
+        second = train(slot, small_job("two", "encoder=gru"))
         assert slot_bytes(watched.record) - between < FEATURE_BYTES / 4
         (load,) = map(json.loads, watched.record.read_text().splitlines())
         assert {(writeable, own) for writeable, own, _ in load["blocks"]} == {(False, False)}

@@ -1,4 +1,4 @@
-"""A whole small sweep through Ray: what it leaves, and what the same command does again."""
+"""Tests of a small finished sweep on Ray: its files, its output, and the command given again."""
 
 import csv
 import json
@@ -36,22 +36,22 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 
 @pytest.fixture
-def there(swept, monkeypatch) -> Path:
+def run_folder(swept, monkeypatch) -> Path:
     monkeypatch.chdir(swept)
     return swept / "runs" / "whole"
 
 
-def test_every_trial_ends_and_leaves_its_files(there, planted):
-    trials = recorded(there)
+def test_every_trial_ends_and_leaves_its_files(run_folder, planted):
+    trials = recorded(run_folder)
     assert len(trials) == 4
     assert {trial.state for trial in trials} == {TrialState.COMPLETE, TrialState.PRUNED}
     configs = [compose(trial.user_attrs["overrides"]).sequence for trial in trials]
     assert len({(config.frames, config.frame_stride) for config in configs}) == 4
-    assert {f.name for f in (there / "trials").iterdir()} == {
+    assert {f.name for f in (run_folder / "trials").iterdir()} == {
         trial.user_attrs["signature"] for trial in trials
     }
     for trial in trials:
-        folder = trial_folder(there, trial)
+        folder = trial_folder(run_folder, trial)
         assert trial.user_attrs["signature"] == signature(
             compose(trial.user_attrs["overrides"]), planted.hash
         )
@@ -73,32 +73,30 @@ def test_every_trial_ends_and_leaves_its_files(there, planted):
         }
 
 
-def test_a_trials_predictions_score_as_it_says(there, planted):
+def test_the_predictions_of_a_trial_have_its_recorded_scores(run_folder, planted):
     listing = planted.listing()
     validation = [i for i, name in enumerate(listing.names) if listing.splits[i] == "validation"]
     parts = select_videos(
         [listing.names[i] for i in validation], [listing.subjects[i] for i in validation], 0.5, 3
     )
     place = {(v, f): i for i, (v, f) in enumerate(zip(listing.video, listing.frame, strict=True))}
-    for trial in recorded(there):
-        folder = trial_folder(there, trial)
+    for trial in recorded(run_folder):
+        folder = trial_folder(run_folder, trial)
         found = Predictions.load(folder / "predictions.parquet")
         assert len(found.frame) == (listing.split > 0).sum()
         assert np.isfinite(found.outputs).all()
         select = np.array([parts.get(found.names[v]) == "select" for v in found.video])
         rows = [place[key] for key in zip(found.video[select], found.frame[select], strict=True)]
         now = score.scores(found.outputs[select], listing.values[rows], listing.mask[rows])
-        said = scores(folder)["select"]
-        assert now["ccc_valence"] == pytest.approx(said["valence"], abs=1e-6)
-        assert now["f1_expression"] == pytest.approx(said["expression"], abs=1e-6)
-        assert now["p_labelled"] == pytest.approx(said["score"], abs=1e-6)
+        recorded_scores = scores(folder)["select"]
+        assert now["ccc_valence"] == pytest.approx(recorded_scores["valence"], abs=1e-6)
+        assert now["f1_expression"] == pytest.approx(recorded_scores["expression"], abs=1e-6)
+        assert now["p_labelled"] == pytest.approx(recorded_scores["score"], abs=1e-6)
 
 
-def test_a_trial_alone_has_the_scores_and_outputs_that_it_has_in_the_sweep(
-    there, planted, tmp_path
-):
-    trial = next(trial for trial in recorded(there) if trial.state == TrialState.COMPLETE)
-    command = (trial_folder(there, trial) / "config.yaml").read_text().splitlines()[0]
+def test_a_trial_trained_alone_equals_the_trial_of_the_sweep(run_folder, planted, tmp_path):
+    trial = next(trial for trial in recorded(run_folder) if trial.state == TrialState.COMPLETE)
+    command = (trial_folder(run_folder, trial) / "config.yaml").read_text().splitlines()[0]
     words = shlex.split(command.partition("sweeps/train.py ")[2])
     before = torch.get_num_threads()
     try:
@@ -106,32 +104,34 @@ def test_a_trial_alone_has_the_scores_and_outputs_that_it_has_in_the_sweep(
     finally:
         torch.set_num_threads(before)
     alone = Predictions.load(tmp_path / "alone" / "predictions.parquet")
-    swept = Predictions.load(trial_folder(there, trial) / "predictions.parquet")
+    swept = Predictions.load(trial_folder(run_folder, trial) / "predictions.parquet")
     np.testing.assert_array_equal(alone.outputs, swept.outputs)
-    said = [dict(scores(folder)) for folder in (tmp_path / "alone", trial_folder(there, trial))]
-    for found in said:
+    both = [
+        dict(scores(folder)) for folder in (tmp_path / "alone", trial_folder(run_folder, trial))
+    ]
+    for found in both:
         assert found["prediction"].pop("seconds") > 0
-    assert said[0] == said[1]
+    assert both[0] == both[1]
 
 
-def test_the_submission_holds_the_test_list(there, planted):
+def test_the_submission_lists_the_test_frames(run_folder, planted):
     listing = planted.listing()
     test = listing.split == 2
     images = [
         f"{listing.names[video]}/{frame:05d}.jpg"
         for video, frame in zip(listing.video[test], listing.frame[test], strict=True)
     ]
-    submission = read_file(there / "submission.txt")
+    submission = read_file(run_folder / "submission.txt")
     assert list(submission.images) == images
     assert submission.mask.all()
-    lines = (there / "submission.txt").read_text().splitlines()
+    lines = (run_folder / "submission.txt").read_text().splitlines()
     assert lines[0] == "image,valence,arousal,expression,aus"
     assert {len(line.split(",")) for line in lines[1:]} == {16}
 
 
-def test_the_scores_are_those_of_score_py(there, planted, tmp_path, capsys):
+def test_the_scores_of_the_sweep_equal_those_of_score_py(run_folder, planted, tmp_path, capsys):
     listing = planted.listing()
-    said = scores(there)
+    sweep_scores = scores(run_folder)
     for part in ("select", "confirm"):
         videos = _videos_of(planted, part)
         rows = np.isin(np.array(listing.names)[listing.video], videos)
@@ -141,12 +141,12 @@ def test_the_scores_are_those_of_score_py(there, planted, tmp_path, capsys):
         ]
         truth = tmp_path / f"{part}.txt"
         write_submission(truth, images, listing.values[rows], listing.mask[rows])
-        predictions = there / "fusion" / "validation.txt"
+        predictions = run_folder / "fusion" / "validation.txt"
         assert score.main(["--truth", str(truth), "--predictions", str(predictions)]) == 0
         found = json.loads(capsys.readouterr().out)
         for name in ("p_mtl", "p_labelled", "ccc_valence", "f1_expression", "f1_action_units"):
-            assert found[name] == pytest.approx(said[part]["fused"][name], abs=2e-4)
-        assert found["frames"] == said[part]["fused"]["frames"] == rows.sum()
+            assert found[name] == pytest.approx(sweep_scores[part]["fused"][name], abs=2e-4)
+        assert found["frames"] == sweep_scores[part]["fused"]["frames"] == rows.sum()
 
 
 def _videos_of(dataset: Dataset, part: str) -> list[str]:
@@ -163,7 +163,7 @@ def _videos_of(dataset: Dataset, part: str) -> list[str]:
     return [name for name in names if parts[name] == part]
 
 
-def test_what_is_printed_says_how_it_went_and_where_it_is(there, swept):
+def test_the_output_reports_the_trials_and_the_paths_of_the_results(run_folder, swept):
     printed = (swept / "printed.txt").read_text()
     assert "sweep whole: 4 trials of up to 3 epochs in 1 study, 2 at once" in printed
     assert "Ray's dashboard: http://127.0.0.1:" in printed
@@ -171,23 +171,23 @@ def test_what_is_printed_says_how_it_went_and_where_it_is(there, swept):
     assert printed.count(": started (") == 4
     assert printed.count("[4/4, ") == 1
     assert str(Path("runs/whole/submission.txt")) in printed
-    report = (there / "report" / "leaderboard.md").read_text()
-    for trial in recorded(there):
+    report = (run_folder / "report" / "leaderboard.md").read_text()
+    for trial in recorded(run_folder):
         assert trial.user_attrs["signature"] in report
 
 
-def test_ray_lists_each_trial_under_its_name(there, ray_address):
+def test_ray_lists_each_trial_under_its_name(run_folder, ray_address):
     from ray.util.state import list_tasks
 
     expected = set()
-    for trial in recorded(there):
+    for trial in recorded(run_folder):
         encoder = compose(trial.user_attrs["overrides"]).encoder.name
         expected.add(f"whole/{trial.number:04d} {encoder} linear share_encoder")
     assert len(expected) == 4
     with connect(ray_address) as cluster:
 
         def listed() -> set[tuple[str, str]]:
-            # By name: the cluster has run more tasks than one answer lists.
+            # Listing by name, because Ray limits the number of tasks in one answer.
             tasks = [
                 task
                 for name in expected
@@ -200,12 +200,12 @@ def test_ray_lists_each_trial_under_its_name(there, ray_address):
         )
 
 
-def test_the_same_command_again_trains_nothing(there, capsys):
-    record, files = facts(recorded(there)), written(there / "trials")
-    # Nothing answers at this address: a sweep that is done needs no cluster.
+def test_the_same_command_again_trains_nothing(run_folder, capsys):
+    record, files = facts(recorded(run_folder)), written(run_folder / "trials")
+    # No cluster runs at this address: a finished sweep does not need one.
     assert main(["--space", "space.yaml", "--address", "127.0.0.1:1"]) == 0
-    assert facts(recorded(there)) == record
-    assert written(there / "trials") == files
+    assert facts(recorded(run_folder)) == record
+    assert written(run_folder / "trials") == files
     assert "4 " in capsys.readouterr().out
 
 
@@ -217,23 +217,23 @@ def test_the_same_command_again_trains_nothing(there, capsys):
         ("pruner.min_epochs=2", "pruner"),
     ],
 )
-def test_another_space_in_the_same_folder_is_refused(there, change, named):
-    before = written(there)
+def test_another_space_in_the_same_folder_is_refused(run_folder, change, named):
+    before = written(run_folder)
     with pytest.raises(InputError, match=f"another {named}.*name="):
         main(["--space", "space.yaml", change])
-    assert written(there) == before
+    assert written(run_folder) == before
 
 
 def test_more_trials_extend_the_sweep(swept, ray_address, tmp_path, monkeypatch, capsys):
     shutil.copytree(swept, tmp_path / "copy")
     monkeypatch.chdir(tmp_path / "copy")
-    there = Path("runs/whole")
-    record, files = facts(recorded(there)), written(there / "trials")
+    run_folder = Path("runs/whole")
+    record, files = facts(recorded(run_folder)), written(run_folder / "trials")
     arguments = ["--space", "space.yaml", "--address", ray_address, "search.trials=6"]
     assert main(arguments) == 0
-    after = recorded(there)
+    after = recorded(run_folder)
     assert len(after) == 6
     assert facts(after)[:4] == record
-    assert {name: t for name, t in written(there / "trials").items() if name in files} == files
+    assert {name: t for name, t in written(run_folder / "trials").items() if name in files} == files
     assert "going on with runs/whole: " in capsys.readouterr().out
     assert not [trial for trial in after if trial.state == TrialState.RUNNING]

@@ -1,4 +1,4 @@
-"""A small sweep of the installed wheel, from a folder without the source code."""
+"""Test of a small sweep with the installed wheel, in a folder without the source code."""
 
 import json
 import os
@@ -30,7 +30,7 @@ with connect(sys.argv[1]):
 
 
 def run(target: Path, folder: Path, *arguments: str) -> str:
-    """Run Python with the wheel here and in the cluster's workers; return what it prints."""
+    """Run Python with the wheel, also in the workers of the cluster, and return the output."""
     environment = wheel_environment(target)
     job = {"runtime_env": {"env_vars": {"PYTHONPATH": str(target)}}}
     done = subprocess.run(

@@ -1,4 +1,4 @@
-"""plant.py: faces are made and counted; wrong numbers are one sentence."""
+"""Tests of plant.py: counts of the faces, and one-line errors for wrong numbers."""
 
 import re
 import subprocess
@@ -42,7 +42,7 @@ def test_faces_are_made_and_reported(tmp_path, capsys, monkeypatch):
         (("--size", "8"), "--size must be 32 to 512 pixels, but got 8"),
     ],
 )
-def test_wrong_numbers_leave_nothing(tmp_path, more, message):
+def test_a_number_out_of_range_is_refused_before_a_file_is_written(tmp_path, more, message):
     with pytest.raises(InputError, match=message):
         main(["--out", str(tmp_path / "faces"), *SMALL, *more])
     assert not list(tmp_path.iterdir())
