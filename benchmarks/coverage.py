@@ -59,7 +59,7 @@ class Population:
     fields: np.ndarray
 
     def rows(self, videos: np.ndarray) -> np.ndarray:
-        """Return the row numbers of the frames of these videos."""
+        """Return the rows of all frames of the given videos, each once, in ascending order."""
         return np.flatnonzero(np.isin(self.video, videos))
 
 

@@ -76,7 +76,7 @@ class Times:
 
     @classmethod
     def of(cls, begun: float, ray: float, trials: Iterable[FrozenTrial]) -> "Times":
-        """Return the times of a run from the trials in its journal.
+        """Return the start and end times of a run's trials, read from its journal.
 
         Args:
             begun: Start of the first process, in seconds since the epoch.

@@ -27,8 +27,8 @@ class Side:
     """Processes and running times of one of the programs that run in turns.
 
     Attributes:
-        roots: Process ids whose descendants are all of the program's processes; the program adds
-            each of them when it starts the process.
+        roots: Ids of the program's main processes, which the caller appends as they start. All
+            their descendants belong to the program too.
         spans: Start and stop of each turn, in seconds since the epoch.
     """
 

@@ -124,9 +124,9 @@ def join_any(
     frame_choice: FrameChoice = "listed",
     stride: int = 1,
 ) -> dict[str, VideoSequence]:
-    """Return the sequences of the videos with common frames, which may be none.
+    """Return a sequence of frames for each video that has frames with all chosen feature sets.
 
-    Unlike ``join``, this function raises no error if there are none.
+    Unlike ``join``, this function returns an empty dict if there is no such video.
 
     Args:
         listing: Frames named in the annotation files, with their labels.

@@ -27,7 +27,7 @@ class FrameProgress:
         self._start = self._speed_start = self._printed_at, done_before
 
     def update(self, done: int) -> None:
-        """Print a progress line, unless the last line in a log file is less than 10 s old.
+        """Print a line of progress; in a log file (no terminal) at most one line in 10 s.
 
         Args:
             done: Number of processed frames, including the frames of earlier starts of the program.

@@ -100,7 +100,7 @@ def cost(folder: Path, candidates: Candidates, members: MemberWeights) -> dict[s
     Args:
         folder: The sweep's run folder.
         candidates: Trials that may be fused, for each task.
-        members: Weight of each trial of the ensemble, by task and signature.
+        members: Weight of each trial of the ensemble, by task and by signature (hash of config).
 
     Returns:
         ``models``: number of trained models that run over each frame. ``parameters``: number of
@@ -128,7 +128,7 @@ def contributions(
     Args:
         candidates: Trials that may be fused, for each task.
         frames: Frames that the trials predict.
-        members: Weight of each member, by task and signature.
+        members: Weight of each member, by task and by signature (hash of the trial's config).
         parts: Splits to score: ``select`` (validation videos on which choices are made), and
             ``confirm`` (validation videos held back) unless it is empty.
 
@@ -172,7 +172,8 @@ def _greedy_mean(
     which choices are made). A task without labels there is predicted by the first trial alone.
 
     Returns:
-        The weights by task and signature, and the weighted mean (N, 22) of the trials' outputs.
+        The trials' weights by task and by signature (hash of config), and the weighted mean
+        (N, 22) of the trials' outputs.
     """
     select = frames.positions("select")
     mean = np.full(outputs.shape[1:], np.nan, np.float32)
@@ -231,7 +232,8 @@ def _drops_without_each(
     """Return the drop of a task's score on one split if one trial of the fused model is left out.
 
     Returns:
-        By signature of the omitted trial: ``score`` (the drop) and its bootstrap ``interval``.
+        By signature (hash of the config) of the omitted trial: ``score`` (the drop) and its
+        bootstrap ``interval``.
         Empty if only one trial is fused or the split has no labels of the task.
     """
     score_name = f"{task.score}_{task.name}"

@@ -29,7 +29,7 @@ class AnytimeFusion:
 
     @contextmanager
     def running(self, report: Callable[[str], None]) -> Iterator[None]:
-        """Context manager that runs the thread, and waits for its end on leaving.
+        """Context manager that runs the fusing thread, and waits for its end on leaving.
 
         Args:
             report: Function that prints a message for the user. An error of a fusion is only

@@ -157,14 +157,15 @@ class Candidates:
         return [trial for trial in ranked if trial.task_scores.keys() == tasks][:limit]
 
     def load(self, signature: str) -> Predictions:
-        """Return the predictions in the folder of the trial with this signature."""
+        """Return the stored predictions of the trial with this signature (hash of its config)."""
         return TrialFolder.in_run(self._folder, signature).predictions()
 
     def _best_of_each_task(self) -> dict[str, list[str]]:
-        """Return the signatures of the best trials by task; these trials keep their weights.
+        """Return the best trials of each task, as lists of their signatures (config hashes).
 
-        A task without labels on ``select`` (validation videos on which choices are made) cannot be
-        ranked; its only candidate is the trial with the best objective.
+        The same trials keep the files of their model weights. Where a task has no label on
+        ``select`` (validation videos on which choices are made), its list holds only the trial
+        with the best objective.
         """
         ranking = Ranking(BEST_TRIALS_PER_TASK)
         for trial in self.trials:

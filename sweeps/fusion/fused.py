@@ -73,7 +73,7 @@ def choose_members(
         steps: Largest number of trials that the rule chooses.
 
     Returns:
-        Weight of each chosen trial, by task and signature.
+        Weight of each chosen trial, by task and by signature (hash of its config).
     """
     select = frames.positions("select")
     members: dict[str, dict[str, float]] = {}
@@ -105,7 +105,7 @@ def mean_outputs(candidates: Candidates, members: MemberWeights) -> Float[np.nda
 
     Args:
         candidates: Trials that may be fused, with their outputs.
-        members: Weight of each member, by task and signature.
+        members: Weight of each member, by task and by signature (hash of its config).
 
     Returns:
         The mean (N, 22) for all N predicted frames; NaN in the columns of a task without members.

@@ -101,7 +101,7 @@ def _fold_outputs(
     Args:
         folder: The sweep's run folder.
         plan: The sweep's plan.
-        members: Weight of each fused trial, by task and signature.
+        members: Weight of each fused trial, by task and by signature (hash of its config).
         fold: Index of the held-out fold.
 
     Returns:

@@ -80,7 +80,7 @@ class SweepFusion:
             return True
 
     def member_signatures(self) -> list[str]:
-        """Fuse the trials that have ended, and return the sorted signatures of the chosen ones."""
+        """Fuse the trials that have ended; return the chosen ones' signatures (config hashes)."""
         with self._lock:
             self._update()
             if not self._candidates.trials:

@@ -1,4 +1,4 @@
-"""Comparison of a sweep's variants: the best config of each compared value, with new seeds.
+"""Comparison of a sweep's variants, each trained again with its best config and new seeds.
 
 A variant is one compared value, such as one encoder, or one combination of compared values.
 """

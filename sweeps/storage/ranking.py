@@ -52,5 +52,5 @@ class Ranking:
         return [signature for _, signature in self._ranked[task]]
 
     def ranked(self) -> set[str]:
-        """Return the signatures of the trials that are among the best of at least one task."""
+        """Return the signatures (config hashes) of the trials among the best of some task."""
         return {signature for task in self._ranked for signature in self.best(task)}

@@ -246,7 +246,7 @@ class TrialFolder:
 
 
 def is_refit(signature: str) -> bool:
-    """Return True if a trial with this signature is trained with one fold held out."""
+    """Return True if this signature (name of a trial's folder) is that of a fold's refit."""
     return FOLD_MARK in signature
 
 

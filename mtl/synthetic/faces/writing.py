@@ -1,4 +1,4 @@
-"""Write synthetic face pictures to disk in the challenge's layout, with reference scores."""
+"""Write synthetic faces to disk in the challenge's layout, with the best possible scores."""
 
 import os
 import shutil
@@ -110,7 +110,9 @@ def unit_intensities(
 
 
 def known_path_scores(planted: Planted, split: str = "validation") -> dict[str, Any]:
-    """Return scores by name of the best predictions from the exact latent time series.
+    """Return the scores of an oracle that knows the latent valence and arousal of each frame.
+
+    The keys are the names of the scores, such as ``ccc_valence``.
 
     Args:
         planted: The synthetic dataset in memory.
