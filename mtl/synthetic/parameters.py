@@ -43,7 +43,8 @@ class Demo:
         signal, nuisance, offset: Size of one dimension of the latent affect, one nuisance process
             and one constant nuisance in one feature, in standard deviations of the feature's white
             noise.
-        views: Name, width and signal strength of each feature set.
+        views: Name, width and signal strength of each feature set; the strength multiplies
+            ``signal``.
         affect_mean: Mean of valence and of arousal.
         affect_spread: Standard deviation of valence and of arousal without annotation noise.
         affect_noise: Standard deviation of the annotation noise of valence and of arousal.

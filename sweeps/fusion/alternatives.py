@@ -197,9 +197,9 @@ def _compared(
 
     Returns:
         P of the outputs with its bootstrap interval under ``select`` (validation videos on which
-        choices are made) and ``confirm`` (validation videos held back). Under ``minus_fused_raw``
-        P of the outputs minus P of the fused model on ``confirm``; left out if the two predict
-        different tasks.
+        choices are made) and ``confirm`` (validation videos held back). ``minus_fused_raw``: on
+        ``confirm``, P of the outputs minus P of the fused model, both without post-processing,
+        with its interval; left out if the two predict different tasks.
     """
     scores: dict[str, Any] = {}
     for part in ("select", "confirm"):

@@ -38,8 +38,8 @@ class Predictor:
         """Predict a range of frames.
 
         Args:
-            batch: ``start`` and ``stop``, arrays of length 1: the range [start, stop) of rows of
-                the ``Source``.
+            batch: ``start`` and ``stop``, arrays of length 1: the range [start, stop) of
+                rows of the ``Source``, the list of frames to predict.
 
         Returns:
             Arrow table with the columns ``row`` and ``outputs`` (lists of 22 numbers).

@@ -85,7 +85,9 @@ class Feedback(Framework):
 
     @classmethod
     def check(cls, tasks: Sequence[str], **parameters: Any) -> None:
-        """Check that sources and targets are trained tasks and that no task is both.
+        """Check the tasks whose predictions are fed back (sources) and that receive them (targets).
+
+        Both must be trained tasks, and no task may be both.
 
         Args:
             tasks: Names of the trained tasks.

@@ -56,7 +56,10 @@ class FaceCoordinates:
 
 
 def to_face_coordinates(intensities: np.ndarray, scene: Scene, size: int) -> FaceCoordinates:
-    """Compute pixel positions relative to the head, and the face's parameters, for T frames.
+    """Compute the pixels' positions relative to the head of each of T frames.
+
+    The result also holds what is drawn there: the people's proportions and the intensities of the
+    action units.
 
     Args:
         intensities: Intensity of each action unit, (T, 12), in the order of ``ACTION_UNITS``.
