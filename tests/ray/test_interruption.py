@@ -20,7 +20,6 @@ from tests.support.small_sweeps import (
     actors,
     alive,
     facts,
-    in_mid_training,
     program,
     recorded,
     space_file,
@@ -41,6 +40,15 @@ def progress(folder: Path, trial: FrozenTrial) -> list[dict[str, str]]:
 
 def output(folder: Path) -> str:
     return (folder / "output.txt").read_text()
+
+
+def in_early_training(folder: Path) -> bool:
+    """Return True if a trial has ended and another one has many of its epochs before it."""
+    trials = recorded(folder)
+    return any(trial.state.is_finished() for trial in trials) and any(
+        not trial.state.is_finished() and 2 <= len(trial.intermediate_values) <= 10
+        for trial in trials
+    )
 
 
 def wait_for(driver: Driver, holds: Callable[[], bool], folder: Path) -> None:
@@ -64,8 +72,9 @@ def test_ctrl_c_ends_a_sweep_cleanly_and_the_same_command_resumes_it(
             wait_until((folder / "study.journal").exists, START_SECONDS, lambda: output(tmp_path))
             with pytest.raises(InputError, match=f"another driver .process {driver.pid}."):
                 main(command)
-            wait_for(driver, lambda: in_mid_training(folder, 2), tmp_path)
+            wait_for(driver, lambda: any(t.intermediate_values for t in recorded(folder)), tmp_path)
             pids = [pid for found in actors(cluster.dashboard).values() for pid in found]
+            wait_for(driver, lambda: in_early_training(folder), tmp_path)
             # A terminal sends the signal to the program and to all processes that it started.
             os.killpg(driver.pid, signal.SIGINT)
             assert driver.wait(END_SECONDS) == 130, output(tmp_path)

@@ -102,17 +102,6 @@ def wait_until(
         time.sleep(0.05)
 
 
-def in_mid_training(folder: Path, epochs: int = 1) -> bool:
-    """Return True if a trial has ended and a running one has reported at least ``epochs``."""
-    if not (folder / "study.journal").exists():
-        return False
-    trials = recorded(folder)
-    return any(trial.state.is_finished() for trial in trials) and any(
-        not trial.state.is_finished() and len(trial.intermediate_values) >= epochs
-        for trial in trials
-    )
-
-
 @contextmanager
 def program(
     folder: Path, *arguments: str, environment: Mapping[str, str] | None = None
