@@ -1,15 +1,17 @@
-"""Scores of trained models relative to the demo's exact posterior, by number of videos.
+"""Scores of trained models relative to the best possible score on synthetic datasets.
 
 python benchmarks/ceiling.py [--videos 80 160 320 640] [--jobs 2]
 
-Synthetic demo datasets with more videos are drawn with three seeds (``SEEDS``, fixed before the
-first run). On each dataset a GRU and a transformer over all three feature sets are trained. The
-mean of their outputs is post-processed by the steps that improve the score on `select` (validation
-videos on which choices are made). Its score on `confirm` (validation videos held back for the final
-scores) is divided by the score of the exact posterior given all frames (the Kalman smoother), which
-is computed with the true constants of the generator. For comparison: the exact posterior given only
-past frames (the Kalman filter), the best that a recurrent encoder can reach without
-post-processing, and the outputs of the GRU and of the transformer without post-processing.
+Synthetic datasets of each size are drawn with three seeds (``SEEDS``, fixed before the first run).
+On each dataset a GRU and a transformer over all three feature sets are trained. The mean of the two
+models' outputs is post-processed: smoothing, expression bias and action unit thresholds are applied
+where they improve the score on `select` (validation videos on which choices are made). The score of
+the result on `confirm` (validation videos held back for the final scores) is divided by the best
+possible score. This is the score of the exact Bayesian posterior of the labels given the features
+of all frames of a video (a Kalman smoother), computed with the constants from which the dataset was
+drawn. Three other scores are divided by it for comparison: those of the GRU and of the transformer
+without post-processing, and that of the exact posterior given only past and current frames (a
+Kalman filter), the best that a recurrent encoder can reach without post-processing.
 """
 
 import argparse
@@ -56,7 +58,7 @@ ROWS = {
 def causal(
     features: np.ndarray, loadings: np.ndarray, frames: np.ndarray, seconds: np.ndarray
 ) -> Any:
-    """Return the Kalman filter's means and covariances, as a replacement for the smoother.
+    """Run a Kalman filter over one video; it has the arguments of the Kalman smoother it replaces.
 
     Legend: T frames, K dimensions of the latent state, F features.
 
@@ -65,30 +67,40 @@ def causal(
         loadings: Weight of each state dimension in each feature, (F, K).
         frames: Frame numbers, (T,).
         seconds: Time constant of each state dimension, in frames, (K,).
+
+    Returns:
+        Mean (T, K) and covariance (T, K, K) of the latent state of each frame, given the features
+        of past and current frames.
     """
     return _filter(features @ loadings, loadings.T @ loadings, decay(frames, seconds))
 
 
 def filtered(planted: Planted) -> Predictions:
-    """Predict the validation frames with the exact posterior given past and current frames only.
+    """Predict the validation frames of a synthetic dataset from past and current frames only.
 
-    The posterior is computed by a Kalman filter with the constants from which the data were drawn.
+    The predictions are the exact Bayesian posterior of the labels, computed by a Kalman filter with
+    the constants from which the dataset was drawn.
+
+    Args:
+        planted: The synthetic dataset in memory.
     """
     with patch.object(generator, "smooth", causal):
         return best_predictions(planted, "validation")
 
 
-def shares(point: tuple[int, int]) -> dict[str, float]:
-    """Return each model's score divided by the score of the exact posterior given all frames.
+def relative_scores(point: tuple[int, int]) -> dict[str, float]:
+    """Draw a synthetic dataset, train a GRU and a transformer, and compare with the best score.
 
-    The models are trained on one synthetic dataset. The scores are those on `confirm` (validation
-    videos held back for the final scores).
+    The scores are those on `confirm` (validation videos held back for the final scores). The best
+    possible score is that of the exact Bayesian posterior of the labels given all frames.
 
     Args:
-        point: Number of videos, and the seed.
+        point: Tuple of the dataset's number of videos and of the seed.
 
     Returns:
-        The ratio for each key of ``ROWS``; "posterior" is the exact posterior's score itself.
+        "posterior": the best possible score. The other values are scores divided by it: "gru",
+        "transformer", "fused" (mean of both models, post-processed), and "filter" (exact posterior
+        given past and current frames only).
     """
     videos, seed = point
     torch.set_num_threads(1)
@@ -136,13 +148,14 @@ def shares(point: tuple[int, int]) -> dict[str, float]:
 
 
 def table(results: Mapping[int, Sequence[Mapping[str, float]]]) -> str:
-    """Return a Markdown table of scores divided by the exact posterior's score.
+    """Return a Markdown table of models' scores divided by the best possible score.
 
     Each row is a model, each column a number of videos; the cells are means over seeds with 95 %
     intervals.
 
     Args:
-        results: For each number of videos, the ratios by model of each seed.
+        results: For each number of videos, one mapping per seed from the model (a key of ``ROWS``)
+            to its score divided by the best possible score.
     """
     lines = [
         "| share of the exact posterior | " + " | ".join(f"{n} videos" for n in results) + " |",
@@ -165,7 +178,7 @@ def main() -> None:
     points = [(videos, seed) for videos in args.videos for seed in SEEDS]
     results: dict[int, list[dict[str, float]]] = {videos: [] for videos in args.videos}
     with multiprocessing.get_context("spawn").Pool(args.jobs) as pool:
-        for (videos, seed), result in zip(points, pool.imap(shares, points), strict=True):
+        for (videos, seed), result in zip(points, pool.imap(relative_scores, points), strict=True):
             rounded = {key: round(value, 4) for key, value in result.items()}
             print(f"{videos} videos, seed {seed}: {rounded}", flush=True)
             results[videos].append(rounded)

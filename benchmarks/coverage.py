@@ -1,20 +1,22 @@
-"""Coverage of the bootstrap intervals, in simulated sweeps with known true scores.
+"""Fraction of simulated sweeps in which the bootstrap interval contains the true score.
 
 python benchmarks/coverage.py [--sweeps 200] [--videos 10 19 80 300] [--jobs 2]
 
-The population is 10,000 videos with labels of all four tasks. The outputs of a simulated model are
-the label, a constant, and an error of each frame and video. The error is a linear mix of random
-fields that all models share, so skills and error correlations are known and every model has outputs
-for every video. Each simulated sweep draws 12 trials of 8 epochs, and equal numbers of videos for
-`select` (videos on which choices are made) and for `confirm` (videos held back for the final
-scores). On `select` the sweep chooses the best epoch for each task, the best trial, and the
-greedily fused ensemble. On `confirm` it estimates the ensemble's score and the gain over the best
-single trial. The true values are the scores of the same models on the whole population.
+The population is 10,000 simulated videos with labels of all four tasks. No model is trained: a
+simulated model's output combines the true label, a constant, and a random error of each frame and
+video. The weight of the label relative to the error is the model's skill, a number near 1. The
+error is a weighted sum of random error fields that all models share, so that the weights of two
+models determine how much their errors correlate. Each simulated sweep draws 12 trials of 8 epochs,
+and equal numbers of videos for `select` (videos on which choices are made) and for `confirm`
+(videos held back for the final scores). On `select` the sweep chooses the best epoch of each trial
+for each task, the best trial, and an ensemble by greedy selection. On `confirm` it estimates two
+values, each with a 95 % bootstrap interval: the ensemble's score, and the score's gain over the
+best single trial. The true values are those of the same models on the whole population.
 
-Printed for each number of videos: the fraction of sweeps with the true value inside the 95 %
-interval (target: 90 to 99 % from 19 videos on), the interval's width and the width of an oracle
-interval (the central 95 % of the same model's scores on 400 other sets of the same number of
-videos), and the optimistic bias of the scores on `select`.
+Printed for each number of videos and each of the two values: the fraction of sweeps in which the
+interval contains the true value (target: 90 to 99 % from 19 videos on), the interval's width, the
+width of an oracle interval (which contains the central 95 % of the values of the same models on 400
+other sets of the same number of videos), and the bias of the value on `select`.
 """
 
 import argparse
@@ -50,8 +52,8 @@ class Population:
     Attributes:
         video: Number of each frame's video, (N,).
         labels: Labels of each frame, (N, 15).
-        fields: Random errors of all 22 outputs; a model's error is a weighted sum of the K fields,
-            (K, N, 22).
+        fields: K random errors of all 22 outputs; the error of a simulated model is a weighted sum
+            of them, (K, N, 22).
     """
 
     video: np.ndarray
@@ -59,30 +61,37 @@ class Population:
     fields: np.ndarray
 
     def rows(self, videos: np.ndarray) -> np.ndarray:
-        """Return the rows of all frames of the given videos, each once, in ascending order."""
+        """Return the row numbers of all frames of some videos, each once, in ascending order.
+
+        Args:
+            videos: Numbers of the videos.
+        """
         return np.flatnonzero(np.isin(self.video, videos))
 
 
 @dataclass(frozen=True)
 class Member:
-    """Simulated model: one trial at one epoch.
+    """Simulated model, which stands for one trial at one epoch.
 
     Attributes:
-        skill: Signal strength of the outputs.
-        mix: Unit vector of weights; the model's error is the weighted sum of K random error fields,
-            (K,).
+        skill: Weight of the true label in the model's outputs, relative to the error; about 1.
+        mix: Weights of K random error fields, a unit vector, (K,); the model's error is the
+            weighted sum of these fields.
     """
 
     skill: float
     mix: np.ndarray
 
     def outputs(self, population: Population, rows: np.ndarray | slice, task: Task) -> np.ndarray:
-        """Return the model's outputs for one task.
+        """Return the simulated model's outputs for one task: true labels with a random error.
 
         Args:
             population: All frames of all simulated videos.
-            rows: Rows of the frames to predict.
+            rows: Rows of the n frames to predict.
             task: The task.
+
+        Returns:
+            One row per frame and one column per output of the task, (n, outputs).
         """
         fields = population.fields[:, rows, task.outputs]
         error = np.tensordot(self.mix.astype(np.float32), fields, axes=1)
@@ -99,7 +108,7 @@ class Member:
 
 @cache
 def draw_population() -> Population:
-    """Draw all simulated videos, with a fixed seed so that every process gets the same ones."""
+    """Draw labels and random errors of all simulated videos, with the fixed seed ``SEED``."""
     random = np.random.default_rng(SEED)
     sizes = np.maximum(3, random.lognormal(2, 0.8, VIDEOS)).astype(int)
     video = np.repeat(np.arange(VIDEOS), sizes)
@@ -122,10 +131,13 @@ def draw_population() -> Population:
 
 
 def draw_trials(random: np.random.Generator) -> list[list[Member]]:
-    """Draw the simulated models of a sweep: one list of models per trial, one model per epoch.
+    """Draw the simulated models of one sweep: for each trial, a list with one model per epoch.
 
-    Skills are near 1 and errors correlated by about 0.6. The skill of a trial has its maximum at a
-    random epoch.
+    A model's skill (weight of the true label in its outputs) is near 1 and has its maximum at a
+    random epoch of each trial. The errors of two trials are correlated by about 0.6.
+
+    Args:
+        random: Source of the random draws.
     """
 
     def direction() -> np.ndarray:
@@ -146,16 +158,16 @@ def draw_trials(random: np.random.Generator) -> list[list[Member]]:
 
 
 Ensemble = Mapping[str, Sequence[tuple[Member, int]]]
-"""Models of an ensemble and their integer weights, by task."""
+"""Ensemble: for each task, pairs of a simulated model and the model's integer weight."""
 
 
 def outputs_of(ensemble: Ensemble, population: Population, rows: np.ndarray | slice) -> np.ndarray:
     """Return the outputs of an ensemble for n frames, (n, 22): weighted means over its models.
 
     Args:
-        ensemble: Models and their integer weights, by task.
+        ensemble: For each task, pairs of a simulated model and the model's integer weight.
         population: All frames of all simulated videos.
-        rows: Rows of the frames to predict.
+        rows: Rows of the n frames to predict.
     """
     parts = []
     for name, members in ensemble.items():
@@ -167,15 +179,16 @@ def outputs_of(ensemble: Ensemble, population: Population, rows: np.ndarray | sl
 def search(
     trials: Sequence[Sequence[Member]], population: Population, rows: np.ndarray
 ) -> tuple[Ensemble, Ensemble]:
-    """Choose a fused ensemble and the best single trial on some frames, as a sweep does.
+    """Choose an ensemble and the best single trial by the scores on some frames, as a sweep does.
 
     Args:
-        trials: Models of each trial, one per epoch.
+        trials: Simulated models of each trial, one per epoch.
         population: All frames of all simulated videos.
         rows: Row numbers of the frames on which to choose.
 
     Returns:
-        The greedily fused ensemble, and the best trial as an ensemble of its best epochs.
+        Tuple of two ensembles: the one from greedy selection among all trials, and the best trial,
+        which has one model per task, that of the trial's best epoch for the task.
     """
     labels, known = population.labels[rows], np.ones((len(rows), 15), bool)
     fused: dict[str, list[tuple[Member, int]]] = {}
@@ -206,7 +219,7 @@ def bootstrap_scores(
     """Return an ensemble's scores by name on some frames, each with bootstrap draws over videos.
 
     Args:
-        ensemble: Models and their integer weights, by task.
+        ensemble: For each task, pairs of a simulated model and the model's integer weight.
         population: All frames of all simulated videos.
         rows: Rows of the frames to score.
     """
@@ -216,11 +229,14 @@ def bootstrap_scores(
 
 
 def true_sums(ensemble: Ensemble, population: Population) -> dict[str, np.ndarray]:
-    """Return the sums from which an ensemble's metrics are computed, for every video, by task.
+    """Return the sums over each video's frames from which an ensemble's metrics are computed.
 
     Args:
-        ensemble: Models and their integer weights, by task.
+        ensemble: For each task, pairs of a simulated model and the model's integer weight.
         population: All frames of all simulated videos.
+
+    Returns:
+        For each task, an array with one row of sums for each video.
     """
     outputs = outputs_of(ensemble, population, slice(None))
     known = np.ones(population.labels.shape, bool)
@@ -238,28 +254,32 @@ def true_sums(ensemble: Ensemble, population: Population) -> dict[str, np.ndarra
 
 
 def pooled_p(sums: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Return P, the challenge's score over all tasks, from sums over frames.
+    """Return P, the challenge's score over all tasks, from sums over the frames of all videos.
 
     Args:
-        sums: For each task, the sums from which its metrics are computed, along the last axis.
-            Other axes are kept.
+        sums: For each task, the sums from which the task's metrics are computed, along the last
+            axis; the other axes are the shape of the returned array.
     """
     return np.asarray(combine({n: task_scores(TASKS[n], s) for n, s in sums.items()}))
 
 
 def simulate(point: tuple[int, int]) -> dict[str, float]:
-    """Simulate one sweep, and compare its intervals with the true scores.
+    """Simulate one sweep, and compare its 95 % bootstrap intervals with the true values.
+
+    Two values are estimated: the score P of the sweep's fused ensemble, and this score minus that
+    of the best single trial (the gain).
 
     Args:
-        point: Number of videos on which to choose (`select`), which is also the number of videos
-            held back for the final scores (`confirm`), and the seed of the sweep.
+        point: Tuple of the number of videos in `select` (on which choices are made) and equally in
+            `confirm` (held back for the final scores), and of the sweep's seed.
 
     Returns:
-        Values for the score of the fused ensemble (keys that begin with ``score_``) and its gain
-        over the best single trial (``gain_``): the true value (``true``), 1 if the interval
-        contains it, else 0 (``held``; ``held_by_percentiles`` for the percentile interval), the
-        widths of the interval and of the oracle interval (``width``, ``oracle``), and the bias of
-        the value on `select` (``flattered``).
+        The same statistics of both values; each key begins with ``score_`` or ``gain_``. They are:
+        the value on the whole population (``true``); 1 if the bootstrap interval from `confirm`
+        contains this true value, else 0 (``held``), and the same for the interval of the bootstrap
+        draws' percentiles (``held_by_percentiles``); the width of the bootstrap interval
+        (``width``); the width of the central 95 % of the values on 400 other sets of videos
+        (``oracle``); and the value on `select` minus the true value (``flattered``).
     """
     videos, seed = point
     population, random = draw_population(), np.random.default_rng([SEED, videos, seed])
@@ -307,13 +327,14 @@ def simulate(point: tuple[int, int]) -> dict[str, float]:
 
 
 def table(results: Mapping[int, Sequence[Mapping[str, float]]]) -> str:
-    """Return a Markdown table of interval statistics averaged over simulated sweeps.
+    """Return a Markdown table of statistics of confidence intervals, averaged over sweeps.
 
-    There is a row for each number of videos and each of two values: the fused score, and its gain
-    over the best single trial.
+    There is a row for each number of videos and each of two values: the fused ensemble's score P,
+    and this score minus that of the best single trial.
 
     Args:
-        results: For each number of videos, the statistics by name of each simulated sweep.
+        results: For each number of videos, the dict that ``simulate`` returns for each simulated
+            sweep (true value, 1 if the interval contains it, widths of intervals and bias).
     """
     lines = [
         "| videos | statistic | true value | inside interval | inside percentile interval | "

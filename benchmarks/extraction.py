@@ -3,20 +3,22 @@
 python benchmarks/extraction.py [--backbone mae_vit_mini] [--images 4096] [--rounds 5] [--cores 2]
                                 [--memory 2000 20000]
 
-Both sides read the same JPEG files (smooth random pictures, 112 px), run the same model with the
-same batch size and produce float16 features; only our side writes them. Our side has one Ray worker
-for each core, with one torch thread each. The loop uses a DataLoader; its number of loading
-processes (0, 1 or 2) and torch threads (1 or one per core) are the fastest combination in two
-preliminary runs of each. Every run is a separate process, so that no idle cluster slows the loop.
+"Ours" is this project's extraction on Ray workers; "the loop" is plain PyTorch in one process. Both
+read the same JPEG files (smooth random pictures, 112 px), run the same model with the same batch
+size and produce float16 features; only ours writes the features to disk. Ours has one Ray worker
+for each core, with one torch thread each. The loop uses a DataLoader. The DataLoader's number of
+loading processes (0, 1 or 2) and the number of torch threads (1 or one per core) are the fastest
+combination in two preliminary runs of each. Every run is a separate process, so that no idle
+cluster slows the loop.
 
-The rate of a run is measured from the time when a quarter of its images is done to its end. It thus
-excludes the start of Ray, workers and loading processes, and includes the end, when workers have no
-more images. When a quarter is done, each other worker may almost have finished a group of images
-that has not arrived; the same number of images is subtracted on our side. The result is the median
-over rounds of our rate divided by the loop's rate; the sides alternate in which runs first. The
-target is 0.95. Then the peak memory (proportional set size of driver, Ray and workers) of runs with
-few and with many images is compared, to detect pictures that accumulate (the features of 20,000
-images take only 5 MB).
+The rate of a run, in images/s, is measured from the time when a quarter of the images is done to
+the end of the run. The rate thus excludes the start of Ray, workers and loading processes, and
+includes the end, when workers have no more images. When a quarter is done, each other worker may
+almost have finished a group of images that has not arrived; for ours, as many images are subtracted
+from the count. The result is the median over rounds of our rate divided by the loop's rate; ours
+and the loop alternate in which runs first. The target is 0.95. Then the peak memory (proportional
+set size of driver, Ray and workers) of runs with few and with many images is compared, to detect
+pictures that accumulate (the features of 20,000 images take only 5 MB).
 """
 
 import argparse
@@ -48,14 +50,17 @@ LOADING_PROCESSES = (0, 1, 2)
 TRIES = 2
 LEAST_RATIO, MOST_MEMORY = 0.95, 1.1
 Arrivals = list[tuple[float, int]]
-"""Time in seconds since the epoch and number of images, for each finished batch or file."""
+"""Pairs of time (seconds since the epoch) and number of images, for each batch or file of features.
+
+The time is that at which the features of these images are finished.
+"""
 
 
 def make_images(folder: Path, count: int) -> Path:
-    """Write random pictures as JPEG files, one folder per video, and return the parent folder.
+    """Write random pictures as JPEG files, in one subfolder per video, and return ``folder``.
 
     Args:
-        folder: Folder of the videos' folders.
+        folder: Parent folder of the videos' subfolders.
         count: Number of pictures.
     """
     random = np.random.default_rng(SEED)
@@ -68,12 +73,15 @@ def make_images(folder: Path, count: int) -> Path:
 
 
 def steady_rate(arrivals: Arrivals, ahead: int = 0) -> float:
-    """Return the rate of extraction after the first quarter of the images, in images/s.
+    """Return the images/s of an extraction run after the first quarter of the images is done.
 
     Args:
-        arrivals: Time and number of images of each finished batch, in order of time.
-        ahead: Number of images that may be finished when the quarter is done without having
-            arrived; they are subtracted.
+        arrivals: Time in seconds and number of images of each finished batch, in order of time.
+        ahead: Largest number of images that workers may have processed before the quarter is done
+            but delivered later; this number is subtracted from the counted images.
+
+    Raises:
+        ValueError: There are no images.
     """
     total, done = sum(count for _, count in arrivals), 0
     for when, count in arrivals:
@@ -86,7 +94,7 @@ def steady_rate(arrivals: Arrivals, ahead: int = 0) -> float:
 def extracted(
     images: Path, backbone: str, batch: int, chunk: int, cores: int, address: str = "local"
 ) -> Arrivals:
-    """Extract features on Ray workers and write them, with the functions of ``extract.py``.
+    """Extract features on Ray workers as ``sweeps/extract.py`` does, into a temporary folder.
 
     Args:
         images: Folder of the images.
@@ -97,7 +105,8 @@ def extracted(
         address: Address of the Ray cluster.
 
     Returns:
-        Time and number of images of each finished output file.
+        Pairs of the time in seconds since the epoch at which an output file is written, and the
+        number of images with features in this file.
     """
     from sweeps.cluster.connection import connect
 
@@ -119,7 +128,12 @@ def extracted(
 
 
 class Files(torch.utils.data.Dataset[torch.Tensor]):
-    """Torch dataset of image files, for a DataLoader."""
+    """Torch dataset of image files, for a DataLoader.
+
+    Args:
+        images: Folder and paths of the image files.
+        transform: Function that turns an image into the array of a model's input.
+    """
 
     def __init__(self, images: Images, transform: Callable[[Image.Image], np.ndarray]) -> None:
         self.folder, self.files = Path(images.address), images.files.to_pylist()
@@ -134,7 +148,7 @@ class Files(torch.utils.data.Dataset[torch.Tensor]):
 
 
 def looped(images: Path, backbone: str, batch: int, threads: int, loading: int) -> Arrivals:
-    """Extract features in a plain PyTorch loop without Ray.
+    """Extract features in a plain PyTorch loop without Ray; the features are not written.
 
     Args:
         images: Folder of the images.
@@ -144,7 +158,8 @@ def looped(images: Path, backbone: str, batch: int, threads: int, loading: int) 
         loading: Loading processes of the DataLoader.
 
     Returns:
-        Time and number of images of each finished batch.
+        Pairs of the time in seconds since the epoch at which a batch is finished, and the number
+        of images in this batch.
     """
     torch.set_num_threads(threads)
     model = load_backbone(backbone, "random", PIXELS, SEED)
@@ -162,7 +177,7 @@ def looped(images: Path, backbone: str, batch: int, threads: int, loading: int) 
 
 
 def alone(function: Callable[..., Arrivals], *arguments: Any) -> Arrivals:
-    """Call a function in a new process and return its result."""
+    """Call a function in a new process with these arguments and return the function's result."""
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=spawn) as pool:
         return pool.submit(function, *arguments).result()
@@ -176,9 +191,10 @@ def speed(images: Path, args: argparse.Namespace) -> dict[str, Any]:
         args: Arguments of the command line.
 
     Returns:
-        Median images/s of both (``ours_images_per_s``, ``loop_images_per_s``), the loop's fastest
-        settings (``loop_threads``, ``loop_loading_processes``), and median, minimum and maximum of
-        ours over loop (``ratio``, ``ratio_min``, ``ratio_max``).
+        Median images/s on Ray workers (``ours_images_per_s``) and in the plain loop
+        (``loop_images_per_s``); the loop's fastest numbers of torch threads (``loop_threads``) and
+        of DataLoader processes (``loop_loading_processes``); and median, minimum and maximum over
+        rounds of the first rate divided by the second (``ratio``, ``ratio_min``, ``ratio_max``).
     """
     common = (images, args.backbone, args.batch)
     tried = {
@@ -210,7 +226,9 @@ def speed(images: Path, args: argparse.Namespace) -> dict[str, Any]:
 
 
 def most_memory(folder: Path, count: int, args: argparse.Namespace) -> int:
-    """Write ``count`` images, extract their features, and return the peak memory in bytes.
+    """Write images, extract features from them on Ray workers, and return the peak memory in bytes.
+
+    The memory is that of all processes together: driver, Ray and workers.
 
     Args:
         folder: Folder for the images.

@@ -1,6 +1,7 @@
 """Simulated training of a sweep's trials on a virtual clock.
 
-It serves to measure the time of the driver, the process that draws trials and records results.
+With simulated training, the real time of the driver (the process that draws trials and records
+results) can be measured for thousands of trials.
 """
 
 import functools
@@ -22,13 +23,14 @@ from sweeps.study import Proposal, SweepStudy
 from sweeps.study.record import StudyRecord
 
 SEED = 0
-"""Seed of learning curves and durations; the sampler's seed is in the search file."""
+"""Seed of the simulated learning curves and durations; the sampler has another seed."""
 
 
 class Stopwatch:
     """Stopwatch for the milliseconds spent in watched functions, summed by category.
 
-    Nested calls of one category count once.
+    A category is a name such as "study" under which the times of several functions are added up.
+    The time of nested calls of one category counts once.
     """
 
     def __init__(self) -> None:
@@ -39,8 +41,8 @@ class Stopwatch:
     def on_studies(cls) -> "Stopwatch":
         """Return a stopwatch on the functions of an Optuna study that a sweep calls for each trial.
 
-        The categories are "study" for all time in them, "disk" for writes to disk and "sampling"
-        for the sampler within that time.
+        The category "study" holds all time in these functions; "disk" and "sampling" hold the parts
+        of this time that are spent on writing to disk and in the sampler.
         """
         watch = cls()
         watch.watch(SweepStudy, "ask", "study")
@@ -77,22 +79,24 @@ class Stopwatch:
         setattr(owner, name, timed)
 
     def lap(self) -> Counter[str]:
-        """Return the milliseconds since the last call of ``lap``, by category, and start anew.
+        """Return the milliseconds spent in watched functions since the last call, and reset them.
 
-        The key "<category>" holds wall time, "<category> cpu" holds CPU time.
+        Returns:
+            For each category of functions, such as "study", wall time under the category's name and
+            CPU time under the name with " cpu" added. A category without calls counts as 0.
         """
         spent, self._spent = self._spent, Counter()
         return spent
 
 
 def open_study(folder: Path, file: SearchFile, trials: int, sampler: str) -> SweepStudy:
-    """Open the Optuna study of a search file with the settings that `sweeps/run.py` uses.
+    """Open or create the Optuna study of a search file, as `sweeps/run.py` does.
 
     Args:
         folder: Folder of the study's journal.
         file: The search file.
-        trials: Number of trials at which the study ends.
-        sampler: Name of the sampler.
+        trials: Number of trials after which the study proposes no more.
+        sampler: Name of the sampler, such as ``random`` or ``tpe``, in place of the search file's.
     """
     space = Space(file)
     combinations = space.comparisons()
@@ -113,8 +117,15 @@ def open_study(folder: Path, file: SearchFile, trials: int, sampler: str) -> Swe
 class FakeSlots:
     """Simulated slots (processes that train one trial after another) on a virtual clock.
 
-    Iterating over the object runs a study and yields, for each trial that ends, the real
-    milliseconds spent in the study's functions since the trial before, by category.
+    Iterating over the object runs all trials of an Optuna study with random scores. For each trial
+    that ends, the iterator yields the real milliseconds spent in the study's functions since the
+    trial that ended before, by category of the stopwatch.
+
+    Args:
+        study: The Optuna study.
+        slots: Number of simulated slots.
+        epochs: Number of epochs of a trial that is not pruned.
+        watch: Stopwatch on the study's functions.
     """
 
     def __init__(self, study: SweepStudy, slots: int, epochs: int, watch: Stopwatch) -> None:
@@ -155,6 +166,13 @@ class FakeSlots:
 
 
 def value(number: int, epoch: int) -> float:
-    """Return the simulated score of a trial at an epoch, from a random learning curve per trial."""
+    """Return the simulated score of a trial at an epoch, a point of the trial's learning curve.
+
+    The curve rises to a level in [0, 1]; level and speed are random but fixed for each trial.
+
+    Args:
+        number: Number of the trial.
+        epoch: Number of the epoch, from 1.
+    """
     level, speed = np.random.default_rng([SEED, number]).random(2)
     return float(level * (1 - np.exp(-epoch * (0.2 + speed))))

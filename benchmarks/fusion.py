@@ -2,15 +2,17 @@
 
 python benchmarks/fusion.py [--trials 500] [--frames 27000] [--videos 300] [--folder DIR]
 
-The simulated trials have correlated errors and different skills. Their predictions cover all
-validation frames, half in `select` (on which choices are made), half in `confirm` (held back for
-the final scores). The first measurement is the whole of `SweepFusion.finish`: reading, greedy
-selection, post-processing, scores with intervals from 1,000 bootstrap draws, other fusion rules,
-small ensembles, contributions and the report. The limit for 500 trials is 2 minutes on 2 cores. Two
-steps are also compared with a plain NumPy loop that averages and scores every candidate (trial that
-may be fused), or every bootstrap draw, from scratch: greedy selection among all trials (not only
-the best 25 per task), and the bootstrap draws of one model. The printed peak memory excludes these
-loops. The temporary folder takes 2.5 MB per trial and is removed at the end.
+Nothing is trained: the trials' predictions are simulated, with errors of different sizes that are
+correlated between trials. The predictions cover all validation frames, half of them in videos on
+which choices are made (`select`), half in videos held back for the final scores (`confirm`). The
+first measurement is the whole of `SweepFusion.finish`, which fuses the trials at the end of a
+sweep: reading, greedy selection, post-processing, scores with intervals from 1,000 bootstrap draws,
+comparison with other fusion methods and smaller ensembles, each trial's contribution to the score,
+and the report. The limit for 500 trials is 2 minutes on 2 cores. Two steps are also compared with
+plain NumPy loops: greedy selection among all trials (not only the best 25 per task), where the loop
+averages and scores every possible ensemble from scratch, and the bootstrap of one model, where the
+loop scores every draw from scratch. The printed peak memory excludes these loops. The temporary
+folder takes 2.5 MB per trial and is removed at the end.
 """
 
 import argparse
@@ -39,7 +41,7 @@ TRAIN_FRAMES = 100
 
 
 def make_listing(videos: int, frames: int) -> Listing:
-    """Return the frames and labels of simulated videos.
+    """Return the names, splits, frames and random labels of simulated videos.
 
     The validation videos have equal lengths and all labels; there is also one short training video.
 
@@ -66,12 +68,13 @@ def make_listing(videos: int, frames: int) -> Listing:
 
 
 def write_trials(folder: Path, listing: Listing, trials: int, rows: np.ndarray) -> None:
-    """Write a simulated trial folder with predictions and scores for each trial of a sweep.
+    """Write the trial folders of a simulated sweep, each with predictions and scores.
 
-    The trials differ in skill, and half of the variance of their errors is common to all.
+    A prediction is the label plus a random error. The errors differ in size between trials, and
+    half of their variance is common to all trials.
 
     Args:
-        folder: Run folder of the sweep.
+        folder: Run folder of the sweep, in which the trial folders are created.
         listing: Videos, frames and labels.
         trials: Number of trials.
         rows: Rows of the listing that the trials predict.
@@ -98,16 +101,17 @@ def write_trials(folder: Path, listing: Listing, trials: int, rows: np.ndarray) 
 
 
 def timed(call: Callable[[], Any]) -> tuple[float, Any]:
-    """Call a function and return its duration in seconds and its result."""
+    """Call a function and return the call's duration in seconds and the function's result."""
     started = time.perf_counter()
     result = call()
     return time.perf_counter() - started, result
 
 
 def plain_greedy(members: np.ndarray, labels: np.ndarray, mask: np.ndarray) -> dict[str, list[int]]:
-    """Select an ensemble greedily for each task by a plain loop.
+    """Select an ensemble of trials greedily for each task by a plain loop.
 
-    At each step the mean of every possible ensemble is computed and scored from scratch.
+    Each step adds the trial with which the ensemble's mean scores best; a trial can be added
+    repeatedly. The mean and the score of every possible ensemble are computed from scratch.
 
     Args:
         members: Outputs of the trials that may be selected, (trials, N, 22) for N frames.
@@ -115,7 +119,7 @@ def plain_greedy(members: np.ndarray, labels: np.ndarray, mask: np.ndarray) -> d
         mask: True where a label is known, (N, 15).
 
     Returns:
-        Numbers of the selected trials in order of selection, by task.
+        For each task, the numbers of the added trials, one per step.
     """
     selected: dict[str, list[int]] = {}
     for name, task in TASKS.items():
@@ -134,7 +138,7 @@ def plain_greedy(members: np.ndarray, labels: np.ndarray, mask: np.ndarray) -> d
 def plain_draws(
     outputs: np.ndarray, labels: np.ndarray, mask: np.ndarray, video: np.ndarray
 ) -> np.ndarray:
-    """Return the challenge's score P of each bootstrap draw of videos, by a plain loop.
+    """Return the challenge's score P of each bootstrap draw of videos, computed by a plain loop.
 
     Args:
         outputs: Outputs of one model, (N, 22) for N frames.
@@ -154,19 +158,21 @@ def plain_draws(
 
 
 def measure(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """Measure the durations of fusion steps and the peak memory.
+    """Measure the seconds and the peak memory of fusing the trials of a simulated sweep.
 
     Args:
         args: Arguments of the command line.
         folder: Folder for the simulated sweep.
 
     Returns:
-        Seconds to write the trials (``written_s``), to fuse completely (``whole_s``), to fuse once
-        more without new trials (``again_s``), of greedy selection and of bootstrap draws
-        (``greedy_s``, ``draws_s``) and of plain NumPy loops for these two (``plain_greedy_s``,
-        ``plain_draws_s``); peak memory in MB of the process (``peak_mb``) and its increase by
-        fusion (``own_mb``); the fused score on the videos on which choices are made (``p_select``);
-        and the number of greedy steps by task (``steps``).
+        Seconds to write the simulated trials (``written_s``), to fuse them with all steps up to the
+        report (``whole_s``) and to repeat the fusion without new trials (``again_s``); seconds of
+        greedy selection among all trials (``greedy_s``) and of the same by a plain NumPy loop
+        (``plain_greedy_s``); seconds of the bootstrap of one model (``draws_s``) and of the same by
+        a plain loop (``plain_draws_s``); the process's peak memory in MB after fusion
+        (``peak_mb``), and how much fusion raised it (``own_mb``); the fused model's score P on the
+        videos on which choices are made (``p_select``); and the number of steps of the greedy
+        selection by task (``steps``).
 
     Raises:
         AssertionError: A plain NumPy loop gives another result than the project's code.
@@ -229,10 +235,11 @@ def _peak_mb() -> float:
 
 
 def table(found: dict[str, Any]) -> str:
-    """Return the measured durations as a Markdown table, followed by a line about memory.
+    """Return the seconds of fusion as a Markdown table, followed by a line about memory.
 
     Args:
-        found: Seconds (keys that end with ``_s``) and MB (``_mb``) of each measured step.
+        found: The dict that ``measure`` returns: seconds (keys that end with ``_s``) of fusion, of
+            two of its steps and of plain NumPy loops for these steps; memory in MB (``_mb``).
     """
     return "\n".join(
         [
@@ -252,7 +259,7 @@ def _row(title: str, ours: float, plain: float) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run the benchmark with the arguments ``argv``, or those of the command line if None."""
+    """Run the benchmark with the command-line arguments ``argv``; None: those of the process."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -2,11 +2,12 @@
 
 python benchmarks/ingest.py [--rounds 7]
 
-In each round the same training loop runs twice over the same batches: once each batch is made from
-features in Ray's object store (gather rows, join feature sets, cast, z-score), once all batches are
-prepared in memory. The result is the median over rounds of the ratio of frames/s; 1 means that
-reading data takes no time. A GRU is trained on the demo's feature sets and on random sets as wide
-as the challenge's (768, 1024 and 512).
+In each round the training loop runs for two epochs over the same batches. In one of them each batch
+is made during training from features in Ray's object store (gather rows, join feature sets, cast,
+z-score); in the other, all batches were made before and are held in memory. The result is the
+median over rounds of the first epoch's frames/s divided by the second's; 1 means that making
+batches takes no time. A GRU is trained on the feature sets of the synthetic demo dataset, and on
+random feature sets of 768, 1024 and 512 features, as wide as the challenge's.
 """
 
 import argparse
@@ -34,26 +35,37 @@ SEED = 0
 WIDE = {"mae": 768, "iresnet": 1024, "densenet": 512}
 
 
-class Resident:
-    """Batches prepared in memory, so that the training loop does no data work."""
+class PreparedBatches:
+    """All batches of one training epoch, made in advance and held in memory.
+
+    In a trainer they replace the object that makes each batch from features during training.
+
+    Args:
+        trainer: Trainer with the features and labels.
+        epoch: Number of the epoch.
+    """
 
     def __init__(self, trainer: Trainer, epoch: int) -> None:
         cut = trainer.batches.cut
         self._batches = {step.tobytes(): cut(step) for step in trainer._schedule(epoch)}
 
     def cut(self, step: np.ndarray) -> WindowBatch:
-        """Return the prepared batch for a step, given the step's windows (video, start, length)."""
+        """Return the batch of one training step, which was made before training.
+
+        Args:
+            step: Video, start and length of each window of the batch; they identify the step.
+        """
         return self._batches[step.tobytes()]
 
 
 def wide_dataset(out: Path, demo: Listing) -> Dataset:
-    """Write a dataset with the demo's videos and labels and random features of large width.
+    """Write a dataset with another dataset's videos and labels, and three random feature sets.
 
-    The widths are those of the challenge's feature sets.
+    The sets are as wide as those of the challenge: 768, 1024 and 512 features.
 
     Args:
         out: Dataset directory to write.
-        demo: Videos, frames and labels of the demo.
+        demo: Videos, frames and labels of the other dataset, the synthetic demo.
     """
     random = np.random.default_rng(SEED)
 
@@ -67,18 +79,19 @@ def wide_dataset(out: Path, demo: Listing) -> Dataset:
 
 
 def measure(dataset: Dataset, config: TrialConfig, rounds: int) -> dict[str, Any]:
-    """Measure training frames/s with data from Ray's object store and with prepared batches.
+    """Measure the training speed with batches made from Ray's object store and made in advance.
 
     Args:
         dataset: The dataset.
         config: Configuration of the training.
-        rounds: Number of epochs with each source of batches; the sources alternate.
+        rounds: Number of epochs with each kind of batches; the kinds alternate.
 
     Returns:
-        Number of features (``features``), median frames/s (``shards_frames_per_s`` from the object
-        store, ``resident_frames_per_s`` from prepared batches), median, minimum and maximum of the
-        first divided by the second (``ratio``, ``ratio_min``, ``ratio_max``), and the share of the
-        training time that making batches from the object store takes (``waiting_share``).
+        Number of features (``features``); median frames/s with batches made during training from
+        features in the object store (``shards_frames_per_s``), and with batches made in advance and
+        held in memory (``resident_frames_per_s``); median, minimum and maximum over rounds of the
+        first rate divided by the second (``ratio``, ``ratio_min``, ``ratio_max``); and the fraction
+        of training time spent on making batches from the object store (``waiting_share``).
     """
     from sweeps.data.sharding import make_shards
 
@@ -86,7 +99,7 @@ def measure(dataset: Dataset, config: TrialConfig, rounds: int) -> dict[str, Any
     shards = make_shards(dataset, config.features, listing)
     data = SlotData(shards, listing, divide(listing, 0.5, SEED)).for_trial(config)
     trainer = Trainer(config, data)
-    sharded, resident = trainer.batches, Resident(trainer, epoch=1)
+    sharded, resident = trainer.batches, PreparedBatches(trainer, epoch=1)
     rates: dict[str, list[float]] = {"shards": [], "resident": []}
     waits = []
     for _ in range(rounds + 1):

@@ -1,12 +1,12 @@
-"""Speed of a masked autoencoder's training step that encodes only the visible patches.
+"""Speed of training a masked autoencoder that encodes only the visible patches of an image.
 
     python benchmarks/mae_step.py [--rounds 7] [--batch 64] [--threads 1]
 
-The reference is a plain step like BERT's: a mask token replaces each removed patch, and the encoder
-processes all patches. Both are full training steps (forward, backward, AdamW) with the same encoder
-and decoder on the same random images and masks. They alternate in each round. The result is the
-median over rounds of the seconds of the plain step divided by the seconds of this project's step.
-Prints a table and one JSON line.
+This project's masked autoencoder encodes only the visible patches. A plain one serves as baseline:
+as in BERT, a mask token replaces each removed patch, and the encoder processes all patches. Both do
+full training steps (forward, backward, AdamW) with the same encoder and decoder on the same random
+images and masks, and alternate in each round. The result is the median over rounds of the seconds
+of the plain step divided by the seconds of this project's step. Prints a table and one JSON line.
 """
 
 import argparse
@@ -25,19 +25,27 @@ CASES = {"mae_vit_mini": (64,), "mae_vit_base": (112, 224)}
 
 
 class Plain(MaskedAutoencoder):
-    """Masked autoencoder that encodes all patches, with a mask token for each removed patch."""
+    """Masked autoencoder that encodes all patches, with a mask token for each removed patch.
+
+    Args:
+        name: Name of the encoder, such as ``mae_vit_mini``.
+        size: Side of the images, in pixels.
+    """
 
     def __init__(self, name: str, size: int) -> None:
         super().__init__(VITS[name], size)
         self.removed_token = nn.Parameter(torch.zeros(1, 1, VITS[name].width))
 
     def losses(self, images: Tensor, noise: Tensor) -> Tensor:
-        """Return the mean squared reconstruction error of each image over its removed patches.
+        """Return the mean squared error of each image's reconstruction over the removed patches.
 
         Args:
-            images: B images, (B, 3, S, S).
-            noise: One random number per patch, (B, patches); the patches with the largest are
-                removed.
+            images: B images of S x S pixels, (B, 3, S, S).
+            noise: One random number per patch, (B, patches); in each image the patches with the
+                largest numbers are removed.
+
+        Returns:
+            One error per image, (B,).
         """
         removed = noise.argsort(dim=1).argsort(dim=1) >= self.visible
         patches = torch.where(removed[..., None], self.removed_token, self.patch_embed(images))
@@ -56,7 +64,13 @@ class Plain(MaskedAutoencoder):
 
 
 def stepper(model: MaskedAutoencoder, images: Tensor, noise: Tensor) -> Callable[[], None]:
-    """Return a function that does one training step of a masked autoencoder on fixed images."""
+    """Return a function that does one training step (forward, backward, AdamW) on fixed images.
+
+    Args:
+        model: The masked autoencoder to train.
+        images: The images.
+        noise: One random number per image and patch, which decides which patches are removed.
+    """
     optimizer = torch.optim.AdamW((p for p in model.parameters() if p.requires_grad), fused=True)
 
     def step() -> None:
@@ -68,18 +82,20 @@ def stepper(model: MaskedAutoencoder, images: Tensor, noise: Tensor) -> Callable
 
 
 def measure(name: str, size: int, batch: int, rounds: int) -> dict[str, float]:
-    """Measure the seconds per training step of both autoencoders, in alternation.
+    """Measure the seconds per training step of this project's masked autoencoder and a plain one.
+
+    This project's encodes only the visible patches, the plain one all patches.
 
     Args:
-        name: Name of the encoder.
+        name: Name of the encoder, such as ``mae_vit_mini``.
         size: Side of the images, in pixels.
         batch: Images per step.
-        rounds: Number of steps of each autoencoder.
+        rounds: Number of measured steps of each autoencoder; the two alternate.
 
     Returns:
-        Median seconds per step (``ours_s``: only visible patches encoded, ``plain_s``: all
-        patches), and median, minimum and maximum of plain over ours (``ratio``, ``ratio_min``,
-        ``ratio_max``).
+        Median seconds per step of this project's autoencoder (``ours_s``) and of the plain one
+        (``plain_s``), and median, minimum and maximum over rounds of the plain one's seconds
+        divided by this project's (``ratio``, ``ratio_min``, ``ratio_max``).
     """
     torch.manual_seed(SEED)
     images = torch.randn(batch, 3, size, size)

@@ -2,9 +2,10 @@
 
 python benchmarks/main_job.py [--space search.yaml] [path=value ...]
 
-Runs ``python sweeps/run.py`` in an empty folder. Every half second the memory of the program and
-all its child processes, Ray's included, is added up. Memory is measured as PSS (proportional set
-size), which counts shared pages once.
+Runs ``python sweeps/run.py`` in an empty folder with a search file and overrides. Every half second
+the memory of this program and all its child processes, Ray's included, is added up. Memory
+is measured as PSS (proportional set size), which counts shared pages once. Prints a table and one
+JSON line.
 """
 
 import argparse

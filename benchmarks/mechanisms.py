@@ -1,12 +1,14 @@
-"""Gain of each modelling mechanism on synthetic data where it should help or cannot help.
+"""Gain in score by each modelling mechanism, on synthetic data where it should or cannot help.
 
 python benchmarks/mechanisms.py [--only temporal ...] [--jobs 2]
 
-For each mechanism and each of five seeds (``SEEDS``, fixed before the first run) a synthetic
-dataset is drawn, and the same model is trained with and without the mechanism. All choices are made
-on the validation videos of `select`. For each seed the difference of the scores on all frames of
-`confirm` (the other 30 validation videos) is computed; its mean over seeds has Student's 95 %
-interval. The mechanism ``useless`` cannot help on its data, so its interval must contain 0.
+A mechanism is a part of the model or of the post-processing that can be left out, such as the
+temporal encoder, the training of several tasks together, or smoothing. For each mechanism and each
+of five seeds (``SEEDS``, fixed before the first run) a synthetic dataset is drawn, and the same
+model is trained with and without the mechanism. All choices are made on half of the validation
+videos (`select`). The gain of a seed is the score with minus the score without the mechanism, on
+all frames of the other 30 validation videos (`confirm`). The mean gain over seeds has Student's
+95 % interval. The mechanism ``useless`` cannot help on its data, so its interval must contain 0.
 """
 
 import argparse
@@ -40,7 +42,7 @@ DEMO = Demo(videos=120, split_shares=(0.48, 0.5, 0.02), mean_frames=150)
 JOINED = "features=[appearance,geometry,motion]"
 BASE = ("training.epochs=20", "training.device=cpu")
 RARE = 0.1
-"""Share of the training videos that keep the labels of a rare task."""
+"""Share of the training videos that keep a task's labels where most of these are removed."""
 
 Change = Callable[[Planted, np.random.Generator], Planted]
 """Function that returns a changed copy of a synthetic dataset."""
@@ -50,15 +52,19 @@ Change = Callable[[Planted, np.random.Generator], Planted]
 class Mechanism:
     """Comparison of a model that has a modelling mechanism with models that lack it.
 
+    A mechanism is a part of the model or of the post-processing that can be left out, such as the
+    temporal encoder or smoothing.
+
     Attributes:
-        question: Description of the comparison.
-        measure: Task whose score is compared, or ``p_labelled`` for the sum over tasks.
-        without: Config overrides of each model without the mechanism; the best one on `select`
-            (validation videos on which choices are made) is compared.
-        with_it: Config overrides of the model with the mechanism.
-        change: Change to the synthetic data before training.
-        postprocess: Post-processing step, if the mechanism is one; the outputs of a single model
-            are then compared with and without this step.
+        question: Description of the comparison, for the results table.
+        measure: Task whose score is compared, or ``p_labelled`` for the challenge's score P.
+        without: Config overrides of each model that lacks the mechanism. If there are several, the
+            one with the best score on `select` (validation videos on which choices are made) is
+            compared.
+        with_it: Config overrides of the model that has the mechanism.
+        change: Function that changes the synthetic dataset before training.
+        postprocess: Name of a post-processing step if the mechanism is such a step, else empty. The
+            outputs of one model (``with_it``) are then compared with and without this step.
     """
 
     question: str
@@ -70,7 +76,14 @@ class Mechanism:
 
 
 def rare(task: str) -> Change:
-    """Return a function that removes a task's labels from 90 % of the training videos."""
+    """Return a function that removes a task's labels from 90 % of a dataset's training videos.
+
+    Args:
+        task: Name of the task.
+
+    Returns:
+        Function of a synthetic dataset and a random generator, which returns a changed copy.
+    """
 
     def change(planted: Planted, random: np.random.Generator) -> Planted:
         train = np.flatnonzero([split == "train" for split in planted.layout.splits])
@@ -84,12 +97,13 @@ def rare(task: str) -> Change:
 
 
 def dependent(planted: Planted, random: np.random.Generator) -> Planted:
-    """Make arousal follow valence and AU12, and remove most of its training labels.
+    """Return a copy of a dataset where arousal follows valence and AU12 and is rarely labelled.
 
-    Arousal becomes valence plus noise, negated where AU12 is off.
+    Arousal becomes valence, negated where action unit 12 is off, plus noise. The arousal labels of
+    90 % of the training videos are removed.
 
     Args:
-        planted: The synthetic dataset, which is copied.
+        planted: The synthetic dataset to copy.
         random: Source of the random draws.
     """
     labels = planted.labels.copy()
@@ -100,10 +114,12 @@ def dependent(planted: Planted, random: np.random.Generator) -> Planted:
 
 
 def unrelated(planted: Planted, random: np.random.Generator) -> Planted:
-    """Replace expressions by random ones, constant over 20 frames and independent of all else.
+    """Return a copy of a dataset with random expressions, independent of all other labels.
+
+    The expression is drawn anew every 20 frames.
 
     Args:
-        planted: The synthetic dataset, which is copied.
+        planted: The synthetic dataset to copy.
         random: Source of the random draws.
     """
     labels = planted.labels.copy()
@@ -113,10 +129,12 @@ def unrelated(planted: Planted, random: np.random.Generator) -> Planted:
 
 
 def feedback(*sources: str) -> tuple[str, ...]:
-    """Return config overrides of a model that feeds the predictions of ``sources`` into arousal.
+    """Return config overrides of a model that feeds predictions of tasks into another's head.
+
+    The head that gets the predictions is that of arousal.
 
     Args:
-        sources: Names of tasks.
+        sources: Names of the tasks whose predictions are fed.
     """
     wiring = (f"framework.sources=[{','.join(sources)}]", "framework.targets=[arousal]")
     return (JOINED, "framework=feedback", *wiring)
@@ -179,9 +197,9 @@ def score(measure: str, outputs: np.ndarray, data: TrialData) -> float:
     """Return a score of model outputs on the validation videos held back for final scores.
 
     Args:
-        measure: Name of a task, or ``p_labelled`` for the sum over tasks.
-        outputs: Outputs for the frames of these videos, (N, 22).
-        data: Data of the trial.
+        measure: Name of a task for its score, or ``p_labelled`` for the challenge's score P.
+        outputs: Outputs for the N frames of these videos, (N, 22).
+        data: Labels of the same frames, with the other data of the training.
     """
     part = data.parts["confirm"]
     by_name = metrics.scores(outputs, part.labels, part.mask)
@@ -191,13 +209,17 @@ def score(measure: str, outputs: np.ndarray, data: TrialData) -> float:
     return float(value)
 
 
-def difference(point: tuple[str, int]) -> tuple[float, float]:
-    """Train with and without a mechanism, and return both scores: without, with.
+def scores_without_and_with(point: tuple[str, int]) -> tuple[float, float]:
+    """Train on synthetic data without and with a mechanism, and return the score of each.
 
-    The scores are those on the validation videos held back for final scores.
+    A mechanism is a part of the model or of the post-processing that can be left out.
 
     Args:
-        point: Name of the mechanism, and the seed.
+        point: Tuple of the mechanism's name (a key of ``MECHANISMS``) and of the seed.
+
+    Returns:
+        Score without and score with the mechanism, on the validation videos held back for final
+        scores.
     """
     name, seed = point
     torch.set_num_threads(1)
@@ -242,14 +264,15 @@ def difference(point: tuple[str, int]) -> tuple[float, float]:
 
 
 def summary(pairs: Sequence[tuple[float, float]]) -> dict[str, Any]:
-    """Summarise the gain by a mechanism over seeds.
+    """Summarise the gain in score by a mechanism (a part of the model) over seeds.
 
     Args:
-        pairs: Scores without and with the mechanism, one pair per seed.
+        pairs: Score without and score with the mechanism, one pair per seed.
 
     Returns:
-        Mean scores (``without``, ``with``), the mean ``difference`` with Student's 95 %
-        ``interval``, and the difference of each seed (``seeds``).
+        Mean scores over seeds without and with the mechanism (``without``, ``with``); the mean of
+        the second minus the first (``difference``) with its 95 % ``interval`` by Student's t; and
+        this difference for each seed (``seeds``).
     """
     without, with_it = np.array(pairs).T
     gains = with_it - without
@@ -264,10 +287,11 @@ def summary(pairs: Sequence[tuple[float, float]]) -> dict[str, Any]:
 
 
 def table(results: Mapping[str, Mapping[str, Any]]) -> str:
-    """Return a Markdown table of gains, with a row for each mechanism.
+    """Return a Markdown table of gains in score, with a row for each mechanism.
 
     Args:
-        results: For each mechanism, mean scores, mean difference and its interval.
+        results: For each mechanism (part of the model that can be left out), the mean scores
+            ``without`` and ``with`` it, their mean ``difference`` and its 95 % ``interval``.
     """
     lines = ["| mechanism | measure | without | with | difference [95 %] | result |"]
     lines.append("|---|---|---:|---:|---:|---|")
@@ -293,7 +317,9 @@ def main() -> None:
     points = [(name, seed) for name in args.only for seed in SEEDS]
     pairs = []
     with multiprocessing.get_context("spawn").Pool(args.jobs) as pool:
-        for (name, seed), pair in zip(points, pool.imap(difference, points), strict=True):
+        for (name, seed), pair in zip(
+            points, pool.imap(scores_without_and_with, points), strict=True
+        ):
             print(f"{name}, seed {seed}: {pair[0]:.4f} -> {pair[1]:.4f}", flush=True)
             pairs.append(pair)
     results = {

@@ -1,4 +1,4 @@
-"""Confidence interval of a mean over a few seeds."""
+"""Mean of a result over a few random seeds, with its confidence interval."""
 
 from collections.abc import Sequence
 
@@ -7,9 +7,12 @@ from scipy.stats import t as student
 
 
 def mean_and_half(values: Sequence[float]) -> tuple[float, float]:
-    """Return the mean of values and the half width of its 95 % interval by Student's t.
+    """Return the mean of some values, and half the width of the mean's 95 % interval.
 
-    The half width is NaN for a single value.
+    The interval is by Student's t; half its width is NaN for a single value.
+
+    Args:
+        values: One value per seed.
     """
     if len(values) < 2:
         return float(np.mean(values)), float("nan")

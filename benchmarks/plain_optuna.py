@@ -1,8 +1,9 @@
-"""Plain Optuna over a search file: the reference with which other benchmarks compare sweeps.
+"""Plain Optuna without Ray over a search file: the baseline with which benchmarks compare sweeps.
 
-Each process has one torch thread, reads the feature sets of its trials from the dataset's files,
-takes the next configuration from a shared journal, and trains it with the same functions as a
-sweep. It writes only the starts and values of trials, to the journal.
+The configurations to train wait in an Optuna journal. Each process of plain Optuna has one torch
+thread, takes the next configuration from the journal, reads the feature sets that it needs from the
+dataset's files, and trains it with the same functions as a sweep. Nothing is written but the
+trials' starts, ends, scores and durations, to the journal.
 """
 
 import multiprocessing
@@ -33,15 +34,15 @@ from sweeps.storage.driver_lock import DriverLock
 from sweeps.train import FeatureFiles
 
 STUDY = "plain"
-"""Name of the study in the journal."""
+"""Name of plain Optuna's study in its journal."""
 
 
 def draw(space: Path, folder: Path) -> list[FrozenTrial]:
-    """Draw all trials of a sweep by a search file without training them, and return them.
+    """Draw the configurations of all trials of a sweep, without training; return them as trials.
 
     Args:
         space: The search file; its sampler must be ``random``, so that no draw depends on results.
-        folder: Folder for the journal of the study that draws the trials.
+        folder: Folder for the journal of the Optuna study that draws the trials.
     """
     file = load(space)
     study = open_study(folder, make_plan(file, open_data(file.data)), DriverLock(folder))
@@ -53,7 +54,12 @@ def draw(space: Path, folder: Path) -> list[FrozenTrial]:
 
 
 def enqueue(journal: Path, configurations: Sequence[FrozenTrial]) -> None:
-    """Create a journal with a study in which these trials' configurations wait to be trained."""
+    """Create an Optuna journal in which configurations wait to be trained.
+
+    Args:
+        journal: File of the new journal.
+        configurations: Trials with the configurations, as another study has drawn them.
+    """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(study_name=STUDY, storage=_storage(journal), direction="maximize")
     for trial in configurations:
@@ -61,16 +67,24 @@ def enqueue(journal: Path, configurations: Sequence[FrozenTrial]) -> None:
 
 
 def ended(journal: Path, study: str = STUDY) -> list[FrozenTrial]:
-    """Return the completed trials of a study in a journal, in the order in which they ended."""
+    """Return the completed trials of an Optuna study in the order in which they ended.
+
+    Args:
+        journal: File of the study's journal.
+        study: Name of the study in the journal.
+    """
     trials = optuna.load_study(study_name=study, storage=_storage(journal)).trials
     complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
     return sorted(complete, key=lambda trial: str(trial.datetime_complete))
 
 
 def read_data(file: SearchFile) -> SlotData:
-    """Return features and labels for the trials of a search file.
+    """Return an object that gives features and labels to the trials of a search file.
 
     The files of a feature set are read when a trial uses the set for the first time.
+
+    Args:
+        file: The search file, which names the dataset and the division of the validation videos.
     """
     dataset = open_data(file.data)
     listing = dataset.listing()
@@ -79,17 +93,17 @@ def read_data(file: SearchFile) -> SlotData:
 
 
 def work(space: Path, journal: Path, rank: int = 0, size: int = 1) -> None:
-    """Train all configurations that are enqueued in a journal, as one process of plain Optuna.
+    """Train configurations from an Optuna journal one after another until none is waiting.
 
-    Sets two user attributes of each trial: ``seconds``, the time of training and prediction, and
-    ``epoch_seconds``, the time spent in epochs. With ``size`` above 1 the function exits its
-    process at the end.
+    The function is the body of one process of plain Optuna. It sets two user attributes of each
+    trial: ``seconds``, the time of training and prediction, and ``epoch_seconds``, the time spent
+    in training epochs. With ``size`` above 1 the function exits its process at the end.
 
     Args:
-        space: The search file.
-        journal: The journal, shared by all processes.
-        rank: Rank of this process among those that train one model together with DDP.
-        size: Number of processes that train one model together.
+        space: The search file from which the configurations were drawn.
+        journal: File of the journal, which several processes can share.
+        rank: DDP rank of this process.
+        size: Number of processes that train one model together with DDP.
     """
     torch.set_num_threads(1)
     if size > 1:
@@ -125,11 +139,13 @@ def work(space: Path, journal: Path, rank: int = 0, size: int = 1) -> None:
 
 @contextmanager
 def working(*calls: tuple[Any, ...]) -> Iterator[list[BaseProcess]]:
-    """Run processes of plain Optuna in a context; wait for all of them on exit.
+    """Start processes that train configurations with plain Optuna; on exit wait for their end.
+
+    The context manager yields the list of the processes.
 
     Args:
-        calls: For each process, the arguments of ``work``, which trains enqueued configurations:
-            search file, journal, and optionally the DDP rank and number of DDP processes.
+        calls: For each process, a tuple of the search file, the journal in which configurations
+            wait and, if several processes train one model with DDP, the rank and their number.
 
     Raises:
         AssertionError: A process ended with an error.

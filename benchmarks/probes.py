@@ -3,17 +3,18 @@
     python benchmarks/probes.py [--seeds 61 62 63] [--out runs/probes]
 
 For each seed ``make features`` draws synthetic faces, trains a masked autoencoder and a supervised
-backbone on them, extracts the features of both, and sweeps over each feature set and over both
-together. Features of the same two backbones with random weights are extracted for comparison. Each
-set is probed by ridge regression on single frames (``benchmarks/ridge.py``), fitted on the training
-videos and scored on ``confirm`` (validation videos held back for the final scores). No training
-uses the labels of ``confirm``; the masked autoencoder trains on the pictures of all splits without
-labels.
+backbone on them, extracts the features of both, and runs a sweep whose trials use one of these
+feature sets or both. Features of the same two backbones with random weights are extracted for
+comparison. A linear probe of each of the four feature sets (ridge regression on single frames,
+``benchmarks/ridge.py``) is fitted on the training videos and scored on ``confirm`` (validation
+videos held back for the final scores). No training uses the labels of ``confirm``; the masked
+autoencoder trains on the pictures of all splits without labels.
 
-Scores and differences are computed on the frames of all seeds together. Their 95 % intervals are
-over videos, for these trained backbones; the mean of each gain over seeds has Student's 95 %
-interval. One seed takes about a quarter of an hour on two cores; after an interruption the same
-command continues. Prints three tables and one JSON line.
+The scores of the probes, and the gains of a trained backbone over the same backbone with random
+weights, are computed on the frames of all seeds together, with 95 % intervals from a bootstrap over
+videos. These intervals do not cover other trainings of the backbones. The mean over seeds of each
+gain has Student's 95 % interval. One seed takes about a quarter of an hour on two cores; after an
+interruption the same command continues. Prints three tables and one JSON line.
 """
 
 import argparse
@@ -37,7 +38,7 @@ from sweeps.planning.plan import divide
 ROOT = Path(__file__).parents[1]
 SEEDS = (61, 62, 63)
 CONFIRM, SEED = 0.5, 1234
-"""Share of the validation videos that is held back for the final scores, and the seed."""
+"""Share of the validation videos that is held back for the final scores, and seed of the choice."""
 
 SETS = {"mae": ("mae_vit_mini", "64"), "supervised": ("timm:resnet10t", "64")}
 RANDOM = {name: f"random_{name}" for name in SETS}
@@ -46,7 +47,7 @@ SHOWN_SCORES = ("p_labelled", "ccc_valence", "ccc_arousal", "f1_expression", "f1
 
 @dataclass(frozen=True)
 class Probed:
-    """Predictions of a linear probe on one feature set, with the labels.
+    """Predictions of a linear probe that is fitted on one feature set, with the true labels.
 
     The N rows are the frames of ``confirm`` (validation videos held back for the final scores).
 
@@ -64,13 +65,14 @@ class Probed:
 
 
 def make(seed: int, out: Path) -> Path:
-    """Create the dataset with the four feature sets of one seed, and return its folder.
+    """Create a dataset of synthetic faces with four feature sets, and return the dataset's folder.
 
-    The feature sets come from two trained backbones and from the same two with random weights.
+    Two backbones are trained on the faces. The feature sets come from these two, and from the same
+    two with random weights.
 
     Args:
         seed: Seed of the synthetic faces.
-        out: Parent folder of the dataset.
+        out: Folder in which the dataset's folder is created.
     """
     folder = out / f"probes-{seed}"
     run(
@@ -99,12 +101,19 @@ def make(seed: int, out: Path) -> Path:
 
 
 def run_program(name: str, *arguments: object) -> None:
-    """Run the program ``sweeps/<name>.py`` with these arguments."""
+    """Run the program ``sweeps/<name>.py`` with command-line arguments; errors are raised."""
     run(sys.executable, ROOT / "sweeps" / f"{name}.py", *arguments)
 
 
 def run(*command: object) -> None:
-    """Run a command in the repository's root and send its output to standard error."""
+    """Run a command in the repository's root and send its output to standard error.
+
+    Args:
+        command: The program and its arguments.
+
+    Raises:
+        subprocess.CalledProcessError: The command ended with an error.
+    """
     subprocess.run([str(part) for part in command], cwd=ROOT, stdout=sys.stderr, check=True)
 
 
@@ -126,12 +135,12 @@ def probe(data: Path, name: str) -> Probed:
 
 
 def pooled(parts: Sequence[Probed]) -> dict[str, BootstrapScore]:
-    """Return scores by name, computed on the predictions of several seeds together.
+    """Return scores by name, computed on the frames of several seeds together.
 
-    Each seed has its own videos, and the bootstrap draws videos of all seeds.
+    Each seed has videos of its own; the bootstrap draws from the videos of all seeds.
 
     Args:
-        parts: Predictions and labels of each seed.
+        parts: For each seed, predictions and labels of one kind of feature set.
     """
     video = np.concatenate([part.video + 100_000 * n for n, part in enumerate(parts)])
     columns = [(part.outputs, part.values, part.mask) for part in parts]
@@ -153,14 +162,15 @@ def with_interval(score: BootstrapScore, kind: str) -> dict[str, Any]:
 
 
 def compare(scores: Mapping[str, Mapping[str, BootstrapScore]]) -> dict[str, dict[str, Any]]:
-    """Return the scores of each feature set, and the gains of trained over random backbones.
+    """Return scores of linear probes, and the gains of trained over random backbones.
 
     Args:
-        scores: For each feature set, its scores by name.
+        scores: For each feature set, the scores by name of a linear probe on it.
 
     Returns:
-        For each feature set, and for each difference "<trained> - <random>", the scores by name,
-        each with its 95 % interval.
+        For each feature set, the scores by name (such as ``ccc_valence``), each a dict with the
+        ``score`` and its 95 % ``interval``; and for each key "<set> - random_<set>" the same of the
+        score of the trained backbone's set minus that of the same backbone with random weights.
     """
     rows = {
         name: {
@@ -180,12 +190,14 @@ def compare(scores: Mapping[str, Mapping[str, BootstrapScore]]) -> dict[str, dic
 
 
 def gains_over_seeds(gains: Mapping[str, Sequence[float]]) -> dict[str, dict[str, Any]]:
-    """Return the gains in P of each seed (``seeds``), their ``mean`` and its 95 % ``interval``.
-
-    P is the challenge's score over all tasks.
+    """Return the mean gain in the challenge's score P over seeds, for each pair of feature sets.
 
     Args:
         gains: For each compared pair of feature sets, the gain of each seed.
+
+    Returns:
+        For each pair, a dict of the gains of all seeds (``seeds``), their ``mean``, and the 95 %
+        ``interval`` of the mean by Student's t.
     """
     rows = {}
     for name, by_seed in gains.items():
@@ -202,8 +214,9 @@ def sweep_scores(folder: Path) -> dict[str, Any]:
         folder: Run folder of the sweep.
 
     Returns:
-        ``sets``: the scores of the best configuration for each choice of feature sets; ``fused``:
-        the score of the fused model.
+        ``sets``: for each choice of feature sets in the sweep, the score P of its best
+        configuration, a list with one score per training seed; ``fused``: the score P of the fused
+        model.
     """
     comparison = json.loads((folder / "report" / "comparison.json").read_text())
     scores = json.loads((folder / "scores.json").read_text())
@@ -212,10 +225,11 @@ def sweep_scores(folder: Path) -> dict[str, Any]:
 
 
 def table(found: Mapping[str, Mapping[str, Any]]) -> str:
-    """Return a Markdown table of scores, a row for each feature set and each difference of two.
+    """Return a Markdown table of linear probes' scores, with their 95 % intervals.
 
     Args:
-        found: For each row, scores by name, each with its 95 % interval.
+        found: For each row of the table (a feature set, or the difference of two sets), scores by
+            name, each with ``score`` and ``interval``.
     """
     lines = [
         f"| linear probe | {' | '.join(SHOWN_SCORES)} |",

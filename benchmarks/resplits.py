@@ -1,22 +1,24 @@
-"""Comparison of a fused model's score interval with the model's score on held-back videos.
+"""Comparison of a fused model's reported confidence interval with its score on unseen videos.
 
 python benchmarks/resplits.py --data DIR [--splits 10] [--trials 12] [--out runs/resplits]
 
-The dataset is studyforrest (cues) or any dataset with the same feature sets. For each re-split, all
-labelled subjects are shuffled and divided anew into train, validation and held-back videos. There
-are as many validation videos as in the dataset, and half as many held-back ones. The unlabelled
-test videos are left out. The held-back videos become the test split of a new dataset that lacks
-their labels. ``sweeps/run.py`` searches and fuses on this dataset and reports the fused model's
-score with a 95 % interval on `confirm` (validation videos on which nothing is chosen). Afterwards
-the held-back labels score the same model's predictions.
+The dataset is studyforrest with the cue features, or any dataset with the same feature sets. A
+re-split is a new random division of the dataset's videos by subject into train, validation and
+held-back videos. There are as many validation videos as in the dataset, and half as many held-back
+ones; the dataset's unlabelled test videos are left out. The held-back videos become the test split
+of a new dataset that lacks their labels. ``sweeps/run.py`` runs a sweep on this dataset, fuses the
+trials, and reports the fused model's score with a 95 % interval on `confirm` (validation videos
+on which nothing is chosen). Afterwards the same model's predictions for the held-back videos are
+scored with the labels of the source dataset.
 
 The score is the sweep's ``p_labelled``, the sum over the tasks that have labels in the scored
-videos; the table shows their number. The held-back videos are themselves a small sample, so fewer
-than 95 % of the intervals can contain their score. The table therefore also shows the difference
-between the two scores divided by its standard error, from the jackknife errors of both: 95 % of
-these values should be at most 1.96.
+videos; the table shows the number of these tasks. The held-back videos are themselves a small
+sample, so fewer than 95 % of the intervals can be expected to contain their score. The table
+therefore also shows the difference between the two scores divided by the difference's standard
+error, from the jackknife errors of both scores: 95 % of these values should be at most 1.96.
 
-A finished re-split is kept in ``--out`` and not run again. One takes 1 to 2 minutes on 2 cores.
+The result of a finished re-split is kept in ``--out`` and not computed again. A re-split takes 1 to
+2 minutes on 2 cores.
 """
 
 import argparse
@@ -46,7 +48,7 @@ ROOT = Path(__file__).parents[1]
 SPACE = ROOT / "sweeps" / "configs" / "spaces" / "studyforrest_cues.yaml"
 SEED = 17
 WITHIN = 1.96
-"""Standard errors within which 95 % of normal deviations lie."""
+"""Number of standard errors that 95 % of normally distributed deviations do not exceed."""
 
 SCORES = ("ccc_valence", "ccc_arousal", "f1_expression", "f1_action_units")
 
@@ -56,10 +58,11 @@ def draw_split(listing: Listing, split: int) -> dict[str, str]:
 
     Args:
         listing: Videos, splits and labels of the source dataset.
-        split: Number of the re-split, which seeds the draw.
+        split: Number that seeds the draw.
 
     Returns:
-        Split by video name; held-back videos are "test". The source's test videos are left out.
+        "train", "validation" or "test" (videos to hold back) by the video's name. Test videos of
+        the source dataset are left out.
     """
     subject_of = {
         name: subject
@@ -78,9 +81,9 @@ def draw_split(listing: Listing, split: int) -> dict[str, str]:
 
 
 def resplit(listing: Listing, split_of: Mapping[str, str]) -> Listing:
-    """Return a copy of a listing (videos, frames and labels) with new splits.
+    """Return a copy of a listing (videos, frames and labels) with other splits of the videos.
 
-    Test videos lose their labels.
+    Videos that become test videos lose their labels.
 
     Args:
         listing: The listing to copy.
@@ -106,7 +109,7 @@ def write_split(source: Dataset, split: int, out: Path) -> Dataset:
 
     Args:
         source: The dataset to copy.
-        split: Number of the re-split, which seeds the draw.
+        split: Number that seeds the draw of the splits.
         out: Dataset directory to write.
     """
     if out.exists():
@@ -149,7 +152,7 @@ def sweep(data: Path, name: str, trials: int, out: Path) -> Path:
 
 
 def score(predictions: Predictions, truth: Listing, videos: Collection[str]) -> dict[str, Any]:
-    """Score a model's predictions on all listed (annotated) frames of some videos.
+    """Score a model's predictions on all annotated frames of some videos.
 
     Args:
         predictions: The model's predictions, in any order.
@@ -157,8 +160,9 @@ def score(predictions: Predictions, truth: Listing, videos: Collection[str]) -> 
         videos: Names of the videos to score.
 
     Returns:
-        Sum of the scores of the labelled tasks (``p_labelled``), its standard error (``error``),
-        number of labelled tasks (``tasks``) and of videos (``videos``).
+        The challenge's score P over the tasks that have labels in these videos (``p_labelled``),
+        the jackknife standard error of this score (``error``), the number of these tasks
+        (``tasks``), and the number of videos (``videos``).
     """
     included = np.array([name in videos for name in truth.names])
     rows = np.flatnonzero(included[truth.video])
@@ -185,10 +189,11 @@ def compare(folder: Path, written: Listing, truth: Listing) -> dict[str, Any]:
         truth: Videos and labels of the source dataset, with all labels.
 
     Returns:
-        Score on the videos on which choices were made (``select``), scores on the other validation
-        videos (``confirm``, with the 95 % ``interval``) and on the held-back videos
-        (``held_back``), ``inside``: True if the interval contains the held-back score, and
-        ``errors_apart``: the difference of the last two scores in standard errors.
+        ``select``: score on the validation videos on which choices were made; ``confirm``: dict of
+        the score on the other validation videos (``p_labelled``), its 95 % ``interval`` and other
+        numbers; ``held_back``: dict of the score on the held-back videos (``p_labelled``) and other
+        numbers; ``inside``: True if the interval contains the held-back score; ``errors_apart``:
+        absolute difference of the scores of ``confirm`` and ``held_back`` in standard errors.
     """
     reported = json.loads((folder / "scores.json").read_text())
     search = load(folder / "space.yaml").search
@@ -212,15 +217,20 @@ def compare(folder: Path, written: Listing, truth: Listing) -> dict[str, Any]:
 
 
 def run_split(source: Dataset, split: int, trials: int, out: Path) -> dict[str, Any]:
-    """Run the sweep of one re-split and return its result.
+    """Divide a dataset anew, run a sweep on it, and compare the fused model's scores.
 
-    A result that is stored with the same settings is returned without a run.
+    The scores are those on the sweep's validation videos and on held-back videos. A result that is
+    stored with the same settings is returned without a sweep.
 
     Args:
         source: The dataset to divide anew.
-        split: Number of the re-split, which seeds the draw.
+        split: Number of the new division, which seeds the draw.
         trials: Number of trials of the sweep.
         out: Folder for datasets, sweeps and results.
+
+    Returns:
+        The settings, the scores by kind of videos (``select``, ``confirm``, ``held_back``), the
+        comparison of the last two (``inside``, ``errors_apart``), and the duration in ``seconds``.
     """
     name = f"resplit_{split}"
     file = out / f"{name}.json"
@@ -243,7 +253,12 @@ def run_split(source: Dataset, split: int, trials: int, out: Path) -> dict[str, 
 
 
 def table(results: Sequence[Mapping[str, Any]]) -> str:
-    """Return a Markdown table with one row for each re-split (new division of the videos)."""
+    """Return a Markdown table of a fused model's scores in re-splits (new divisions of a dataset).
+
+    Args:
+        results: For each re-split, the dict that ``run_split`` returns: scores on validation and on
+            held-back videos, and their difference.
+    """
     lines = [
         "| split | select | confirm | held back | inside | errors apart | tasks | seconds |",
         "|---:|---:|---:|---:|---|---:|---:|---:|",
@@ -261,12 +276,17 @@ def table(results: Sequence[Mapping[str, Any]]) -> str:
 
 
 def summary(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Summarise the results of all re-splits.
+    """Summarise the results of all re-splits (new divisions of a dataset's videos).
+
+    Args:
+        results: For each re-split, the fused model's score on ``confirm`` videos with its 95 %
+            interval, the score on held-back videos, and the difference in standard errors.
 
     Returns:
-        Number of re-splits (``splits``), of held-back scores inside the interval (``inside``) and
-        at most 1.96 standard errors away (``within_errors``), mean width of the intervals
-        (``mean_width``), and mean scores (``mean_select``, ``mean_confirm``, ``mean_held_back``).
+        Number of re-splits (``splits``), and of those in which the held-back score is inside the
+        interval (``inside``) or at most 1.96 standard errors from the score on ``confirm``
+        (``within_errors``); mean width of the intervals (``mean_width``); and mean scores on the
+        three kinds of videos (``mean_select``, ``mean_confirm``, ``mean_held_back``).
     """
     ends = np.array([result["confirm"]["interval"] for result in results])
     return {

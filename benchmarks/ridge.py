@@ -1,17 +1,18 @@
-"""Ridge regression on single frames, the baseline for temporal models.
+"""Ridge regression on the features of single frames, a baseline for temporal models.
 
     python benchmarks/ridge.py --data DIR [--confirm 0.5] [--seed 1234]
                                [--smooth-seconds 2 20 --fps 25]
 
-The inputs are the z-scored features of all sets at the listed (annotated) frames and, optionally,
-their moving averages over centred windows of the given lengths. Each label column has its own
-closed-form ridge regression on its labelled training frames. The expression is eight 0/1 columns,
-decided by argmax; valence and arousal are clipped to [-1, 1]. For each task, the penalty and the
-decision threshold of action units are those with the best out-of-fold score over the training
-videos. The threshold is either 0.5 or the quantile at which the rate of positive out-of-fold
-predictions equals the rate of positive training labels. Prints the scores on all validation videos
-and on ``confirm`` alone (validation videos held back for the final scores), then one JSON line.
-Takes at most a minute for 22,000 frames and 450 features.
+The inputs are the z-scored features of all feature sets at the annotated frames and, optionally,
+their moving averages over centred windows of the given lengths. A closed-form ridge regression
+is fitted for each label column on the training frames that have this label. The expression is
+encoded as eight 0/1 columns and decided by argmax; predictions of valence and arousal are clipped
+to [-1, 1]. For each task, the ridge penalty (and, for action units, the rule for the decision
+thresholds) is the one with the best out-of-fold score over the training videos. A threshold is
+either 0.5 or the quantile at which the rate of positive out-of-fold predictions equals the rate of
+positive training labels. Prints the scores on all validation videos and on ``confirm`` alone
+(validation videos held back for the final scores), then one JSON line. Takes at most a minute for
+22,000 frames and 450 features.
 """
 
 import argparse
@@ -40,10 +41,10 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Moments:
-    """Sums over n rows from which a ridge regression can be solved.
+    """Sums over n rows of features and targets, from which a ridge regression can be solved.
 
-    The sums of two disjoint sets of rows can be added, and those of a subset subtracted. Legend: F
-    features, C targets.
+    The sums over a subset of the rows can be subtracted, which gives those over the other rows.
+    Legend: F features, C targets.
 
     Attributes:
         n: Number of rows.
@@ -61,16 +62,20 @@ class Moments:
 
     @classmethod
     def of(cls, x: Floats, y: Floats) -> "Moments":
-        """Compute the sums of features and targets (and of their products) over n rows.
+        """Compute the sums of features, of targets and of their products over n rows.
 
         Args:
-            x: Features, (n, F).
-            y: Targets, (n, C).
+            x: F features of each row, (n, F).
+            y: C targets of each row, (n, C).
         """
         return cls(len(x), x.sum(0), y.sum(0), x.T @ x, x.T @ y)
 
     def without(self, other: "Moments") -> "Moments":
-        """Subtract the sums over a subset of the rows, which gives the sums over all other rows."""
+        """Return the sums over all rows that are not in a subset.
+
+        Args:
+            other: Sums over the rows of the subset.
+        """
         return Moments(
             self.n - other.n,
             self.x - other.x,
@@ -80,10 +85,14 @@ class Moments:
         )
 
     def solve(self, penalties: Sequence[float]) -> list[tuple[Floats, Floats]]:
-        """Solve the ridge regression for each penalty on the squared weights.
+        """Solve the ridge regression for several penalties.
+
+        Args:
+            penalties: Factors of the squared weights in the regression's loss.
 
         Returns:
-            For each penalty, weights (F features, C targets) and unpenalised intercepts (C,).
+            For each penalty, the weights (F, C) of F features for C targets, and the intercepts
+            (C,), which are not penalised.
         """
         n = max(self.n, 1)
         mean_x, mean_y = self.x / n, self.y / n
@@ -97,7 +106,7 @@ class Moments:
 
 
 def targets(task: Task, labels: NDArray[np.float32]) -> Floats:
-    """Return regression targets: the label columns of a task, or one 0/1 column per class.
+    """Return a task's regression targets: its label columns, or a 0/1 column for each expression.
 
     Args:
         task: The task.
@@ -110,15 +119,15 @@ def targets(task: Task, labels: NDArray[np.float32]) -> Floats:
 def columns_labelled_alike(
     task: Task, mask: NDArray[np.bool_]
 ) -> list[tuple[NDArray[np.int64], NDArray[np.bool_]]]:
-    """Group the regression targets of a task by the frames on which they are labelled.
+    """Group a task's regression targets: a group's targets are labelled on the same frames.
 
     Args:
         task: The task.
         mask: True where a label is known, (N, 15) for N frames.
 
     Returns:
-        For each group, the numbers of the targets, and a mask of the labelled frames, (N,). Targets
-        without labels are in no group.
+        For each group, the column numbers of its targets, and a mask that is True for the frames on
+        which they are labelled, (N,). Targets without labels are in no group.
     """
     known = mask[:, task.labels]
     if task.kind == "multiclass":
@@ -132,9 +141,9 @@ def columns_labelled_alike(
 
 
 def regress(x: Floats, y: Floats, fold: NDArray[np.int64], x_new: Floats) -> tuple[Floats, Floats]:
-    """Return out-of-fold predictions and predictions for new rows, for each ridge penalty.
+    """Return ridge regression's predictions for training rows (out of fold) and for new rows.
 
-    Legend: n training rows, M new rows, F features, C targets.
+    Legend: n training rows, M new rows, F features, C targets, P ridge penalties (``PENALTIES``).
 
     Args:
         x: Features of the training rows, (n, F).
@@ -143,8 +152,8 @@ def regress(x: Floats, y: Floats, fold: NDArray[np.int64], x_new: Floats) -> tup
         x_new: Features of the new rows, (M, F).
 
     Returns:
-        Predictions for each training row by a regression on the other folds, (penalties, n, C), and
-        predictions for the new rows by a regression on all training rows, (penalties, M, C).
+        For each penalty, predictions for each training row by a regression on the other folds,
+        (P, n, C), and predictions for the new rows by a regression on all training rows, (P, M, C).
     """
     moments = Moments.of(x, y)
     out_of_fold = np.zeros((len(PENALTIES), *y.shape))
@@ -163,11 +172,12 @@ def fit_task(
     fold: NDArray[np.int64],
     x_new: Floats,
 ) -> Floats:
-    """Fit the ridge regressions of one task and return the outputs for new rows.
+    """Fit the ridge regressions of one task on training frames and return outputs for new frames.
 
-    Outputs have one column per class, or per label of other tasks; columns without training labels
-    are NaN. Penalty and threshold are those with the best out-of-fold score. Legend: N training
-    rows, M new rows, F features.
+    The outputs have a column for each label of the task (for expression: each class); columns
+    without training labels are NaN. The ridge penalty and the shift of the outputs, which acts as
+    decision threshold of action units, are those with the best out-of-fold score. Legend: N
+    training rows (frames), M new rows, F features.
 
     Args:
         task: The task.
@@ -176,6 +186,9 @@ def fit_task(
         mask: True where a label is known, (N, 15).
         fold: Fold of each training row, (N,).
         x_new: Features of the new rows, (M, F).
+
+    Returns:
+        Outputs for the new rows, (M, columns).
     """
     y = targets(task, labels)
     guesses = np.full((len(PENALTIES), *y.shape), np.nan)
@@ -198,16 +211,19 @@ def fit_task(
 
 
 def decision_shifts(task: Task, guess: Floats, y: Floats, known: NDArray[np.bool_]) -> list[Floats]:
-    """Return shifts to try on a task's outputs before they are decided at 0.5.
+    """Return shifts that may be added to a task's outputs, before an output above 0.5 is positive.
 
-    These are no shift and, for action units, the shift of each unit with which the rate of positive
-    predictions equals the rate of positive labels. Legend: N frames, C targets.
+    The first is 0. For action units there is a second, with which the rate of positive predictions
+    of each unit equals the rate of positive labels. Legend: N frames, C targets.
 
     Args:
         task: The task.
         guess: Out-of-fold predictions, (N, C).
         y: Targets, (N, C).
         known: True where a target is labelled, (N, C).
+
+    Returns:
+        List of one or two arrays of shifts, (C,).
     """
     nothing = np.zeros(y.shape[1])
     if task.kind != "multilabel":
@@ -226,9 +242,9 @@ def score(
 
     Args:
         task: The task.
-        outputs: Outputs of the task, one row per frame.
-        labels: All 15 labels of each frame.
-        mask: True where a label is known.
+        outputs: Outputs of the task for N frames, (N, outputs).
+        labels: All 15 labels of each frame, (N, 15).
+        mask: True where a label is known, (N, 15).
     """
     rows = mask[:, task.labels].any(axis=1)
     sums = task_sums(task, outputs[rows], labels[rows, task.labels], mask[rows, task.labels])
@@ -239,16 +255,16 @@ def score(
 def moving_average(
     values: NDArray[Any], frames: NDArray[np.int32], at: NDArray[np.int32], radius_frames: float
 ) -> Floats:
-    """Return the mean of the features around each given frame number.
+    """Return the mean features of a video's frames around each of some frame numbers, (m, F).
 
-    If no frame is near enough, the features of the nearest frame are returned. Legend: n frames
+    If no frame is within the radius, the features of the nearest frame are used. Legend: n frames
     with features, m frame numbers, F features.
 
     Args:
-        values: Features of a video's frames, (n, F).
-        frames: Frame numbers of the rows, increasing, (n,).
-        at: Frame numbers at which the mean is taken, (m,).
-        radius_frames: Largest distance from ``at`` of the averaged rows, in frames.
+        values: Features of the video's frames, (n, F).
+        frames: Frame numbers of these frames, increasing, (n,).
+        at: Frame numbers around which to average, (m,).
+        radius_frames: Largest distance of an averaged frame from the frame number in ``at``.
     """
     sums = np.concatenate([np.zeros((1, values.shape[1])), np.cumsum(values, axis=0, dtype=float)])
     nearest = _nearest(frames, at)
@@ -272,20 +288,21 @@ def frame_features(
     radii_frames: Sequence[float],
     sets: Sequence[str] | None = None,
 ) -> Floats:
-    """Return the features of listed frames, followed by their moving averages.
+    """Return the features of annotated frames, with moving averages of the features over time.
 
-    Listed frames are the frames named in the annotation files. One without features gets those of
-    the nearest frame of its video; the rows of a video without features are NaN.
+    A frame without features gets those of the nearest frame of its video; the frames of a video
+    without features get NaN.
 
     Args:
         dataset: The dataset.
-        listing: All listed frames of the dataset.
-        rows: Rows of the listing.
+        listing: All annotated frames of the dataset.
+        rows: Numbers of the frames in ``listing``.
         radii_frames: Radius of each moving average, in frames.
         sets: Names of the feature sets; all if None.
 
     Returns:
-        One row for each of ``rows``; the columns are the sets, each with all its averages.
+        One row for each of ``rows``. The columns are, for each feature set in turn, its features,
+        then its features averaged with each radius.
     """
     columns = [
         moving_averages(dataset, name, listing, rows, radius)
@@ -298,15 +315,16 @@ def frame_features(
 def moving_averages(
     dataset: Dataset, name: str, listing: Listing, rows: NDArray[np.int64], radius_frames: float
 ) -> Floats:
-    """Return the moving average of one feature set at listed (annotated) frames.
+    """Return the moving average of one feature set at annotated frames, one row per frame.
 
-    The average is over all frames of the video that have features, listed or not.
+    The average is over all frames within the radius that have features, annotated or not. The rows
+    of a video without features are NaN.
 
     Args:
         dataset: The dataset.
         name: Name of the feature set.
-        listing: All listed frames of the dataset.
-        rows: Rows of the listing.
+        listing: All annotated frames of the dataset.
+        rows: Numbers of the frames in ``listing``.
         radius_frames: Radius of the moving average, in frames.
     """
     index = dataset.index(name)
@@ -323,11 +341,13 @@ def moving_averages(
 
 
 def standardise(x: Floats, train: int) -> Floats:
-    """Return z-scored features; NaN becomes 0, which is the mean.
+    """Return features z-scored by the training frames' mean and standard deviation.
+
+    A missing feature (NaN) becomes 0, the mean.
 
     Args:
         x: Features, one row per frame, training frames first.
-        train: Number of training frames, from which mean and standard deviation are computed.
+        train: Number of training frames.
     """
     mean, std = np.nanmean(x[:train], axis=0), np.nanstd(x[:train], axis=0)
     return np.asarray(np.nan_to_num((x - mean) / np.where(std > 0, std, 1)))
@@ -344,13 +364,14 @@ def predict_validation(
 
     Args:
         dataset: The dataset.
-        listing: All listed (annotated) frames of the dataset, with labels.
+        listing: All annotated frames of the dataset, with labels.
         radii_frames: Radius of each moving average of the features, in frames.
-        seed: Seed of the folds.
+        seed: Seed of the training folds, with which the ridge penalty is chosen.
         sets: Names of the feature sets; all if None.
 
     Returns:
-        The M validation rows of the listing, (M,), and the outputs for them, (M, 22).
+        The numbers of the M validation frames in ``listing``, (M,), and the outputs for these
+        frames, (M, 22).
     """
     split = np.array(listing.splits)[listing.video]
     train, new = np.flatnonzero(split == "train"), np.flatnonzero(split == "validation")
@@ -380,11 +401,11 @@ def ridge_scores(
         radii_frames: Radius of each moving average of the features, in frames.
         confirm: Share of the validation videos that is also scored alone, as the videos held back
             for the final scores of a sweep; 0 for none.
-        seed: Seed of the folds and of the choice of these videos.
+        seed: Seed of the training folds and of the choice of the videos that are scored alone.
 
     Returns:
-        Scores by name and their ``interval``, for ``validation`` (all validation videos) and
-        ``confirm`` (this share).
+        For ``validation`` (all validation videos) and for ``confirm`` (those scored alone), a dict
+        of the scores by name, in which ``interval`` is a dict of the scores' 95 % intervals.
     """
     listing = dataset.listing()
     rows, outputs = predict_validation(dataset, listing, radii_frames, seed)
@@ -403,7 +424,12 @@ def ridge_scores(
 
 
 def table(results: dict[str, dict[str, Any]]) -> str:
-    """Return the scores as a Markdown table with a row for each set of scored videos."""
+    """Return the scores of ridge regression as a Markdown table with a row for each set of videos.
+
+    Args:
+        results: For each set of scored videos, the scores by name and a dict of their 95 %
+            intervals (``interval``).
+    """
     lines = [f"| ridge | {' | '.join(SHOWN_SCORES)} |", f"|---|{'---:|' * len(SHOWN_SCORES)}"]
     for name, result in results.items():
         cells = [_cell(result, key) for key in SHOWN_SCORES]

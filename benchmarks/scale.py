@@ -5,17 +5,19 @@ python benchmarks/scale.py [--sizes 100 1000 5000] [--late 100] [--real-trials 2
 A slot is a process that trains one trial after another; the driver is the process that draws trials
 and records their results in an Optuna study.
 
-Fake slots: the study of `search.yaml` gets the calls of a sweep (ask, report, tell) for eight slots
-that train on a virtual clock. Durations and learning curves are random; the driver's time is real.
-After a run of each size with the random sampler, `--late` more trials run in all studies, one trial
-of each study in turn, so that other load on the machine affects all sizes. The same number follows
-with TPE, to measure the cost of its draws. The ratios compare the driver's CPU time per late trial
-with that of the smallest size. They exclude waiting for the disk, which is the same at all sizes
-and would hide an increase. Finally the largest journal is reopened.
+Fake slots: eight slots are simulated, and training takes place on a virtual clock with random
+durations and learning curves. The driver's calls to the study of `search.yaml` (ask, report, tell)
+are those of a sweep, and their time is real. A study of each size runs with the random sampler.
+Then `--late` more trials (the late trials) run in all studies, one trial of each study in turn, so
+that other load on the machine affects all sizes. As many trials follow with TPE, to measure the
+cost of its draws. The printed ratio is the driver's CPU time per late trial divided by that in the
+smallest study. CPU time excludes waiting for the disk, which is the same at all sizes and would
+hide an increase. Finally the time to reopen the largest study's journal is measured.
 
-Real slots: `sweeps/run.py` runs `--real-trials` trials of two epochs on a small demo in two slots,
-with a stopwatch around the same calls. Fake slots over the same search file are measured for
-comparison. The times in the journal and in `progress.csv` divide the rest of a real trial's time.
+Real slots: `sweeps/run.py` runs `--real-trials` trials of two epochs on a small demo dataset in two
+slots, with a stopwatch around the same calls. Fake slots over the same search file are measured for
+comparison. The rest of a real trial's time is divided by the times in the journal and in
+`progress.csv` into training, other work on the trial, and waiting for the next trial.
 """
 
 import argparse
@@ -46,12 +48,12 @@ from sweeps.study.journal import JOURNAL
 
 ROOT = Path(__file__).parents[1]
 SEED = 0
-"""Seed of the real sweep; the seed of the fake slots' study is in search.yaml."""
+"""Seed of the sweep with real training; the simulated sweeps take theirs from search.yaml."""
 
 SLOTS = 8
 REAL_SLOTS = 2
 DRIVE = "--drive"
-"""First argument that makes this program run the real sweep with a stopwatch."""
+"""First command-line argument with which the program runs ``drive``, the sweep with a stopwatch."""
 
 SMALL_DEMO = Demo(videos=16, split_shares=(0.5, 0.3, 0.2), mean_frames=60, run_frames=15.0)
 REAL = {
@@ -68,11 +70,17 @@ REAL = {
 
 
 def mean(laps: Sequence[Counter[str]]) -> dict[str, float]:
-    """Return the mean milliseconds that the sweep's driver process spends per trial, by category.
+    """Return the mean over trials of the milliseconds that a sweep's driver spends on a trial.
+
+    The driver is the process that draws trials and records their results in an Optuna study.
 
     Args:
-        laps: For each trial, the milliseconds by category ("study", "disk", "sampling"; "cpu" is
-            added to a name for CPU time).
+        laps: For each trial, milliseconds by category.
+
+    Returns:
+        Mean milliseconds by category: all functions of the study ("study" for wall time, "study
+        cpu" for CPU time), of which writing to disk ("disk") and sampling ("sampling", "sampling
+        cpu").
     """
     parts = ("study", "study cpu", "disk", "sampling", "sampling cpu")
     return {part: round(sum(lap[part] for lap in laps) / len(laps), 2) for part in parts}
@@ -88,14 +96,16 @@ def measure_fake(
     Args:
         watch: Stopwatch on the functions of the Optuna study.
         file: The search file.
-        sizes: Numbers of trials, one study for each.
-        late: Number of additional trials that are compared between sizes.
-        folder: Folder for the journals.
+        sizes: Numbers of trials, increasing; one study is run for each.
+        late: Number of additional trials in each study, which are compared between the sizes.
+        folder: Folder for the studies' journals.
 
     Returns:
-        Milliseconds per trial of each size (``sizes``), CPU time of the largest study's last tenth
-        of trials relative to the first tenth (``late_to_early``), and seconds to reopen its journal
-        (``reopen_s``).
+        ``sizes``: for each size a dict of the number of ``trials`` and of the driver's milliseconds
+        per trial by category: of these trials (``run``), and of the additional trials with the
+        random sampler (``random``) and with TPE (``tpe``), where ``ratio`` is CPU time relative to
+        the smallest size. ``late_to_early``: CPU time of the largest study's last tenth of trials
+        relative to its first tenth. ``reopen_s``: seconds to reopen the largest study's journal.
     """
     in_turn(watch, file, {folder / "warm-up": 2 * SLOTS}, "tpe")
     folders = [folder / str(size) for size in sizes]
@@ -129,13 +139,14 @@ def in_turn(
 
     Args:
         watch: Stopwatch on the studies' functions.
-        file: The search file.
-        trials: Number of trials at which a study ends, by the folder of the study's journal.
+        file: The search file from which all studies draw trials.
+        trials: For the folder of each study's journal, the number of trials at which it ends.
         sampler: Name of the sampler.
 
     Returns:
-        For each study and each of its trials, the milliseconds spent in the study's functions, by
-        category ("study" for all, "disk", "sampling").
+        For each study, a list with a counter for each trial: the milliseconds spent in the study's
+        functions since the trial before, by category ("study" for all, of which "disk" and
+        "sampling").
     """
     epochs = int(file.fixed["training.epochs"])
     with ExitStack() as stack:
@@ -147,10 +158,14 @@ def in_turn(
 
 
 def steady(laps: Sequence[Counter[str]]) -> Sequence[Counter[str]]:
-    """Return the measurements of a study's trials without those at its start and its end.
+    """Return the measurements of a simulated sweep's trials without the first and the last ones.
 
-    The first is left out because all simulated processes ask for a trial then, the last ``SLOTS``
-    (the number of these processes) because no process gets another trial.
+    The first trial is left out because all simulated slots (processes that train trials) ask for a
+    trial before it ends. The last ``SLOTS`` (number of slots) trials are left out because no new
+    trials start when they end.
+
+    Args:
+        laps: For each trial, milliseconds by category.
     """
     return laps[1:-SLOTS]
 
@@ -159,6 +174,10 @@ def print_fake(result: Mapping[str, Any]) -> None:
     """Print a table of the driver's milliseconds per trial in sweeps with simulated training.
 
     The driver is the process that draws trials and records their results.
+
+    Args:
+        result: The dict that ``measure_fake`` returns: milliseconds per trial for each number of
+            trials, and the seconds to reopen the largest study's journal.
     """
     print("| trials | driver ms | of this disk | CPU ms | late trials: CPU ms | ratio |", end="")
     print(" with TPE: CPU ms | of this sampling | share |")
@@ -189,10 +208,10 @@ def measure_real(watch: Stopwatch, trials: int, address: str, folder: Path) -> d
         folder: Folder for the demo, the search file and both studies.
 
     Returns:
-        Number of ``trials``; milliseconds per trial in the functions of the study, by category, in
-        the simulated (``fake``) and the real sweep (``real``); and milliseconds per trial of the
-        real sweep in total (``slot``), in training steps (``training``) and between a trial's start
-        and end in the journal (``on_record``).
+        ``trials``: their number; ``fake`` and ``real``: milliseconds per trial in the functions of
+        the study, by category, in the simulated and in the real sweep. For the real sweep also
+        ``slot``: milliseconds per trial of the processes that train trials, of which ``on_record``
+        between a trial's start and end in the journal, of which ``training`` in training steps.
     """
     make_demo(folder / "data", demo=SMALL_DEMO)
     search = {"trials": trials, "sampler": "random", "seed": SEED}
@@ -223,14 +242,15 @@ def drive(out: Path, arguments: Sequence[str]) -> int:
 
 
 def wall_times(sweep: Path) -> dict[str, float]:
-    """Return the milliseconds per trial of a real sweep, from its journal and progress files.
+    """Return the milliseconds per trial of a finished sweep, from its journal and progress files.
 
     Args:
         sweep: Run folder of the sweep.
 
     Returns:
-        "slot": time of all slots (processes that train trials) divided by the number of trials;
-        "on_record": time from a trial's start to its end in the journal; "training": time of
+        ``slot``: time from the first trial's start to the last trial's end, times the number of
+        slots (processes that train trials), divided by the number of trials; ``on_record``: mean
+        time from a trial's start to its end in the journal; ``training``: mean time of a trial's
         training steps.
     """
     storage = JournalStorage(JournalFileBackend(str(sweep / JOURNAL)))
@@ -247,7 +267,11 @@ def wall_times(sweep: Path) -> dict[str, float]:
 
 
 def print_real(result: Mapping[str, Any]) -> None:
-    """Print the times of a real and of a simulated sweep as a table, in milliseconds per trial."""
+    """Print a table of milliseconds per trial of a sweep with real and with simulated training.
+
+    Args:
+        result: The dict that ``measure_real`` returns.
+    """
     fake, real = result["fake"], result["real"]
     between = result["slot"] - result["on_record"]
     rest = result["on_record"] - result["training"] - real["study"]

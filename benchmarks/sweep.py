@@ -7,19 +7,21 @@ another), the other side is plain Optuna in two processes (``benchmarks/plain_op
 train the same configurations from search.yaml's space, drawn once, without pruning. Both are
 measured until the end of the last trial, so fusion is not included.
 
-``time``: wall time from the start of a side's first process. Ray's start is excluded from the first
-ratio and included in the second. It is measured from the output of the plan to the output of the
-dashboard's address, and comprises Ray's import, ``ray.init`` and the opening of the run folder.
-Everything else counts: reading and planning, loading the features into Ray's object store, the
-slots' start; likewise the start of plain Optuna's processes and their reading. The third ratio
-counts from the start of the first trial. In each round both sides run: first half a minute each,
-then in turns of two seconds (``benchmarks/turns.py``), so that changes in the machine's speed
-affect both. The ratios are medians over rounds.
+``time``: three ratios of the sweep's wall time to plain Optuna's, as medians over rounds. The first
+two count from the start of the first process, without and with the duration of Ray's start. This
+duration is measured from the output of the plan to the output of the dashboard's address, and
+comprises Ray's import, ``ray.init`` and the opening of the run folder. All other work counts: for
+the sweep reading the data, planning, loading the features into Ray's object store and the start of
+the slots, for plain Optuna the start of the processes and their reading of the data. The third
+ratio counts from the start of the first trial. In each round both sides run: first half a minute
+each, then in turns of two seconds (``benchmarks/turns.py``), so that changes in the machine's speed
+affect both.
 
 ``memory``: proportional set size of a side's process tree, measured every half second, plus the
-pages of the object store that no process has mapped, minus the same measure on features of width 1.
-``peak`` is the maximum over the run, ``training`` the median between the start of the first and the
-end of the last trial. Four trials of one epoch run on 1.1 GB of random features.
+pages of the object store that no process has mapped. The same measure in a run on features of width
+1 is subtracted. ``peak`` is the maximum over the run, ``training`` the median between the start of
+the first and the end of the last trial; for each of the two, the sweep's memory is divided by plain
+Optuna's. Four trials of one epoch run on 1.1 GB of random features.
 """
 
 import argparse
@@ -63,10 +65,10 @@ class Times:
     """Times of the events of one sweep (or plain Optuna run), in seconds since the epoch.
 
     Attributes:
-        begun: Start of the first process.
-        ray: Duration of Ray's start, in seconds.
-        starts: Starts of the trials, increasing.
-        ends: Ends of the trials, increasing.
+        begun: Time at which the first process was started.
+        ray: Duration of Ray's start, in seconds; 0 for plain Optuna.
+        starts: Times at which trials started, increasing.
+        ends: Times at which trials ended, increasing.
     """
 
     begun: float
@@ -76,12 +78,12 @@ class Times:
 
     @classmethod
     def of(cls, begun: float, ray: float, trials: Iterable[FrozenTrial]) -> "Times":
-        """Return the start and end times of a run's trials, read from its journal.
+        """Return the event times of a run, with the starts and ends of its trials in order.
 
         Args:
             begun: Start of the first process, in seconds since the epoch.
             ray: Duration of Ray's start, in seconds.
-            trials: All trials of the run.
+            trials: All trials of the run, as Optuna recorded them.
         """
         trials = list(trials)
         starts = sorted(t.datetime_start.timestamp() for t in trials if t.datetime_start)
@@ -89,9 +91,9 @@ class Times:
         return cls(begun, ray, tuple(starts), tuple(ends))
 
     def by(self, clock: Callable[[float], float]) -> "Times":
-        """Return the times of the same events on another clock.
+        """Return the times of the same events on another clock, such as one that can be stopped.
 
-        The duration of Ray's start stays the same, because the clock is not interrupted during it.
+        The duration of Ray's start is copied; the other clock must not be stopped meanwhile.
 
         Args:
             clock: Function that converts seconds since the epoch to the other clock's seconds.
@@ -100,11 +102,11 @@ class Times:
         return Times(clock(self.begun), self.ray, starts, ends)
 
     def seconds(self) -> dict[str, float]:
-        """Return the seconds until the end of the last trial, from three different starts.
+        """Return the seconds of the run until the end of the last trial, counted in three ways.
 
         Returns:
-            ``with_ray`` counts from the program's start, ``less_ray`` the same without Ray's start,
-            ``trials`` from the first trial's start.
+            ``with_ray``: seconds from the start of the first process; ``less_ray``: the same minus
+            the duration of Ray's start; ``trials``: seconds from the start of the first trial.
         """
         total = self.ends[-1] - self.begun
         trials = self.ends[-1] - self.starts[0]
@@ -117,10 +119,13 @@ def write_space(file: Path, data: Path, trials: int, **sections: Mapping[str, An
     A slot is a process that trains one trial after another.
 
     Args:
-        file: Search file to write; its stem becomes the sweep's name.
+        file: Search file to write; its name without suffix becomes the sweep's name.
         data: Dataset directory.
         trials: Number of trials.
-        sections: Sections of the search file to replace.
+        sections: Sections of the search file to replace, by name.
+
+    Returns:
+        The path ``file``.
     """
     space: dict[str, Any] = yaml.safe_load((ROOT / "search.yaml").read_text())
     space |= {"name": file.stem, "data": str(data), "pruner": {"kind": "none"}}
@@ -131,9 +136,9 @@ def write_space(file: Path, data: Path, trials: int, **sections: Mapping[str, An
 
 
 def run_sweep(space: Path, side: Side | None = None) -> Times:
-    """Run a sweep and return the times of its start, its trials and Ray's start.
+    """Run a sweep; return the times of its start and its trials, and the duration of Ray's start.
 
-    The run folder is ``runs/<name>`` beside the search file.
+    The run folder is ``runs/<name>`` in the folder of the search file.
 
     Args:
         space: The search file.
@@ -162,8 +167,8 @@ def run_plain(
     """Run plain Optuna in two processes and return the times of its start and its trials.
 
     Args:
-        space: The search file; the journal is written beside it.
-        configurations: Trials to train.
+        space: The search file; the journal is written to the same folder.
+        configurations: Trials with the configurations to train.
         side: Object that collects the process ids, so that the processes can be stopped while
             another program runs; None if plain Optuna runs alone.
     """
@@ -186,11 +191,14 @@ def measure_time(folder: Path, trials: int, rounds: int) -> dict[str, Any]:
     Args:
         folder: Folder for the dataset, the search files and the runs.
         trials: Number of trials of each run.
-        rounds: Number of runs of each.
+        rounds: Number of rounds; in each, a sweep and plain Optuna run once.
 
     Returns:
-        The number of ``trials``, the seconds of each round (``rounds``), and the median ratios of
-        sweep to plain Optuna (``ratio``).
+        ``trials``: their number. ``rounds``: for each round and for "sweep" and "plain", the
+        seconds until the end of the last trial, counted from the program's start without Ray's
+        start (``less_ray``), from the program's start (``with_ray``) and from the first trial's
+        start (``trials``), and the seconds of Ray's start (``ray``). ``ratio``: for the first three
+        of these, the median over rounds of the sweep's seconds divided by plain Optuna's.
     """
     data = folder / "demo"
     make_demo(data)
@@ -214,11 +222,12 @@ def time_ratios(rounds: Sequence[Mapping[str, Mapping[str, float]]]) -> dict[str
     """Return the median over rounds of the sweep's seconds divided by plain Optuna's.
 
     Args:
-        rounds: For each round, the seconds of "sweep" and "plain" by the keys of ``SPANS`` (from
-            three different starts to the end of the last trial).
+        rounds: For each round and for "sweep" and "plain", the seconds until the end of the last
+            trial by the way of counting: ``less_ray`` (from the program's start, without Ray's
+            start), ``with_ray`` (from the program's start), ``trials`` (from the first trial's).
 
     Returns:
-        One ratio for each key of ``SPANS``.
+        One ratio for each of the three ways of counting.
     """
     return {
         span: round(statistics.median(r["sweep"][span] / r["plain"][span] for r in rounds), 3)
@@ -227,7 +236,7 @@ def time_ratios(rounds: Sequence[Mapping[str, Mapping[str, float]]]) -> dict[str
 
 
 def random_dataset(out: Path, width: int) -> Dataset:
-    """Write a dataset with one random feature set; all frames have all labels.
+    """Write a dataset with one random feature set and random labels of all tasks for all frames.
 
     Args:
         out: Dataset directory to write.
@@ -257,9 +266,11 @@ def measure_memory(folder: Path) -> dict[str, Any]:
         folder: Folder for the datasets, the search files and the runs.
 
     Returns:
-        GiB of the wide features (``features_gib``), GiB of each run (``gib``), GiB of the runs on
-        wide features minus those on narrow ones (``net_gib``), and the ratio of sweep to plain
-        Optuna (``ratio``).
+        Size of the wide features in GiB (``features_gib``), and the memory as peak of a run
+        (``peak``) and as median while trials run (``training``): ``gib`` has the GiB of each run by
+        side ("sweep", "plain") and features ("wide", "narrow"), ``net_gib`` for each side the GiB
+        on wide minus those on narrow features, ``ratio`` the sweep's ``net_gib`` divided by plain
+        Optuna's.
     """
     gib: dict[str, dict[str, dict[str, float]]] = {side: {} for side in SIDES}
     for name, width in (("narrow", 1), ("wide", WIDE)):
@@ -290,8 +301,8 @@ def peak_and_training(samples: Sequence[tuple[float, int]], times: Times) -> dic
     """Return the peak memory of a run and the median memory while trials run, in GiB.
 
     Args:
-        samples: Time in seconds since the epoch and memory in bytes of each measurement.
-        times: Times of the run's trials.
+        samples: Time in seconds since the epoch and memory in bytes, one pair per measurement.
+        times: Times at which the run's trials started and ended.
 
     Returns:
         ``peak``: maximum until the end of the last trial; ``training``: median between the start of
@@ -306,7 +317,8 @@ def time_table(result: Mapping[str, Any]) -> str:
     """Return wall times of a sweep and of plain Optuna as a Markdown table.
 
     Args:
-        result: The dict that ``measure_time`` returns: seconds of each round and median ratios.
+        result: The dict that ``measure_time`` returns: seconds of each round, and median ratios of
+            the sweep's to plain Optuna's.
     """
     medians = {
         side: {k: statistics.median(r[side][k] for r in result["rounds"]) for k in ("ray", *SPANS)}
@@ -326,7 +338,8 @@ def memory_table(result: Mapping[str, Any]) -> str:
     """Return the memory of a sweep and of plain Optuna as a Markdown table.
 
     Args:
-        result: The dict that ``measure_memory`` returns: GiB of each run and ratios.
+        result: The dict that ``measure_memory`` returns: GiB of runs on wide and on narrow features
+            (of width 1), their differences, and the ratios of the sweep's to plain Optuna's.
     """
     lines = ["| GiB | sweep: wide, narrow, net | plain: wide, narrow, net | ratio | limit |"]
     lines.append("|---|---:|---:|---:|---:|")

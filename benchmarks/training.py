@@ -1,23 +1,26 @@
-"""Speed and memory of the training loop on data with the size of s-Aff-Wild2.
+"""Speed and memory of the training loop on random data of the size of s-Aff-Wild2.
 
 python benchmarks/training.py [--encoders gru lstm transformer] [--rounds 3]
 
-The data are 307 videos with 142,333 training frames, lognormal lengths (sigma 0.8) and random
+The data are 307 training videos with 142,333 frames, lognormal lengths (sigma 0.8) and random
 float16 features of width 768 + 1024 + 512; the hidden size is 128. Three loops train the same model
-on one thread. They are compared in frames/s, without padding frames; the results are medians over
-rounds of the ratios. In each round one half of each reference runs before our loop and the other
-half after it, so that changes in the machine's speed affect all three.
+on one thread:
 
 - ours: an epoch of ``mtl.training.trainer.Trainer``;
-- the ceiling: steps of the same batch size over prepared tensors without padding;
-- the authors' scheme, reimplemented: batches of eight whole videos, padded to the longest video,
-  are processed window by window with carried state and one step of ``torch.optim.Adam`` per window.
-  The ceiling's gain over this scheme is printed too, because it limits ours.
+- the ceiling: half an epoch's steps on batches of the same size, which were made before training
+  and have no padding; an upper bound of the speed;
+- the scheme of the authors who won the challenge, reimplemented: batches of eight whole videos,
+  padded to the longest video, are processed window by window with carried state and one step of
+  ``torch.optim.Adam`` per window. The ceiling's gain in speed over this scheme is printed too,
+  because our gain cannot be larger.
 
-Also measured: the time of scoring the validation videos (with a fifth of the number of training
-frames) relative to an epoch's training, and the memory of the features: the proportional set size
-of a process that reads and trains, minus that of a process on features of width 1, divided by the
-features' size on disk.
+The loops' speeds are compared in frames/s, not counting padding frames; the results are medians
+over rounds of the ratios. In each round the ceiling and the authors' scheme run half before and
+half after our loop, so that changes in the machine's speed affect all three.
+
+Also measured: the time of scoring the validation videos (26,876 frames) relative to an epoch's
+training, and the memory of the features: the proportional set size of a process that reads and
+trains, minus that of a process on features of width 1, divided by the features' size on disk.
 """
 
 import argparse
@@ -50,16 +53,19 @@ VIDEOS, FRAMES, SIGMA = 307, 142_333, 0.8
 VALIDATION_VIDEOS, VALIDATION_FRAMES = 58, 26_876
 LEAST_OF_CEILING, MOST_MEMORY, MOST_EVALUATION = 0.9, 1.5, 0.15
 GAIN = {"gru": 1.2, "lstm": 1.2, "transformer": 1.0}
-"""Required gain in speed over the authors' scheme, as a multiple of the scheme's padding factor."""
+"""Required gain in speed over the challenge winners' training scheme, by encoder.
+
+The gain is given as a multiple of that scheme's number of frames with padding per frame without.
+"""
 
 
 def lengths(random: np.random.Generator, videos: int, frames: int) -> np.ndarray:
-    """Draw lognormal video lengths in frames.
+    """Draw the lengths of videos, in frames, from a lognormal distribution.
 
     Args:
         random: Source of the random draws.
         videos: Number of videos.
-        frames: Sum of the lengths.
+        frames: Required sum of the lengths.
     """
     drawn = random.lognormal(0, SIGMA, videos)
     rounded = np.maximum(2, drawn / drawn.sum() * frames).astype(int)
@@ -97,7 +103,7 @@ def make_dataset(out: Path, widths: dict[str, int]) -> Dataset:
 
 
 def make_trainer(dataset: Dataset, encoder: str) -> Trainer:
-    """Return a trainer for a model with this encoder on all feature sets of a dataset.
+    """Return a trainer for a model with a given encoder on all feature sets of a dataset.
 
     Args:
         dataset: The dataset.
@@ -115,17 +121,26 @@ def make_trainer(dataset: Dataset, encoder: str) -> Trainer:
 
 
 def ours(trainer: Trainer) -> float:
-    """Train one epoch with this project's training loop and return the frames/s."""
+    """Train one epoch with this project's training loop and return the frames/s.
+
+    Args:
+        trainer: Trainer of the model and the data.
+    """
     epoch = trainer._train_epoch(1, lambda: False)
     assert epoch is not None
     return float(epoch["frames"] / epoch["seconds"])
 
 
 def ceiling(trainer: Trainer) -> tuple[int, float]:
-    """Run half an epoch's steps on full batches prepared in memory: an upper bound of the speed.
+    """Time half an epoch's training steps on full batches made in advance.
+
+    No time is spent on making batches or on padding, so the speed is an upper bound for any loop.
+
+    Args:
+        trainer: Trainer of the model and the data.
 
     Returns:
-        Number of frames and seconds.
+        Number of trained frames, and seconds.
     """
     lanes, window = trainer.config.optim.batch_videos, trainer.config.sequence.window_frames
     steps = len(trainer._schedule(1)) // 2
@@ -145,16 +160,16 @@ def ceiling(trainer: Trainer) -> tuple[int, float]:
 
 
 def authors(trainer: Trainer, half: int) -> tuple[int, int, float]:
-    """Train on half of the batches as the published code of the challenge's winners does.
+    """Train on half of an epoch's batches as the challenge's winning authors do in their code.
 
-    A batch holds whole videos, padded to the longest one.
+    A batch holds whole videos, padded to the longest one, and is trained window by window.
 
     Args:
         trainer: Trainer of the model and the data.
-        half: 0 for the even batches, 1 for the odd ones.
+        half: 0 for every second batch from the first, 1 for the other batches.
 
     Returns:
-        Frames without padding, frames with padding, and seconds.
+        Number of frames without padding, number with padding, and seconds.
     """
     lanes, window = trainer.config.optim.batch_videos, trainer.config.sequence.window_frames
     train = trainer.data.train
@@ -204,7 +219,11 @@ def authors(trainer: Trainer, half: int) -> tuple[int, int, float]:
 
 
 def evaluation_share(trainer: Trainer) -> float:
-    """Return the time of scoring all validation frames divided by an epoch's training time."""
+    """Return the time of scoring all validation frames divided by an epoch's training time.
+
+    Args:
+        trainer: Trainer of the model and the data.
+    """
     started = time.perf_counter()
     trainer._score_select(1)
     scoring = time.perf_counter() - started
@@ -214,20 +233,22 @@ def evaluation_share(trainer: Trainer) -> float:
 
 
 def measure(dataset: Dataset, encoder: str, rounds: int) -> dict[str, float]:
-    """Measure the training speed of one encoder with three loops.
+    """Measure the training speed of one encoder with three training loops.
 
-    The loops are ours, the ceiling (prepared batches without padding) and the authors' scheme.
+    The loops are this project's ("ours"), steps on batches made in advance without padding ("the
+    ceiling", an upper bound of the speed), and the scheme of the authors who won the challenge.
 
     Args:
         dataset: The dataset.
-        encoder: Name of the encoder.
-        rounds: Number of repetitions.
+        encoder: Name of the encoder, such as ``gru``.
+        rounds: Number of rounds; in each, all loops run.
 
     Returns:
-        Medians over rounds: frames/s (``ours``, ``ceiling``, ``authors``), the ratios of ours to
-        the ceiling (``of_ceiling``), of ours (``gain``) and of the ceiling (``most_gain``) to the
-        authors' scheme, of frames with to frames without padding in that scheme (``padding``), and
-        of the time for scoring to the time for training (``evaluation``).
+        Medians over rounds: frames/s of the loops (``ours``, ``ceiling``, ``authors``); our speed
+        divided by the ceiling's (``of_ceiling``) and by that of the authors' scheme (``gain``); the
+        ceiling's speed divided by that of the authors' scheme (``most_gain``); in the authors'
+        scheme, frames with padding divided by frames without (``padding``); the time of scoring all
+        validation frames divided by our time for a training epoch (``evaluation``).
     """
     trainer = make_trainer(dataset, encoder)
     by_key: dict[str, list[float]] = {}
@@ -253,11 +274,12 @@ def measure(dataset: Dataset, encoder: str, rounds: int) -> dict[str, float]:
 
 
 def train_once(folder: str, peak: Any) -> None:
-    """Read all features, train for 40 steps, and store the memory of the process.
+    """Read all features of a dataset, train for 40 steps, and store this process's memory.
 
     Args:
         folder: Dataset directory.
-        peak: Shared number that gets the process's proportional set size in bytes.
+        peak: Shared number (``multiprocessing.Value``) in which the process's proportional set size
+            after training is stored, in bytes.
     """
     torch.set_num_threads(1)
     trainer = make_trainer(open_dataset(folder), "gru")
@@ -270,14 +292,15 @@ def train_once(folder: str, peak: Any) -> None:
 
 
 def memory(folder: Path) -> dict[str, float]:
-    """Measure the memory of training on wide and on narrow features.
+    """Measure the memory of a training process on wide features and of one on features of width 1.
 
     Args:
-        folder: Folder of the two datasets, ``wide`` and ``narrow``.
+        folder: Parent folder of the two datasets, ``wide`` and ``narrow``.
 
     Returns:
-        GiB of both processes (``wide``, ``narrow``) and of the wide features on disk
-        (``features``), and the difference of the processes divided by the features (``ratio``).
+        GiB of the process on wide features (``wide``), of that on narrow features (``narrow``) and
+        of the wide features on disk (``features``); and ``wide`` minus ``narrow``, divided by
+        ``features`` (``ratio``).
     """
     spawn = multiprocessing.get_context("spawn")
     gib = {}

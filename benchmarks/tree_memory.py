@@ -1,4 +1,4 @@
-"""Memory of process trees, with shared pages counted once."""
+"""Memory of processes and their child processes, with shared pages counted once."""
 
 import threading
 import time
@@ -14,10 +14,11 @@ EVERY_SECONDS = 0.5
 
 
 class MemoryWatch(threading.Thread):
-    """Context manager that measures the memory of all child processes every half second.
+    """Context manager that measures the memory of this process's descendants every half second.
 
     Attributes:
-        samples: Time in seconds since the epoch and memory in bytes, one pair per measurement.
+        samples: Time in seconds since the epoch, and memory of all descendants (child processes and
+            theirs) together in bytes, one pair per measurement.
     """
 
     def __init__(self) -> None:
@@ -26,7 +27,7 @@ class MemoryWatch(threading.Thread):
         self._stopped = threading.Event()
 
     def run(self) -> None:
-        """Measure the memory of all child processes every half second until the context ends."""
+        """Append a measurement to ``samples`` every half second until the context is left."""
         while not self._stopped.wait(EVERY_SECONDS):
             processes = psutil.Process().children(recursive=True)
             self.samples.append((time.time(), memory_bytes(process.pid for process in processes)))
@@ -41,10 +42,13 @@ class MemoryWatch(threading.Thread):
 
 
 def memory_bytes(pids: Iterable[int]) -> int:
-    """Return the memory of processes and of their Ray object store, in bytes.
+    """Return the memory of some processes and of Ray's object store that they use, in bytes.
 
     The memory is the sum of the processes' PSS (proportional set size) plus the pages of the object
-    store that none of the processes has mapped.
+    store that none of the processes has mapped. A process that has ended counts as 0.
+
+    Args:
+        pids: Ids of the processes.
     """
     pss = shared = 0
     store: dict[int, int] = {}

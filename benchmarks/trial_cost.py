@@ -2,25 +2,26 @@
 
 python benchmarks/trial_cost.py [--workers 1 2] [--rounds 3] [--trials 24] [--documented 3]
 
-``sweeps/run.py`` trains one trial after another in one slot (a process, or two DDP workers): 12
-epochs each from search.yaml's space on a small demo, without pruning. The time of a trial is the
-time between the end of the trial before and its own end, as recorded in the journal. Plain Optuna
-trains the same configurations without Ray, once before and once after the sweep of each round
-(``benchmarks/plain_optuna.py``): in one process, or in two that train together with DDP.
+``sweeps/run.py`` trains one trial after another in one slot (a process, or two DDP workers). Each
+trial has 12 epochs, on a small demo dataset, without pruning; the configurations are drawn from the
+space of search.yaml. The time of a trial is the time from the end of the trial before to the
+trial's own end, as recorded in the journal. Plain Optuna trains the same configurations without Ray
+(``benchmarks/plain_optuna.py``) in one process, or in two that train together with DDP, once before
+and once after the sweep of each round.
 
-The limit applies to the whole difference to plain Optuna. The difference has two parts:
+The limit applies to the overhead, the whole difference to plain Optuna, which has two parts:
 
-- the trial's own cost: its time minus its epochs, as timed in the slot, and minus the time that
-  plain Optuna spends outside epochs (building the model, predicting). It consists of drawing the
-  trial, its record and files, and the calls through Tune to the slot and back. Its median and
-  quartiles over all trials are printed;
-- slower epochs in the slot than in plain Optuna, which depends on other load on the machine.
+- the cost outside epochs: the trial's time minus its training epochs, minus the time that plain
+  Optuna spends outside epochs (building the model, predicting). This cost comes from drawing the
+  trial, the trial's record and files, and the calls through Tune to the slot and back. The median
+  and quartiles of the cost over all trials are printed;
+- epochs that take longer in the slot than in plain Optuna, which depends on the machine's load.
 
-Costs that occur once are listed separately: the starts of Ray and of the slot, and the additional
-time of the first trial.
+Costs that occur once in a sweep are listed separately: the starts of Ray and of the slot, and the
+additional time of the first trial.
 
-The pattern from Ray's documentation, a Tune function that runs a ``TorchTrainer`` for each trial,
-is measured for comparison, from the first trial's start to the last trial's end.
+For comparison, the time of a trial is also measured with the pattern from Ray's documentation, a
+Tune function that runs a ``TorchTrainer`` for each trial.
 """
 
 import argparse
@@ -51,7 +52,7 @@ from sweeps.search_file import load
 EPOCHS = 12
 DEMO = Demo(videos=16, split_shares=(0.5, 0.3, 0.2), mean_frames=60, run_frames=15.0)
 MOST_SECONDS = {1: 0.15, 2: 0.40}
-"""Limit of the difference to plain Optuna in seconds, by number of workers."""
+"""Largest allowed overhead of a trial over plain Optuna in seconds, by number of DDP workers."""
 
 TRAIN_SETTINGS = {
     # As in the project's slots: reports are polled every 0.5 s instead of 2 s, and no process
@@ -80,10 +81,10 @@ def write_one_slot(file: Path, trials: int, workers: int) -> Path:
 
 
 class Spent(NamedTuple):
-    """Seconds that one trial takes in plain Optuna.
+    """Seconds spent on one trial by plain Optuna (without Ray).
 
     Attributes:
-        training: Seconds of training and prediction.
+        training: Seconds of the whole trial: building the model, training and prediction.
         epochs: Seconds of the training epochs alone.
     """
 
@@ -94,11 +95,11 @@ class Spent(NamedTuple):
 def plain_seconds(
     space: Path, journal: Path, configurations: Sequence[FrozenTrial], workers: int
 ) -> list[Spent]:
-    """Train configurations with plain Optuna and return the seconds of each trial.
+    """Train configurations with plain Optuna (without Ray) and return the seconds of each trial.
 
     Args:
         space: The search file.
-        journal: Journal to create.
+        journal: File of the Optuna journal to create.
         configurations: Trials with the configurations to train.
         workers: Number of processes that train one model together with DDP.
     """
@@ -110,11 +111,13 @@ def plain_seconds(
 
 
 def epoch_seconds(space: Path, signatures: Sequence[str]) -> list[float]:
-    """Return the seconds of all epochs of each trial of a sweep, from its ``progress.csv``.
+    """Return, for each of some trials of a sweep, the seconds of all training epochs together.
+
+    The seconds are read from the file ``progress.csv`` in the trial's folder.
 
     Args:
-        space: The search file; the sweep's run folder is beside it.
-        signatures: Signature (hash of config and dataset, name of the folder) of each trial.
+        space: The search file; the sweep's run folder is ``runs/<name>`` in the same folder.
+        signatures: Name of each trial's folder, a hash of the trial's config and dataset.
     """
     trials = space.parent / "runs" / space.stem / "trials"
     seconds = []
@@ -127,21 +130,23 @@ def epoch_seconds(space: Path, signatures: Sequence[str]) -> list[float]:
 def measure(
     folder: Path, configurations: Sequence[FrozenTrial], workers: int, number: int
 ) -> dict[str, Any]:
-    """Measure one round: plain Optuna, a sweep, and plain Optuna again on the same trials.
+    """Run plain Optuna, a sweep, and plain Optuna again, and compare the seconds of a trial.
 
-    The first trial is a warm-up and is not counted.
+    All three train the same configurations. The first trial of each is a warm-up and not counted.
 
     Args:
-        folder: Folder of the demo and of the search files.
-        configurations: Trials to train.
+        folder: Folder of the demo dataset and of the search files.
+        configurations: Trials with the configurations to train.
         workers: DDP workers of each trial, 1 or 2.
         number: Number of the round, for file names.
 
     Returns:
-        Mean seconds of a trial in the sweep (``trial``), in plain Optuna (``training``), their
-        ``difference``, and its part outside epochs (``cost``; ``costs`` has one per trial); the
-        ratio of epoch times in the sweep to those in plain Optuna (``slower``); and seconds that
-        occur once: ``ray_start``, ``slot_start`` and ``first_trial``.
+        Mean seconds of a trial in the sweep (``trial``) and in plain Optuna (``training``); the
+        first minus the second (``difference``); the part of this difference that arises outside
+        training epochs, as mean (``cost``) and for each trial (``costs``); the seconds of epochs in
+        the sweep divided by those in plain Optuna (``slower``). Seconds that a sweep spends once:
+        on the start of Ray (``ray_start``), on the rest of the time before the first trial
+        (``slot_start``), and in the first trial more than in others (``first_trial``).
     """
     space = write_one_slot(folder / f"cost_{workers}_{number}.yaml", len(configurations), workers)
     before = plain_seconds(space, space.with_suffix(".before"), configurations, workers)
@@ -175,19 +180,20 @@ def measure(
 def measure_documented(
     space: Path, configurations: Sequence[FrozenTrial], workers: int, training: float
 ) -> dict[str, float]:
-    """Measure the seconds per trial of the pattern from Ray's documentation.
+    """Measure the seconds per trial with the pattern from Ray's documentation.
 
-    In this pattern Tune calls a function for each trial that runs a ``TorchTrainer``.
+    In this pattern Ray Tune calls a function for each trial, and the function trains the trial with
+    a ``TorchTrainer``.
 
     Args:
         space: The search file.
-        configurations: Trials to train.
+        configurations: Trials with the configurations to train.
         workers: DDP workers of each trial.
         training: Mean seconds of these trials in plain Optuna.
 
     Returns:
-        Seconds of a trial (``trial``), those in plain Optuna (``training``), and the
-        ``difference``.
+        Mean seconds of a trial with this pattern (``trial``), the argument ``training``, and the
+        first minus the second (``difference``).
     """
     import ray.train
     from ray import tune
@@ -240,10 +246,14 @@ def measure_documented(
 
 
 def summary(rounds: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Return the median over rounds of each measured time, in seconds.
+    """Return the median over rounds of each measured number (most are seconds).
 
-    If the rounds have ``costs`` (overhead of each trial outside epochs), their quartiles are added
-    as ``cost_q1``, ``cost_median`` and ``cost_q3``.
+    If the rounds have ``costs`` (a list: overhead of each trial outside its training epochs), the
+    quartiles over the trials of all rounds are added as ``cost_q1``, ``cost_median`` and
+    ``cost_q3``.
+
+    Args:
+        rounds: For each round, the measured numbers by name.
     """
     result = {k: statistics.median(r[k] for r in rounds) for k in rounds[0] if k != "costs"}
     costs = [cost for r in rounds for cost in r.get("costs", ())]
@@ -254,11 +264,12 @@ def summary(rounds: Sequence[Mapping[str, Any]]) -> dict[str, float]:
 
 
 def table(results: Mapping[str, Mapping[str, Any]]) -> str:
-    """Return a Markdown table of seconds, with a row for each measured way of training.
+    """Return a Markdown table of the seconds of a trial and of their difference to plain Optuna.
 
     Args:
-        results: For each row, seconds of a trial in the sweep (``trial``) and in plain Optuna
-            (``training``), their ``difference`` and other times by name.
+        results: For each row of the table (a sweep or Ray's documented pattern, each with 1 or 2
+            DDP workers), the seconds of a trial (``trial``) and of the same trial in plain Optuna
+            (``training``), their ``difference`` and other numbers by name.
     """
     once = {"ray_start": "Ray's start", "slot_start": "slot's start", "first_trial": "first trial"}
     times = {"trial": "a trial", "training": "plain Optuna", "difference": "difference"}

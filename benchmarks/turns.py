@@ -2,7 +2,8 @@
 
 The speed of a shared machine changes between minutes by more than the difference to be measured.
 Programs that alternate every few seconds run under the same conditions. While one program runs, the
-others are stopped. Each program has a clock that counts only the program's own turns.
+other programs' processes are stopped by a signal. Each program has a clock that counts only the
+time in which the program runs.
 """
 
 import signal
@@ -16,10 +17,13 @@ from typing import Any
 import psutil
 
 FIRST_SECONDS = 30.0
-"""Length of a program's first turn, so that its start, which has timeouts, is not interrupted."""
+"""Length of a program's first turn, so long that the program's start is not interrupted.
+
+A start that is interrupted may exceed timeouts.
+"""
 
 SECONDS = 2.0
-"""Length of every later turn."""
+"""Length of every turn of a program after its first one."""
 
 
 @dataclass
@@ -36,14 +40,19 @@ class Side:
     spans: list[tuple[float, float]] = field(default_factory=list)
 
     def clock(self, at: float) -> float:
-        """Return the seconds for which the program has run until a time, without its stops.
+        """Return the seconds that the program has run before a time, not counting when it stopped.
 
-        ``at`` is the time in seconds since the epoch.
+        Args:
+            at: The time, in seconds since the epoch.
         """
         return sum(max(0.0, min(at, stop) - start) for start, stop in self.spans)
 
     def signal(self, number: signal.Signals) -> None:
-        """Send a signal to all processes of the program, including those that start meanwhile."""
+        """Send a signal to all processes of the program, also to those that start meanwhile.
+
+        Args:
+            number: The signal.
+        """
         signalled: set[int] = set()
         while new := {process for process in self._tree() if process.pid not in signalled}:
             for process in new:
@@ -63,15 +72,16 @@ class Side:
 def in_turns(programs: Sequence[Callable[[Side], Any]]) -> list[tuple[Any, Side]]:
     """Run programs in turns of two seconds, so that only one of them runs at a time.
 
-    The first turn of each program is longer (30 s) and not interrupted. The next program starts
-    after it.
+    The first turn of each program is longer (30 s); each program is started when the first turn of
+    the program before is over.
 
     Args:
-        programs: Functions that start processes, add the processes' ids to ``Side.roots``, and wait
-            for the processes' end.
+        programs: One function per program, which starts the program's processes, appends their ids
+            to ``roots`` of the given ``Side``, and waits for their end.
 
     Returns:
-        For each program, the function's result, and the ``Side`` with the program's running times.
+        For each program, the function's result, and the ``Side`` with the program's processes and
+        the times of its turns.
     """
     sides = [Side() for _ in programs]
     running: list[Future[Any]] = []
@@ -103,7 +113,7 @@ def _turn(side: Side, future: Future[Any], started: float, seconds: float) -> No
 
     Args:
         side: Processes and recorded turns of the program.
-        future: Result of the program; the turn ends early when it is there.
+        future: Future result of the program; the turn is shorter if the program ends before.
         started: Start of the turn, in seconds since the epoch.
         seconds: Length of the turn.
     """

@@ -1,4 +1,4 @@
-"""Training of one configuration in this process, from the first epoch to the predictions."""
+"""Training of one configuration without a sweep, from the first epoch to the predictions."""
 
 import numpy as np
 from jaxtyping import Float
@@ -9,16 +9,20 @@ from mtl.training.inference import ModelWeights, TrialData, predict_best
 from mtl.training.trainer import EpochResult, Trainer
 
 Outputs = dict[str, Float[np.ndarray, "N 22"]]
-"""Model outputs for the N frames of each split (train, select, confirm, test)."""
+"""Model outputs for the N frames of each split of the data: select, confirm and test.
+
+``select`` holds validation videos on which choices are made, ``confirm`` validation videos held
+back for the final scores.
+"""
 
 
 def train(
     config: TrialConfig, data: TrialData, workers: Workers | None = None
 ) -> tuple[list[EpochResult], Outputs]:
-    """Train a model, then predict every split with the best weights of each task.
+    """Train a model, then predict each task with the weights of the task's best epoch.
 
-    The splits are train, select (validation videos on which choices are made), confirm (validation
-    videos held back for the final scores) and test.
+    The predicted splits are select (validation videos on which choices are made, such as the best
+    epochs), confirm (validation videos held back for the final scores) and test.
 
     Args:
         config: Configuration of the model and its training.
@@ -26,7 +30,7 @@ def train(
         workers: DDP workers that train together; a single one if None.
 
     Returns:
-        The results of all epochs, and the model outputs by split.
+        The results of all epochs, and for each split the model outputs for its frames.
     """
     workers = workers or Workers()
     trainer = Trainer(config, data, workers=workers)

@@ -38,9 +38,9 @@ def test_a_mechanism_is_scored_with_and_without(
 ) -> None:
     monkeypatch.setattr(benchmark, "DEMO", SMALL)
     monkeypatch.setattr(benchmark, "BASE", ("training.epochs=1", "training.device=cpu"))
-    without, with_it = benchmark.difference((name, 101))
+    without, with_it = benchmark.scores_without_and_with((name, 101))
     assert np.isfinite([without, with_it]).all()
-    assert benchmark.difference((name, 101)) == (without, with_it)
+    assert benchmark.scores_without_and_with((name, 101)) == (without, with_it)
 
 
 @pytest.mark.parametrize("benchmark", ["mechanisms"], indirect=True)
@@ -78,6 +78,6 @@ def test_models_reach_a_share_of_the_exact_posterior(
 ) -> None:
     monkeypatch.setattr(benchmark, "Demo", lambda: replace(SMALL, videos=0))
     monkeypatch.setattr(benchmark, "TRAINING", ("training.epochs=1", "training.device=cpu"))
-    found = benchmark.shares((16, 11))
+    found = benchmark.relative_scores((16, 11))
     assert found.keys() == {"posterior", *benchmark.ROWS}
     assert 0 < found["gru"] < found["filter"] < 1.05
