@@ -1,5 +1,6 @@
 """Conversion of search files of earlier versions, which old run folders hold as ``space.yaml``."""
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,13 +19,13 @@ def with_present_keys(raw: Mapping[str, Any], source: str) -> dict[str, Any]:
         source: Path of the file, for error messages.
 
     Raises:
-        InputError: If ``fusion.per_task`` is not true.
+        InputError: If a config key is given under both of its names, or ``fusion.per_task`` is not
+            true.
     """
     result = dict(raw)
-    if isinstance(raw.get("fixed"), dict):
-        result["fixed"] = {present_path(path): value for path, value in raw["fixed"].items()}
-    if isinstance(raw.get("space"), dict):
-        result["space"] = _renamed(raw["space"])
+    for section in ("fixed", "space"):
+        if isinstance(raw.get(section), dict):
+            result[section] = _renamed(raw[section], f"{source}: {section}")
     if isinstance(raw.get("compare"), dict) and isinstance(raw["compare"].get("by"), list):
         by = [
             present_path(path) if isinstance(path, str) else path for path in raw["compare"]["by"]
@@ -33,22 +34,29 @@ def with_present_keys(raw: Mapping[str, Any], source: str) -> dict[str, Any]:
     if isinstance(raw.get("fusion"), dict) and "per_task" in raw["fusion"]:
         fusion = dict(raw["fusion"])
         if (per_task := fusion.pop("per_task")) is not True:
+            found = json.dumps(per_task, default=str)
             raise InputError(
-                f"{source}: fusion.per_task = {per_task!r} is no longer a setting: each task has "
-                "its own members, so remove the line"
+                f"{source}: fusion.per_task = {found} is no longer a setting, since each task has "
+                "its own members: remove it"
             )
         result["fusion"] = fusion
     return result
 
 
-def _renamed(space: Mapping[str, Any]) -> dict[str, Any]:
+def _renamed(section: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Return ``fixed``, ``space`` or the parameters of an option with renamed config keys."""
     renamed: dict[str, Any] = {}
-    for path, node in space.items():
+    for path, node in section.items():
         if isinstance(node, dict) and isinstance(node.get("choice"), dict):
             branches = {
-                option: _renamed(branch) if isinstance(branch, dict) else branch
+                option: _renamed(branch, f"{where}.{path}.choice.{option}")
+                if isinstance(branch, dict)
+                else branch
                 for option, branch in node["choice"].items()
             }
             node = {**node, "choice": branches}
-        renamed[present_path(path) if isinstance(path, str) else path] = node
+        present = present_path(path) if isinstance(path, str) else path
+        if present in renamed:
+            raise InputError(f"{where}: {present} is given under two names: keep only {present}")
+        renamed[present] = node
     return renamed

@@ -141,7 +141,9 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> SearchFile:
         raise InputError(
             f"{source} {content}: a search file is a mapping with name, data and space"
         )
-    raw = apply_overrides(with_present_keys(raw, source), overrides, tuple(SearchFile.model_fields))
+    keys = tuple(SearchFile.model_fields)
+    raw = apply_overrides(with_present_keys(raw, source), overrides, keys)
+    raw = with_present_keys(raw, source)  # An override may hold a whole section, as fusion={...}.
     if raw.get("data") is None:
         raise InputError(
             f"{source}: data is missing: name the dataset, on the command line data=DIR"

@@ -39,6 +39,7 @@ def apply_overrides(
             _fix_path(result, path, value)
         elif rest:
             # The keys of fixed and space are dotted paths, those of other sections single words.
+            rest = present_path(rest) if first in ("fixed", "space") else rest
             result[first] = {**_mapping(result, first, word), rest: value}
         else:
             result[first] = value
