@@ -15,7 +15,7 @@ OPERATIONAL = ("training.device",)
 """Config keys that choose where a trial runs; they do not change results and are not hashed."""
 
 RENAMED = {"framework.truth_share": "framework.teacher_forcing_ratio"}
-"""Present name of each renamed config key, by its first name; both are in the same section.
+"""Map from the first name of each renamed config key to the present name, in the same section.
 
 Files and journals may use either name.
 """
@@ -23,15 +23,17 @@ Files and journals may use either name.
 ADDED: dict[str, Any] = {}
 """Default value of each config key that the first version of the program did not have.
 
-A new section is one entry with a mapping as its default.
+A section that a later version added is one entry: the section's name, with the mapping of the
+section's default settings.
 """
 
 
 def present_path(path: str) -> str:
-    """Return the present name of a config key, given its present name or its first name.
+    """Return the present name of a config key, which may be given under its first name.
 
     Args:
-        path: Config key with dots, such as ``encoder.layers``.
+        path: Config key with dots, such as ``encoder.layers``; returned unchanged unless it is the
+            first name of a renamed key.
     """
     return RENAMED.get(path, path)
 
@@ -40,7 +42,8 @@ def first_path(path: str) -> str:
     """Return the name that a config key had in the first version of the program.
 
     Args:
-        path: Present name of the config key with dots, such as ``encoder.layers``.
+        path: Present name of the config key with dots, such as ``encoder.layers``; returned
+            unchanged unless the key was renamed.
     """
     return next((first for first, present in RENAMED.items() if present == path), path)
 
@@ -72,11 +75,11 @@ def hashed_settings(plain: Mapping[str, Any]) -> dict[str, Any]:
 def _renamed(
     plain: Mapping[str, Any], name_of: Callable[[str], str], prefix: str = ""
 ) -> dict[str, Any]:
-    """Return nested settings with renamed keys.
+    """Return a copy of nested settings in which the keys have the names that a function returns.
 
     Args:
         plain: Nested settings.
-        name_of: Function that returns the new name of a key; both names are with dots.
+        name_of: Function that takes the dotted name of a key and returns the key's new dotted name.
         prefix: Dotted name of the section that ``plain`` is, with a dot at the end; empty at the
             top.
     """
@@ -93,7 +96,8 @@ def _renamed(
 def _without_unhashed(plain: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Return nested settings without the keys that a signature does not hash.
 
-    These are operational keys and keys that a later version added and that have their default.
+    Left out are keys that only choose where a trial runs, and keys that a later version of the
+    program added and that have their default value.
 
     Args:
         plain: Nested settings.

@@ -44,7 +44,7 @@ class Task:
             ``multilabel`` (independent 0/1 values).
         columns: The task's columns in a label row and in ``labels.parquet``.
         output_columns: The task's columns in an output row: the value (regression), the
-            probability of each class (multiclass) or of each unit (multilabel).
+            probability of each class (multiclass) or of each action unit (multilabel).
         missing: Value of a missing label in the challenge's files.
         score: Metric of the task: ``ccc`` (concordance correlation coefficient) or ``f1``.
     """
@@ -68,7 +68,7 @@ class Task:
 
     @property
     def width(self) -> int:
-        """Number of outputs of this task: 1 (valence, arousal), 8 (expression) or 12 (units)."""
+        """Number of outputs of this task: 8 (expression), 12 (action units), else 1."""
         return len(self.output_columns)
 
 

@@ -30,7 +30,7 @@ def write_json(file: Path, content: Mapping[str, Any]) -> None:
 def write_folder(folder: Path, files: Mapping[str, bytes]) -> None:
     """Write a new folder with files so that it appears complete or not at all.
 
-    The files are written to a temporary folder beside it, which is then renamed.
+    The files are written to a temporary folder in the same parent folder, which is then renamed.
 
     Args:
         folder: The new folder; it must not exist.

@@ -36,7 +36,7 @@ VALUE_RULES = {
     "arousal": "between -1 and 1",
     "expression": f"an integer from 0 to {len(EXPRESSIONS) - 1}",
 }
-"""Description of the allowed labels of a column, for error messages.
+"""Description of the allowed labels by the label column's name, for error messages.
 
 The columns that are not in this mapping (action units) allow 0 and 1.
 """

@@ -71,8 +71,8 @@ class FeatureSetWriter:
             This writer.
 
         Raises:
-            InputError: If a video, frame or feature breaks a rule of the format, or none of the
-                frames (or training frames) in the annotation files has features; the message names
+            InputError: If a video, frame or feature breaks a rule of the format, or there are no
+                features for any listed frame, or for any listed training frame; the message names
                 the feature set, video and frame.
         """
         writer: pq.ParquetWriter | None = None
@@ -96,8 +96,10 @@ class FeatureSetWriter:
         """Return the record of this feature set for ``dataset.json``.
 
         Returns:
-            A dict with ``dtype``, ``width``, ``rows``, ``videos``, ``parts``, and the ``mean`` and
-            ``std`` of each feature.
+            A dict with ``dtype`` (type name), ``width`` (features per frame), ``rows`` and
+            ``videos`` (numbers written), ``parts`` (a list with a record of each part file), and
+            ``mean`` and ``std`` (lists with one number for each feature, computed over the listed
+            training frames).
         """
         assert self.value_type is not None
         dtype, width = self.value_type

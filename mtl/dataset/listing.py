@@ -168,7 +168,8 @@ def count(listing: Listing) -> dict[str, Any]:
     A frame counts as labelled with action units if at least one unit is labelled.
 
     Returns:
-        A dict with ``videos``, ``frames`` and ``labelled`` (a dict by task), by the split's name.
+        For each split, by its name, a dict with the numbers of ``videos`` and of ``frames``, and
+        with ``labelled``: a dict with the number of labelled frames by the task's name.
     """
     counts = {}
     for index, split in enumerate(SPLITS):

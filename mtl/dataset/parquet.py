@@ -24,7 +24,7 @@ VALUE_TYPES: dict[pa.DataType, np.dtype] = {
     pa.float32(): np.dtype(np.float32),
     pa.float64(): np.dtype(np.float32),
 }
-"""NumPy type in which features are read, by their Arrow type in the file; others are refused."""
+"""NumPy type in which features are read, by Arrow type in the file; other types are refused."""
 BATCH_ROWS = 8192
 """Number of rows read or written at a time, and of a row group in a written Parquet file."""
 KEY_BATCH_ROWS = 1 << 16

@@ -53,7 +53,7 @@ class Dataset:
 
     @property
     def hash(self) -> str:
-        """Hash of the content: frames named in the annotation files, labels and features."""
+        """Hash of the dataset's content: listed frames, labels and features."""
         return str(self.info["hash"])
 
     def feature_sets(self) -> tuple[str, ...]:

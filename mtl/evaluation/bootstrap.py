@@ -27,7 +27,7 @@ SEED = 95
 CONFIDENCE_LEVEL = 0.95
 """Probability with which a confidence interval of a score should contain the true score."""
 MIN_STANDARD_ERROR = 1e-12
-"""Largest standard error of a score that counts as constant, because it can be a rounding error."""
+"""Standard error below which a score counts as constant: it can be a mere rounding error."""
 BOUNDS = {"ccc": (-1.0, 1.0), "f1": (0.0, 1.0), "p": (-1.0, 3.0)}
 """Lowest and highest possible value of a score, by the prefix of the score's name."""
 MAX_DIFFERENCE = 4.0
@@ -47,8 +47,8 @@ class BootstrapScore:
     Attributes:
         score: Score computed on the frames of all videos together.
         draws: Score of each draw, (R,); NaN if no video of the draw has a label.
-        influence: Derivative of each draw's score by the number of times that each video is
-            counted, (R, V).
+        influence: Derivative of each draw's score with respect to the number of times that each
+            video is counted, (R, V).
         leave_one_out: Score on all videos but one, for each video left out, (V,).
     """
 
@@ -87,7 +87,7 @@ class BootstrapScore:
 
         The standard error of a draw of V videos is estimated by the infinitesimal jackknife,
         sqrt(V / (V - 1) * sum_v c_v * influence_v^2), where c_v counts how often video v is drawn
-        and influence_v is the derivative of the draw's score by c_v. Draws without a score, or with
+        and influence_v is the derivative d(draw's score) / d(c_v). Draws without a score, or with
         a standard error of 0, are left out.
         """
         counts = draw_videos(self.influence.shape[1])
@@ -168,8 +168,9 @@ def bootstrap(
         video: Number of each frame's video, (frames,).
 
     Returns:
-        ``ccc_TASK`` or ``f1_TASK`` for each task that is labelled and predicted, and ``p_labelled``
-        with the challenge's score P of these tasks; an empty dict if there is no such task.
+        A dict of scores with the key ``ccc_TASK`` or ``f1_TASK`` for each task that is labelled and
+        predicted, and the key ``p_labelled`` for the challenge's score P of these tasks; an empty
+        dict if there is no such task.
     """
     _, group = np.unique(video, return_inverse=True)
     videos = int(group.max()) + 1

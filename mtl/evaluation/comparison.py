@@ -22,15 +22,17 @@ from mtl.tasks import TASKS
 SIGNIFICANCE_LEVEL = 0.05
 """Corrected p-value below which the difference of two scores counts as significant."""
 ALL = "all"
-"""Key of the challenge's score P over all tasks, beside the names of the tasks."""
+"""Key of the challenge's score P in a dict whose other keys are the names of the tasks."""
 
 
 @dataclass(frozen=True)
 class Difference:
-    """Score of one variant (such as one encoder) minus the first variant's score, in one task.
+    """Score of one variant (such as one encoder) minus the reference's score, in one task.
+
+    The reference is the first variant that predicts the task.
 
     Attributes:
-        mean: Difference of the two mean scores over seeds.
+        mean: Mean score of the variant over its seeds, minus the reference's mean over its seeds.
         interval: 95 % confidence interval of the difference, from the paired bootstrap over videos.
         p: Two-sided p-value of the hypothesis of no difference, corrected for the number of
             variants compared in the task.
@@ -47,7 +49,8 @@ class VariantScores:
 
     Attributes:
         scores: Score of the model of each seed, computed on the frames of all videos together.
-        difference: Difference to the first variant; None for the first variant itself.
+        difference: Score of this variant minus the score of the reference (first variant that
+            predicts the task), with interval and p-value; None for the reference itself.
     """
 
     scores: tuple[float, ...]
@@ -75,9 +78,9 @@ def compare(
         video: Number of each frame's video, (frames,).
 
     Returns:
-        The scores by task, then by variant. A task without labels or predictions is left out. The
-        key ``ALL`` has the challenge's score P; it is left out unless all variants predict the same
-        tasks.
+        For each task, by its name, a dict with the scores of each variant by the variant's name. A
+        task without labels or predictions is left out. The key ``ALL`` has the challenge's score P
+        in place of a task's score; it is left out unless all variants predict the same tasks.
     """
     scored: dict[str, dict[str, list[BootstrapScore]]] = {}
     for variant, seeds in variants.items():
@@ -102,8 +105,9 @@ def _scores_by_task(
         seeds: Scores of the model of each seed, by score name, such as ``ccc_valence``.
 
     Returns:
-        The scores of the seeds, in order, by the task's name, and under ``ALL`` the
-        challenge's scores P. A task without a score for some seed is left out.
+        A dict of lists with one score for each seed, in the order of ``seeds``. The keys are the
+        names of the tasks, and ``ALL`` for the challenge's score P. A task without a score for some
+        seed is left out.
     """
     names = {"p_labelled": ALL, **{f"{task.score}_{name}": name for name, task in TASKS.items()}}
     return {

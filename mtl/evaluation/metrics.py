@@ -24,7 +24,7 @@ from mtl.tasks import ACTION_UNITS, EXPRESSION, EXPRESSIONS, TASKS, UNITS, Task
 Score = TypeVar("Score", float, np.ndarray)
 
 MIN_RELATIVE_VARIANCE = 1e-12
-"""Largest ratio of variance to mean square of values that count as constant, up to rounding."""
+"""Ratio of variance to mean square up to which values count as constant (a rounding error)."""
 DECISION_THRESHOLD = 0.5
 """Smallest probability with which an action unit is predicted as active."""
 REGRESSION_SUMS = 6
@@ -80,7 +80,7 @@ def task_sums_by_group(
         groups: Number of groups; the sums of a group without frames are 0.
 
     Returns:
-        The sums of each group, (groups, sums), in the order of ``task_sums``.
+        The sums of each group, (groups, sums), in the order in which ``task_sums`` returns them.
 
     Raises:
         ValueError: If the outputs of some labelled frames are finite and those of others are not.
@@ -95,14 +95,14 @@ def task_scores(task: Task, sums: Float[np.ndarray, "*S"]) -> Float[np.ndarray, 
 
     The score is the concordance correlation coefficient with population variance (0 if predictions
     or labels are constant), or the mean F1 of the classes. An action unit without labels is left
-    out of the mean; an expression that no labelled frame shows is not.
+    out of the mean; an expression that no labelled frame shows counts with F1 0.
 
     Args:
         task: The task.
         sums: Vectors of sums from ``task_sums`` along the last axis.
 
     Returns:
-        One score for each vector; NaN if no frame is labelled or the task is not predicted.
+        One score for each vector of sums; NaN if no frame is labelled or the task is not predicted.
     """
     if task.kind == "regression":
         return _concordance(sums)
@@ -134,8 +134,8 @@ def class_scores(task: Task, sums: Float[np.ndarray, "*S"]) -> Float[np.ndarray,
         sums: Vectors of sums from ``task_sums`` (frame counts of each class) along the last axis.
 
     Returns:
-        One F1 for each class: 0 for 0/0, NaN for an action unit without labels, and NaN for all
-        expressions if no frame has an expression label.
+        One F1 for each class, along the last axis: 0 for 0/0, NaN for an action unit without
+        labels, and NaN for all expressions if no frame has an expression label.
     """
     true_positives, predicted, actual, labelled = _class_sums(task, sums)
     total = predicted + actual
@@ -174,10 +174,11 @@ def combine(by_task: Mapping[str, Score | None]) -> Score | None:
     left out; if only one of valence and arousal has a score, that score replaces their mean.
 
     Args:
-        by_task: Score of each task, or array of scores, by the task's name; None for no score.
+        by_task: Score of each task by the task's name: a number, an array of scores (one P is then
+            computed for each element), or None for no score.
 
     Returns:
-        P, or None if no task has a score.
+        P, a number or an array like the scores; None if no task has a score.
     """
     known = {name: score for name, score in by_task.items() if score is not None}
     cccs: list[Any] = [score for name, score in known.items() if TASKS[name].score == "ccc"]
@@ -201,8 +202,9 @@ def scores(
         mask: True where a label is present, (frames, 15).
 
     Returns:
-        ``ccc_*`` or ``f1_*`` of each task, ``per_class`` and ``per_unit`` with the F1 of each
-        expression and action unit, ``p_labelled`` with the P of the tasks that have a score,
+        A dict with ``ccc_TASK`` or ``f1_TASK`` for each task, ``per_class`` with the F1 of each
+        expression by its name, ``per_unit`` with the F1 of each action unit by its name,
+        ``p_labelled`` with the P of the tasks that have a score,
         ``p_mtl`` with the P of all four tasks, and ``frames`` with the number of frames. A score
         that cannot be computed is None. P is the challenge's score: mean CCC of valence and arousal
         plus the F1 of expressions and of action units.

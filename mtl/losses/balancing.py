@@ -63,13 +63,14 @@ class Balancing(nn.Module, ABC):
             losses: Loss of each task; 0 for a task without a label in the batch.
             labelled: True for each task with a label in the batch.
             shared: Parameters that all tasks share; the base class does not use them.
-            scale: Function of the gradient scaler that multiplies a loss by the current scale.
+            scale: Function that multiplies a loss by the scale of the mixed-precision gradient
+                scaler (``torch.amp.GradScaler``).
         """
         torch.autograd.backward(scale(self(losses, labelled)))
 
 
 class Fixed(Balancing):
-    """Weighted sum Σ weight x loss with a fixed weight for each task.
+    """Weighted sum Σ weight x loss over the tasks, with a fixed weight for each task.
 
     Zhang et al. 2022 use 12 (valence), 12 (arousal), 0.35 (expression) and 1 (action units).
 
@@ -101,7 +102,7 @@ class Fixed(Balancing):
 class Normalised(Fixed):
     """Weighted sum Σ weight x loss / |loss| of the losses divided by their detached magnitudes.
 
-    The size of a task's gradient then no longer depends on the scale of the task's loss.
+    The size of a task's gradient then does not depend on the scale of the task's loss.
     """
 
     def forward(self, losses: Losses, labelled: Labelled) -> Float[Tensor, ""]:
@@ -210,7 +211,8 @@ class GradientBalancing(Balancing):
             losses: Loss of each task; 0 for a task without a label in the batch.
             labelled: True for each task with a label in the batch; other tasks are left out.
             shared: Parameters that all tasks share.
-            scale: Function of the gradient scaler that multiplies a loss by the current scale.
+            scale: Function that multiplies a loss by the scale of the mixed-precision gradient
+                scaler (``torch.amp.GradScaler``).
         """
         known = [scale(loss) for task, loss in losses.items() if labelled[task]]
         rows = [torch.autograd.grad(loss, shared, retain_graph=True) for loss in known if shared]

@@ -48,8 +48,8 @@ class Loss(ABC):
     ) -> Float[Tensor, " S"]:
         """Return sums over the labelled frames, from which ``value`` computes the loss.
 
-        The sums are differentiable, and the sums of two batches add up to those of both batches
-        together.
+        The sums are differentiable, and the sums of two batches add up to the sums of both
+        batches together.
 
         Args:
             outputs: Raw outputs of each frame, shape (frames, outputs): values (regression) or
@@ -61,7 +61,7 @@ class Loss(ABC):
 
     @abstractmethod
     def value(self, sums: Float[Tensor, " S"]) -> Float[Tensor, ""]:
-        """Return the loss of a batch, computed from the result of ``sums``."""
+        """Return the loss of a batch, computed from the sums that the method ``sums`` returns."""
 
     @abstractmethod
     def has_labels(self, sums: Float[Tensor, " S"]) -> Bool[Tensor, ""]:
@@ -120,10 +120,10 @@ class CrossEntropy(Mean):
 
 
 class WeightedCrossEntropy(CrossEntropy):
-    """Cross-entropy in which a frame has the weight frequency^-power, by the class of its label.
+    """Cross-entropy in which each frame has the weight frequency^-power.
 
-    The frequency is that of the class among the training labels; with power 1 all classes have the
-    same total weight.
+    The frequency is the share of the frame's labelled class among the training labels; with power 1
+    all classes have the same total weight.
     """
 
     def __init__(self, prior: Tensor, *, power: NonNegative = 1.0) -> None:

@@ -249,8 +249,8 @@ class Transformer(Encoder):
 class PerFrame(Encoder):
     """Encoder that sees one frame at a time: layers of (Linear, ReLU, Dropout).
 
-    It is the baseline of the temporal encoders: their gain over this encoder comes from other
-    frames.
+    This encoder is the baseline of the temporal encoders: a temporal encoder that scores
+    higher than this encoder gains from the other frames of a window.
 
     Args:
         features: Width F of the input.
@@ -305,7 +305,7 @@ def sinusoidal_positions(frames: int, hidden: int) -> Float[Tensor, "T H"]:
     """Return the sinusoidal position embedding of each frame, shape (frames, hidden).
 
     Columns 2i and 2i + 1 are the sine and the cosine of position x 10000^(-2i / hidden) (Vaswani et
-    al. 2017, 3.5).
+    al. 2017, section 3.5).
     """
     position = torch.arange(frames).unsqueeze(1)
     rate = torch.exp(torch.arange(0, hidden, 2) * (-math.log(10_000.0) / hidden))

@@ -36,24 +36,24 @@ FILTERS: dict[Kind, Callable[[np.ndarray, int], np.ndarray]] = {
         axes=0,
     ),
 }
-"""Smoothing filters: functions of rows at consecutive frame numbers and of a width in frames."""
+"""Smoothing function of each kind: takes rows of consecutive frames and a width in frames."""
 FILTER_REACH: dict[Kind, int] = {"box": 1, "gaussian": 4}
-"""Largest distance of an averaged frame, by filter, in multiples of the filter width."""
+"""Largest distance of an averaged frame, in multiples of the width, by the kind of smoothing."""
 WIDTHS_FRAMES: dict[Kind, tuple[int, ...]] = {
     "box": (0, 2, 5, 10, 20, 40, 80, 160, 320),
     "gaussian": (1, 3, 6, 12, 23, 46, 92, 185),  # standard deviations of the boxes above
 }
-"""Widths in frames among which the smoothing of a task is chosen, by the shape of the filter."""
+"""Widths in frames among which the smoothing of a task is chosen, by the kind of smoothing."""
 BIAS_STRENGTHS = tuple(np.linspace(0, 1.5, 13))
 """Factors of the log class frequencies among which the expression bias is chosen."""
 THRESHOLDS = tuple(np.linspace(0.02, 0.98, 49))
 """Probabilities among which the threshold of each action unit is chosen."""
 MIN_CLASS_FREQUENCY = 1e-4
-"""Smallest training frequency of an expression in the bias; a lower one is replaced by it."""
+"""Lower bound of an expression's training frequency in the bias; replaces lower frequencies."""
 SCORE_TOLERANCE = 1e-12
 """Largest difference of two scores that count as equal, because it can be a rounding error."""
 PROBABILITY_MARGIN = 1e-7
-"""Smallest distance of a probability to 0 and 1; closer ones are clipped to keep logits finite."""
+"""Smallest distance of a probability to 0 and to 1; clipping to it keeps logits finite."""
 
 
 @dataclass(frozen=True)

@@ -25,8 +25,8 @@ def write_submission(
         path: File to write.
         image_names: Image name of each frame, in the order of the released test list.
         labels: Predicted labels in the columns ``LABEL_COLUMNS``, (frames, 15). Valence and
-            arousal are clipped to [-1, 1] and written with ``AFFECT_DECIMALS`` decimals, the others
-            as integers.
+            arousal are clipped to [-1, 1] and written with ``AFFECT_DECIMALS`` decimals, the
+            expression and the action units as integers.
         mask: True where a label is predicted, (frames, 15); elsewhere the challenge's value for a
             missing label is written.
     """

@@ -129,7 +129,7 @@ def decide(
 
     Returns:
         Labels in the columns ``LABEL_COLUMNS``, (frames, 15), 0 where there is no prediction, and a
-        mask that is True where there is one.
+        mask that is True where there is a prediction, (frames, 15).
     """
     values = np.zeros((len(outputs), len(LABEL_COLUMNS)), np.float32)
     mask = np.zeros(values.shape, bool)

@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Int, Shaped
 from mtl.dataset import Dataset, FeatureIndex, Listing
 
 READ_ROWS = 65_536
-"""Largest number of rows that one read of several videos covers; unwanted rows are then dropped."""
+"""Largest number of rows read at once for several videos, with the unwanted rows between them."""
 MAX_GAP_ROWS = 8192
 """Largest number of unwanted rows between two wanted videos that are read together."""
 
@@ -26,11 +26,12 @@ class FeatureTable:
     Attributes:
         name: Name of the feature set.
         blocks: Arrays with the features of some whole videos each, in stored precision, (rows, F).
-        rows: For each video the index of the array in ``blocks`` and of the video's first row.
-        frames: Ascending frame numbers of each video, (T,). The video has one row of features for
-            each, in this order.
+        rows: By the video's name the pair (index of an array in ``blocks``, index of the video's
+            first row in this array).
+        frames: Ascending frame numbers of each video, (T,), by the video's name. The video has one
+            row of features for each frame number, in this order.
         mean: Mean of each feature over the training frames of the annotation files, (F,).
-        std: Standard deviation of each feature over the same frames, (F,).
+        std: Standard deviation of each feature over these training frames, (F,).
     """
 
     name: str
@@ -96,7 +97,7 @@ def _group_reads(starts: Int[np.ndarray, " _S"], wanted: Bool[np.ndarray, " V"])
         wanted: True for each video to read, (V,).
 
     Returns:
-        For each read the index of its first video and of the video after its last.
+        For each read a list of two indices: of the first video, and of the video after the last.
     """
     reads: list[list[int]] = []
     for video in np.flatnonzero(wanted).tolist():

@@ -45,7 +45,7 @@ def select_videos(
         seed: Seed of the random division; the result does not depend on the order of the videos.
 
     Returns:
-        ``select`` or ``confirm`` for each video, by name.
+        The value ``select`` or ``confirm`` for each video, by the video's name.
 
     Raises:
         InputError: If there are fewer than ``MIN_SUBJECTS`` subjects.
@@ -91,7 +91,8 @@ def cut_folds(listing: Listing, folds: int) -> dict[str, int]:
         folds: Number of folds, at least ``MIN_FOLDS``.
 
     Returns:
-        The fold of each video, from 0, by name; it does not depend on the order of the videos.
+        The number of each video's fold, from 0, by the video's name; it does not depend on the
+        order of the videos.
 
     Raises:
         InputError: If there are fewer than ``MIN_FOLDS`` folds, or fewer subjects than folds.
@@ -122,7 +123,7 @@ def cut_folds(listing: Listing, folds: int) -> dict[str, int]:
 def fold_parts(
     folds_of: Mapping[str, int], listing: Listing, k: int, folds: int
 ) -> dict[str, Literal["train", "select", "confirm", "test"]]:
-    """Return the use of each video in a training that holds one fold out.
+    """Return the part of each video (train, select, confirm or test) if one fold is held out.
 
     Args:
         folds_of: Number of each video's fold, from 0, by the video's name.
@@ -131,9 +132,9 @@ def fold_parts(
         folds: Number of folds.
 
     Returns:
-        By video name: ``confirm`` (held out for the scores) in fold ``k``, ``select`` (epochs are
-        chosen on it) in fold ``(k + 1) % folds``, ``train`` in the other folds, and ``test`` for a
-        video in no fold.
+        The part by the video's name: ``confirm`` (held out for the scores) in fold ``k``,
+        ``select`` (epochs are chosen on it) in fold ``(k + 1) % folds``, ``train`` in the other
+        folds, and ``test`` for a video in no fold.
     """
     parts: dict[int, Literal["select", "confirm"]] = {k: "confirm", (k + 1) % folds: "select"}
     return {
@@ -167,8 +168,9 @@ def _counts_by_subject(
         subject_of: Index of the subject of each of these videos, (V,).
 
     Returns:
-        One array for the videos, (subjects, 1), then for each task one for the labelled frames,
-        (subjects, 1), and for a classification task one for the frames of each class,
+        A list of arrays of counts. The first array counts the videos, (subjects, 1). For each task
+        an array with the numbers of labelled frames, (subjects, 1), follows, and for a
+        classification task also an array with the numbers of frames of each class,
         (subjects, classes).
     """
     subjects = int(subject_of.max()) + 1

@@ -243,8 +243,8 @@ def part_of(
 
     Args:
         listing: Frames named in the annotation files, with their labels.
-        sequences: Sequences (frames with features) by video name; a video without features has
-            none.
+        sequences: Sequences (frames with features) by video name; a video without features is left
+            out.
         videos: Names of the videos to predict.
     """
     wanted = np.isin(listing.names, list(videos))

@@ -85,7 +85,7 @@ def _divide_queue(
         window_frames: Frames of a window.
 
     Returns:
-        The pieces (sequence index, first frame, length) of each window.
+        For each window in order the list of its pieces: (sequence index, first frame, length).
     """
     windows: list[list[Piece]] = []
     room = 0
@@ -145,7 +145,13 @@ def free_schedule(
 
 
 def _cut(sequence: int, length: int, window_frames: int, start: int) -> list[Piece]:
-    """Divide the frames of one sequence from ``start`` on into adjacent windows.
+    """Divide the frames of one sequence, from a given frame to the end, into adjacent windows.
+
+    Args:
+        sequence: Index of the sequence.
+        length: Number of frames of the sequence.
+        window_frames: Largest number of frames of a window.
+        start: First frame of the first window.
 
     Returns:
         Sequence index, first frame and length of each window.
@@ -162,11 +168,13 @@ def _stacked(lanes: Sequence[Sequence[Sequence[Piece]]]) -> Schedule:
     A piece is the sequence index, first frame and length of a range of frames of one sequence.
 
     Args:
-        lanes: Pieces of each window, by lane (row of a batch) and step.
+        lanes: For each lane (row of a batch) a list of windows, one for each step; a window is a
+            list of pieces.
 
     Returns:
-        Array of shape (steps, lanes, pieces of a window, 3). If ``lanes`` is ordered by step and
-        lane instead, the first two axes are (lanes, steps).
+        Array of shape (steps, lanes, pieces of a window, 3). If ``lanes`` is instead a list of
+        steps, each a list of the windows of the lanes, the shape is (lanes, steps, pieces of a
+        window, 3).
     """
     pieces_per_window = max(len(window) for windows in lanes for window in windows)
     schedule = np.zeros((max(map(len, lanes)), len(lanes), pieces_per_window, 3), int)

@@ -25,8 +25,10 @@ class TeacherForcing:
     """Labels that replace some of the model's predictions in training (teacher forcing).
 
     Attributes:
-        labels: Labels of the batch; those where ``shown`` is False may have any value.
-        shown: True for labels that replace the prediction.
+        labels: Labels of the batch in the columns ``LABEL_COLUMNS``, shape (windows, frames, 15);
+            those where ``shown`` is False may have any value.
+        shown: True for each label that replaces the model's prediction, in the shape of
+            ``labels``.
     """
 
     labels: Float[Tensor, "B T 15"]

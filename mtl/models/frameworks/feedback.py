@@ -30,7 +30,7 @@ class Feedback(Framework):
     Each task has its own top encoder and head over the shared bottom encoder, as in
     ``ShareBottom``. The source tasks are computed first, and the top encoders of the target tasks
     take as input the bottom's output concatenated with detached feedback from every source
-    (Zhang et al. 2022, 3.3):
+    (Zhang et al. 2022, section 3.3):
 
     - Form ``features``: the hidden vector of the source's head.
     - Form ``labels``: a learnt embedding of the source's predicted values, scaled to [0, 1]. In
@@ -127,7 +127,7 @@ class Feedback(Framework):
         return self.initial_teacher_forcing_ratio * (1 - progress) if self.form == "labels" else 0.0
 
     def outputs(self, x: Float[Tensor, "B T F"], encoder_pass: EncoderPass) -> Outputs:
-        """Compute the raw outputs of all tasks, those of the target tasks last.
+        """Compute the raw outputs of all tasks; the target tasks are computed after the others.
 
         No gradient flows from a target task to the tasks that give it feedback.
         """
@@ -156,7 +156,15 @@ class Feedback(Framework):
         hidden: dict[str, Tensor],
         teacher_forcing: TeacherForcing | None,
     ) -> list[Tensor]:
-        """Return the feedback of each source task, as input of the target task's encoder."""
+        """Return one feedback tensor for each source task, to feed to a target task's encoder.
+
+        Args:
+            target: Name of the target task.
+            outputs: Raw outputs of the source tasks, by the task's name.
+            hidden: Hidden vectors of the source tasks' heads (outputs of ``trunk``), by the task's
+                name.
+            teacher_forcing: Labels that may replace predictions; None at evaluation.
+        """
         if self.form == "features":
             return [hidden[source].detach() for source in self.sources]
         embeddings: Any = self.embeddings[target]
@@ -174,12 +182,13 @@ def feedback_values(
     """Return a task's predictions scaled to [0, 1], some of them replaced by labels.
 
     The values are (prediction + 1) / 2 (valence and arousal), class probabilities (expression) or
-    the probability of each unit (action units).
+    the probability of each action unit.
 
     Args:
         task: Task that gives feedback to other tasks.
-        raw: Raw outputs of the task.
-        teacher_forcing: Labels that replace predictions where ``shown``; None for no labels.
+        raw: Raw outputs of the task, shape (windows, frames, outputs of the task).
+        teacher_forcing: Labels, and a mask of the labels that replace predictions; None replaces no
+            prediction.
     """
     if task.kind == "regression":
         predicted = (raw.clamp(-1, 1) + 1) / 2
