@@ -57,9 +57,9 @@ class AutoscalerLimits:
         return cls(sizes[config["head_node_type"]], tuple(workers), config["max_workers"])
 
     def __str__(self) -> str:
-        """Return the limits as text, such as ``1 CPUs and 0 GPUs, and 4 at most of 5 times ...``.
+        """Return the limits as text: the head node, then the number and sizes of the other nodes.
 
-        The head node comes first.
+        Example: ``1 CPUs and 0 GPUs, and 4 at most of 5 times 8 CPUs and 1 GPUs``.
         """
         return (
             f"{_describe_nodes([self.head])}, and {self.at_once} at most of "

@@ -14,17 +14,18 @@ from mtl.sequences.feature_table import FeatureTable
 
 @dataclass(frozen=True)
 class Shards:
-    """Feature sets of a dataset in Ray's object store, by the name of the feature set.
+    """Feature sets of a dataset in Ray's object store.
 
-    ``sweeps.data.sharding.make_shards`` reads them from the dataset.
+    ``sweeps.data.sharding.make_shards`` reads them from the dataset. The keys of each attribute are
+    the names of the feature sets.
 
     Attributes:
-        names: Names of the videos in each feature set.
-        blocks: References to the blocks of each feature set. A block is an Arrow table with all
-            kept frames of some videos; its columns are ``video`` (index into ``names``), ``frame``
-            (frame number) and ``feature``.
-        statistics: Mean and standard deviation of each feature over the training frames, two arrays
-            of shape (number of features,), for each feature set.
+        names: Feature set -> names of its videos.
+        blocks: Feature set -> references to its blocks. A block is an Arrow table with all kept
+            frames of some videos; its columns are ``video`` (index into the feature set's
+            ``names``), ``frame`` (frame number) and ``feature``.
+        statistics: Feature set -> pair of arrays, the mean and the standard deviation of each
+            feature over the training frames, both of shape (number of features,).
     """
 
     names: Mapping[str, tuple[str, ...]]

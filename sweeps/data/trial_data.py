@@ -37,16 +37,16 @@ class FeatureLoader(Protocol):
 class SlotData:
     """Features, labels and splits from which the data of each trial in one process is made.
 
-    Each feature set is loaded once. The training sequences of the last combinations of feature sets
-    are cached.
+    Each feature set is loaded once. The training sequences of the last 8 combinations of feature
+    sets are cached.
 
     Args:
         shards: Loader of the feature sets.
         listing: Frames and labels from the annotation files.
-        parts: Split of each video: ``train``, ``select`` (validation videos on which choices are
+        parts: Video's name -> split: ``train``, ``select`` (validation videos on which choices are
             made), ``confirm`` (validation videos held back for the final scores) or ``test``.
-        folds: For each fold, the split of each video while this fold is held out. It is empty
-            unless trials are trained again on folds (refit).
+        folds: For each fold, a mapping like ``parts``, used while this fold is held out. It is
+            empty unless trials are trained again on folds (refit).
     """
 
     def __init__(

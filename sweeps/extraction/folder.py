@@ -41,8 +41,8 @@ COMPARED = {
 }
 """Keys of ``extraction.json`` that must not change when an extraction continues.
 
-The values are texts for the error message. The batch size may change, since it changes the features
-by rounding only.
+Each value is the error message's text for a changed key. The batch size may change, since it
+changes the features by rounding only.
 """
 
 

@@ -47,7 +47,8 @@ def compose(overrides: Sequence[str]) -> TrialConfig:
         overrides: Overrides such as ``encoder=gru`` and ``encoder.layers=2``.
 
     Raises:
-        InputError: An unknown key or option (with the nearest known), or a value out of range.
+        InputError: If a key or option is unknown (the message names the nearest known one), or a
+            value is out of range.
     """
     return read_config(compose_plain("trial", overrides))
 
@@ -63,7 +64,7 @@ def compose_plain(name: str, overrides: Sequence[str]) -> dict[str, Any]:
         overrides: Overrides such as ``encoder=gru`` and ``encoder.layers=2``.
 
     Raises:
-        InputError: An unknown key or option, with the nearest known.
+        InputError: If a key or option is unknown; the message names the nearest known one.
     """
     groups, values = [], []
     for override in overrides:

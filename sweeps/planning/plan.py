@@ -37,17 +37,17 @@ class Plan:
         space: The search file's space.
         dataset: The dataset.
         listing: All frames named in the dataset's annotation files (listed frames).
-        parts: Split of each video: ``train``, ``select``, ``confirm`` or ``test``.
+        parts: Video's name -> split: ``train``, ``select``, ``confirm`` or ``test``.
         feature_sets: Names of the feature sets that some config of the space uses.
         all_frames: True if some config trains on unlisted frames too.
         labelled_tasks: Tasks with a training label, in the search space or not.
         tasks: Tasks that some config of the space trains.
-        parameters: Number of parameters of the smallest and the largest sampled model.
+        parameters: Pair: number of parameters of the smallest sampled model, and of the largest.
         epochs: Largest number of epochs of a config.
         missing_features: One sentence for each combination of feature sets that some listed frames
             lack: the number of these frames and their treatment.
-        folds: Splits of the videos while a fold is held out, for each fold on which the ensemble is
-            trained again; empty without folds.
+        folds: For each fold on which the ensemble is trained again, a dict like ``parts``, used
+            while this fold is held out; empty without folds.
     """
 
     file: SearchFile
@@ -160,7 +160,7 @@ def divide(listing: Listing, confirm: float, seed: int) -> dict[str, str]:
 def _cut_folds(
     listing: Listing, file: SearchFile, tasks: Sequence[str]
 ) -> tuple[dict[str, str], ...]:
-    """Return, for each fold, the split of each video while the fold is held out.
+    """Return for each fold a dict: video's name -> split, used while the fold is held out.
 
     An InputError is raised if a fold leaves a task without labels to train on or to select by.
     """
@@ -302,7 +302,14 @@ def _check_joins(
 def _missing_features(
     listing: Listing, parts: Mapping[str, str], joined: Mapping[str, int], features: Sequence[str]
 ) -> list[str]:
-    """Return a sentence on the listed frames without features, in a list; [] if there are none."""
+    """Return a list with one sentence on the listed frames without features, else [].
+
+    Args:
+        listing: All frames named in the annotation files (listed frames).
+        parts: Video's name -> split.
+        joined: Video's name -> number of its listed frames that have all features.
+        features: Names of the feature sets that are joined.
+    """
     untrained = nearest = prior = 0
     for number, listed in Counter(listing.video.tolist()).items():
         name = listing.names[number]

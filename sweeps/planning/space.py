@@ -36,9 +36,10 @@ class Leaf(NamedTuple):
 
     Attributes:
         where: Place of the parameter in the search file, as a dotted path, for messages.
-        name: Config key, after the choices that it depends on, as ``encoder=gru/encoder.layers``.
-        node: Range, values, subsets or choice of the parameter.
-        choices: Choices that the parameter depends on: name -> option.
+        name: Choices that the parameter depends on, then its config key, such as
+            ``encoder=gru/encoder.layers``.
+        node: Values that the parameter may take: a range, listed values, subsets or a choice.
+        choices: Choices that the parameter depends on: name of the choice -> chosen option.
     """
 
     where: str

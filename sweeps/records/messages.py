@@ -27,8 +27,10 @@ class Job:
         rungs: Epochs after which the slot waits for the study's decision to prune or go on.
         reported: Last epoch that the study has recorded; events are yielded for the epochs after
             it.
-        stopped: True if the trial was pruned at that epoch and only its predictions are missing.
-        undecided: True if the study's decision after that epoch has not been received yet.
+        stopped: True if the trial was pruned after the epoch ``reported``, and only its predictions
+            are missing.
+        undecided: True if the study's decision after the epoch ``reported`` has not been received
+            yet.
         restarts: Number of times that the trial may continue after its workers died.
         fold: Index of the held-out fold, if this is an ensemble's trial that is trained again; else
             None.
@@ -86,9 +88,11 @@ class End:
     Attributes:
         state: "complete", "pruned" or "interrupted".
         rows: Row of each predicted frame among all listed frames, shape (N,).
-        outputs: Model outputs, shape (N, 22); each task's with the weights of its best epoch.
+        outputs: Model outputs, shape (N, 22), in the columns ``mtl.tasks.OUTPUT_COLUMNS``. The
+            columns of each task are predicted with the weights of this task's best epoch.
         seconds: Time that predicting these frames took.
-        models: Number of models that predicted them: one for each epoch that is some task's best.
+        models: Number of models that predicted these frames: one for each epoch that is the best
+            one of some task.
     """
 
     state: EndState

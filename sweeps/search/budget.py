@@ -13,7 +13,10 @@ from sweeps.study import SweepStudy
 FREE_BYTES = 5 * 10**8
 """Bytes of free disk space below which no more trials start."""
 RESERVE_SECONDS = 60
-"""Seconds before ``budget.until`` at which training ends, so that fusion and reports have time."""
+"""Seconds between the end of training and ``budget.until``, left for fusion and reports.
+
+The key ``budget.until`` of the search file is the time by which the sweep ends.
+"""
 
 
 @dataclass(frozen=True)

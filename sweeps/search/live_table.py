@@ -143,7 +143,7 @@ def _rank(row: _TrialRow) -> tuple[bool, float]:
 
 
 def _table(rows: list[_TrialRow]) -> Table:
-    """Return a table of trials, with a column for each setting in which they differ."""
+    """Return a table of trials, with a column for each config key in which trials differ."""
     varied = varied_paths([row.settings for row in rows])
     table = Table(box=None, pad_edge=False)
     for column in ("trial", "state", "epoch", "score", *(path.split(".")[-1] for path in varied)):

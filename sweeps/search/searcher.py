@@ -37,7 +37,7 @@ class Watcher(Protocol):
     """Observer whose methods are called at events of a search; the live table is one."""
 
     def started(self, proposal: Proposal, job: Job) -> None:
-        """Handle the start of a trial.
+        """Observe that a trial has started or continues; the base class does nothing.
 
         Args:
             proposal: The trial.
@@ -45,7 +45,7 @@ class Watcher(Protocol):
         """
 
     def epoch(self, proposal: Proposal, result: Mapping[str, Any]) -> None:
-        """Handle the end of an epoch.
+        """Observe the end of a trial's epoch; the base class does nothing.
 
         Args:
             proposal: The trial.
@@ -53,7 +53,9 @@ class Watcher(Protocol):
         """
 
     def again(self, proposal: Proposal, reason: str) -> None:
-        """Handle the death of a trial's process; the trial continues after its last epoch.
+        """Observe that a trial's process died; the base class does nothing.
+
+        The trial will continue after its last recorded epoch.
 
         Args:
             proposal: The trial.
@@ -61,11 +63,11 @@ class Watcher(Protocol):
         """
 
     def ended(self, proposal: Proposal, state: str, reason: str | None) -> None:
-        """Handle the end of a trial.
+        """Observe the end of a trial; the base class does nothing.
 
         Args:
             proposal: The trial.
-            state: "complete", "pruned", "failed" or "interrupted".
+            state: State of the ended trial: "complete", "pruned", "failed" or "interrupted".
             reason: Cause of a failure, in one line; None without a failure.
         """
 
@@ -154,7 +156,7 @@ class StudySearcher(NotSaved, Searcher):
         return self._start(trial_id, proposal, slot)
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        """Handle a trial's report: record an epoch, and send the pruning decision to its slot.
+        """Record the epoch in a trial's report, and send the pruning decision to the trial's slot.
 
         The slot is the process, or group of DDP workers, that trains the trial and waits for the
         decision.
@@ -242,7 +244,7 @@ class StudySearcher(NotSaved, Searcher):
         """Restore nothing, since the study's journal file has all results."""
 
     def _tick(self) -> None:
-        """Add to the training time; when the budget of time is spent, stop after each epoch."""
+        """Update the training time; if the budget is spent, stop the trials after their epochs."""
         self.limits.clock.tick(bool(self._running))
         spent = self.limits.spent()
         if spent and self._stopping == Stop.NOT:
@@ -257,9 +259,10 @@ class StudySearcher(NotSaved, Searcher):
             self.watcher.again(running.proposal, "its workers died")
 
     def _requeue_or_fail(self, proposal: Proposal) -> str:
-        """Queue a trial again after its process died, and return LOST.
+        """Queue a trial again after its process died, and return the trial's state, `LOST`.
 
-        If its processes died too often, return FAILED instead.
+        If processes of this trial died more often than ``budget.restarts`` allows, the trial is not
+        queued, and the state is `FAILED`.
         """
         key = (proposal.study, proposal.number)
         self._deaths[key] += 1
@@ -292,6 +295,9 @@ class StudySearcher(NotSaved, Searcher):
 
 
 def trial_name(proposal: Proposal, config: TrialConfig) -> str:
-    """Return a trial's name for Ray's dashboard, such as ``demo/0003 gru mlp share_encoder``."""
+    """Return a trial's name for Ray's dashboard, such as ``demo/0003 gru mlp share_encoder``.
+
+    The parts are the sweep's name, the trial's number, the encoder, the head and the framework.
+    """
     parts = (config.encoder.name, config.head.name, config.framework.name)
     return f"{proposal.study}/{proposal.number:04d} {' '.join(parts)}"

@@ -100,7 +100,10 @@ def _events(slot: ActorHandle[Any], job: Job) -> Iterator[Event]:
 
 
 def _failure(error: Exception) -> tuple[str, str, str]:
-    """Return the state of the last report (FAILED or LOST), the reason and the traceback."""
+    """Return the state, the reason and the traceback that report an error of a slot's call.
+
+    The state is `FAILED` if the trial itself failed, or `LOST` if its slot can train no more.
+    """
     if isinstance(error, RayActorError):
         return LOST, "the slot's process died", str(error)
     if not isinstance(error, RayTaskError):

@@ -98,7 +98,7 @@ def _without_path(space: Mapping[str, Any], path: str, value: Any) -> dict[str, 
 
 
 def values_by_path(overrides: Iterable[str]) -> dict[str, str]:
-    """Return the values of overrides as text, by config key.
+    """Return the values of overrides as a dict: config key -> value as text.
 
     A key that has been renamed is returned with its present name.
 
@@ -115,7 +115,7 @@ def varied_paths(settings: Sequence[Mapping[str, str]]) -> list[str]:
     The keys are in the order in which they appear first.
 
     Args:
-        settings: For each trial, its values by config key, such as ``encoder.layers``.
+        settings: For each trial a mapping: config key, such as ``encoder.layers`` -> value as text.
     """
     paths = dict.fromkeys(path for values in settings for path in values)
     return [path for path in paths if len({values.get(path) for values in settings}) > 1]

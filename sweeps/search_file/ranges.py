@@ -156,7 +156,7 @@ KINDS: dict[str, type[Range] | type[_Categorical]] = {
     "min": Range,
     "max": Range,
 }
-"""Class of a range by the key that tells the kind of range in a search file."""
+"""Key of a range in a search file -> class of the range; a range is recognised by this key."""
 
 
 def _kind(node: Any) -> str | None:

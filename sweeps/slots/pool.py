@@ -19,9 +19,10 @@ SAY_EVERY_SECONDS = 30
 CLOSE_SECONDS = 30
 """Longest time in seconds that the pool waits for its slots to close."""
 GRACE_SECONDS = 60
-"""Seconds after the start timeout in which Ray Train can give up a group of workers by itself.
+"""Seconds that the pool waits after the start timeout, so that Ray Train gives up a group first.
 
-Only later the pool gives the group up, since its placement group would then stay reserved.
+If the pool gave up a group of workers before Ray Train does, the group's placement group (CPUs and
+GPUs) would stay reserved.
 """
 
 

@@ -16,9 +16,10 @@ class SlotSetup:
     Attributes:
         shards: References to the features in Ray's object store.
         listing: All frames named in the dataset's annotation files.
-        parts: Split of each video: ``train``, ``select``, ``confirm`` or ``test``.
+        parts: Video's name -> split: ``train``, ``select``, ``confirm`` or ``test``.
         threads: Number of torch's threads in each worker.
-        folds: Splits of the videos while a fold is held out, for each fold; empty without folds.
+        folds: For each fold, a mapping like ``parts``, used while this fold is held out; empty
+            without folds.
     """
 
     shards: Shards

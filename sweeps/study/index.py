@@ -22,20 +22,25 @@ class Index:
     """Lookup of the trials in a sweep's Optuna studies by state and by signature.
 
     A signature is the hash of a trial's config and dataset. A retry is a failed trial that is
-    trained again. Trials are given by their keys (study's name, trial number).
+    trained again. Unless another form is named, an attribute holds a trial as its key, the pair
+    (study's name, trial number).
 
     Attributes:
-        sizes: Study's name -> number of its trials, retries left out.
-        adopted: Study's name -> number of its trials that were taken over from another sweep.
+        sizes: Study's name -> number of the study's trials, retries left out.
+        adopted: Study's name -> number of the study's trials that were taken over from another
+            sweep.
         asked: Signature -> number of trials with this signature, retries left out.
-        latest: Signature -> the trial that is trained for it: the first one, or its last retry.
+        latest: Signature -> the one trial with this signature that is trained: the first in the
+            journal, or the last retry of the first.
         failed: Signature -> the trial in `latest`, if this trial has failed.
-        running: Trial without a result -> its signature.
+        running: Trial without a result -> the trial's signature.
         unfinished: Running trials that no process trains at present, the next one to train
             first.
-        twins: Running trial -> later trials with the same signature, which wait for its result.
+        twins: Running trial -> later trials with the same signature, which wait for the running
+            trial's result.
         repeats: Trial, as "<study> <number>" -> number of trials that repeat it with a new seed.
-        learned: Study's name -> the ended trials that the study's sampler learns from.
+        learned: Study's name -> the ended trials, as Optuna's `FrozenTrial`, that the study's
+            sampler learns from.
     """
 
     def __init__(self) -> None:

@@ -8,7 +8,7 @@ from sweeps.storage.trial_folder import FOLD_MARK
 from sweeps.study.index import Key
 
 PRUNE, KEEP = "prune", "keep"
-"""Values of a trial's Optuna attribute `decision:<epoch>`: stop training after it, or go on."""
+"""Values of a trial's Optuna attribute `decision:<epoch>`: prune the trial then, or go on."""
 
 
 @dataclass(frozen=True)
@@ -21,8 +21,8 @@ class Proposal:
         overrides: Hydra overrides that compose to the trial's config.
         signature: Hash of the trial's config and dataset; also the name of its folder.
         reported: Epoch -> objective, for the epochs that are in the journal already.
-        stopped: True if the trial was pruned at the last of these epochs, but its end is not
-            recorded yet.
+        stopped: True if the trial was pruned at the last epoch in `reported`, but the trial's end
+            is not recorded yet.
         unpruned: True if the trial is never pruned, because it repeats another trial with a new
             seed or with a fold held out.
         fold: Index of the held-out fold, if this is an ensemble's trial that is trained again; else
@@ -74,10 +74,10 @@ class Refit:
 
     @property
     def signature(self) -> str:
-        """Identifier of this training: the member's signature, the fold and the number of folds.
+        """Text that identifies the training: the member's signature, the fold, and `folds`.
 
-        The member is the ensemble's trial that is trained again; a signature is the hash of a
-        trial's config and dataset.
+        The member is the ensemble's trial that is trained again without the fold; a signature is
+        the hash of a trial's config and dataset; `folds` is the number of folds.
         """
         return f"{self.member}{FOLD_MARK}{self.fold}of{self.folds}"
 

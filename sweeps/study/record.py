@@ -114,9 +114,10 @@ class StudyRecord:
     ) -> None:
         """Write a finished trial of another sweep to the journal, as one record.
 
-        The study's planned number of trials does not include it, but the study's sampler learns
-        from it. It takes a trial number, and samplers are seeded with trial numbers, so later
-        trials draw other points.
+        The adopted trial does not count in the study's planned number of trials, but the study's
+        sampler learns from the adopted trial, which also uses up one trial number. Samplers are
+        seeded with trial numbers, so later trials draw other points than they would without the
+        adopted trial.
 
         Args:
             study: Name of the study that takes the trial over.
@@ -196,11 +197,11 @@ class StudyRecord:
         self._tell_twins((study, number))
 
     def trials(self) -> dict[str, list[FrozenTrial]]:
-        """Return a dict: study's name -> its trials, by number; the trials must not be changed."""
+        """Return a dict: study's name -> its trials in a list, by number. Do not change them."""
         return {study: found.get_trials(deepcopy=False) for study, found in self._studies.items()}
 
     def counts(self) -> Counter[str]:
-        """Return the number of COMPLETE, PRUNED, FAIL and RUNNING trials of all studies.
+        """Return a counter: COMPLETE, PRUNED, FAIL or RUNNING -> number of trials in all studies.
 
         A failed trial that was retried counts once, with the state of its retry, and so do later
         trials with the same config.
@@ -282,7 +283,8 @@ class StudyRecord:
             study: Name of the new trial's study.
             trial: Draft (trial in memory) or earlier trial, whose parameters the new trial gets.
             overrides: Hydra overrides that compose to the new trial's config.
-            **attributes: More attributes; `signature` replaces the one computed from the overrides.
+            **attributes: More user attributes of the new trial; a `signature` given here replaces
+                the signature computed from the overrides.
         """
         attributes = {
             "overrides": list(overrides),

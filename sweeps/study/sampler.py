@@ -32,10 +32,11 @@ def make_sampler(kind: str, seed: int, number: int, startup: int) -> optuna.samp
 
     The sampler depends only on the seed and the trial's number, so after a restart the same
     finished trials give the same new trial. Trials of the same number in different studies draw
-    from the same random stream, so studies that are compared start from the same points. TPE models
-    each branch of the search space by itself (`group`), since a choice decides which other
-    parameters exist. `constant_liar` makes TPE draw away from running trials and changes nothing if
-    no other trial runs; Optuna 5 made it the default for this reason (optuna#6738).
+    from the same random stream, so studies that are compared start from the same points. Optuna's
+    option `group` makes TPE model each branch of the search space separately, since the option
+    drawn for one parameter decides which other parameters exist. Optuna's option `constant_liar`
+    makes TPE draw away from running trials and changes nothing if no other trial runs; Optuna 5
+    made it the default for this reason (optuna#6738).
 
     Args:
         kind: "tpe" or "random".

@@ -140,7 +140,10 @@ class SweepStudy:
         return sum(self._shares.values()) + adopted + self._seeds * len(self._repeats) + due
 
     def repeats(self) -> dict[str, list[FrozenTrial]]:
-        """Return a dict: study's name -> finished trials of its best config with new seeds."""
+        """Return a dict: study's name -> list of finished trials with new seeds.
+
+        Each of these trials trained the study's best config with another training seed.
+        """
         found: dict[str, list[FrozenTrial]] = {}
         for study, repeats in self._repeats.items():
             best = self._best(study)
@@ -234,6 +237,9 @@ class SweepStudy:
         self._due.popleft()
 
     def _shown(self, study: str) -> list[FrozenTrial]:
-        """Return the trials that a study's sampler sees: last ended ones and all running ones."""
+        """Return the trials that a study's sampler sees, sorted by number.
+
+        They are all running trials and the last 1,000 COMPLETE or PRUNED trials of the study.
+        """
         running = [self.record.trial(key) for key in self._index.running if key[0] == study]
         return sorted([*self._index.learned[study], *running], key=lambda trial: trial.number)
