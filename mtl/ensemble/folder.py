@@ -36,7 +36,7 @@ from mtl.training.inference import ModelWeights
 Files = dict[str, bytes]
 """Content of the files of an exported ensemble, by their path below the folder of the export."""
 Statistics = tuple[Float32[np.ndarray, " F"], Float32[np.ndarray, " F"]]
-"""Mean and standard deviation of each feature of a feature set over the training frames."""
+"""Means, then standard deviations, of the features of one set over the training frames."""
 
 
 @dataclass(frozen=True)
@@ -48,8 +48,9 @@ class Member:
         tasks: Names of the tasks that the model was trained on.
         fusion_weights: Weight of the model's outputs in the ensemble's mean, by task; tasks that
             the ensemble does not take from this model are absent.
-        epochs: Epoch after which the weights of the model are used, for each of these tasks.
-        weights: Parameters of the model after each of these epochs, by epoch.
+        epochs: Epoch after which the weights of the model are used, by task; the tasks are those
+            of ``fusion_weights``.
+        weights: State dict of the model after each of the ``epochs``, by epoch.
     """
 
     config: TrialConfig
@@ -67,8 +68,8 @@ class Export:
         manifest: Content of ``model.json``.
         statistics: Mean and standard deviation of each feature over the training frames, by the
             name of the feature set.
-        prior: Output row for frames of videos without features; NaN for tasks without any training
-            label.
+        prior: The 22 outputs for a frame of a video without features; NaN for tasks without any
+            training label.
         members: Members of the ensemble by name.
         postprocessing: Post-processing of the members' mean outputs.
     """

@@ -56,7 +56,8 @@ class MemberEntry(Strict):
         config: Config of the trial that trained the member, as plain data.
         weights: Weight of the member's outputs in the ensemble's mean, by task; tasks that the
             ensemble does not take from this member are absent.
-        epochs: Epoch after which the weights of the model are used, for each of these tasks.
+        epochs: Epoch after which the weights of the model are used, by task; the tasks are those
+            of ``weights``.
     """
 
     config: dict[str, Any]

@@ -77,7 +77,8 @@ class Ensemble:
                 change the outputs.
 
         Raises:
-            InputError: A feature set is missing, has another width, or has no listed frame.
+            InputError: A feature set is missing or has another number of features than in the
+                training, or no listed frame has features.
         """
         source = Source.open(self.export, dataset)
         source.describe_missing_features(self.export)
@@ -152,7 +153,7 @@ class Ensemble:
         return TrialData(member.tasks, (), {}, mean, std, self.export.prior)
 
     def _models_of(self, name: str) -> dict[int, Framework]:
-        """Return a member's models by epoch, one for each epoch from which the member predicts."""
+        """Return a member's models by epoch, one for each epoch of which it has weights."""
         member, width = self.export.members[name], len(self._data[name].mean)
         models = {}
         for epoch, weights in member.weights.items():

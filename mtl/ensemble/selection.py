@@ -20,10 +20,11 @@ TIE_TOLERANCE = 1e-12
 """Scores that differ by at most this number count as equal."""
 
 RatingFunction = Callable[[np.ndarray, int], np.ndarray]
-"""Function that returns the score of an ensemble's mean outputs after adding each member (model).
+"""Function that rates each member (model) by the ensemble's score if that member is added.
 
 Its arguments are the sum of the outputs of the members chosen so far, shape (outputs of a frame,
-labelled frames), and their number. It returns an array of shape (members,).
+labelled frames), and the number of these members. It returns one score for each member, shape
+(members,): the score of the mean outputs of the chosen members and that member.
 """
 
 
@@ -34,7 +35,8 @@ class Selection:
     Attributes:
         fusion_weights: Weight of each member in the mean of the outputs, shape (members,); 0 for a
             member that is not selected.
-        path: Score of the mean after each step that was kept; the last one is the ensemble's score.
+        path: Score of the mean outputs after each step of the selection that was kept; the last
+            number is the ensemble's score.
     """
 
     fusion_weights: Shaped[np.ndarray, " M"]
@@ -257,7 +259,8 @@ def _labelled_columns(
     """Return the members' (models') outputs on labelled frames, and a function that rates members.
 
     The outputs have the shape (members, outputs of a frame, labelled frames). The frames are last
-    so that a column of one output is contiguous in memory.
+    so that a column of one output is contiguous in memory. The function returns for each member
+    the score of the ensemble if that member is added.
     """
     rows = np.flatnonzero(mask.any(axis=1))
     assert len(members) > 0, "fusion needs a member"
@@ -303,10 +306,11 @@ def pick_member(ratings: np.ndarray, chosen: list[int]) -> int:
 
 
 def _concordances(task: Task, x: np.ndarray, y: np.ndarray) -> RatingFunction:
-    """Return a function that gives an ensemble's CCC on a task after adding each member (model).
+    """Return a function that rates each member (model) by the ensemble's CCC if it is added.
 
-    The sums that CCC needs for (total + member) / count follow from sums over total and member, so
-    one matrix product rates all members.
+    The sums that CCC needs for the mean outputs (total + member) / count follow from sums over
+    the total of the chosen members and over the added member, so one matrix product rates all
+    members.
     """
     x, y = x.astype(np.float64), y.astype(np.float64)
     sum_x, sum_xx, sum_xy = x.sum(axis=1), np.einsum("mn,mn->m", x, x), x @ y
@@ -326,7 +330,7 @@ def _concordances(task: Task, x: np.ndarray, y: np.ndarray) -> RatingFunction:
 def _f1_scores(
     task: Task, columns: np.ndarray, labels: np.ndarray, mask: np.ndarray
 ) -> RatingFunction:
-    """Return a function that gives an ensemble's F1 score after adding each member (model).
+    """Return a function that rates each member (model) by the ensemble's F1 score if it is added.
 
     Members are rated one by one because the means of all of them would not fit in memory.
     """

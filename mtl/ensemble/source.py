@@ -24,14 +24,14 @@ SPAN_BYTES = 64 * 2**20
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """Frames of a dataset to be predicted, and the locations of their features.
+    """Frames of a dataset to be predicted, and the table rows that hold their features.
 
     It holds no features itself, so it is small when pickled.
 
     Attributes:
         dataset: The opened dataset.
-        indices: Lookup from video and frame to the row of its features, for each feature set that
-            the ensemble needs, by the set's name.
+        indices: Lookup from the video and number of a frame to the row of the frame's features,
+            by the name of each feature set that the ensemble needs.
         all_frames: True if a model of the ensemble also processes frames that are not listed.
         names: Names of the videos.
         splits: Split of each video.
@@ -49,7 +49,7 @@ class Source:
 
     @classmethod
     def open(cls, export: Export, dataset: Dataset, split: str | None = None) -> "Source":
-        """Look up the frames that a dataset's annotation files list, and where their features are.
+        """Look up a dataset's listed frames (named in its annotation files) and their feature rows.
 
         Args:
             export: Content of the ensemble's export.
@@ -57,8 +57,8 @@ class Source:
             split: Split whose frames are predicted; None for all listed frames.
 
         Raises:
-            InputError: The dataset lacks a feature set of the ensemble, has another width of one,
-                or lists no frames of the split.
+            InputError: The dataset lacks a feature set of the ensemble, a set has another number
+                of features than in the training, or the dataset lists no frames of the split.
         """
         check_features(export, dataset)
         listing = dataset.listing(labels=False)
@@ -155,14 +155,15 @@ class Source:
 
 
 def check_features(export: Export, dataset: Dataset) -> None:
-    """Check that a dataset has the ensemble's feature sets, each with the width of the training.
+    """Check that a dataset has the ensemble's feature sets, with as many features as in training.
 
     Args:
         export: Content of the ensemble's export.
         dataset: Dataset to predict.
 
     Raises:
-        InputError: A feature set is missing or has another width; the message names it.
+        InputError: A feature set is missing or has another number of features than in the
+            training; the message names the set.
     """
     known = dataset.feature_sets()
     for name, width in export.manifest.features.items():

@@ -91,7 +91,10 @@ class Extractor:
     def _read(
         self, images: Images, rows: range
     ) -> Iterator[tuple[list[int], UInt8[np.ndarray, "n S S 3"], list[Failure]]]:
-        """Yield the image indices, pixels and failures of each batch; threads read ahead."""
+        """Yield for each batch the indices and pixels of the readable images, and the failures.
+
+        Threads read ahead.
+        """
         starts = deque(range(0, len(rows), self.batch))
         waiting: deque[list[Future[Any]]] = deque()
         try:

@@ -57,7 +57,7 @@ class Block(nn.Module):
             )
 
     def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B D h w"]:
-        """Return the feature maps that the residual block computes, with ``width`` channels."""
+        """Return the block's output for feature maps ``x``, with ``width`` channels."""
         inner = self.prelu(self.bn2(self.conv1(self.bn1(x))))
         out: Tensor = self.bn3(self.conv2(inner)) + self.downsample(x)
         return out

@@ -21,7 +21,7 @@ WRAPPINGS = ("model", "state_dict", "model_state", "state_dict_backbone")
 PREFIXES = ("module.", "backbone.", "encoder.")
 """Prefixes that all tensor names have in the file of a module that wraps the model."""
 PICKLED = (b"PK\x03\x04", b"\x80\x02")
-"""First bytes of files that ``torch.save`` writes: since torch 1.6, and in earlier versions."""
+"""First bytes of a file of ``torch.save``: of torch 1.6 and later, and of earlier versions."""
 MAX_NAMES_SHOWN = 3
 """Maximum number of tensor names in an error message."""
 

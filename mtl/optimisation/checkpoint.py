@@ -23,9 +23,9 @@ JSON_NAME = "plain"
 The text has all values that are not tensors, and the place of each tensor in the file.
 """
 TENSOR_KEY = "tensor"
-"""Key of a JSON object that replaces a tensor, with the value [dtype, first element, *shape].
+"""Only key of the JSON object that replaces a tensor; its value is [dtype, position, *shape].
 
-The first element is the tensor's position in the joined tensor of all tensors of the dtype.
+The position is the index of the tensor's first element in the joined tensor of the dtype.
 """
 
 
@@ -80,7 +80,10 @@ def unpack(packed: bytes) -> dict[str, Any]:
 
 
 def read_checkpoint(checkpoint: bytes) -> dict[str, Any]:
-    """Return the state dicts in a trainer's checkpoint by name, ready for ``load_state_dict``.
+    """Return the content of a trainer's checkpoint, with state dicts for ``load_state_dict``.
+
+    The keys are ``model``, ``optimizer``, ``scaler`` and the trainer's key for its balancing, each
+    with a state dict, and ``history`` with the list of the results of the finished epochs.
 
     Args:
         checkpoint: Bytes that a trainer's method ``checkpoint`` returned.

@@ -49,11 +49,13 @@ class Workers:
         """Return the lanes (rows of every batch) that this worker trains on.
 
         They are the lanes rank, rank + size, ... of the batches. Empty lanes are added so that all
-        workers have the same number of lanes, and at least one.
+        workers have the same number of lanes, and at least one. The result has the form of
+        ``schedule``, with fewer lanes.
 
         Args:
-            schedule: Frames of every window of every batch, shape (steps, lanes, pieces of a
-                window, 3).
+            schedule: Pieces of every window of every batch, shape (steps, lanes, pieces of a
+                window, 3). The three numbers of a piece are the index of its sequence, its first
+                frame and its length.
         """
         if self.size == 1:
             return schedule

@@ -67,7 +67,7 @@ class TrainerCore(Generic[Result]):
     learning rate and calls ``_resume``.
 
     Args:
-        optim: Gradient clip and learning-rate schedule.
+        optim: Gradient clipping and learning-rate schedule.
         training: Length, seed, device and precision.
         workers: DDP workers that train the model together.
 

@@ -55,10 +55,11 @@ class ReadImages:
     """Pixels of a batch of images, and the images that could not be read.
 
     Attributes:
-        pixels: RGB pixels. The place of an image that cannot be read holds one of the other images,
-            in turn, so that batch norms see real images only; if no image can be read, it is black.
+        pixels: RGB pixels, shape (images, side, side, 3). An image that cannot be read is replaced
+            by a readable image of the batch, so that the statistics of batch norms come from real
+            images only; if no image can be read, all are black.
         valid: True where the image could be read.
-        broken: Path and reason of each image that could not be read.
+        broken: One text for each image that could not be read: its path and the reason.
     """
 
     pixels: UInt8[np.ndarray, "B S S 3"]
@@ -141,9 +142,10 @@ def _read(
 
 
 def patch_noise(rows: Rows, patches: int, seed: int, epoch: int) -> Float32[np.ndarray, "B L"]:
-    """Return a random number in [0, 1) for each patch, which determines the masked patches.
+    """Return a random number in [0, 1) for each patch, by which patches are masked.
 
-    The result has the shape (images, patches).
+    The patches with the largest numbers of an image are masked. The result has the shape (images,
+    patches).
 
     Args:
         rows: Indices of the images.

@@ -46,9 +46,10 @@ class Objective(ABC):
 
     Attributes:
         backbone: Backbone that is trained.
-        model: Module that maps an ``ImageBatch`` to a list of vectors, one for each loss, each a
-            sum over images. DDP workers add their sums up, so a batch that is divided among workers
-            has the loss and the gradient of the whole batch.
+        model: Module that maps an ``ImageBatch`` to a list with one vector for each loss. The
+            vector holds the sums over images from which the loss is computed. DDP workers add
+            their sums up, so a batch that is divided among workers has the loss and the gradient
+            of the whole batch.
         balancing: Balancing of the losses (their weights in the combined loss); its parameters are
             trained with the model. It is an empty module if there is one loss.
     """
@@ -70,7 +71,8 @@ class Objective(ABC):
         """Compute the losses of a batch and return them by name.
 
         Args:
-            sums: Output of the model, summed over all DDP workers.
+            sums: One vector for each loss, with the sums over the images of all DDP workers from
+                which the loss is computed, such as a sum of errors and a number of images.
         """
 
     @abstractmethod
@@ -83,8 +85,8 @@ class Objective(ABC):
         """Compute the gradients of all parameters.
 
         Args:
-            losses: Each loss by name.
-            sums: Output of the model, summed over all DDP workers.
+            losses: Each loss by name, as the method ``losses`` returned it.
+            sums: The vectors from which these losses were computed.
             scale: Function of the gradient scaler that multiplies a loss by the current scale.
         """
 
@@ -170,7 +172,7 @@ class _ReconstructionModel(nn.Module):
         self.colours, self.autoencoder = colours, autoencoder
 
     def forward(self, batch: ImageBatch) -> list[Tensor]:
-        """Return one vector: the sum of the losses of readable images, and their number."""
+        """Return one vector in a list: the sum of the readable images' losses, and their number."""
         valid = batch["valid"]
         images = self.colours.normalise(batch["pixels"])
         each = self.autoencoder.losses(images, batch["noise"]).masked_fill(~valid, 0)
@@ -199,7 +201,8 @@ class Supervision(Objective):
 
     Args:
         config: Config of the pretraining.
-        prior: Training prior: mean of valence and arousal, frequency of each class and unit.
+        prior: Mean of valence and of arousal, and frequency of each expression and action unit,
+            over the training labels.
 
     Raises:
         InputError: If the backbone is unknown, or the weights do not fit it.
@@ -221,7 +224,7 @@ class Supervision(Objective):
         self.balancing.begin_epoch(history)
 
     def losses(self, sums: Sequence[Tensor]) -> dict[str, Tensor]:
-        """Return the loss of each task over the labelled images of the batch."""
+        """Return the loss of the labelled images of the batch for each task, by the task's name."""
         parts = dict(zip(self.tasks, sums, strict=True))
         return {task: loss.value(parts[task]) for task, loss in self.model.losses.items()}
 
@@ -265,7 +268,7 @@ class _SupervisedModel(nn.Module):
 
     @property
     def losses(self) -> dict[str, Loss]:
-        """Loss function of each task, on the model's device."""
+        """Loss function of each task, by the task's name, on the model's device."""
         return {task: self._make_loss(task) for task in self.heads}
 
     def _make_loss(self, task: str) -> Loss:
@@ -275,12 +278,12 @@ class _SupervisedModel(nn.Module):
         return loss
 
     def raw(self, pixels: UInt8[Tensor, "B S S 3"]) -> dict[str, Tensor]:
-        """Return each task's raw outputs (values or logits), shape (images, outputs)."""
+        """Return raw outputs (values or logits) by task, each of shape (images, outputs)."""
         features = self.dropout(self.backbone(pixels))
         return {task: head(features) for task, head in self.heads.items()}
 
     def forward(self, batch: ImageBatch) -> list[Tensor]:
-        """Return for each task the sums over labelled images from which its loss is computed."""
+        """Return one vector for each task: the sums over labelled images that its loss needs."""
         raw, mask = self.raw(batch["pixels"]), batch["mask"] & batch["valid"][:, None]
         with autocast(mask.device, torch.float32):
             return [

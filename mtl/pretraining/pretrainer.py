@@ -30,13 +30,14 @@ class PretrainResult:
 
     Attributes:
         epoch: Number of the epoch, from 1.
-        losses: Each loss by name, the mean over steps.
+        losses: Mean of each loss over the training steps of the epoch, by the loss's name.
         learning_rate: Learning rate of the last step.
         images: Number of images trained on, over all DDP workers.
         seconds: Training time of this worker.
         data_seconds: Part of the training time that this worker waited for images.
-        scores: Score of each task on the images by which the best epoch is selected; None for a
-            task without a label there, and None in place of the dict if there are no such images.
+        scores: Score of each task on the images by which the best epoch is selected. The score is
+            None for a task without a label of these images; ``scores`` itself is None if there are
+            no such images.
     """
 
     epoch: int
@@ -49,7 +50,7 @@ class PretrainResult:
 
     @property
     def score(self) -> float | None:
-        """Sum of the tasks' scores, with valence and arousal as their mean; None without scores."""
+        """Sum of the tasks' scores, with valence and arousal as one mean; None without scores."""
         return None if self.scores is None else metrics.combine(self.scores)
 
 

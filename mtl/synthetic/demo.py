@@ -75,16 +75,17 @@ def make_demo(out: str | Path, seed: int = 20221018, demo: Demo | None = None) -
 
 
 def write_planted(out: str | Path, planted: Planted, seed: int, demo: Demo) -> Dataset:
-    """Write a synthetic dataset with the predictions of its exact posterior; return it opened.
+    """Write a synthetic dataset and the best predictions for it, and return the dataset opened.
 
-    The predictions for the validation frames are written to ``ceiling.parquet``, their scores to
-    ``dataset.json``: an approximate upper bound for any model.
+    The best predictions are those of the exact posterior of the labels given all features. Those
+    for the validation frames are written to ``ceiling.parquet``, and their scores to
+    ``dataset.json``. The scores are an approximate upper bound for any model.
 
     Args:
         out: Dataset directory to write.
         planted: The synthetic dataset in memory.
-        seed: Seed with which it was drawn, to record in ``dataset.json``.
-        demo: Parameters with which it was drawn, to record in ``dataset.json``.
+        seed: Seed with which ``planted`` was drawn, to record in ``dataset.json``.
+        demo: Parameters with which ``planted`` was drawn, to record in ``dataset.json``.
     """
     ceiling = best_predictions(planted, "validation")
     rows = planted.layout.rows("validation")
@@ -156,7 +157,8 @@ def best_predictions(
     """Predict all listed frames of a split with the exact Bayesian posterior of the labels.
 
     Listed frames are the frames named in the annotation files. The posterior uses the true
-    constants from which the dataset was drawn: an approximate upper bound for any model.
+    constants from which the dataset was drawn, so the scores of these predictions are an
+    approximate upper bound for any model.
 
     Args:
         planted: The synthetic dataset in memory.
@@ -195,7 +197,7 @@ def _listing(planted: Planted) -> Listing:
 
 
 def _by_video(layout: Layout, features: np.ndarray) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
-    """Return an iterator over the name, frame numbers and features of each video.
+    """Return an iterator over videos: a tuple of name, frame numbers and features of each.
 
     Args:
         layout: Videos and the numbers of their frames.

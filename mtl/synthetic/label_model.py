@@ -39,15 +39,17 @@ class Readouts:
     The readouts of valence, arousal and action units have variance 1.
 
     Attributes:
-        affect: Weights of valence and arousal.
+        affect: Weight of each dimension of the latent affect in valence and in arousal.
         affect_mean: Mean of valence and arousal, in label units.
-        affect_spread: Factor from readout to label units: standard deviation without noise.
+        affect_spread: Factors that convert the readouts of valence and arousal to label units,
+            which are the standard deviations of these labels without noise.
         affect_noise: Standard deviation of the annotation noise of valence and arousal, in label
             units.
-        expression: Weights of the eight class scores. Standard Gumbel noise is added to the scores,
-            so the larger their standard deviation, the less random is the class.
+        expression: Weight of each dimension in the scores of the eight expressions. Standard
+            Gumbel noise is added to the scores, so the larger the scores' standard deviation, the
+            less random is the class.
         expression_bias: Bias added to each noisy class score before the argmax.
-        units: Weights of the action units.
+        units: Weight of each dimension in the scores of the twelve action units.
         unit_threshold: Threshold above which a noisy unit score makes the unit active.
         unit_noise: Standard deviation of the noise added to the readout of each action unit.
     """

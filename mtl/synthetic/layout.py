@@ -38,7 +38,7 @@ TEST_PATTERNS: dict[tuple[str, ...], float] = {(): 1.0}
 """Share of the test frames for each set of labelled tasks: no test frame is labelled."""
 
 PATTERNS = dict(zip(SPLITS, (TRAIN_PATTERNS, VALIDATION_PATTERNS, TEST_PATTERNS), strict=True))
-"""Share of the frames for each set of labelled tasks, by split."""
+"""Share of a split's frames for each set of labelled tasks, by the name of the split."""
 
 COLUMNS = {"affect": slice(0, 2), "expression": slice(2, 3), "action_units": slice(3, 15)}
 """Label columns of each task."""
@@ -166,8 +166,8 @@ def _assign_patterns(
 ) -> list[tuple[str, ...]]:
     """Choose the labelled tasks of each run of consecutive frames.
 
-    Runs are visited in random order. Each run gets the set of tasks that so far has the fewest
-    frames compared with its wanted share.
+    Runs are visited in random order. Each run gets the set of tasks that at this point has
+    the largest difference between its wanted and its actual number of frames.
 
     Args:
         rng: Source of the random draws.

@@ -38,18 +38,20 @@ class Demo:
         run_frames: Mean length, in listed frames, of a run of frames with the same labelled tasks.
         frames_per_second: Frame rate that converts time constants in seconds to frames.
         affect_seconds: Time constants of the latent affect's dimensions, one tuple per block.
-        nuisance_seconds: Time constants of the nuisance processes of each feature set.
+        nuisance_seconds: Time constants of the nuisance processes; every feature set has processes
+            with all of these.
         offsets: Number of nuisances of each feature set that are constant over a video.
         signal, nuisance, offset: Size of one dimension of the latent affect, one nuisance process
             and one constant nuisance in one feature, in standard deviations of the feature's white
             noise.
-        views: Name, width and signal strength of each feature set; the strength multiplies
-            ``signal``.
+        views: Name of each feature set, and a ``View`` with its number of features and the factors
+            on ``signal``.
         affect_mean: Mean of valence and of arousal.
         affect_spread: Standard deviation of valence and of arousal without annotation noise.
         affect_noise: Standard deviation of the annotation noise of valence and of arousal.
-        affect_blocks: Weight of each block in valence and in arousal.
-        expression_blocks, unit_blocks: Weight of each block in expression and in action units.
+        affect_blocks: Weights of the three blocks in valence, then in arousal.
+        expression_blocks: Weight of each of the three blocks in the scores of all expressions.
+        unit_blocks: Weight of each of the three blocks in the scores of all action units.
         expression_sharpness: Standard deviation of the expression's class scores before standard
             Gumbel noise is added.
         unit_noise: Standard deviation of the noise that is added to an action unit's score, which

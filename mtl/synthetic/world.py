@@ -1,10 +1,11 @@
 """Random constants that all synthetic videos share: weights of the labels and of the features.
 
 The latent state of a video consists of the latent affect (S dimensions, on which all labels depend)
-and, for each feature set, of nuisance processes and constants that enter only this set. Their
-weights in the features are combinations of the weights of affect, so a single frame cannot separate
-them from affect. Only their course over time can: the constants do not change during a video, while
-affect returns to its mean. Legend: N frames, S affect dimensions, K state dimensions, F features.
+and, for each feature set, of nuisance processes and constants that enter only this set. The
+nuisances' weights in the features are combinations of the weights of affect, so a single frame
+cannot separate nuisances from affect. Only the course over time can: the constants do not change
+during a video, while affect returns to its mean. Legend: N frames, S affect dimensions, K state
+dimensions, F features.
 """
 
 from collections.abc import Sequence
@@ -56,7 +57,7 @@ class World:
         cameras: Observation model from the state to the features, by feature set.
         readouts: Linear maps to the labels from the dimensions ``affect`` of the state, with noise
             and thresholds.
-        affect: Dimensions of the state on which the labels depend.
+        affect: Slice of the state's dimensions on which the labels depend.
     """
 
     time_constants: Float64[np.ndarray, " K"]

@@ -128,7 +128,7 @@ def predict_best(
         config: Config of the trial.
         data: Data of the trial.
         weights: State dict of the model after each epoch that is needed, by epoch.
-        best_epochs: Best epoch of each task.
+        best_epochs: Best epoch of each task, by the task's name.
         workers: DDP workers that predict together.
 
     Returns:
@@ -165,7 +165,7 @@ def predict_tasks(
         config: Config of the trial.
         data: Tasks, feature statistics, and outputs for videos without features, of the trial.
         part: Frames to predict, and the feature sequences of their videos.
-        epochs: Epoch of each task to predict.
+        epochs: Chosen epoch of each task to predict, by the task's name.
         device: Device of the models.
         workers: DDP workers that predict together.
 

@@ -42,7 +42,7 @@ class EpochResult:
         learning_rate: Learning rate of the last step.
         frames: Training frames of the epoch, over all DDP workers.
         seconds: Training time of this worker.
-        data_seconds: Part of the training time that was spent on making batches.
+        data_seconds: Part of ``seconds`` that was spent on making batches.
     """
 
     epoch: int
@@ -71,7 +71,7 @@ class Trainer(TrainerCore[EpochResult]):
 
     Attributes:
         shared: Parameters that the losses of all tasks depend on.
-        losses: Loss of each task.
+        losses: Loss function of each task, by the task's name.
         batches: Reader of training windows.
 
     Raises:
@@ -219,7 +219,8 @@ class Trainer(TrainerCore[EpochResult]):
             step: Number of the step in the epoch, from 0.
 
         Returns:
-            The labels, and a mask of the labels that replace predictions; None if there are none.
+            The labels, and a mask that is True for labels that replace predictions; None if the
+            model gets no labels in this epoch.
         """
         ratio = self.model.teacher_forcing_ratio(
             (epoch - 1) / max(1, self.config.training.epochs - 1)
@@ -249,9 +250,9 @@ class Trainer(TrainerCore[EpochResult]):
     def _losses(
         self, outputs: Outputs, batch: WindowBatch
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Return each task's loss, and True for each task with a label in the batch, as two dicts.
+        """Return two dicts by task: the loss, and True if the batch has a label of the task.
 
-        Both are computed from the labelled frames of all DDP workers' batches.
+        Both count the labelled frames in the batches of all DDP workers.
         """
         parts = [
             loss.sums(

@@ -58,8 +58,9 @@ class Light:
 class Pose:
     """Head pose in T frames: position, size, rotation, yaw (turn to the side) and gaze.
 
-    Angles are in radians. Positive ``rotation`` is clockwise, positive ``yaw`` is a turn to the
-    right in the picture.
+    ``right`` and ``down`` are the head's distance from the picture's centre, and ``zoom`` is a
+    factor on the head's size. Angles are in radians. Positive ``rotation`` is clockwise, positive
+    ``yaw`` is a turn to the right in the picture.
     """
 
     right: Scalar

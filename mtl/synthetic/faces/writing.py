@@ -110,9 +110,9 @@ def unit_intensities(
 
 
 def known_path_scores(planted: Planted, split: str = "validation") -> dict[str, Any]:
-    """Return the scores of an oracle that knows the latent valence and arousal of each frame.
+    """Return the scores of the best predictions from the exact latent time series of each frame.
 
-    The keys are the names of the scores, such as ``ccc_valence``.
+    The keys are those of ``mtl.evaluation.metrics.scores``, such as ``ccc_valence``.
 
     Args:
         planted: The synthetic dataset in memory.
