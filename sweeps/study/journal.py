@@ -72,8 +72,8 @@ def _is_record(line: bytes) -> bool:
 def remove_optuna_lock(path: Path) -> None:
     """Remove the lock file that a dead process left beside a journal file.
 
-    Optuna itself would wait 30 s for the release of the lock. This function first waits half a
-    second, in case a running process holds the lock.
+    Optuna itself would wait 30 s for the release of the lock. This function waits at most half
+    a second for a running process to release the lock.
 
     Args:
         path: The journal file.
