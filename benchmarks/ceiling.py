@@ -58,7 +58,9 @@ ROWS = {
 def causal(
     features: np.ndarray, loadings: np.ndarray, frames: np.ndarray, seconds: np.ndarray
 ) -> Any:
-    """Run a Kalman filter over one video; it has the arguments of the Kalman smoother it replaces.
+    """Run a Kalman filter over one video.
+
+    The function has the same arguments as the Kalman smoother, so that it can replace the smoother.
 
     Legend: T frames, K dimensions of the latent state, F features.
 
@@ -98,9 +100,10 @@ def relative_scores(point: tuple[int, int]) -> dict[str, float]:
         point: Tuple of the dataset's number of videos and of the seed.
 
     Returns:
-        "posterior": the best possible score. The other values are scores divided by it: "gru",
-        "transformer", "fused" (mean of both models, post-processed), and "filter" (exact posterior
-        given past and current frames only).
+        Dict with the best possible score under the key "posterior". Each other key has the score of
+        one predictor divided by the best possible score: "gru", "transformer", "fused" (mean of
+        these two models' outputs, post-processed), and "filter" (exact posterior given past and
+        current frames only).
     """
     videos, seed = point
     torch.set_num_threads(1)
@@ -168,7 +171,7 @@ def table(results: Mapping[int, Sequence[Mapping[str, float]]]) -> str:
 
 
 def main() -> None:
-    """Run the benchmark from the command line."""
+    """Compare models with the best possible score on synthetic data; print a table and JSON."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -16,7 +16,7 @@ best single trial. The true values are those of the same models on the whole pop
 Printed for each number of videos and each of the two values: the fraction of sweeps in which the
 interval contains the true value (target: 90 to 99 % from 19 videos on), the interval's width, the
 width of an oracle interval (which contains the central 95 % of the values of the same models on 400
-other sets of the same number of videos), and the bias of the value on `select`.
+other sets of the same number of videos), and the value on `select` minus the true value.
 """
 
 import argparse
@@ -187,8 +187,8 @@ def search(
         rows: Row numbers of the frames on which to choose.
 
     Returns:
-        Tuple of two ensembles: the one from greedy selection among all trials, and the best trial,
-        which has one model per task, that of the trial's best epoch for the task.
+        Tuple of two ensembles: the result of greedy selection among all trials, and the best single
+        trial. The latter has one model per task: the trial at its best epoch for that task.
     """
     labels, known = population.labels[rows], np.ones((len(rows), 15), bool)
     fused: dict[str, list[tuple[Member, int]]] = {}
@@ -216,12 +216,15 @@ def search(
 def bootstrap_scores(
     ensemble: Ensemble, population: Population, rows: np.ndarray | slice
 ) -> dict[str, BootstrapScore]:
-    """Return an ensemble's scores by name on some frames, each with bootstrap draws over videos.
+    """Return an ensemble's scores on some frames, each with bootstrap draws over videos.
 
     Args:
         ensemble: For each task, pairs of a simulated model and the model's integer weight.
         population: All frames of all simulated videos.
         rows: Rows of the frames to score.
+
+    Returns:
+        From the name of each score, such as ``p_labelled``, to the score and its bootstrap draws.
     """
     labels = population.labels[rows]
     known = np.ones(labels.shape, bool)
@@ -333,8 +336,9 @@ def table(results: Mapping[int, Sequence[Mapping[str, float]]]) -> str:
     and this score minus that of the best single trial.
 
     Args:
-        results: For each number of videos, the dict that ``simulate`` returns for each simulated
-            sweep (true value, 1 if the interval contains it, widths of intervals and bias).
+        results: For each number of videos, a list with one dict per simulated sweep, as returned by
+            ``simulate``: for both values the true value, 1 or 0 for an interval that contains the
+            true value or not, widths of intervals, and the value on `select` minus the true value.
     """
     lines = [
         "| videos | statistic | true value | inside interval | inside percentile interval | "
@@ -353,7 +357,7 @@ def table(results: Mapping[int, Sequence[Mapping[str, float]]]) -> str:
 
 
 def main() -> None:
-    """Run the benchmark from the command line."""
+    """Simulate sweeps and print how often intervals contain the true score, as a table and JSON."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -177,7 +177,7 @@ def looped(images: Path, backbone: str, batch: int, threads: int, loading: int) 
 
 
 def alone(function: Callable[..., Arrivals], *arguments: Any) -> Arrivals:
-    """Call a function in a new process with these arguments and return the function's result."""
+    """Call a function with the given arguments in a new process; return the function's result."""
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=spawn) as pool:
         return pool.submit(function, *arguments).result()
@@ -192,9 +192,10 @@ def speed(images: Path, args: argparse.Namespace) -> dict[str, Any]:
 
     Returns:
         Median images/s on Ray workers (``ours_images_per_s``) and in the plain loop
-        (``loop_images_per_s``); the loop's fastest numbers of torch threads (``loop_threads``) and
-        of DataLoader processes (``loop_loading_processes``); and median, minimum and maximum over
-        rounds of the first rate divided by the second (``ratio``, ``ratio_min``, ``ratio_max``).
+        (``loop_images_per_s``); the numbers of torch threads (``loop_threads``) and of DataLoader
+        processes (``loop_loading_processes``) with which the loop is fastest; and median, minimum
+        and maximum over rounds of the rate on Ray workers divided by the loop's rate (``ratio``,
+        ``ratio_min``, ``ratio_max``).
     """
     common = (images, args.backbone, args.batch)
     tried = {
@@ -242,7 +243,7 @@ def most_memory(folder: Path, count: int, args: argparse.Namespace) -> int:
 
 
 def main() -> None:
-    """Run the benchmark from the command line."""
+    """Measure speed and memory of feature extraction; print tables and one JSON line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

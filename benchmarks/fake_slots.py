@@ -96,7 +96,7 @@ def open_study(folder: Path, file: SearchFile, trials: int, sampler: str) -> Swe
         folder: Folder of the study's journal.
         file: The search file.
         trials: Number of trials after which the study proposes no more.
-        sampler: Name of the sampler, such as ``random`` or ``tpe``, in place of the search file's.
+        sampler: Name of the sampler, such as ``random`` or ``tpe``; the search file's is ignored.
     """
     space = Space(file)
     combinations = space.comparisons()
@@ -119,7 +119,8 @@ class FakeSlots:
 
     Iterating over the object runs all trials of an Optuna study with random scores. For each trial
     that ends, the iterator yields the real milliseconds spent in the study's functions since the
-    trial that ended before, by category of the stopwatch.
+    previous trial ended. They are counted by category: "study" (all functions), and its parts
+    "disk" and "sampling", each as wall time and, with " cpu" added to the key, as CPU time.
 
     Args:
         study: The Optuna study.

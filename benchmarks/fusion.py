@@ -239,7 +239,8 @@ def table(found: dict[str, Any]) -> str:
 
     Args:
         found: The dict that ``measure`` returns: seconds (keys that end with ``_s``) of fusion, of
-            two of its steps and of plain NumPy loops for these steps; memory in MB (``_mb``).
+            greedy selection and of the bootstrap alone, and of plain NumPy loops for these two
+            steps; memory in MB (keys that end with ``_mb``).
     """
     return "\n".join(
         [
@@ -259,7 +260,11 @@ def _row(title: str, ours: float, plain: float) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run the benchmark with the command-line arguments ``argv``; None: those of the process."""
+    """Measure time and memory of fusion; print a table and one JSON line.
+
+    Args:
+        argv: Command-line arguments; those of the process if None.
+    """
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -2,7 +2,7 @@
 
 python benchmarks/ingest.py [--rounds 7]
 
-In each round the training loop runs for two epochs over the same batches. In one of them each batch
+In each round the training loop runs for two epochs over the same batches. In one epoch each batch
 is made during training from features in Ray's object store (gather rows, join feature sets, cast,
 z-score); in the other, all batches were made before and are held in memory. The result is the
 median over rounds of the first epoch's frames/s divided by the second's; 1 means that making
@@ -38,7 +38,8 @@ WIDE = {"mae": 768, "iresnet": 1024, "densenet": 512}
 class PreparedBatches:
     """All batches of one training epoch, made in advance and held in memory.
 
-    In a trainer they replace the object that makes each batch from features during training.
+    In a trainer, an object of this class replaces the object that makes each batch from features
+    during training.
 
     Args:
         trainer: Trainer with the features and labels.
@@ -90,8 +91,9 @@ def measure(dataset: Dataset, config: TrialConfig, rounds: int) -> dict[str, Any
         Number of features (``features``); median frames/s with batches made during training from
         features in the object store (``shards_frames_per_s``), and with batches made in advance and
         held in memory (``resident_frames_per_s``); median, minimum and maximum over rounds of the
-        first rate divided by the second (``ratio``, ``ratio_min``, ``ratio_max``); and the fraction
-        of training time spent on making batches from the object store (``waiting_share``).
+        frames/s from the object store divided by those from memory (``ratio``, ``ratio_min``,
+        ``ratio_max``); and the fraction of training time spent on making batches from the object
+        store (``waiting_share``).
     """
     from sweeps.data.sharding import make_shards
 
@@ -124,7 +126,7 @@ def measure(dataset: Dataset, config: TrialConfig, rounds: int) -> dict[str, Any
 
 
 def main() -> None:
-    """Run the benchmark from the command line."""
+    """Measure the training speed with two sources of batches; print a table and a JSON line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

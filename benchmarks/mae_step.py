@@ -25,7 +25,9 @@ CASES = {"mae_vit_mini": (64,), "mae_vit_base": (112, 224)}
 
 
 class Plain(MaskedAutoencoder):
-    """Masked autoencoder that encodes all patches, with a mask token for each removed patch.
+    """Plain masked autoencoder, the baseline: its encoder processes all patches of an image.
+
+    A mask token replaces each removed patch before the encoder.
 
     Args:
         name: Name of the encoder, such as ``mae_vit_mini``.
@@ -38,6 +40,8 @@ class Plain(MaskedAutoencoder):
 
     def losses(self, images: Tensor, noise: Tensor) -> Tensor:
         """Return the mean squared error of each image's reconstruction over the removed patches.
+
+        Each true patch is normalised by the mean and the deviation of its own pixels.
 
         Args:
             images: B images of S x S pixels, (B, 3, S, S).
@@ -84,7 +88,8 @@ def stepper(model: MaskedAutoencoder, images: Tensor, noise: Tensor) -> Callable
 def measure(name: str, size: int, batch: int, rounds: int) -> dict[str, float]:
     """Measure the seconds per training step of this project's masked autoencoder and a plain one.
 
-    This project's encodes only the visible patches, the plain one all patches.
+    The encoder of this project's autoencoder processes only the visible patches, the encoder of the
+    plain autoencoder (class ``Plain``) processes all patches.
 
     Args:
         name: Name of the encoder, such as ``mae_vit_mini``.
@@ -121,7 +126,7 @@ def measure(name: str, size: int, batch: int, rounds: int) -> dict[str, float]:
 
 
 def main() -> None:
-    """Run the benchmark from the command line."""
+    """Measure the seconds per step of two masked autoencoders; print a table and a JSON line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -40,7 +40,7 @@ def pss(process: psutil.Process) -> int:
 
 
 def main() -> int:
-    """Run the benchmark from the command line and return the exit code of the sweep."""
+    """Run a sweep, print its wall time and peak memory, and return the sweep's exit code."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -42,7 +42,7 @@ DEMO = Demo(videos=120, split_shares=(0.48, 0.5, 0.02), mean_frames=150)
 JOINED = "features=[appearance,geometry,motion]"
 BASE = ("training.epochs=20", "training.device=cpu")
 RARE = 0.1
-"""Share of the training videos that keep a task's labels where most of these are removed."""
+"""Share of training videos that keep a task's labels if those of the others are removed."""
 
 Change = Callable[[Planted, np.random.Generator], Planted]
 """Function that returns a changed copy of a synthetic dataset."""
@@ -99,8 +99,8 @@ def rare(task: str) -> Change:
 def dependent(planted: Planted, random: np.random.Generator) -> Planted:
     """Return a copy of a dataset where arousal follows valence and AU12 and is rarely labelled.
 
-    Arousal becomes valence, negated where action unit 12 is off, plus noise. The arousal labels of
-    90 % of the training videos are removed.
+    Arousal becomes valence where action unit 12 is on, and minus valence where it is off, plus
+    noise. The arousal labels of 90 % of the training videos are removed.
 
     Args:
         planted: The synthetic dataset to copy.
@@ -129,12 +129,10 @@ def unrelated(planted: Planted, random: np.random.Generator) -> Planted:
 
 
 def feedback(*sources: str) -> tuple[str, ...]:
-    """Return config overrides of a model that feeds predictions of tasks into another's head.
-
-    The head that gets the predictions is that of arousal.
+    """Return config overrides of a model that feeds predictions of tasks into arousal's head.
 
     Args:
-        sources: Names of the tasks whose predictions are fed.
+        sources: Names of the tasks whose predictions are fed into the head.
     """
     wiring = (f"framework.sources=[{','.join(sources)}]", "framework.targets=[arousal]")
     return (JOINED, "framework=feedback", *wiring)
@@ -267,12 +265,13 @@ def summary(pairs: Sequence[tuple[float, float]]) -> dict[str, Any]:
     """Summarise the gain in score by a mechanism (a part of the model) over seeds.
 
     Args:
-        pairs: Score without and score with the mechanism, one pair per seed.
+        pairs: One pair per seed: the score without the mechanism, then the score with it.
 
     Returns:
-        Mean scores over seeds without and with the mechanism (``without``, ``with``); the mean of
-        the second minus the first (``difference``) with its 95 % ``interval`` by Student's t; and
-        this difference for each seed (``seeds``).
+        Mean scores over seeds without the mechanism (``without``) and with it (``with``); the mean
+        gain, which is the score with minus the score without the mechanism (``difference``); the
+        ends of this mean's 95 % interval by Student's t (``interval``); and a list of the gains of
+        all seeds (``seeds``).
     """
     without, with_it = np.array(pairs).T
     gains = with_it - without
@@ -290,8 +289,9 @@ def table(results: Mapping[str, Mapping[str, Any]]) -> str:
     """Return a Markdown table of gains in score, with a row for each mechanism.
 
     Args:
-        results: For each mechanism (part of the model that can be left out), the mean scores
-            ``without`` and ``with`` it, their mean ``difference`` and its 95 % ``interval``.
+        results: For each mechanism (part of the model that can be left out), the dict that
+            ``summary`` returns: the mean scores ``without`` and ``with`` the mechanism, the mean
+            gain (``difference``) and the gain's 95 % ``interval``.
     """
     lines = ["| mechanism | measure | without | with | difference [95 %] | result |"]
     lines.append("|---|---|---:|---:|---:|---|")
@@ -307,7 +307,7 @@ def table(results: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def main() -> None:
-    """Run the benchmark from the command line."""
+    """Measure the gain in score by each mechanism; print a table and one JSON line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -58,7 +58,7 @@ def enqueue(journal: Path, configurations: Sequence[FrozenTrial]) -> None:
 
     Args:
         journal: File of the new journal.
-        configurations: Trials with the configurations, as another study has drawn them.
+        configurations: Optuna trials of another study, with the drawn configurations.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(study_name=STUDY, storage=_storage(journal), direction="maximize")
@@ -144,8 +144,9 @@ def working(*calls: tuple[Any, ...]) -> Iterator[list[BaseProcess]]:
     The context manager yields the list of the processes.
 
     Args:
-        calls: For each process, a tuple of the search file, the journal in which configurations
-            wait and, if several processes train one model with DDP, the rank and their number.
+        calls: For each process, a tuple of the search file and the journal in which configurations
+            wait. If several processes train one model with DDP, the tuple also has the process's
+            rank and the number of these processes.
 
     Raises:
         AssertionError: A process ended with an error.

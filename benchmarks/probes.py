@@ -123,6 +123,9 @@ def probe(data: Path, name: str) -> Probed:
     Args:
         data: Dataset directory.
         name: Name of the feature set.
+
+    Returns:
+        Predictions and true labels of the frames of these videos.
     """
     dataset = open_dataset(data)
     listing = dataset.listing()
@@ -135,12 +138,15 @@ def probe(data: Path, name: str) -> Probed:
 
 
 def pooled(parts: Sequence[Probed]) -> dict[str, BootstrapScore]:
-    """Return scores by name, computed on the frames of several seeds together.
+    """Return scores of a linear probe, computed on the frames of several seeds together.
 
     Each seed has videos of its own; the bootstrap draws from the videos of all seeds.
 
     Args:
-        parts: For each seed, predictions and labels of one kind of feature set.
+        parts: For each seed, predictions and labels of a probe on the same kind of feature set.
+
+    Returns:
+        From the name of each score, such as ``p_labelled``, to the score and its bootstrap draws.
     """
     video = np.concatenate([part.video + 100_000 * n for n, part in enumerate(parts)])
     columns = [(part.outputs, part.values, part.mask) for part in parts]
@@ -149,13 +155,14 @@ def pooled(parts: Sequence[Probed]) -> dict[str, BootstrapScore]:
 
 
 def with_interval(score: BootstrapScore, kind: str) -> dict[str, Any]:
-    """Return a score (or difference of scores) and its 95 % interval, rounded to 4 decimals.
-
-    The keys of the dict are ``score`` and ``interval``.
+    """Return a score (or difference of scores) with a 95 % interval, rounded to 4 decimals.
 
     Args:
         score: The score or the difference of two scores.
         kind: "ccc", "f1" or "p" limits the interval to the metric's range; "difference" does not.
+
+    Returns:
+        Dict of the ``score`` and of the interval's two ends (``interval``).
     """
     low, high = score.interval(*BOUNDS[kind]) if kind in BOUNDS else score.interval()
     return {"score": round(score.score, 4), "interval": [round(low, 4), round(high, 4)]}
@@ -168,9 +175,10 @@ def compare(scores: Mapping[str, Mapping[str, BootstrapScore]]) -> dict[str, dic
         scores: For each feature set, the scores by name of a linear probe on it.
 
     Returns:
-        For each feature set, the scores by name (such as ``ccc_valence``), each a dict with the
-        ``score`` and its 95 % ``interval``; and for each key "<set> - random_<set>" the same of the
-        score of the trained backbone's set minus that of the same backbone with random weights.
+        Nested dict: for each feature set, then for each score's name (such as ``ccc_valence``), a
+        dict of the ``score`` and the 95 % ``interval``. Further keys "<set> - random_<set>" have
+        dicts of the same form for gains: the score on the features of the trained backbone minus
+        the score on those of the same backbone with random weights.
     """
     rows = {
         name: {
@@ -192,8 +200,11 @@ def compare(scores: Mapping[str, Mapping[str, BootstrapScore]]) -> dict[str, dic
 def gains_over_seeds(gains: Mapping[str, Sequence[float]]) -> dict[str, dict[str, Any]]:
     """Return the mean gain in the challenge's score P over seeds, for each pair of feature sets.
 
+    A pair is the feature set of a trained backbone and that of the same backbone with random
+    weights; the gain is the score P of the first minus that of the second.
+
     Args:
-        gains: For each compared pair of feature sets, the gain of each seed.
+        gains: For each pair, the gain of each seed.
 
     Returns:
         For each pair, a dict of the gains of all seeds (``seeds``), their ``mean``, and the 95 %
@@ -214,9 +225,9 @@ def sweep_scores(folder: Path) -> dict[str, Any]:
         folder: Run folder of the sweep.
 
     Returns:
-        ``sets``: for each choice of feature sets in the sweep, the score P of its best
-        configuration, a list with one score per training seed; ``fused``: the score P of the fused
-        model.
+        ``sets``: dict from each combination of feature sets that the sweep compares to a list of
+        scores P: those of the best configuration with these sets, one per training seed;
+        ``fused``: the score P of the fused model.
     """
     comparison = json.loads((folder / "report" / "comparison.json").read_text())
     scores = json.loads((folder / "scores.json").read_text())
@@ -228,8 +239,9 @@ def table(found: Mapping[str, Mapping[str, Any]]) -> str:
     """Return a Markdown table of linear probes' scores, with their 95 % intervals.
 
     Args:
-        found: For each row of the table (a feature set, or the difference of two sets), scores by
-            name, each with ``score`` and ``interval``.
+        found: The dict that ``compare`` returns: for each row of the table (a feature set, or the
+            gain of a trained over a random backbone) and each score's name, a dict of the
+            ``score`` and the 95 % ``interval``.
     """
     lines = [
         f"| linear probe | {' | '.join(SHOWN_SCORES)} |",
@@ -249,7 +261,7 @@ def table(found: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def main() -> None:
-    """Run the benchmark from the command line."""
+    """Train backbones, score linear probes of their features, and print tables and JSON."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -129,7 +129,7 @@ def crop_box(clip: Clip, frame: int, width: int, height: int) -> tuple[int, int,
 
 
 def find_videos(packages: Path) -> dict[str, Path]:
-    """Return the files of the benchmark's videos (those named in ``CLIPS``) by name.
+    """Return the path of each of the benchmark's videos by name; ``CLIPS`` lists the names.
 
     Args:
         packages: Folder of installed packages, in which the files are searched.
@@ -192,9 +192,9 @@ def extraction(images: Path, out: Path, frames: CropFrames) -> dict[str, Any]:
         frames: Video and frame number of each crop.
 
     Returns:
-        Number of crops (``frames``), of rows of features (``rows``), of crops without features
-        (``failed``) and of features per row (``width``); ``finite``: True if all features are
-        finite; and crops per second, with Ray's start (``images_per_s``).
+        Dict of the number of crops (``frames``), of rows of features (``rows``), of crops without
+        features (``failed``) and of features per row (``width``); True if all features are finite
+        (``finite``); and crops per second, with Ray's start included (``images_per_s``).
 
     Raises:
         RuntimeError: The features do not have one finite row for each crop.
@@ -235,10 +235,13 @@ class Split:
 
 
 def divide_in_time(rows: Rows) -> tuple[Rows, Rows]:
-    """Return the first 70 % of a video's frames (for training) and the last 20 % (held out).
+    """Divide a video's face crops in time into crops for training and held-out crops.
 
     Args:
         rows: Numbers of the video's face crops, in order of time.
+
+    Returns:
+        The first 70 % of ``rows``, for training, and the last 20 %, held out.
     """
     return rows[: int(TRAIN_SHARE * len(rows))], rows[-int(HELD_OUT_SHARE * len(rows)) :]
 
@@ -246,12 +249,16 @@ def divide_in_time(rows: Rows) -> tuple[Rows, Rows]:
 def divide(frames: CropFrames) -> list[Split]:
     """Divide face crops into training and held-out crops, once in time and once by person.
 
-    In time, the last frames of each recording are held out. By person, the shortest recording is
-    held out; this division is left out if there is only one recording. One video of each recording
-    is used.
+    Only the crops of one video of each recording are used.
 
     Args:
         frames: Video and frame number of each crop.
+
+    Returns:
+        List of one or two divisions of the crops. In the first, "later frames", the first 70 % of
+        each recording's crops are for training and the last 20 % are held out. In the second,
+        "other person", the shortest recording is held out and all others are for training; it is
+        missing if there is only one recording.
     """
     chosen = {CLIPS[name].recording: name for name in reversed(CLIPS) if name in frames.names}
     videos = [np.flatnonzero(frames.video == frames.names.index(n)) for n in chosen.values()]
@@ -357,7 +364,7 @@ def normalised(objective: Reconstruction, images: Images, rows: Rows) -> Tensor:
         rows: Numbers of the B images to read.
 
     Returns:
-        Pixels of images of S x S pixels, (B, 3, S, S).
+        Normalised pixels of the images, resized to the autoencoder's S x S pixels, (B, 3, S, S).
     """
     pixels = read_resized(images, rows, SIZE, objective.backbone.resampling).pixels
     return objective.backbone.colours.normalise(torch.from_numpy(pixels))
@@ -377,10 +384,11 @@ def held_out_errors(
         split: Numbers of the training crops and of the held-out crops.
 
     Returns:
-        For each method, one error per held-out crop. The methods are the autoencoder (``mae``), the
-        mean colour of the crop's visible patches (``visible``), the mean of all training crops
-        (``training``), and the mean of the training crops of the same video (``recording``, NaN if
-        there are none).
+        For each method, one error per held-out crop. The methods are the autoencoder (``mae``) and
+        three baselines, which predict a removed patch by the mean colour of the crop's visible
+        patches (``visible``), by the same patch of the mean training crop (``training``), or by the
+        same patch of the mean training crop of the same video (``recording``; the error is NaN if
+        the video has no training crops).
     """
     model = objective.autoencoder
     images = normalised(objective, frames.images, split.held_out)
@@ -430,21 +438,23 @@ def ratio(errors: Floats, baseline: Floats, video: Rows) -> tuple[float, float, 
 def summary(
     frames: CropFrames, split: Split, errors: dict[str, Floats]
 ) -> Iterator[dict[str, Any]]:
-    """Yield the reconstruction results of each video with held-out crops, and of both together.
+    """Yield the reconstruction results of each video with held-out crops, then of all together.
 
-    The results of both together are left out if there is only one video.
+    The results of all videos together are left out if only one video has held-out crops.
 
     Args:
         frames: All face crops.
         split: Numbers of the training crops and of the held-out crops.
-        errors: Error of each held-out crop, by method: ``mae`` (the autoencoder) or a baseline.
+        errors: For each method, the error of each held-out crop. The methods are the autoencoder
+            (``mae``) and the baselines ``visible``, ``training`` and ``recording``.
 
     Yields:
-        Dict of the names of the division and of the video (``split``, ``video``), the numbers of
-        training and held-out crops (``trained``, ``held_out``), the autoencoder's mean error
-        (``mae``) and, for each baseline, the baseline's mean error (under its name) and
-        ``ratio_<baseline>``: the autoencoder's error divided by the baseline's, with the ends of
-        its 95 % interval.
+        Dict of the name of the division (``split``), the name of the video, or "both" for all
+        videos together (``video``), the number of training crops (``trained``) and of held-out
+        crops (``held_out``), and the autoencoder's mean error (``mae``). For each baseline without
+        NaN errors, the dict also has the baseline's mean error, under the baseline's name, and
+        ``ratio_<baseline>``: a list of the autoencoder's error divided by the baseline's, and of
+        the ends of this ratio's 95 % interval if there are enough frames.
     """
     video = frames.video[split.held_out].astype(np.int64)
     parts = {frames.names[v]: video == v for v in np.unique(video)}
@@ -466,8 +476,9 @@ def table(rows: list[dict[str, Any]]) -> str:
     """Return a Markdown table of a masked autoencoder's reconstruction errors on held-out faces.
 
     Args:
-        rows: The dicts that ``summary`` yields, one for each row of the table: the autoencoder's
-            mean error, that of each of three baselines, and the ratios of the first to the latter.
+        rows: The dicts that ``summary`` yields, one for each row of the table: the mean error of
+            the autoencoder and of each baseline, and the autoencoder's error divided by the
+            baseline's.
     """
     columns = " | ".join(f"mean {key} | ratio [95 %]" for key in BASELINES)
     lines = [f"| split | held out | frames (trained on) | MAE | {columns} |"]
@@ -514,9 +525,10 @@ def run(
         config: Configuration of the autoencoders.
 
     Returns:
-        Dict of the results of feature extraction (``extraction``: counts and speed) and of
-        reconstruction (``reconstruction``: a list of dicts of errors); and a picture of original,
-        masked and reconstructed faces as PNG bytes.
+        Tuple of a dict and a picture. The dict has the counts and the speed of feature extraction
+        (``extraction``, the dict that ``extraction`` returns) and a list of reconstruction errors
+        (``reconstruction``, the dicts that ``summary`` yields). The picture shows original, masked
+        and reconstructed faces, as PNG bytes.
     """
     images = folder / "cropped_aligned"
     write_crops(videos, images, most)
@@ -535,7 +547,7 @@ def run(
 
 
 def main() -> None:
-    """Run the benchmark from the command line."""
+    """Extract and reconstruct real faces; print tables and one JSON line of the results."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

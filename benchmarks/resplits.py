@@ -61,8 +61,8 @@ def draw_split(listing: Listing, split: int) -> dict[str, str]:
         split: Number that seeds the draw.
 
     Returns:
-        "train", "validation" or "test" (videos to hold back) by the video's name. Test videos of
-        the source dataset are left out.
+        From each video's name to its new split: "train", "validation" or "test" (to hold back).
+        Test videos of the source dataset are left out.
     """
     subject_of = {
         name: subject
@@ -189,11 +189,13 @@ def compare(folder: Path, written: Listing, truth: Listing) -> dict[str, Any]:
         truth: Videos and labels of the source dataset, with all labels.
 
     Returns:
-        ``select``: score on the validation videos on which choices were made; ``confirm``: dict of
-        the score on the other validation videos (``p_labelled``), its 95 % ``interval`` and other
-        numbers; ``held_back``: dict of the score on the held-back videos (``p_labelled``) and other
-        numbers; ``inside``: True if the interval contains the held-back score; ``errors_apart``:
-        absolute difference of the scores of ``confirm`` and ``held_back`` in standard errors.
+        ``select``: score on the validation videos on which choices were made. ``confirm``: dict for
+        the other validation videos, with the score (``p_labelled``), the ends of its 95 % interval
+        (``interval``), its standard error (``error``), and the numbers of scored tasks (``tasks``)
+        and of videos (``videos``). ``held_back``: dict for the held-back videos with the same keys
+        except ``interval``. ``inside``: True if the interval contains the held-back score.
+        ``errors_apart``: absolute difference of the scores of ``confirm`` and ``held_back``,
+        divided by the standard error of this difference.
     """
     reported = json.loads((folder / "scores.json").read_text())
     search = load(folder / "space.yaml").search
@@ -229,8 +231,9 @@ def run_split(source: Dataset, split: int, trials: int, out: Path) -> dict[str, 
         out: Folder for datasets, sweeps and results.
 
     Returns:
-        The settings, the scores by kind of videos (``select``, ``confirm``, ``held_back``), the
-        comparison of the last two (``inside``, ``errors_apart``), and the duration in ``seconds``.
+        Dict of the settings (``split``, ``seed``, ``trials``, and ``data``: hash of the source
+        dataset), of all keys of the dict that ``compare`` returns (``select``, ``confirm``,
+        ``held_back``, ``inside``, ``errors_apart``), and of the duration in ``seconds``.
     """
     name = f"resplit_{split}"
     file = out / f"{name}.json"
@@ -257,7 +260,7 @@ def table(results: Sequence[Mapping[str, Any]]) -> str:
 
     Args:
         results: For each re-split, the dict that ``run_split`` returns: scores on validation and on
-            held-back videos, and their difference.
+            held-back videos, and the difference of these scores in standard errors.
     """
     lines = [
         "| split | select | confirm | held back | inside | errors apart | tasks | seconds |",
@@ -279,8 +282,9 @@ def summary(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Summarise the results of all re-splits (new divisions of a dataset's videos).
 
     Args:
-        results: For each re-split, the fused model's score on ``confirm`` videos with its 95 %
-            interval, the score on held-back videos, and the difference in standard errors.
+        results: For each re-split, the dict that ``run_split`` returns: the fused model's score on
+            ``confirm`` videos with its 95 % interval, the score on held-back videos, and the
+            difference of these scores in standard errors.
 
     Returns:
         Number of re-splits (``splits``), and of those in which the held-back score is inside the
@@ -301,7 +305,7 @@ def summary(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Run the benchmark from the command line."""
+    """Run a sweep on each re-split of a dataset; print a table of scores and a JSON line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -119,7 +119,7 @@ def targets(task: Task, labels: NDArray[np.float32]) -> Floats:
 def columns_labelled_alike(
     task: Task, mask: NDArray[np.bool_]
 ) -> list[tuple[NDArray[np.int64], NDArray[np.bool_]]]:
-    """Group a task's regression targets: a group's targets are labelled on the same frames.
+    """Group a task's regression targets so that those of a group are labelled on the same frames.
 
     Args:
         task: The task.
@@ -211,10 +211,10 @@ def fit_task(
 
 
 def decision_shifts(task: Task, guess: Floats, y: Floats, known: NDArray[np.bool_]) -> list[Floats]:
-    """Return shifts that may be added to a task's outputs, before an output above 0.5 is positive.
+    """Return the shifts of a task's outputs among which the fit chooses.
 
-    The first is 0. For action units there is a second, with which the rate of positive predictions
-    of each unit equals the rate of positive labels. Legend: N frames, C targets.
+    A shift is added to the outputs before values above 0.5 count as positive, so it acts as a
+    decision threshold. Legend: N frames, C targets.
 
     Args:
         task: The task.
@@ -223,7 +223,9 @@ def decision_shifts(task: Task, guess: Floats, y: Floats, known: NDArray[np.bool
         known: True where a target is labelled, (N, C).
 
     Returns:
-        List of one or two arrays of shifts, (C,).
+        List of arrays with one shift per target, (C,). The first array is zero. For action units
+        there is a second one, with which the rate of positive predictions of each unit equals the
+        unit's rate of positive labels.
     """
     nothing = np.zeros(y.shape[1])
     if task.kind != "multilabel":
@@ -274,7 +276,7 @@ def moving_average(
 
 
 def _nearest(frames: NDArray[np.int32], at: NDArray[np.int32]) -> NDArray[np.int64]:
-    """Return, for each frame number in ``at``, the position of the nearest one in ``frames``."""
+    """Return, for each number in ``at``, the position of the nearest number in ``frames``."""
     after = np.searchsorted(frames, at).clip(1, max(len(frames) - 1, 1))
     before = after - 1
     after = np.minimum(after, len(frames) - 1)
@@ -301,8 +303,8 @@ def frame_features(
         sets: Names of the feature sets; all if None.
 
     Returns:
-        One row for each of ``rows``. The columns are, for each feature set in turn, its features,
-        then its features averaged with each radius.
+        One row for each of ``rows``. The columns are, for each feature set in turn, the set's
+        features, then moving averages of these features with each radius.
     """
     columns = [
         moving_averages(dataset, name, listing, rows, radius)
@@ -404,8 +406,9 @@ def ridge_scores(
         seed: Seed of the training folds and of the choice of the videos that are scored alone.
 
     Returns:
-        For ``validation`` (all validation videos) and for ``confirm`` (those scored alone), a dict
-        of the scores by name, in which ``interval`` is a dict of the scores' 95 % intervals.
+        One dict for ``validation`` (all validation videos) and, if ``confirm`` is not 0, one for
+        ``confirm`` (the videos scored alone). Each has the scores by name, such as
+        ``ccc_valence``, and under the key ``interval`` a dict of the 95 % interval of each score.
     """
     listing = dataset.listing()
     rows, outputs = predict_validation(dataset, listing, radii_frames, seed)
@@ -427,8 +430,8 @@ def table(results: dict[str, dict[str, Any]]) -> str:
     """Return the scores of ridge regression as a Markdown table with a row for each set of videos.
 
     Args:
-        results: For each set of scored videos, the scores by name and a dict of their 95 %
-            intervals (``interval``).
+        results: The dict that ``ridge_scores`` returns: for each set of videos, the scores by name
+            and, under the key ``interval``, a dict of the 95 % interval of each score.
     """
     lines = [f"| ridge | {' | '.join(SHOWN_SCORES)} |", f"|---|{'---:|' * len(SHOWN_SCORES)}"]
     for name, result in results.items():
@@ -445,7 +448,7 @@ def _cell(result: dict[str, Any], key: str) -> str:
 
 
 def main() -> None:
-    """Run the benchmark from the command line."""
+    """Fit ridge regressions on a dataset, and print the validation scores as a table and JSON."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--data", required=True, help="a dataset directory or address")
     parser.add_argument("--confirm", type=float, default=0.5, help="share of validation videos")

@@ -53,7 +53,7 @@ SEED = 0
 SLOTS = 8
 REAL_SLOTS = 2
 DRIVE = "--drive"
-"""First command-line argument with which the program runs ``drive``, the sweep with a stopwatch."""
+"""First command-line argument with which this program runs one sweep with a stopwatch."""
 
 SMALL_DEMO = Demo(videos=16, split_shares=(0.5, 0.3, 0.2), mean_frames=60, run_frames=15.0)
 REAL = {
@@ -78,9 +78,9 @@ def mean(laps: Sequence[Counter[str]]) -> dict[str, float]:
         laps: For each trial, milliseconds by category.
 
     Returns:
-        Mean milliseconds by category: all functions of the study ("study" for wall time, "study
-        cpu" for CPU time), of which writing to disk ("disk") and sampling ("sampling", "sampling
-        cpu").
+        Mean milliseconds by category: "study" (wall time in all functions of the study), "study
+        cpu" (CPU time in the same functions), "disk" and "sampling" (parts of the wall time spent
+        on writing to disk and in the sampler), "sampling cpu" (CPU time in the sampler).
     """
     parts = ("study", "study cpu", "disk", "sampling", "sampling cpu")
     return {part: round(sum(lap[part] for lap in laps) / len(laps), 2) for part in parts}
@@ -96,16 +96,20 @@ def measure_fake(
     Args:
         watch: Stopwatch on the functions of the Optuna study.
         file: The search file.
-        sizes: Numbers of trials, increasing; one study is run for each.
-        late: Number of additional trials in each study, which are compared between the sizes.
+        sizes: Numbers of trials, increasing; one study is run for each number.
+        late: Number of additional trials of each study that are measured with the random sampler,
+            and again with TPE, after the study's own number of trials has run.
         folder: Folder for the studies' journals.
 
     Returns:
-        ``sizes``: for each size a dict of the number of ``trials`` and of the driver's milliseconds
-        per trial by category: of these trials (``run``), and of the additional trials with the
-        random sampler (``random``) and with TPE (``tpe``), where ``ratio`` is CPU time relative to
-        the smallest size. ``late_to_early``: CPU time of the largest study's last tenth of trials
-        relative to its first tenth. ``reopen_s``: seconds to reopen the largest study's journal.
+        Dict with three keys. ``sizes`` is a list with one dict per study. In this dict ``trials``
+        is the study's number of trials; ``run``, ``random`` and ``tpe`` are dicts of the driver's
+        mean milliseconds per trial by category, such as "study cpu", as ``mean`` returns them:
+        ``run`` for the study's own trials, ``random`` and ``tpe`` for the additional trials with
+        the random sampler and with TPE. ``random`` and ``tpe`` also have the key ``ratio``: "study
+        cpu" divided by that of the smallest study. ``late_to_early`` is "study cpu" of the last
+        tenth of the largest study's own trials divided by that of the first tenth. ``reopen_s`` is
+        the time to reopen the largest study's journal, in seconds.
     """
     in_turn(watch, file, {folder / "warm-up": 2 * SLOTS}, "tpe")
     folders = [folder / str(size) for size in sizes]
@@ -140,13 +144,14 @@ def in_turn(
     Args:
         watch: Stopwatch on the studies' functions.
         file: The search file from which all studies draw trials.
-        trials: For the folder of each study's journal, the number of trials at which it ends.
+        trials: From the folder of each study's journal to the number of trials, earlier ones in the
+            journal included, at which the study ends.
         sampler: Name of the sampler.
 
     Returns:
-        For each study, a list with a counter for each trial: the milliseconds spent in the study's
-        functions since the trial before, by category ("study" for all, of which "disk" and
-        "sampling").
+        For each study, a list with a counter for each trial. The counter has the milliseconds spent
+        in the study's functions since the previous trial ended, by category: "study" (all
+        functions), of which "disk" and "sampling".
     """
     epochs = int(file.fixed["training.epochs"])
     with ExitStack() as stack:
@@ -176,8 +181,8 @@ def print_fake(result: Mapping[str, Any]) -> None:
     The driver is the process that draws trials and records their results.
 
     Args:
-        result: The dict that ``measure_fake`` returns: milliseconds per trial for each number of
-            trials, and the seconds to reopen the largest study's journal.
+        result: The dict that ``measure_fake`` returns: milliseconds per trial for each study, and
+            the seconds to reopen the largest study's journal.
     """
     print("| trials | driver ms | of this disk | CPU ms | late trials: CPU ms | ratio |", end="")
     print(" with TPE: CPU ms | of this sampling | share |")
@@ -199,7 +204,7 @@ def print_fake(result: Mapping[str, Any]) -> None:
 
 
 def measure_real(watch: Stopwatch, trials: int, address: str, folder: Path) -> dict[str, Any]:
-    """Measure the times per trial of a sweep with real training, and of a simulated one.
+    """Measure the milliseconds per trial of a sweep with real and of one with simulated training.
 
     Args:
         watch: Stopwatch on the functions of the Optuna study, for the simulated sweep.
@@ -208,10 +213,12 @@ def measure_real(watch: Stopwatch, trials: int, address: str, folder: Path) -> d
         folder: Folder for the demo, the search file and both studies.
 
     Returns:
-        ``trials``: their number; ``fake`` and ``real``: milliseconds per trial in the functions of
-        the study, by category, in the simulated and in the real sweep. For the real sweep also
-        ``slot``: milliseconds per trial of the processes that train trials, of which ``on_record``
-        between a trial's start and end in the journal, of which ``training`` in training steps.
+        ``trials``: number of trials of each sweep. ``fake`` and ``real``: dicts of the mean
+        milliseconds per trial in the functions of the Optuna study, by category such as "study" or
+        "disk", in the sweep with simulated and in the sweep with real training. Three further keys
+        have milliseconds per trial of the real sweep: ``slot``, the time of the processes that
+        train trials; ``on_record``, the part of it between a trial's start and end in the journal;
+        ``training``, the part of ``on_record`` in training steps.
     """
     make_demo(folder / "data", demo=SMALL_DEMO)
     search = {"trials": trials, "sampler": "random", "seed": SEED}
@@ -232,7 +239,7 @@ def drive(out: Path, arguments: Sequence[str]) -> int:
     """Run `sweeps/run.py` with a stopwatch on its Optuna study, and return the exit code.
 
     Args:
-        out: JSON file for the milliseconds spent in the study's functions.
+        out: JSON file to write, with the milliseconds spent in the study's functions by category.
         arguments: Arguments of `sweeps/run.py`.
     """
     watch = Stopwatch.on_studies()
@@ -270,7 +277,8 @@ def print_real(result: Mapping[str, Any]) -> None:
     """Print a table of milliseconds per trial of a sweep with real and with simulated training.
 
     Args:
-        result: The dict that ``measure_real`` returns.
+        result: The dict that ``measure_real`` returns: milliseconds per trial in the functions of
+            the study (``fake``, ``real``) and of the processes that train trials.
     """
     fake, real = result["fake"], result["real"]
     between = result["slot"] - result["on_record"]
@@ -292,7 +300,10 @@ def print_real(result: Mapping[str, Any]) -> None:
 
 
 def main() -> int:
-    """Run the benchmark from the command line and return the exit code."""
+    """Measure the driver's time per trial, print tables and JSON, and return the exit code.
+
+    If the first command-line argument is ``DRIVE``, run one sweep with a stopwatch instead.
+    """
     if sys.argv[1:2] == [DRIVE]:
         return drive(Path(sys.argv[2]), sys.argv[3:])
     parser = argparse.ArgumentParser(

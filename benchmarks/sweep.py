@@ -93,7 +93,7 @@ class Times:
     def by(self, clock: Callable[[float], float]) -> "Times":
         """Return the times of the same events on another clock, such as one that can be stopped.
 
-        The duration of Ray's start is copied; the other clock must not be stopped meanwhile.
+        The duration of Ray's start is copied; the other clock must not be stopped during that time.
 
         Args:
             clock: Function that converts seconds since the epoch to the other clock's seconds.
@@ -194,11 +194,13 @@ def measure_time(folder: Path, trials: int, rounds: int) -> dict[str, Any]:
         rounds: Number of rounds; in each, a sweep and plain Optuna run once.
 
     Returns:
-        ``trials``: their number. ``rounds``: for each round and for "sweep" and "plain", the
-        seconds until the end of the last trial, counted from the program's start without Ray's
-        start (``less_ray``), from the program's start (``with_ray``) and from the first trial's
-        start (``trials``), and the seconds of Ray's start (``ray``). ``ratio``: for the first three
-        of these, the median over rounds of the sweep's seconds divided by plain Optuna's.
+        Dict with three keys. ``trials``: number of trials of each run. ``rounds``: a list with a
+        dict for each round, which has a dict for "sweep" and one for "plain" with the seconds until
+        the end of the last trial, counted from the program's start without Ray's start
+        (``less_ray``), from the program's start (``with_ray``) and from the first trial's start
+        (``trials``), and with the seconds of Ray's start (``ray``). ``ratio``: for each of
+        ``less_ray``, ``with_ray`` and ``trials``, the median over rounds of the sweep's seconds
+        divided by plain Optuna's.
     """
     data = folder / "demo"
     make_demo(data)
@@ -266,11 +268,12 @@ def measure_memory(folder: Path) -> dict[str, Any]:
         folder: Folder for the datasets, the search files and the runs.
 
     Returns:
-        Size of the wide features in GiB (``features_gib``), and the memory as peak of a run
-        (``peak``) and as median while trials run (``training``): ``gib`` has the GiB of each run by
-        side ("sweep", "plain") and features ("wide", "narrow"), ``net_gib`` for each side the GiB
-        on wide minus those on narrow features, ``ratio`` the sweep's ``net_gib`` divided by plain
-        Optuna's.
+        Dict with four keys. ``features_gib``: size of the wide features in GiB. ``gib``: memory of
+        each run, as ``gib[side][features]`` with the side "sweep" or "plain" and the features
+        "wide" or "narrow"; this is a dict of the run's peak (``peak``) and the median while trials
+        run (``training``), in GiB. ``net_gib``: for each side, ``peak`` and ``training`` on wide
+        minus those on narrow features. ``ratio``: ``peak`` and ``training`` of the sweep's
+        ``net_gib`` divided by those of plain Optuna's.
     """
     gib: dict[str, dict[str, dict[str, float]]] = {side: {} for side in SIDES}
     for name, width in (("narrow", 1), ("wide", WIDE)):
@@ -361,7 +364,7 @@ def memory_table(result: Mapping[str, Any]) -> str:
 
 
 def main() -> None:
-    """Run the benchmark from the command line."""
+    """Compare a sweep with plain Optuna in time and memory; print tables and one JSON line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -55,7 +55,8 @@ LEAST_OF_CEILING, MOST_MEMORY, MOST_EVALUATION = 0.9, 1.5, 0.15
 GAIN = {"gru": 1.2, "lstm": 1.2, "transformer": 1.0}
 """Required gain in speed over the challenge winners' training scheme, by encoder.
 
-The gain is given as a multiple of that scheme's number of frames with padding per frame without.
+The gain must be at least this number times the scheme's number of frames with padding divided by
+the number of frames without padding.
 """
 
 
@@ -298,9 +299,9 @@ def memory(folder: Path) -> dict[str, float]:
         folder: Parent folder of the two datasets, ``wide`` and ``narrow``.
 
     Returns:
-        GiB of the process on wide features (``wide``), of that on narrow features (``narrow``) and
-        of the wide features on disk (``features``); and ``wide`` minus ``narrow``, divided by
-        ``features`` (``ratio``).
+        Memory of the process on wide features (``wide``) and of the process on features of width 1
+        (``narrow``), and size of the wide features on disk (``features``), in GiB; and ``wide``
+        minus ``narrow``, divided by ``features`` (``ratio``).
     """
     spawn = multiprocessing.get_context("spawn")
     gib = {}
@@ -316,7 +317,7 @@ def memory(folder: Path) -> dict[str, float]:
 
 
 def main() -> None:
-    """Run the benchmark from the command line."""
+    """Measure speed and memory of the training loop; print a table and one JSON line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

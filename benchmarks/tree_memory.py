@@ -17,8 +17,8 @@ class MemoryWatch(threading.Thread):
     """Context manager that measures the memory of this process's descendants every half second.
 
     Attributes:
-        samples: Time in seconds since the epoch, and memory of all descendants (child processes and
-            theirs) together in bytes, one pair per measurement.
+        samples: One pair per measurement: the time in seconds since the epoch, and the memory of
+            all descendants (child processes, their child processes, and so on) together, in bytes.
     """
 
     def __init__(self) -> None:
@@ -63,7 +63,7 @@ def memory_bytes(pids: Iterable[int]) -> int:
 
 
 def _object_store(pid: int) -> dict[int, int]:
-    """Return the used bytes of each Ray object store file that a process has open, by inode."""
+    """Return, by inode, the used bytes of each object store file that a process has open."""
     sizes = {}
     for descriptor in Path(f"/proc/{pid}/fd").iterdir():
         with suppress(OSError):  # the file may have been closed

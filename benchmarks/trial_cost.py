@@ -141,10 +141,11 @@ def measure(
         number: Number of the round, for file names.
 
     Returns:
-        Mean seconds of a trial in the sweep (``trial``) and in plain Optuna (``training``); the
-        first minus the second (``difference``); the part of this difference that arises outside
-        training epochs, as mean (``cost``) and for each trial (``costs``); the seconds of epochs in
-        the sweep divided by those in plain Optuna (``slower``). Seconds that a sweep spends once:
+        Mean seconds of a trial in the sweep (``trial``) and in plain Optuna (``training``);
+        ``trial`` minus ``training`` (``difference``); the part of this difference that arises
+        outside training epochs, as mean over trials (``cost``) and as list with one value per trial
+        (``costs``); the seconds of training epochs in the sweep divided by those in plain Optuna
+        (``slower``). Three further keys have the seconds that a sweep spends once:
         on the start of Ray (``ray_start``), on the rest of the time before the first trial
         (``slot_start``), and in the first trial more than in others (``first_trial``).
     """
@@ -189,11 +190,11 @@ def measure_documented(
         space: The search file.
         configurations: Trials with the configurations to train.
         workers: DDP workers of each trial.
-        training: Mean seconds of these trials in plain Optuna.
+        training: Mean seconds of a trial with these configurations in plain Optuna.
 
     Returns:
-        Mean seconds of a trial with this pattern (``trial``), the argument ``training``, and the
-        first minus the second (``difference``).
+        Mean seconds of a trial with this pattern (``trial``), the argument ``training`` unchanged,
+        and ``trial`` minus ``training`` (``difference``).
     """
     import ray.train
     from ray import tune
@@ -283,7 +284,7 @@ def table(results: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def main() -> None:
-    """Run the benchmark from the command line."""
+    """Measure the overhead of a trial over plain Optuna; print a table and one JSON line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -40,7 +40,7 @@ class Side:
     spans: list[tuple[float, float]] = field(default_factory=list)
 
     def clock(self, at: float) -> float:
-        """Return the seconds that the program has run before a time, not counting when it stopped.
+        """Return the seconds that the program has run before a time, without its stopped times.
 
         Args:
             at: The time, in seconds since the epoch.
@@ -48,7 +48,7 @@ class Side:
         return sum(max(0.0, min(at, stop) - start) for start, stop in self.spans)
 
     def signal(self, number: signal.Signals) -> None:
-        """Send a signal to all processes of the program, also to those that start meanwhile.
+        """Send a signal to all processes of the program, also to those started while sending.
 
         Args:
             number: The signal.
@@ -80,8 +80,8 @@ def in_turns(programs: Sequence[Callable[[Side], Any]]) -> list[tuple[Any, Side]
             to ``roots`` of the given ``Side``, and waits for their end.
 
     Returns:
-        For each program, the function's result, and the ``Side`` with the program's processes and
-        the times of its turns.
+        For each program, a tuple of the function's result and the ``Side`` with the program's
+        process ids and the times of the program's turns.
     """
     sides = [Side() for _ in programs]
     running: list[Future[Any]] = []

@@ -9,7 +9,7 @@ from mtl.training.inference import ModelWeights, TrialData, predict_best
 from mtl.training.trainer import EpochResult, Trainer
 
 Outputs = dict[str, Float[np.ndarray, "N 22"]]
-"""Model outputs for the N frames of each split of the data: select, confirm and test.
+"""Dict from each split of the data (select, confirm and test) to outputs for its N frames.
 
 ``select`` holds validation videos on which choices are made, ``confirm`` validation videos held
 back for the final scores.
@@ -30,7 +30,8 @@ def train(
         workers: DDP workers that train together; a single one if None.
 
     Returns:
-        The results of all epochs, and for each split the model outputs for its frames.
+        Tuple of the results of all epochs, in order, and of a dict from each split's name to the
+        model outputs for the split's N frames, (N, 22).
     """
     workers = workers or Workers()
     trainer = Trainer(config, data, workers=workers)
