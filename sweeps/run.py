@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run or continue a sweep from the command line; return the program's exit code.
 
     Args:
-        argv: Words of the command line after the program's name; those of this process if None.
+        argv: Words of the command line after the program's name; None for those of this process.
     """
     words = _arguments(argv)
     file = _load(words)
@@ -158,13 +158,13 @@ def _check_fits(file: SearchFile, address: str) -> None:
 
 
 def _refit_members(fusion: SweepFusion, folds: int) -> list[Refit]:
-    """Return the ensemble's trials that are trained again (refits), each once without each fold."""
+    """Return the refits: each fused trial, to be trained again with each fold held out."""
     members = fusion.member_signatures()
     return [Refit(member, fold, folds) for fold in range(folds) for member in members]
 
 
 def open_study(folder: Path, plan: Plan, lock: DriverLock) -> SweepStudy:
-    """Open the sweep's Optuna studies, which hold its trials; they are made if needed.
+    """Open the Optuna studies that hold the sweep's trials, or create missing studies.
 
     Args:
         folder: The run folder.
@@ -193,7 +193,7 @@ def open_study(folder: Path, plan: Plan, lock: DriverLock) -> SweepStudy:
 def _search(
     plan: Plan, limits: Limits, fusion: SweepFusion, address: str, resumed: bool
 ) -> str | None:
-    """Train the sweep's trials with Ray; return the reason of an early end, None without one."""
+    """Train the sweep's trials with Ray; return the reason if the search ends early, else None."""
     file, study = plan.file, limits.study
     with connect(address) as cluster:
         # Ray must be imported after its settings are made.

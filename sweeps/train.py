@@ -150,9 +150,9 @@ def _fold(option: str | None, listing: Listing) -> tuple[list[dict[str, str]], i
         listing: Frames and labels of all videos.
 
     Returns:
-        For each fold, the split of each video (train, select, confirm or test) by the video's name
-        while that fold is held out; and the number of the fold to hold out. Without ``--fold`` an
-        empty list and None.
+        Two values. First, a list with one dict for each fold: by a video's name, the split (train,
+        select, confirm or test) that the video has while this fold is held out. Second, the number
+        of the fold to hold out. Without ``--fold`` an empty list and None.
     """
     if option is None:
         return [], None

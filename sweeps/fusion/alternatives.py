@@ -1,4 +1,4 @@
-"""Alternatives to a fused model, its cost, and the contribution of each member (fused trial).
+"""Other ensembles than the fused model, costs of ensembles, contributions of fused trials.
 
 All scores are those of raw outputs, before post-processing. Nothing is chosen on ``confirm``
 (validation videos held back for the final scores).
@@ -25,7 +25,7 @@ from sweeps.search_file import FusionSection
 from sweeps.storage.trial_folder import TrialFolder
 
 SMALL_SIZES = (1, 2, 4, 8)
-"""Numbers of trials in the small ensembles that are scored beside the fused model."""
+"""Numbers of trials in the small ensembles that are compared with the fused model."""
 SMALL_CANDIDATES = 25
 """Number of best trials among which the small ensembles are chosen."""
 
@@ -36,7 +36,7 @@ def rule_scores(
     settings: FusionSection,
     fused: Float[np.ndarray, "N 22"],
 ) -> dict[str, Any]:
-    """Fuse the trials by each selection rule, and compare the scores with the sweep's fused model.
+    """Fuse trials by each selection rule, and compare the scores with those of the fused model.
 
     Args:
         candidates: Trials that may be fused, for each task.
@@ -45,10 +45,11 @@ def rule_scores(
         fused: Outputs (N, 22) of the sweep's fused model for N frames, before post-processing.
 
     Returns:
-        By name of the rule, such as ``greedy``: the combined score P (sum of the tasks' scores)
-        under ``select`` (validation videos on which choices are made) and ``confirm`` (validation
-        videos held back), and under ``minus_fused_raw`` the difference from the fused model's P on
-        ``confirm``.
+        A dict for each rule, by name of the rule, such as ``greedy``. ``select`` (validation videos
+        on which choices are made) and ``confirm`` (validation videos held back): ``p``, the
+        combined score (sum of the tasks' scores), and its bootstrap ``interval``.
+        ``minus_fused_raw``: on ``confirm``, the rule's ``p`` minus that of ``fused``, under
+        ``p_labelled``, with ``interval``.
     """
     scores = {}
     for rule in RULES:
@@ -73,10 +74,11 @@ def small_ensembles(
         fused: Outputs (N, 22) of the sweep's fused model for N frames, before post-processing.
 
     Returns:
-        One dict for each ensemble, the smallest first: ``members`` (number of trials); the keys of
-        ``cost``; under ``select`` and ``confirm`` (validation videos held back) the combined score
-        P (sum of the tasks' scores); under ``minus_fused_raw`` the difference from the fused
-        model's P on ``confirm``.
+        One dict for each ensemble, the smallest first. ``members``: number of trials. ``models``,
+        ``parameters``, ``frames_per_second``: cost of predicting. ``select`` and ``confirm``
+        (validation videos held back): ``p``, the combined score (sum of the tasks' scores), and its
+        bootstrap ``interval``. ``minus_fused_raw``: on ``confirm``, the ensemble's ``p`` minus that
+        of ``fused``, under ``p_labelled``, with ``interval``.
     """
     trials = candidates.with_most_tasks(SMALL_CANDIDATES)
     outputs = np.stack([candidates.load(trial.signature).outputs for trial in trials])
@@ -133,10 +135,11 @@ def contributions(
             ``confirm`` (validation videos held back) unless it is empty.
 
     Returns:
-        One dict for each task that has labels on ``select``. ``members``: weight of each member,
-        the largest first. ``error_correlation``: matrix of the correlations between the members'
-        errors on ``select``. ``lost_without``: for each split and member, the drop of the task's
-        score if that member is left out, and the drop's bootstrap interval.
+        By name of each task with labels on ``select``, a dict. ``members``: weight of each member
+        by signature, the largest first. ``error_correlation``: matrix of the correlations between
+        the members' errors on ``select``, in the same order. ``lost_without``: by split, then by
+        signature of the member left out, ``score`` (drop of the task's score) and ``interval`` (its
+        bootstrap interval).
     """
     analysis: dict[str, dict[str, Any]] = {}
     for name, member_weights in members.items():
@@ -172,8 +175,8 @@ def _greedy_mean(
     which choices are made). A task without labels there is predicted by the first trial alone.
 
     Returns:
-        The trials' weights by task and by signature (hash of config), and the weighted mean
-        (N, 22) of the trials' outputs.
+        Two values: the trials' weights, by task and then by signature (hash of config); and the
+        weighted mean (N, 22) of the trials' outputs.
     """
     select = frames.positions("select")
     mean = np.full(outputs.shape[1:], np.nan, np.float32)
@@ -193,13 +196,18 @@ def _greedy_mean(
 def _compared(
     outputs: Float[np.ndarray, "N 22"], fused: Float[np.ndarray, "N 22"], frames: PredictedFrames
 ) -> dict[str, Any]:
-    """Compare the combined score P (sum of the tasks' scores) of outputs with the fused model's.
+    """Compare the combined scores P (sums of the tasks' scores) of an ensemble and a fused model.
+
+    Args:
+        outputs: Outputs (N, 22) of the ensemble, before post-processing.
+        fused: Outputs (N, 22) of the fused model for the same frames, before post-processing.
+        frames: The N predicted frames.
 
     Returns:
-        P of the outputs with its bootstrap interval under ``select`` (validation videos on which
-        choices are made) and ``confirm`` (validation videos held back). ``minus_fused_raw``: on
-        ``confirm``, P of the outputs minus P of the fused model, both without post-processing,
-        with its interval; left out if the two predict different tasks.
+        ``select`` (validation videos on which choices are made) and ``confirm`` (validation videos
+        held back): ``p``, the ensemble's P, and its bootstrap ``interval``. ``minus_fused_raw``: on
+        ``confirm``, the ensemble's P minus the fused model's P, under ``p_labelled``, with
+        ``interval``; left out if ensemble and fused model predict different tasks.
     """
     scores: dict[str, Any] = {}
     for part in ("select", "confirm"):
@@ -232,9 +240,9 @@ def _drops_without_each(
     """Return the drop of a task's score on one split if one trial of the fused model is left out.
 
     Returns:
-        By signature (hash of the config) of the omitted trial: ``score`` (the drop) and its
-        bootstrap ``interval``.
-        Empty if only one trial is fused or the split has no labels of the task.
+        By signature (hash of the config) of the omitted trial: ``score`` (the drop: score with all
+        trials minus score without this one) and its bootstrap ``interval``. Empty if only one
+        trial is fused or the split has no labels of the task.
     """
     score_name = f"{task.score}_{task.name}"
     fused = _task_scores(frames, task, fuse(outputs, weights), part).get(score_name)
@@ -251,7 +259,7 @@ def _drops_without_each(
 def _task_scores(
     frames: PredictedFrames, task: Task, outputs: Float[np.ndarray, "N W"], part: str
 ) -> Mapping[str, BootstrapScore]:
-    """Return the scores of one task's outputs on one split by name, with their bootstrap."""
+    """Return the scores of one task's outputs on one split, by name, with bootstrap draws."""
     all_columns = np.full((len(outputs), len(OUTPUT_COLUMNS)), np.nan, np.float32)
     all_columns[:, task.outputs] = outputs
     return frames.bootstrap_scores(all_columns, part)

@@ -9,14 +9,14 @@ from mtl.errors import in_one_line
 from sweeps.fusion.sweep import SweepFusion
 
 REST_RATIO = 9
-"""Pause after a fusion, divided by the time that it took; 9 uses at most a tenth of a core."""
+"""Pause after a fusion divided by the fusion's duration; 9 uses at most a tenth of a core."""
 
 
 class AnytimeFusion:
     """Thread that fuses the ended trials during the search, and writes each better fused model.
 
     Args:
-        fusion: Fusion of the sweep's trials.
+        fusion: Object that fuses the sweep's trials and writes the fused model.
     """
 
     def __init__(self, fusion: SweepFusion) -> None:
@@ -24,12 +24,12 @@ class AnytimeFusion:
         self._due, self._stopped = threading.Event(), threading.Event()
 
     def trial_ended(self) -> None:
-        """Ask the thread to fuse again, because a trial has ended."""
+        """Tell the fusing thread to fuse again, because a trial has ended."""
         self._due.set()
 
     @contextmanager
     def running(self, report: Callable[[str], None]) -> Iterator[None]:
-        """Context manager that runs the fusing thread, and waits for its end on leaving.
+        """Context manager that runs the fusing thread; on leaving it waits for the thread's end.
 
         Args:
             report: Function that prints a message for the user. An error of a fusion is only

@@ -30,7 +30,8 @@ class Candidate:
         task_scores: Score on ``select`` of each task that the trial was trained for; None for a
             task without labels there.
         epochs: For each task, the epoch whose weights predict it.
-        seconds: Time in which one of the trial's models predicts a frame; None if not measured.
+        seconds: Seconds that one of the trial's models takes to predict a frame; None if not
+            measured.
     """
 
     signature: str
@@ -106,7 +107,7 @@ class Candidates:
             metric: Name of the objective in a trial's ``scores.json``.
 
         Returns:
-            True if the best trials of any task have changed.
+            True if the best trials of any task have changed since the last call.
         """
         trials = read_candidates(self._folder, metric, self._trials)
         self._trials = {name: trial for name, trial in trials.items() if self._include(name)}
@@ -136,13 +137,13 @@ class Candidates:
     def best_single(self) -> Candidate:
         """Return the trial with the best objective among the trials that predict the most tasks.
 
-        The objective is a sum over tasks, so trials of fewer tasks cannot be compared with them.
+        The objective is a sum over tasks, so trials of different tasks cannot be compared by it.
         Among equally good trials the one with the smallest signature is returned.
         """
         return max(self.trials, key=lambda trial: (len(trial.task_scores), trial.score))
 
     def with_most_tasks(self, limit: int) -> list[Candidate]:
-        """Return trials that may be fused and predict the same tasks, as many tasks as possible.
+        """Return trials that may be fused and that all predict the same, largest set of tasks.
 
         Args:
             limit: Largest number of trials to return.
@@ -161,10 +162,10 @@ class Candidates:
         return TrialFolder.in_run(self._folder, signature).predictions()
 
     def _best_of_each_task(self) -> dict[str, list[str]]:
-        """Return the best trials of each task, as lists of their signatures (config hashes).
+        """Return, by task, the signatures (config hashes) of the task's best trials.
 
-        The same trials keep the files of their model weights. Where a task has no label on
-        ``select`` (validation videos on which choices are made), its list holds only the trial
+        The same trials keep the files of their model weights. For a task without labels on
+        ``select`` (validation videos on which choices are made), the list holds only the trial
         with the best objective.
         """
         ranking = Ranking(BEST_TRIALS_PER_TASK)

@@ -59,7 +59,7 @@ class PredictedFrames:
         return self.listing.values[rows, task.labels], self.listing.mask[rows, task.labels]
 
     def scores(self, outputs: Float[np.ndarray, "N 22"], part: str) -> dict[str, Any]:
-        """Return all scores of outputs on the frames of one split, by name.
+        """Return all scores of outputs on the frames of one split, by name (such as ``p_mtl``).
 
         Args:
             outputs: Outputs (N, 22) for all N predicted frames, also those of other splits.
@@ -79,8 +79,8 @@ class PredictedFrames:
             part: Name of the split: ``select``, ``confirm`` or ``test``.
 
         Returns:
-            By name: the score of each task that is labelled and predicted, and as ``p_labelled``
-            the combined score P (sum of these tasks' scores).
+            Scores by name: for each task that is labelled and predicted, such as ``ccc_valence``,
+            and ``p_labelled``, the combined score P (sum of these tasks' scores).
         """
         at = self.positions(part)
         rows = self.rows[at]
@@ -107,5 +107,5 @@ def listed_rows(listing: Listing, predictions: Predictions) -> Int[np.ndarray, "
 
 
 def predicted_tasks(outputs: Float[np.ndarray, "N 22"]) -> tuple[str, ...]:
-    """Return the names of the tasks that outputs (N, 22) predict: the outputs are not all NaN."""
+    """Return the names of the tasks with outputs that are not all NaN."""
     return tuple(t.name for t in TASKS.values() if not np.isnan(outputs[:, t.outputs]).all())

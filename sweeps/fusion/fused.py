@@ -31,7 +31,7 @@ class FusedModel:
     Attributes:
         outputs: Outputs (N, 22) for N predicted frames, after post-processing.
         raw: Outputs (N, 22) for the same frames, before post-processing.
-        members: Weight of each member in the mean of each task.
+        members: Weight of each member in the mean: by task, then by the member's signature.
         postprocessing: Post-processing, chosen on ``select`` (validation videos on which choices
             are made).
     """
@@ -132,7 +132,8 @@ def postprocessed(
     Args:
         outputs: Outputs (N, 22) for the N predicted frames, before post-processing.
         frames: The predicted frames.
-        steps: Names of the steps to use, such as smoothing; others are left out.
+        steps: Names of the post-processing steps to use, such as smoothing; other steps are left
+            out.
 
     Returns:
         The post-processed outputs (N, 22) and the chosen post-processing.

@@ -54,7 +54,12 @@ def score_refit(folder: Path, plan: Plan, fused: Mapping[str, Any]) -> dict[str,
         fused: Content of the run folder's ``scores.json``.
 
     Returns:
-        Content of ``refit/scores.json``; None if the training of any trial on any fold is missing.
+        Content of ``refit/scores.json``. ``folds``: number of folds. ``submission``: True if there
+        are test frames. ``members``: the fused trials' weights. ``out_of_fold``: by group of splits
+        (all, without_select, confirm), the number of ``videos``, and the scores after (``refit``)
+        and before (``refit_raw``) post-processing. ``refit_minus_fused``: scores on ``confirm``
+        minus those of the sweep's fused model. None if the training of any trial on any fold is
+        missing.
     """
     members: MemberWeights = fused["members"]
     folds = len(plan.folds)
@@ -153,7 +158,7 @@ def _postprocessed(
 
 
 def _scores(plan: Plan, outputs: Float[np.ndarray, "N 22"], at: np.ndarray) -> dict[str, Any]:
-    """Return all scores on some listed frames, and under ``interval`` their bootstrap intervals.
+    """Return scores by name on some listed frames; under ``interval`` bootstrap intervals by name.
 
     Args:
         plan: The sweep's plan.
@@ -167,7 +172,7 @@ def _scores(plan: Plan, outputs: Float[np.ndarray, "N 22"], at: np.ndarray) -> d
 def _minus_fused(
     folder: Path, plan: Plan, outputs: Float[np.ndarray, "N 22"], at: np.ndarray
 ) -> dict[str, Any]:
-    """Return the difference between the scores of the refits and of the sweep's fused model.
+    """Return the scores of the refits minus the scores of the sweep's fused model.
 
     Refits (fused trials trained again with one fold held out) are at a disadvantage, because they
     are trained on fewer videos, and each frame is predicted by the models of one fold only.
@@ -179,7 +184,7 @@ def _minus_fused(
         at: True for the listed frames to score.
 
     Returns:
-        Differences of scores by name, and their bootstrap intervals under ``interval``.
+        Differences by name of the score; under ``interval`` their bootstrap intervals by name.
     """
     stored = Predictions.load(folder / FUSED_PREDICTIONS)
     fused = np.full_like(outputs, np.nan)

@@ -44,7 +44,7 @@ def summary(scores: Mapping[str, Any]) -> str:
 
 
 def refit_summary(refit: Mapping[str, Any]) -> str:
-    """Return the text with the scores of the fused trials that were trained again on folds.
+    """Return a text table of the scores of refits (fused trials trained again on folds).
 
     Args:
         refit: Content of ``refit/scores.json``.
@@ -142,7 +142,7 @@ def gain(scores: Mapping[str, Any], part: str) -> str:
 
 
 def rules_table(scores: Mapping[str, Any]) -> str:
-    """Return a Markdown section with the score of each rule for choosing the trials to fuse.
+    """Return a Markdown section with the scores of an ensemble for each selection rule.
 
     Args:
         scores: Content of the run folder's ``scores.json``.
@@ -179,7 +179,8 @@ def sizes_table(scores: Mapping[str, Any]) -> str:
 def members_table(task: str, analysis: Mapping[str, Any]) -> str:
     """Return a Markdown section with the members (fused trials) of one task.
 
-    For each member it gives its share of the weights and the drop of the score without it.
+    For each member the table gives the member's share of the weights, and the drop of the task's
+    score if the member is left out.
 
     Args:
         task: Name of the task.
@@ -196,13 +197,13 @@ def members_table(task: str, analysis: Mapping[str, Any]) -> str:
 
 
 def _used_rule(scores: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the scores of the selection rule that the sweep uses, by split."""
+    """Return, by split, the combined score ``p`` and ``interval`` of the sweep's selection rule."""
     entry: Mapping[str, Any] = scores["rules"][scores["method"]]
     return {part: entry[part] for part in ("select", "confirm") if part in entry}
 
 
 def _gain_with_verdict(difference: Mapping[str, Any], videos: int) -> str:
-    """Return the difference of two combined scores P as text, with its interval.
+    """Return a difference of two models' combined scores P as text, with its interval.
 
     A remark is added if the interval contains 0, which means that no gain is shown.
 
@@ -227,9 +228,9 @@ def _share_of_ceiling(scores: Mapping[str, Any], part: str) -> list[str]:
 def _p_cells(entry: Mapping[str, Any]) -> list[str]:
     """Return three table cells about an alternative to the fused model.
 
-    They hold its combined score P (sum of the tasks' scores) on ``select`` (validation videos used
-    for choices), P on ``confirm`` (validation videos held back), and the difference of the latter
-    from the fused model's P.
+    The cells hold the alternative's combined score P (sum of the tasks' scores) on ``select``
+    (validation videos used for choices), its P on ``confirm`` (validation videos held back), and
+    on ``confirm`` the alternative's P minus the fused model's P.
     """
     cells = []
     for part in ("select", "confirm"):
@@ -242,7 +243,7 @@ def _p_cells(entry: Mapping[str, Any]) -> list[str]:
 
 
 def _cost_cells(cost: Mapping[str, Any]) -> list[str]:
-    """Return three table cells: number of models, of parameters, and of frames per second."""
+    """Return three table cells: number of models, number of parameters, frames per second."""
     parameters = cost["parameters"]
     rate = cost["frames_per_second"]
     return [

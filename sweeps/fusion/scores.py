@@ -36,9 +36,10 @@ def part_scores(
             ``confirm`` (validation videos held back).
 
     Returns:
-        By model: all scores, and under ``interval`` their bootstrap intervals. Under
-        ``fused_minus_best_single`` and ``fused_raw_minus_best_single_raw``: the differences of the
-        two models' scores, which are empty if the models predict different tasks.
+        By model, a dict of all scores by name, with bootstrap intervals by name under ``interval``.
+        Under ``fused_minus_best_single`` and ``fused_raw_minus_best_single_raw``, a dict of the
+        first model's scores minus the second's in the same form, without any score if the models
+        predict different tasks.
     """
     bootstrapped = {
         name: frames.bootstrap_scores(outputs, part) for name, outputs in models.items()
@@ -62,7 +63,8 @@ def differences(gains: Mapping[str, BootstrapScore]) -> dict[str, Any]:
         gains: Difference of two models' scores, with its bootstrap, by the score's name.
 
     Returns:
-        Each difference by the score's name, and under ``interval`` their intervals by name.
+        Each difference by the score's name, and under ``interval`` a dict of the differences'
+        bootstrap intervals by the score's name.
     """
     return {
         **{name: gain.score for name, gain in gains.items()},
@@ -77,10 +79,11 @@ def optimism(scores: Mapping[str, Any]) -> dict[str, float]:
     on which the model was chosen, minus P on ``confirm``, the validation videos held back.
 
     Args:
-        scores: Scores of each model, under ``select`` and under ``confirm``.
+        scores: By split (``select`` and ``confirm``), then by model (such as ``fused``), the scores
+            by name.
 
     Returns:
-        The difference by model, for models that have both scores.
+        The search optimism by model, for models that have P on both splits.
     """
     both = {name: (scores["select"][name], scores["confirm"][name]) for name in MODELS}
     return {
@@ -108,9 +111,10 @@ def ceiling(
             ``confirm`` (validation videos held back) unless it is empty.
 
     Returns:
-        By split: all scores of the exact posterior, and under ``reached`` the fused model's
-        combined score P (sum of the tasks' scores) divided by that of the exact posterior. None
-        for data that are not synthetic.
+        By split, a dict of all scores of the exact posterior by name. Its key ``reached`` holds
+        ``share``, the fused model's combined score P (sum of the tasks' scores) divided by P of the
+        exact posterior, and the share's bootstrap ``interval``. None for data that are not
+        synthetic.
     """
     file = Path(dataset.address) / "ceiling.parquet"
     if "ceiling" not in dataset.info.get("extra", {}) or not file.exists():

@@ -80,7 +80,7 @@ class SweepFusion:
             return True
 
     def member_signatures(self) -> list[str]:
-        """Fuse the trials that have ended; return the chosen ones' signatures (config hashes)."""
+        """Choose the trials to fuse among the ended ones; return the chosen trials' signatures."""
         with self._lock:
             self._update()
             if not self._candidates.trials:

@@ -25,7 +25,7 @@ from sweeps.storage.run_folder import MEMBERS, SPACE, dataset_hash
 from sweeps.storage.trial_folder import SCORES, TrialFolder
 
 PACKAGES = ("mtl-sweeps", "torch", "numpy")
-"""Names of the packages; an exported model records the versions of them."""
+"""Names of the packages with versions that are recorded in an exported model."""
 
 
 def export(run_folder: Path, dataset: Dataset, destination: Path) -> None:
@@ -56,7 +56,7 @@ def check_destination(destination: Path) -> None:
 
 
 def sweep_data(run_folder: Path) -> Dataset:
-    """Return the opened dataset of a sweep; ``space.yaml`` in the run folder holds its address."""
+    """Open a sweep's dataset, which is named in the run folder's ``space.yaml``; return it."""
     return open_data(load(run_folder / SPACE).data)
 
 
@@ -110,10 +110,10 @@ def _check_same_data(run_folder: Path, dataset: Dataset) -> None:
 
 
 def _weights_by_member(members: MemberWeights) -> dict[str, dict[str, float]]:
-    """Return the weights of the members (fused trials) by signature and task, without zeros.
+    """Return the members' (fused trials') weights by signature, then by task, without zeros.
 
     Args:
-        members: The same weights, by task and signature.
+        members: The same weights, by task and then by signature.
     """
     by_member: dict[str, dict[str, float]] = {}
     for task, weights in members.items():
@@ -160,14 +160,14 @@ def _no_longer_kept(trial: TrialFolder, file: Path) -> InputError:
 
 
 def _prior(dataset: Dataset) -> dict[str, list[float]]:
-    """Return the outputs for videos without features, by task: means of the training labels."""
+    """Return the outputs predicted for videos without features: training label means, by task."""
     prior = training_prior(dataset.listing())
     known = {name: prior[task.outputs] for name, task in TASKS.items()}
     return {name: values.tolist() for name, values in known.items() if not np.isnan(values).any()}
 
 
 def _scores(run_folder: Path) -> dict[str, Any]:
-    """Return the fused model's scores on the validation videos, read from the run folder."""
+    """Return the fused model's scores by split, then post-processed or not, then by name."""
     file = run_folder / SCORES
     scores = json.loads(file.read_text()) if file.is_file() else {}
     return {

@@ -74,7 +74,7 @@ def predict_spans(
 
     Raises:
         InputError: If a row of the features breaks the dataset's contract, for example with a NaN;
-            the message names its file and number.
+            the message names the file and the row's number.
     """
     source = replace(source, dataset=with_absolute_address(source.dataset))
     items = [{"start": span.start, "stop": span.stop} for span in spans]

@@ -61,7 +61,7 @@ def check_output_folder(out: Path, address: str) -> None:
 
 
 def check_listed_images(labels: str, listed: Images, found: Images) -> None:
-    """Check that the images listed in a CSV file exist; print the number of those that do not.
+    """Check that the images listed in a CSV file exist; print the number of missing ones.
 
     Args:
         labels: Path of the CSV file.
@@ -110,7 +110,7 @@ def check_workers(workers: int, setup: PretrainingSetup, start: InitialBackbone)
     Args:
         workers: Number of data-parallel workers, which share each batch.
         setup: Config, images and labels of the pretraining.
-        start: Properties of the backbone to train.
+        start: Backbone to train; if it has batch norms, each worker needs at least 2 images.
 
     Raises:
         InputError: If a worker would get too few images of a batch, or the configured balancing

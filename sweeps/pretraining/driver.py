@@ -38,8 +38,8 @@ START_MINUTES = 15
 class WorkerRunner(EventLog):
     """Ray actor that runs the workers of a pretraining and holds their events for the driver.
 
-    The workers are not run in a thread of the driver process, because that thread would keep the
-    process from ending.
+    The workers are not run in a thread of the driver process, because such a thread would keep
+    the process from ending.
     """
 
     def start(

@@ -28,7 +28,7 @@ class WorkersWaiting:
 
 @dataclass(frozen=True)
 class WorkerDied:
-    """Event: a worker of a pretraining died; Ray Train restarts all if any restarts are left.
+    """Event: a worker of a pretraining died; Ray Train restarts all workers if restarts are left.
 
     Attributes:
         cause: Reason of the death, in one line.
@@ -44,8 +44,7 @@ class PretrainingEpoch:
     Attributes:
         result: Result of the epoch.
         checkpoint: Checkpoint after the epoch; None in epochs without a checkpoint.
-        weights: The backbone's state dict if it is to be kept in place of the earlier one, else
-            None.
+        weights: The backbone's state dict if it is to replace the kept weights, else None.
         picture: Three versions of each of N faces of S x S pixels: original, masked, reconstructed
             (N, 3, S, S, 3), uint8; None in epochs without a picture.
     """

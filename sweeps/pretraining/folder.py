@@ -178,7 +178,7 @@ class PretrainingFolder:
     def write_epoch(self, event: PretrainingEpoch) -> None:
         """Write the results of an epoch: weights, scores, picture, progress and checkpoint.
 
-        Weights are written before the checkpoint, which assumes that they exist.
+        Weights are written before the checkpoint, because a resumed pretraining expects them.
 
         Args:
             event: Result of the epoch, with the weights, picture and checkpoint that are due.
@@ -225,7 +225,7 @@ class PretrainingFolder:
 
     @property
     def broken(self) -> int:
-        """Number of images that could not be read, in all epochs."""
+        """Number of different images that could not be read in any epoch so far."""
         return len(self._broken)
 
 
@@ -267,5 +267,5 @@ def _as_csv(rows: list[dict[str, Any]]) -> bytes:
 
 
 def as_yaml(command: str, plain: Mapping[str, Any]) -> str:
-    """Return a config as YAML text, with the command as a comment in the first line."""
+    """Return a config as YAML text; the first line is a comment with the program's command."""
     return f"# {command}\n{yaml.safe_dump(dict(plain), sort_keys=False)}"

@@ -49,7 +49,7 @@ class PretrainingSetup:
 
 @dataclass(frozen=True)
 class InitialBackbone:
-    """Properties and initial weights of a backbone, without the PyTorch module.
+    """Name, sizes and initial weights of a backbone, without the PyTorch module.
 
     Attributes:
         name: Name of the backbone.
@@ -69,7 +69,7 @@ class InitialBackbone:
 
 
 def make_objective(setup: PretrainingSetup) -> Objective:
-    """Return the model to train with its loss, its backbone holding the initial weights.
+    """Return the model to train, with its loss; the backbone holds the initial weights.
 
     Args:
         setup: Config, images and labels of the pretraining.
@@ -94,7 +94,7 @@ def make_objective(setup: PretrainingSetup) -> Objective:
 
 
 def initial_backbone(setup: PretrainingSetup) -> InitialBackbone:
-    """Return the properties and initial weights of the backbone that is to be pretrained.
+    """Return name, sizes and initial weights of the backbone that is to be pretrained.
 
     Args:
         setup: Config, images and labels of the pretraining.
@@ -121,7 +121,8 @@ def make_manifest(method: str, setup: PretrainingSetup, start: InitialBackbone) 
     Args:
         method: ``mae`` or ``supervised``.
         setup: Config, images and labels of the pretraining.
-        start: Properties and initial weights of the backbone.
+        start: Backbone to train; ``weights_id`` of its initial weights replaces the weights in the
+            config.
 
     Returns:
         ``method``, ``config``, ``images`` (address of the folder), ``number`` (of images) and

@@ -34,7 +34,7 @@ from sweeps.pretraining.setup import PretrainingSetup, make_objective
 PICTURE_FACES = 8
 """Number of faces in a picture of reconstructions."""
 SCORING_BATCH_IMAGES = 64
-"""Number of images in a worker's batch when the images that select the epoch are scored."""
+"""Images in a worker's batch when the images held out to choose the best epoch are scored."""
 
 
 def pretrain(event_log: ActorHandle[Any], setup: "list[ray.ObjectRef[PretrainingSetup]]") -> None:
@@ -72,7 +72,7 @@ def _pretrain(event_log: ActorHandle[Any], setup: PretrainingSetup, workers: Wor
     pending: list[Any] = []
 
     def send(event: Event) -> None:
-        """Wait until the earlier events have arrived, send this one, and return at once."""
+        """Wait until the event before has arrived, then send this event without waiting for it."""
         ray.get(pending)
         pending[:] = [event_log.put.remote(event)]
 
@@ -173,12 +173,12 @@ def _score(
     workers: Workers,
     device: torch.device,
 ) -> dict[str, float | None]:
-    """Return the score of each task on the images that select the best epoch.
+    """Return the score of each task on the images held out to choose the best epoch.
 
     All workers must call this function; each computes the outputs of its share of the images.
 
     Returns:
-        The score by task; None for a task without a label on these images.
+        The score by task; None for a task without a label on the held-out images.
     """
     assert isinstance(objective, Supervision)
     rows = labels.select_rows

@@ -21,21 +21,23 @@ from sweeps.storage.trial_folder import TrialFolder
 from sweeps.study import SweepStudy
 
 Comparison = Mapping[str, Mapping[str, VariantScores]]
-"""Scores by the task (or the sum over all tasks), then by the compared value (the variant)."""
+"""Nested dict of scores: by task (or sum over all tasks), then by variant (compared value)."""
 
 
 def compare_sweep(folder: Path, plan: Plan, study: SweepStudy) -> str | None:
-    """Compare the variants (compared values, such as encoders) and write ``report/comparison.*``.
+    """Compare the variants (compared values, such as encoders) and write the report.
 
-    A variant is scored by the trials that train its best config again with new seeds.
+    A variant is scored by the trials that train its best config again with new seeds. The files
+    are ``comparison.md``, ``comparison.html`` and ``comparison.json`` in ``report/``.
 
     Args:
         folder: The sweep's run folder.
         plan: The sweep's plan.
-        study: The sweep's Optuna studies, which hold these trials.
+        study: The sweep's Optuna studies, which hold the trials with new seeds.
 
     Returns:
-        The tables in Markdown; None if fewer than two variants have such trials.
+        Content of ``comparison.md``; None if fewer than two variants have trials with new
+        seeds.
     """
     variants: dict[str, list[Any]] = {}
     frames = None
@@ -63,8 +65,8 @@ def compare_sweep(folder: Path, plan: Plan, study: SweepStudy) -> str | None:
 def comparison_table(comparison: Comparison, by: Sequence[str]) -> str:
     """Return a Markdown table of variants (compared values, such as encoders).
 
-    For each task it gives the variant's mean score over seeds and the difference from the first
-    variant.
+    A cell holds a variant's mean score over seeds in one task, and the difference of this mean
+    from the first variant's mean.
 
     Args:
         comparison: Scores by task, then by variant.
@@ -105,8 +107,9 @@ def affinity(comparison: Comparison, task_sets: Mapping[str, Sequence[str]]) -> 
         task_sets: Tasks that each variant trains.
 
     Returns:
-        By the names of the other tasks in a set, such as ``valence + arousal``, then by the task
-        trained together with them: scores of this task. Smaller sets come first.
+        A nested dict. First key: names of the other tasks in a set, such as
+        ``valence + arousal``, smaller sets first. Second key: a task trained together with these.
+        Value: the task's scores, and their difference from the first variant that has the task.
     """
     variants = {tuple(t for t in TASKS if t in tasks): v for v, tasks in task_sets.items()}
     companion_sets = {tuple(t for t in tasks if t != task) for tasks in variants for task in tasks}
@@ -125,7 +128,9 @@ def affinity_table(gains: Comparison) -> str:
     """Return a Markdown table of each task's gain from being trained together with other tasks.
 
     Args:
-        gains: Scores by the other tasks, such as ``valence + arousal``, then by the task.
+        gains: By names of the other tasks, such as ``valence + arousal``, then by task: scores of
+            the task, with their difference from the first variant (task set) that has the task.
+            The gain is this difference.
     """
     rows = [
         [companions, *(_difference(row[task]) if task in row else "" for task in TASKS)]
@@ -138,7 +143,7 @@ def affinity_table(gains: Comparison) -> str:
 
 
 def _write(report: Path, plan: Plan, comparison: Comparison, part: str, videos: int) -> str:
-    """Write a comparison of variants as Markdown, HTML and JSON, and return the Markdown text."""
+    """Write ``comparison.md``, ``.html`` and ``.json`` to a folder; return the Markdown text."""
     name, by = plan.file.name, plan.file.compare.by
     note = comparison_note(comparison, part, videos)
     sections = [comparison_table(comparison, by), note]
@@ -167,7 +172,7 @@ def _cell(scores: VariantScores | None) -> str:
 
 
 def _difference(scores: VariantScores) -> str:
-    """Return the difference of a variant's score from the first variant's as text.
+    """Return, as text, a variant's mean score minus the first variant's mean score.
 
     The text is the difference, a star if it is significant, and its interval in brackets. It is
     empty for the first variant.

@@ -21,7 +21,8 @@ GAIN, LOSS, UNSURE = COLOURS
 def differences(comparison: Mapping[str, Mapping[str, VariantScores]]) -> go.Figure:
     """Return a figure with a panel per task that compares variants (such as encoders).
 
-    Each panel shows the differences from the first variant's score, with their intervals.
+    A panel shows each variant's mean score minus the first variant's, with the interval of this
+    difference.
 
     Args:
         comparison: Scores by task, then by variant.
@@ -73,7 +74,9 @@ def affinity(gains: Mapping[str, Mapping[str, VariantScores]]) -> go.Figure:
     """Return a heat map of the gain of each task from being trained together with other tasks.
 
     Args:
-        gains: Scores by the other tasks, such as ``valence + arousal``, then by the task.
+        gains: By names of the other tasks, such as ``valence + arousal``, then by task: scores of
+            the task, with their difference from the first variant (task set) that has the task.
+            The gain is this difference.
     """
     values = [[_gain(row.get(task)) for task in TASKS] for row in gains.values()]
     known = [abs(v) for row in values for v in row if not math.isnan(v)]

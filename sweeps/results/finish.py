@@ -58,7 +58,7 @@ def finish(plan: Plan, limits: Limits, fusion: SweepFusion, halted: str | None) 
 
 
 def _remarks(plan: Plan, study: SweepStudy, halted: str | None) -> list[str]:
-    """Return remarks for the reader of the scores, such as the number of trials by state."""
+    """Return sentences about a sweep for its reports, such as the number of trials by state."""
     counts = ", ".join(f"{number} {state}" for state, number in study.record.counts().items())
     remarks = [f"trials: {counts or 'none'}"]
     remarks += [f"missing: {sentence}" for sentence in plan.missing_features]

@@ -45,8 +45,10 @@ class EarlierSweep:
 
     Attributes:
         folder: The earlier sweep's run folder.
-        trials: Finished trials that have predictions, as pairs: name of the Optuna study, trial.
-        compared: By name of the study, its compared values, such as one encoder, by config key.
+        trials: Finished trials that have predictions, as pairs of the Optuna study's name and the
+            trial.
+        compared: For each study's name, a dict of the compared values of the study (such as one
+            encoder) by config key.
     """
 
     folder: Path
@@ -97,7 +99,7 @@ def read_earlier(
 
 
 def take_over(earlier: EarlierSweep, plan: Plan, study: SweepStudy, folder: Path) -> str:
-    """Take over finished trials of an earlier sweep that this sweep could train and has not yet.
+    """Take over the earlier sweep's finished trials that this sweep has not, but could train.
 
     Args:
         earlier: Finished trials of the earlier sweep.
@@ -168,16 +170,18 @@ def _optuna_values(combination: Mapping[str, Any]) -> dict[str, Any]:
 def _point_with(
     plan: Plan, combination: Mapping[str, Any], params: Mapping[str, Any]
 ) -> tuple[list[str], FixedTrial | None]:
-    """Return the point of this sweep's search space that has the given parameters.
+    """Return config overrides and an Optuna trial for given parameters of the search space.
 
     Args:
         plan: This sweep's plan, which holds the search space.
-        combination: Compared values, such as one encoder, by config key.
-        params: Optuna parameters of a trial of the earlier sweep, with its compared values.
+        combination: Compared values of one of this sweep's studies, such as one encoder, by config
+            key.
+        params: Optuna parameters of a trial of the earlier sweep, and the compared values of the
+            earlier study, by config key.
 
     Returns:
-        Overrides of the config, and an Optuna trial that holds the parameters; an empty list and
-        None if the parameters are outside the search space.
+        Two values: the overrides that give the trial's config in this sweep, and an Optuna trial
+        with these parameters. An empty list and None if the parameters are outside the space.
     """
     trial = FixedTrial(dict(params))
     with warnings.catch_warnings():

@@ -17,9 +17,10 @@ PACKAGE = Path(sweeps.__file__).parent
 
 
 def environment(source: Path = PACKAGE) -> dict[str, Any]:
-    """Return facts about this start of a program, for the file ``environment.json``.
+    """Return commit, packages, machine and command of this start of a program, as a dict.
 
-    Environment variables are left out, because they may hold secrets.
+    The dict is written to ``environment.json``. Environment variables are left out, because they
+    may hold secrets.
 
     Args:
         source: Folder of the source code, in which the git commit is looked up.

@@ -10,13 +10,13 @@ from sweeps.storage.trial_folder import TrialFolder, is_refit
 class KeptWeights:
     """Removes trained weights, except those of each task's best trials, and counts disk space.
 
-    The folders of trials that ended before are read once, at the start of the sweep. Later, only
-    the folders of trials that end or lose their rank are read.
+    The folders of trials that ended in earlier starts of the sweep are read once, at the beginning.
+    Later, a folder is read only when its trial ends or drops out of the best trials.
 
     Args:
         run_folder: The sweep's run folder.
-        ended: Trials that ended before, by signature (hash of config and dataset); the value is
-            True if the trial failed.
+        ended: Trials that ended in earlier starts of the sweep: by signature (hash of config and
+            dataset), True if the trial failed.
         keep: Number of best trials of each task that keep their weights.
     """
 
@@ -32,8 +32,8 @@ class KeptWeights:
     def add(self, signature: str, failed: bool = False) -> None:
         """Rank a trial that has ended, and remove files that are no longer needed.
 
-        These are the trial's checkpoint, and the weights of this or an earlier trial that is not
-        among the best of any task.
+        The removed files are the checkpoint of this trial, and the weights of each trial (this or
+        an earlier one) that is not among the best of any task.
 
         Args:
             signature: The trial's signature (hash of config and dataset).

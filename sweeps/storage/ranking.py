@@ -48,7 +48,7 @@ class Ranking:
         return dropped
 
     def best(self, task: str) -> list[str]:
-        """Return the signatures (hashes of config and dataset) of a task's trials, best first."""
+        """Return the signatures (config hashes) of the ranked trials of a task, best first."""
         return [signature for _, signature in self._ranked[task]]
 
     def ranked(self) -> set[str]:

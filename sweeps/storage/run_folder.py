@@ -32,7 +32,7 @@ MEMBERS = f"{FUSION}/members.json"
 FUSED_PREDICTIONS = f"{FUSION}/{PREDICTIONS}"
 """File with the outputs of the fused model for all predicted frames, as Parquet."""
 ANALYSIS = f"{FUSION}/analysis.json"
-"""File with the score drop without each member (trial) and the correlation of their errors."""
+"""File with the score drops without each member (trial), and members' error correlations."""
 VALIDATION = f"{FUSION}/validation.txt"
 """File with the predicted labels of the validation frames, in the challenge's format."""
 

@@ -23,17 +23,17 @@ TRIALS = "trials"
 """Name of the folder in a run folder that holds the trial folders."""
 
 SCORES = "scores.json"
-"""Name of the file of scores in a trial folder, in a run folder and in its other folders."""
+"""Name of the file of scores in a trial folder, a run folder and the run folder's ``refit/``."""
 
 PREDICTIONS = "predictions.parquet"
-"""Name of the file of predictions in a trial folder and in other folders of a run folder."""
+"""Name of the file of predictions in a trial folder, and in a run's ``fusion/`` and ``refit/``."""
 
 FOLD_MARK = ".fold"
 """Text that the signature of a trial contains if it is trained with one fold held out."""
 
 
 class TrialFolder:
-    """Folder of one trial: ``runs/<name>/trials/<signature>``, or the output of ``train.py``.
+    """Folder of one trial: ``runs/<name>/trials/<signature>``, or output folder of ``train.py``.
 
     Args:
         path: Path of the folder, which need not exist.
@@ -154,7 +154,8 @@ class TrialFolder:
         longer the best of any task are removed last.
 
         Args:
-            event: Result of the epoch, with weights and checkpoint, which are None if not due.
+            event: Result of the epoch, with weights and checkpoint; either is None if it
+                is not to be written after this epoch.
         """
         result = event.result
         if event.weights is not None:
@@ -172,7 +173,7 @@ class TrialFolder:
                 file.unlink()
 
     def write_end(self, event: End, listing: Listing) -> None:
-        """Write the predictions of an ended trial, and add the time of predicting to its scores.
+        """Write an ended trial's predictions, and the time of predicting into ``scores.json``.
 
         Args:
             event: End of the trial, with the outputs for the predicted frames.
