@@ -158,7 +158,7 @@ def with_interval(score: BootstrapScore, kind: str) -> dict[str, Any]:
     """Return a score (or difference of scores) with a 95 % interval, rounded to 4 decimals.
 
     Args:
-        score: The score or the difference of two scores.
+        score: The score or the difference of two scores, with its bootstrap.
         kind: "ccc", "f1" or "p" limits the interval to the metric's range; "difference" does not.
 
     Returns:

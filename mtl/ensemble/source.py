@@ -1,4 +1,4 @@
-"""Frames and features that an ensemble predicts, read from a dataset one span of videos at a time.
+"""Frames to predict and their features, read from a dataset one span of videos at a time.
 
 Shapes: N listed frames (frames named in the annotation files), V videos.
 """

@@ -1,4 +1,4 @@
-"""Removal of trained weights that a sweep does not need, and the disk space of its trials."""
+"""Removal of trained weights that a sweep does not need; measurement of its trials' disk space."""
 
 from collections.abc import Mapping
 from pathlib import Path
