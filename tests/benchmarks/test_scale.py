@@ -111,7 +111,7 @@ def program(*words: str | int) -> tuple[dict[str, Any], str]:
     return json.loads(done.stdout.splitlines()[-1]), done.stdout
 
 
-@pytest.mark.benchmark
+@pytest.mark.extended
 def test_program_ends_with_one_json_line() -> None:
     result, printed = program("--real-trials", 0)
     assert [row["trials"] for row in result["sizes"]] == [12, 30]
@@ -126,7 +126,7 @@ def test_program_ends_with_one_json_line() -> None:
     assert "real" not in result
 
 
-@pytest.mark.benchmark
+@pytest.mark.extended
 @pytest.mark.ray
 @pytest.mark.slow
 def test_real_slots_are_measured_beside_the_fake_ones(ray_address: str) -> None:

@@ -147,7 +147,7 @@ def test_plain_optuna_trains_the_enqueued_trials_like_a_slot(plain, space, tmp_p
         assert trial.user_attrs["seconds"] > 0
 
 
-@pytest.mark.benchmark
+@pytest.mark.extended
 @pytest.mark.slow
 def test_two_processes_train_each_configuration_together(plain, space, tmp_path):
     drawn = plain.draw(space, tmp_path / "drawn")
@@ -166,7 +166,7 @@ def test_two_processes_train_each_configuration_together(plain, space, tmp_path)
         assert 0 < trial.user_attrs["epoch_seconds"] < trial.user_attrs["seconds"]
 
 
-@pytest.mark.benchmark
+@pytest.mark.extended
 @pytest.mark.ray
 @pytest.mark.slow
 def test_a_sweep_is_timed(sweep, space, ray_address, monkeypatch):

@@ -190,6 +190,7 @@ def test_a_sweep_of_ddp_workers_resumes_after_ctrl_c_and_after_a_kill(planted, r
         assert train_runs()["ddp-slot-0"] == "FINISHED"
 
 
+@pytest.mark.extended
 def test_a_trial_of_a_killed_slot_resumes_in_another_until_no_restart_is_left(
     planted, ray_address, capsys
 ):
@@ -258,6 +259,7 @@ def kill_slot(
     return slot, trained(folder)
 
 
+@pytest.mark.extended
 def test_a_spent_budget_stops_trials_at_an_epoch_and_a_larger_one_resumes_them(
     planted, ray_address, capsys
 ):

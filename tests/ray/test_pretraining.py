@@ -103,6 +103,7 @@ def test_a_finished_pretraining_is_not_repeated(
     assert "extract.py" in capsys.readouterr().out
 
 
+@pytest.mark.extended
 def test_the_same_command_continues_after_ctrl_c(undisturbed, faces, ray_address, tmp_path, capsys):
     out, output = tmp_path / "mae", tmp_path / "output.txt"
     arguments = mae_arguments(faces, out, ray_address)
@@ -200,6 +201,7 @@ def test_supervised_pretraining_with_a_killed_worker_equals_that_of_one_worker(
     assert pretrain.main(supervised(faces, two, ray_address, *arguments, weights)) == 0
 
 
+@pytest.mark.extended
 def test_a_loss_that_is_not_finite_is_reported_in_one_line(faces, ray_address, tmp_path, capsys):
     arguments = supervised(faces, tmp_path / "bad", ray_address, "optim.base_lr=1e30")
     arguments += ["backbone=timm:resnet10t"]
