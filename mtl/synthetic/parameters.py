@@ -2,9 +2,6 @@
 
 from dataclasses import dataclass
 
-BLOCKS = ("pleasure", "energy", "face")
-"""Names of the three blocks of dimensions of the latent affect, on which all labels depend."""
-
 
 @dataclass(frozen=True)
 class View:
@@ -12,9 +9,9 @@ class View:
 
     Attributes:
         width: Number of features.
-        gains: Strength in the features of each of the three blocks of dimensions of the latent
-            affect (time series on which all labels depend). With gain 1, one dimension has size
-            ``Demo.signal`` in a feature.
+        gains: Strength in the features of each of the three blocks of dimensions (pleasure, energy
+            and face) of the latent affect (time series on which all labels depend). With gain 1,
+            one dimension has size ``Demo.signal`` in a feature.
     """
 
     width: int
