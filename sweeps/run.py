@@ -25,6 +25,7 @@ from sweeps.fusion.anytime import AnytimeFusion
 from sweeps.fusion.sweep import SweepFusion
 from sweeps.planning.compose import compose, signature
 from sweeps.planning.describe import describe
+from sweeps.planning.disk import describe_disk, disk_need
 from sweeps.planning.plan import Plan, make_plan
 from sweeps.results.finish import finish
 from sweeps.search.budget import Limits, too_late
@@ -89,7 +90,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if words.retry_failed:
             print(f"{study.record.retry_failed()} failed trials are trained again")
         clock = TrainingClock(folder / TRAINING_SECONDS)
-        limits = Limits(file.budget, folder, study, kept_weights, clock)
+        limits = Limits(file.budget, folder, study, kept_weights, clock, disk_need(plan))
         halted = limits.spent()
         if not (study.done or halted):
             halted = _search(plan, limits, fusion, address, resumed)
@@ -133,6 +134,7 @@ def _load(words: argparse.Namespace) -> SearchFile:
 
 def _print_plan(plan: Plan, slots: int | None) -> None:
     print(describe(plan, slots))
+    print(describe_disk(plan, slots or 1, RUNS / plan.file.name))
     _, gpus = this_machine()
     if gpus and not plan.file.resources.gpus_per_worker:
         print(f"  note      resources.gpus_per_worker = 0 uses none of this machine's {gpus} GPUs")
@@ -212,6 +214,7 @@ def _search(
         number = concurrent_trials(resources, file.search.trials, cluster.nodes, cluster.autoscaler)
         if address != LOCAL:  # The number of slots is known only now.
             print(describe(plan, number))
+            print(describe_disk(plan, number, limits.folder))
         _print_where(cluster, limits.folder, study, resumed)
         with LiveTable(study) as table, anytime.running(table.say):
             slots = SlotPool(slot_starter(file.name, resources), number, resources, table.say)

@@ -16,7 +16,8 @@ from jaxtyping import Float
 from mtl.errors import InputError, in_one_line
 from mtl.predictions.table import Predictions
 from mtl.tasks import OUTPUT_COLUMNS, TASKS, Task
-from sweeps.storage.ranking import BEST_TRIALS_PER_TASK, Ranking
+from sweeps.storage.kept_weights import kept_per_task
+from sweeps.storage.ranking import Ranking
 from sweeps.storage.trial_folder import TrialFolder, is_refit
 
 
@@ -165,10 +166,10 @@ class Candidates:
         """Return, by task, the signatures (config hashes) of the task's best trials.
 
         The same trials keep the files of their model weights. For a task without labels on
-        ``select`` (validation videos on which choices are made), the list holds only the trial
-        with the best objective.
+        ``select`` (validation videos on which choices are made), the list holds only one trial, the
+        one with the best objective among the trials that keep their weights for other tasks.
         """
-        ranking = Ranking(BEST_TRIALS_PER_TASK)
+        ranking = Ranking(kept_per_task(self._folder))
         for trial in self.trials:
             ranking.add(trial.signature, trial.task_scores)
         best = {}
@@ -176,5 +177,7 @@ class Candidates:
             trained = [trial for trial in self.trials if name in trial.task_scores]
             best[name] = ranking.best(name)
             if trained and not best[name]:
-                best[name] = [max(trained, key=lambda trial: trial.score).signature]
+                keep = ranking.ranked()
+                one = max(trained, key=lambda trial: (trial.signature in keep, trial.score))
+                best[name] = [one.signature]
         return best

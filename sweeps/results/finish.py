@@ -13,9 +13,9 @@ from sweeps.records.messages import INTERRUPTED
 from sweeps.results.comparison import compare_sweep
 from sweeps.results.leaderboard import leaderboard, ran_side_by_side
 from sweeps.search.budget import Limits
+from sweeps.storage.ranking import BEST_TRIALS_PER_TASK
 from sweeps.storage.run_folder import REPORT, SUBMISSION
 from sweeps.storage.trial_folder import SCORES
-from sweeps.study import SweepStudy
 from sweeps.study.index import ORIGIN
 
 EXIT_INTERRUPTED = 130
@@ -39,7 +39,7 @@ def finish(plan: Plan, limits: Limits, fusion: SweepFusion, halted: str | None) 
     if study.done:
         halted = None
     scores = fusion.finish()
-    remarks = _remarks(plan, study, halted)
+    remarks = _remarks(plan, limits, halted)
     (folder / REPORT).mkdir(exist_ok=True)
     board = leaderboard(plan.file.name, study.record.trials(), remarks)
     write_atomically(folder / REPORT / "leaderboard.md", board.encode())
@@ -57,8 +57,9 @@ def finish(plan: Plan, limits: Limits, fusion: SweepFusion, halted: str | None) 
     return 0 if as_planned and scores else 1
 
 
-def _remarks(plan: Plan, study: SweepStudy, halted: str | None) -> list[str]:
+def _remarks(plan: Plan, limits: Limits, halted: str | None) -> list[str]:
     """Return sentences about a sweep for its reports, such as the number of trials by state."""
+    study = limits.study
     counts = ", ".join(f"{number} {state}" for state, number in study.record.counts().items())
     remarks = [f"trials: {counts or 'none'}"]
     remarks += [f"missing: {sentence}" for sentence in plan.missing_features]
@@ -69,6 +70,11 @@ def _remarks(plan: Plan, study: SweepStudy, halted: str | None) -> list[str]:
         if ORIGIN in t.user_attrs
     )
     remarks += [f"{number} of these taken over from {run}" for run, number in adopted.items()]
+    if limits.kept_weights.keep < BEST_TRIALS_PER_TASK:
+        remarks.append(
+            f"disk space: each task's best {limits.kept_weights.keep} trials kept their weights "
+            f"and were fused, instead of {BEST_TRIALS_PER_TASK}"
+        )
     if halted:
         remarks.append(f"ended early: {halted}")
     if plan.file.search.confirm == 0:

@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from sweeps.planning.disk import DiskNeed
 from sweeps.search.training_clock import TrainingClock
 from sweeps.search_file import BudgetSection
+from sweeps.storage.disk_space import FREE_BYTES
 from sweeps.storage.kept_weights import KeptWeights
 from sweeps.study import SweepStudy
 
-FREE_BYTES = 5 * 10**8
-"""Bytes of free disk space below which no more trials start."""
 RESERVE_SECONDS = 60
 """Seconds between the end of training and ``budget.until``, left for fusion and reports.
 
@@ -29,6 +29,7 @@ class Limits:
         study: The sweep's study, which has the number of failed trials.
         kept_weights: Counter of the disk space that the trials use.
         clock: Clock of the training time.
+        need: Most disk space that the sweep needs.
     """
 
     budget: BudgetSection
@@ -36,10 +37,13 @@ class Limits:
     study: SweepStudy
     kept_weights: KeptWeights
     clock: TrainingClock
+    need: DiskNeed
 
     def halt(self) -> str | None:
         """Return the reason why no more trials may start, as a sentence; None if they may."""
-        return self.spent() or self._too_many_failures() or self._disk_full()
+        above, full = self._above_limit(), self._disk_full()
+        no_space = f"{above}: raise it" if above else f"{full}: free some" if full else None
+        return self.spent() or self._too_many_failures() or no_space
 
     def spent(self) -> str | None:
         """Return the reason why running trials must stop after their current epoch, or None.
@@ -78,18 +82,43 @@ class Limits:
             f"the last: {last}; raise budget.failures, or train them again with --retry-failed"
         )
 
-    def _disk_full(self) -> str | None:
-        limit = self.budget.disk_gb
-        if limit is not None and self.kept_weights.gb > limit:
-            return (
-                f"{self.folder} holds {self.kept_weights.gb:.1f} GB, more than "
-                f"budget.disk_gb = {limit:g}: raise it"
-            )
-        if shutil.disk_usage(self.folder).free < FREE_BYTES:
-            return (
-                f"the disk of {self.folder} has less than {FREE_BYTES / 1e9:g} GB left: free some"
-            )
-        return None
+    def make_room(self) -> str | None:
+        """Remove weights while the trials' files exceed their limit or another trial may fill it.
+
+        In each task, weights of the trials with the lowest ranks go first. Predictions and scores
+        are never removed.
+
+        Returns:
+            A sentence for the user if weights were removed, else None.
+        """
+        reason = None
+        while (full := self._above_limit() or self._disk_full(self.need.running_bytes)) and (
+            self.kept_weights.keep_fewer()
+        ):
+            reason = reason or full
+        if reason is None:
+            return None
+        return (
+            f"{reason}; only the weights of each task's best {self.kept_weights.keep} trials are "
+            "kept from now on"
+        )
+
+    def _above_limit(self) -> str | None:
+        limit = self.need.limit_gb(self.budget.disk_gb)
+        if self.kept_weights.gb <= limit:
+            return None
+        auto = " (auto)" if self.budget.disk_gb == "auto" else ""
+        return (
+            f"{self.folder} holds {self.kept_weights.gb:.1f} GB, more than "
+            f"budget.disk_gb = {limit:.4g}{auto}"
+        )
+
+    def _disk_full(self, reserve_bytes: int = 0) -> str | None:
+        """Return a reason if less than `FREE_BYTES` and a reserve are free, else None."""
+        least = FREE_BYTES + reserve_bytes
+        if shutil.disk_usage(self.folder).free >= least:
+            return None
+        return f"the disk of {self.folder} has less than {least / 1e9:.2g} GB left"
 
 
 def too_late(budget: BudgetSection) -> str | None:

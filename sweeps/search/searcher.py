@@ -71,6 +71,13 @@ class Watcher(Protocol):
             reason: Cause of a failure, in one line; None without a failure.
         """
 
+    def say(self, text: str) -> None:
+        """Observe a message for the user; the base class does nothing.
+
+        Args:
+            text: The message, a sentence.
+        """
+
 
 class NotSaved:
     """Base class of objects that Ray Tune pickles; the pickles are empty and never read.
@@ -143,6 +150,7 @@ class StudySearcher(NotSaved, Searcher):
         if slot is None and self.slots.gone:
             self.halted = self.halted or f"{self.slots.gone_reason}: no slot is left"
         if slot is not None:
+            self._make_room()
             self.halted = self.limits.halt()
         if self.halted:
             return str(Searcher.FINISHED)
@@ -249,6 +257,12 @@ class StudySearcher(NotSaved, Searcher):
         spent = self.limits.spent()
         if spent and self._stopping == Stop.NOT:
             self.stop(self.halted or spent, Stop.AFTER_EPOCH)
+
+    def _make_room(self) -> None:
+        """Remove weights of beaten trials if disk space is short, and tell the user."""
+        removed = self.limits.make_room()
+        if removed:
+            self.watcher.say(removed)
 
     def _note_workers(self, running: _Running, result: Mapping[str, Any]) -> None:
         """Record that a trial's DDP workers are up, for the first time or after others died."""

@@ -1,5 +1,6 @@
 """Pydantic models of the sections of a search file, with their rules and defaults."""
 
+import math
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
@@ -66,7 +67,9 @@ class BudgetSection(Strict):
         minutes: Limit of the training time in minutes, summed over all starts of the sweep. When it
             is reached, each trial stops at the end of its epoch.
         until: Date and time by which the sweep ends, local time unless a time zone is given.
-        disk_gb: Limit of the size of the run folder in GB.
+        disk_gb: Limit of the size of all trials that have ended, in GB; ``auto`` for what the kept
+            weights and the predictions need at most, None for no limit. If the limit is reached or
+            the disk is full, the weights of the trials with the lowest ranks are removed first.
         failures: Number of failed trials that the sweep tolerates.
         restarts: Number of times that a trial continues after its process died. After one more
             death the trial counts as failed.
@@ -74,9 +77,17 @@ class BudgetSection(Strict):
 
     minutes: AboveZero | None = None
     until: Annotated[datetime, AfterValidator(_with_zone)] | None = None
-    disk_gb: AboveZero | None = 5.0
+    disk_gb: AboveZero | Literal["auto"] | None = "auto"
     failures: Annotated[int, Field(ge=0)] = 3
     restarts: Annotated[int, Field(ge=0)] = 3
+
+    @field_validator("disk_gb", mode="before")
+    @classmethod
+    def _auto_or_size(cls, value: Any) -> Any:
+        # Checked before the union of types, which would report two errors for one mistake.
+        if value in ("auto", None) or (type(value) in (int, float) and 0 < value < math.inf):
+            return value
+        raise ValueError("must be auto, a number of GB above 0, or null for no limit")
 
 
 class ResourcesSection(Strict):

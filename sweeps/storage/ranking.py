@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from mtl.tasks import TASKS
 
 BEST_TRIALS_PER_TASK = 25
-"""Number of best trials of each task that keep their weights.
+"""Number of best trials of each task that keep their weights, unless disk space is short.
 
 Only these trials may be fused, so that every fused model can be exported.
 """
@@ -37,15 +37,32 @@ class Ranking:
             Signatures of the trials that are no longer in the ranking of some task, the new trial
             possibly among them; they may still be in the ranking of another task.
         """
-        dropped: set[str] = set()
         for task, ranked in self._ranked.items():
             score = scores.get(task)
-            if score is None or (-score, signature) in ranked:
-                continue
-            bisect.insort(ranked, (-score, signature))
-            dropped |= {name for _, name in ranked[self._limit :]}
-            del ranked[self._limit :]
+            if score is not None and (-score, signature) not in ranked:
+                bisect.insort(ranked, (-score, signature))
+        return self.lower_limit(self._limit)
+
+    def lower_limit(self, limit: int) -> set[str]:
+        """Keep fewer trials in the ranking of each task, the best ones.
+
+        Args:
+            limit: New largest number of trials in the ranking of a task.
+
+        Returns:
+            Signatures of the trials that are no longer in the ranking of some task; they may still
+            be in the ranking of another task.
+        """
+        self._limit = limit
+        dropped: set[str] = set()
+        for ranked in self._ranked.values():
+            dropped |= {name for _, name in ranked[limit:]}
+            del ranked[limit:]
         return dropped
+
+    def longest(self) -> int:
+        """Return the number of trials in the ranking of the task that ranks the most trials."""
+        return max(map(len, self._ranked.values()))
 
     def best(self, task: str) -> list[str]:
         """Return the signatures (config hashes) of the ranked trials of a task, best first."""

@@ -285,10 +285,10 @@ def test_the_score_drops_most_without_the_most_important_members(sweep):
     assert (sweep.folder / "report" / "fusion.html").stat().st_size > 10_000
 
 
-def test_only_trials_whose_weights_are_kept_are_fused(sweep, monkeypatch):
-    monkeypatch.setattr("sweeps.fusion.candidates.BEST_TRIALS_PER_TASK", 2)
+def test_only_trials_whose_weights_are_kept_are_fused(sweep):
     for number in range(5):
         sweep.trial(f"t{number}", 1.0, noise=0.2 + number)
+    (sweep.folder / "kept_weights.json").write_text('{"trials_per_task": 2}')
     for name, chosen in sweep.fuse(method="top_k")["members"].items():
         scores = {
             f"t{n}": json.loads((sweep.folder / f"trials/t{n}/scores.json").read_text())["select"]
@@ -296,6 +296,18 @@ def test_only_trials_whose_weights_are_kept_are_fused(sweep, monkeypatch):
         }
         ranked = sorted(scores, key=lambda trial: -scores[trial][name])
         assert chosen.keys() <= set(ranked[:2])
+
+
+def test_an_unlabelled_task_is_predicted_by_a_trial_that_keeps_its_weights(tmp_path):
+    """Without a label of expression, the best trial by its objective would predict it."""
+    sweep = Sweep(tmp_path, make_listing(known=[0, 1, *range(3, 15)]))
+    for number in range(4):
+        sweep.trial(f"t{number}", number / 10, noise=0.2 + number)
+    assert list(sweep.fuse()["members"]["expression"]) == ["t3"]
+    (sweep.folder / "kept_weights.json").write_text('{"trials_per_task": 2}')
+    members = sweep.fuse()["members"]
+    assert list(members["expression"]) == ["t1"]
+    assert "t3" not in {name for weights in members.values() for name in weights}
 
 
 def test_failed_and_running_trials_are_not_fused(sweep):

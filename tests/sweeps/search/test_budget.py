@@ -9,11 +9,36 @@ from typing import Any
 
 import pytest
 
+from sweeps.planning.disk import DiskNeed
 from sweeps.search import budget as module
-from sweeps.search.budget import FREE_BYTES, RESERVE_SECONDS, Limits
+from sweeps.search.budget import RESERVE_SECONDS, Limits
 from sweeps.search_file import BudgetSection
+from sweeps.storage.disk_space import FREE_BYTES
 
 Usage = namedtuple("Usage", "free")
+
+
+NEED = DiskNeed(
+    trials=100,
+    predictions_bytes=2 * 10**9,
+    kept=40,
+    weights_bytes=6 * 10**9,
+    running_bytes=10**9,
+)
+
+
+class Weights:
+    """Stand-in for kept weights: each of the removable trials has half a gigabyte of weights."""
+
+    def __init__(self, gb: float, removable: int = 0) -> None:
+        self.gb, self.keep = gb, 5 + removable
+
+    def keep_fewer(self) -> bool:
+        if self.keep == 5:
+            return False
+        self.keep -= 1
+        self.gb -= 0.5
+        return True
 
 
 def study_with_failures(*reasons: str) -> Any:
@@ -25,22 +50,20 @@ def limits(
     seconds: float = 0.0,
     gb: float = 0.0,
     study: Any = None,
-    folder: Any = "runs/demo",
+    removable: int = 0,
     **budget: Any,
 ) -> Limits:
-    clock, kept_weights = SimpleNamespace(seconds=seconds), SimpleNamespace(gb=gb)
-    return Limits(
-        BudgetSection(**budget),
-        Path("runs/demo"),
-        study or study_with_failures(),
-        kept_weights,
-        clock,
-    )
+    clock: Any = SimpleNamespace(seconds=seconds)
+    kept_weights: Any = Weights(gb, removable)
+    section = BudgetSection(**budget)
+    study = study or study_with_failures()
+    return Limits(section, Path("runs/demo"), study, kept_weights, clock, NEED)
 
 
 @pytest.fixture(autouse=True)
 def free_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module.shutil, "disk_usage", lambda folder: Usage(FREE_BYTES))
+    enough = FREE_BYTES + NEED.running_bytes
+    monkeypatch.setattr(module.shutil, "disk_usage", lambda folder: Usage(enough))
 
 
 def test_a_sweep_within_its_budget_continues():
@@ -74,10 +97,51 @@ def test_too_many_failures_start_no_trials_but_let_running_ones_end():
 
 
 def test_a_run_folder_above_disk_gb_halts_the_sweep():
-    assert limits(gb=5.26).halt() == (
+    assert limits(gb=5.26, disk_gb=5).halt() == (
         "runs/demo holds 5.3 GB, more than budget.disk_gb = 5: raise it"
     )
     assert limits(gb=5.26, disk_gb=None).halt() is None
+
+
+def test_the_automatic_limit_is_what_the_plan_needs_with_a_margin():
+    assert limits(gb=10.0).halt() is None  # 1.25 times 8 GB
+    assert limits(gb=10.1).halt() == (
+        "runs/demo holds 10.1 GB, more than budget.disk_gb = 10 (auto): raise it"
+    )
+
+
+def test_weights_of_beaten_trials_go_before_a_sweep_halts():
+    short = limits(gb=6.2, disk_gb=5, removable=8)
+    assert short.make_room() == (
+        "runs/demo holds 6.2 GB, more than budget.disk_gb = 5; only the weights of each task's "
+        "best 10 trials are kept from now on"
+    )
+    assert short.kept_weights.gb == pytest.approx(4.7)
+    assert short.halt() is None
+    assert short.make_room() is None
+
+
+def test_a_sweep_halts_when_no_weights_can_be_removed_any_more():
+    short = limits(gb=6.2, disk_gb=5, removable=2)
+    assert "best 5 trials" in (short.make_room() or "")
+    assert short.halt() == "runs/demo holds 5.2 GB, more than budget.disk_gb = 5: raise it"
+    assert short.make_room() is None
+
+
+def test_weights_go_while_the_disk_has_no_room_for_the_files_of_another_trial(monkeypatch):
+    within = limits(gb=3.0, disk_gb=None, removable=8)
+    assert within.make_room() is None
+    free = FREE_BYTES + NEED.running_bytes + 3 * 10**9 - 10**8
+
+    def usage(folder: Path) -> Usage:
+        return Usage(free - round(1e9 * within.kept_weights.gb))
+
+    monkeypatch.setattr(module.shutil, "disk_usage", usage)
+    assert within.halt() is None  # it starts no trial when less than half a gigabyte is left
+    assert within.make_room() == (
+        "the disk of runs/demo has less than 1.5 GB left; only the weights of each task's best 12 "
+        "trials are kept from now on"
+    )
 
 
 def test_a_full_disk_halts_the_sweep(monkeypatch):

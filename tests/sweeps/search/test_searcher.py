@@ -81,6 +81,9 @@ class Log:
     def ended(self, proposal: Proposal, state: str, reason: str | None) -> None:
         self.lines.append((state, proposal.number, reason))
 
+    def say(self, text: str) -> None:
+        self.lines.append(("say", text))
+
 
 class Clock:
     """Clock that records for each tick if a trial was in training."""
@@ -101,7 +104,7 @@ class Limits:
         self.folder, self.study, self.clock = folder, study, Clock()
         self.ended: list[tuple[str, bool]] = []
         self.kept_weights = SimpleNamespace(add=lambda *ended: self.ended.append(ended))
-        for name in ("halt", "spent", "late"):
+        for name in ("halt", "spent", "late", "make_room"):
             setattr(self, name, reasons.get(name, lambda: None))
 
 

@@ -116,7 +116,7 @@ def test_defaults(write):
     assert file.budget.model_dump() == {
         "minutes": None,
         "until": None,
-        "disk_gb": 5,
+        "disk_gb": "auto",
         "failures": 3,
         "restarts": 3,
     }
@@ -155,7 +155,14 @@ def test_defaults(write):
         ("search: {metric: loss}", 'search.metric = "loss" is refused'),
         ("pruner: {kind: hyperband}", 'pruner.kind = "hyperband" is refused'),
         ("pruner: {reduction_factor: 1}", "pruner.reduction_factor = 1 is refused"),
-        ("budget: {disk_gb: 0}", "budget.disk_gb = 0 is refused"),
+        (
+            "budget: {disk_gb: 0}",
+            "budget.disk_gb = 0 is refused: must be auto, a number of GB above 0, or null for no "
+            "limit",
+        ),
+        ("budget: {disk_gb: all}", 'budget.disk_gb = "all" is refused: must be auto'),
+        ("budget: {disk_gb: true}", "budget.disk_gb = true is refused: must be auto"),
+        ("budget: {disk_gb: .inf}", "budget.disk_gb"),
         ("budget: {minutes: 0}", "budget.minutes = 0 is refused: input should be greater than 0"),
         ("budget: {minutes: 10m}", 'budget.minutes = "10m" is refused'),
         ("budget: {restarts: -1}", "budget.restarts = -1 is refused: input should be greater"),
@@ -205,6 +212,14 @@ def test_a_refit_needs_a_fold_to_hold_out_one_to_select_on_and_one_to_train_on(r
     said = refusal(f"{SMALL}refit: {{folds: {folds}}}")
     assert said.startswith(f"FILE: refit.folds = {folds}")
     assert "at least 3" in said
+
+
+@pytest.mark.parametrize("disk_gb", ["auto", "5", "0.5", "null"])
+def test_the_disk_space_is_automatic_a_number_or_unlimited_and_may_change(write, disk_gb):
+    file = load(write(f"{SMALL}budget: {{disk_gb: {disk_gb}}}"))
+    assert file.budget.disk_gb == parse_yaml(f"x: {disk_gb}", "x")["x"]
+    assert load(write(file.to_yaml())).budget == file.budget
+    assert file.identity() == load(write(SMALL)).identity()
 
 
 def test_a_resumed_sweep_may_add_a_refit(write):

@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from mtl.errors import InputError
 from mtl.tasks import TASKS
-from sweeps.storage.kept_weights import KeptWeights
+from sweeps.storage import kept_weights as module
+from sweeps.storage.kept_weights import FEWEST_KEPT, KeptWeights, kept_per_task
 
 
 def trial(run_folder: Path, name: str, **scores: float | None) -> str:
@@ -72,6 +74,85 @@ def test_a_trial_without_a_score_keeps_no_weights(tmp_path):
     kept_weights = KeptWeights(tmp_path, {"twin-without-a-folder": True}, 25)
     kept_weights.add("early")
     assert kept(tmp_path) == set()
+
+
+def ranked_trials(run_folder: Path, number: int = 9) -> list[str]:
+    """Make trials t0, t1, ... of which each has a lower score than the one before it."""
+    return [trial(run_folder, f"t{n}", valence=1 - n / 100) for n in range(number)]
+
+
+def test_weights_of_the_last_in_each_task_go_first(tmp_path):
+    kept_weights = KeptWeights(tmp_path, dict.fromkeys(ranked_trials(tmp_path), False))
+    kept_weights.add(trial(tmp_path, "arousal", valence=0.1, arousal=0.9))
+    assert kept_per_task(tmp_path) == kept_weights.keep == 25
+    before = total_bytes(tmp_path)
+    assert kept_weights.keep_fewer()  # the last of ten in valence, but the best in arousal
+    assert kept(tmp_path) == {*(f"t{n}" for n in range(9)), "arousal"}
+    assert kept_weights.keep_fewer()
+    assert kept(tmp_path) == {*(f"t{n}" for n in range(8)), "arousal"}
+    assert kept_per_task(tmp_path) == kept_weights.keep == 8
+    small_file = (tmp_path / "kept_weights.json").stat().st_size
+    assert total_bytes(tmp_path) == before - 1000 + small_file
+    assert kept_weights.gb * 1e9 == pytest.approx(total_bytes(tmp_path) - small_file)
+    kept_weights.add(trial(tmp_path, "new", valence=0.925))  # it ranks ninth
+    assert "new" not in kept(tmp_path)
+    assert len(list(tmp_path.glob("trials/*/scores.json"))) == 11
+
+
+def test_the_best_of_each_task_keep_their_weights_however_short_disk_space_is(tmp_path):
+    kept_weights = KeptWeights(tmp_path, dict.fromkeys(ranked_trials(tmp_path), False))
+    while kept_weights.keep_fewer():
+        pass
+    assert kept(tmp_path) == {f"t{n}" for n in range(FEWEST_KEPT)}
+    assert not kept_weights.keep_fewer()
+    few = tmp_path / "few"
+    assert not KeptWeights(few, dict.fromkeys(ranked_trials(few, 5), False)).keep_fewer()
+    assert not (few / "kept_weights.json").exists()
+
+
+class Killed(BaseException):
+    """Simulated death of the driver."""
+
+
+def test_a_sweep_killed_between_two_removals_keeps_the_same_trials(tmp_path, monkeypatch):
+    """Two trials lose their weights; the driver dies at each removal, and another one goes on."""
+
+    def run(folder: Path, dies_at: int) -> set[str]:
+        ended = ranked_trials(folder)
+        ended.append(trial(folder, "arousal", valence=0.95, arousal=0.9))
+        ended += [trial(folder, f"low{n}", arousal=n / 10) for n in range(9)]
+        removals = iter(range(dies_at))
+
+        def remove(self: module.TrialFolder) -> None:
+            if self.weights_folder.exists() and next(removals, None) is None:
+                raise Killed
+            real_remove(self)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(module.TrialFolder, "remove_weights", remove)
+            try:
+                KeptWeights(folder, dict.fromkeys(ended, False)).keep_fewer()
+                assert dies_at == 2
+            except Killed:
+                assert dies_at < 2
+        again = KeptWeights(folder, dict.fromkeys(reversed(ended), False))
+        assert again.keep == kept_per_task(folder) == 9
+        assert again.gb * 1e9 == pytest.approx(total_bytes(folder / "trials"))
+        return kept(folder)
+
+    real_remove = module.TrialFolder.remove_weights
+    unharmed = run(tmp_path / "unharmed", 2)
+    assert len(unharmed) == 17
+    assert run(tmp_path / "first", 0) == run(tmp_path / "second", 1) == unharmed
+
+
+@pytest.mark.parametrize(
+    "text", ["", "12", "{}", '{"trials_per_task": 0}', '{"trials_per_task": 26}']
+)
+def test_a_damaged_number_of_kept_trials_is_refused(tmp_path, text):
+    (tmp_path / "kept_weights.json").write_text(text)
+    with pytest.raises(InputError, match=r"kept_weights.json is damaged: it must hold"):
+        KeptWeights(tmp_path, {})
 
 
 def test_the_size_of_all_trials_is_measured(tmp_path):

@@ -1,0 +1,113 @@
+"""Disk space that a sweep needs, from which the limit ``budget.disk_gb: auto`` follows."""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from mtl.tasks import OUTPUT_COLUMNS
+from sweeps.planning.plan import Plan
+from sweeps.storage.disk_space import free_bytes, used_bytes
+from sweeps.storage.ranking import BEST_TRIALS_PER_TASK
+
+BYTES_PER_FRAME = 4 * (len(OUTPUT_COLUMNS) + 2)
+"""Bytes of one frame in a file of predictions: its outputs, video and number, not compressed."""
+BYTES_PER_TRIAL = 100_000
+"""Most bytes of a trial's config, progress and scores together."""
+PARAMETER_BYTES = 4
+"""Bytes of a parameter in a file of weights."""
+CHECKPOINT_PARAMETERS = 3
+"""Numbers in a checkpoint for each parameter: the parameter and Adam's two moments."""
+MARGIN = 1.25
+"""Factor between the computed need and the limit, since not every model of the space was built."""
+LEAST_LIMIT_BYTES = 10**9
+"""Smallest limit: below a gigabyte no sweep is worth stopping."""
+
+
+@dataclass(frozen=True)
+class DiskNeed:
+    """Most disk space that a sweep needs.
+
+    Attributes:
+        trials: Number of trials that keep their predictions.
+        predictions_bytes: Predictions and small files of all trials.
+        kept: Largest number of trials that keep their weights.
+        weights_bytes: Weights of all these trials, if each is of the largest model and each of its
+            tasks has another best epoch.
+        running_bytes: Checkpoint and weights of one trial while it trains; the checkpoint counts
+            twice, because the next one is complete before it replaces the last one.
+    """
+
+    trials: int
+    predictions_bytes: int
+    kept: int
+    weights_bytes: int
+    running_bytes: int
+
+    @property
+    def ended_bytes(self) -> int:
+        """Most bytes of all trials that have ended."""
+        return self.predictions_bytes + self.weights_bytes
+
+    def limit_gb(self, disk_gb: float | str | None) -> float:
+        """Return the limit of the size of all trials that have ended, in GB.
+
+        Args:
+            disk_gb: ``budget.disk_gb`` of the search file; None for no limit.
+        """
+        if disk_gb == "auto":
+            return max(MARGIN * self.ended_bytes, LEAST_LIMIT_BYTES) / 1e9
+        return math.inf if disk_gb is None else float(disk_gb)
+
+
+def disk_need(plan: Plan) -> DiskNeed:
+    """Return the most disk space that a sweep needs.
+
+    Args:
+        plan: The search file, checked against the dataset.
+    """
+    file = plan.file
+    tasks = len(plan.tasks)
+    ranked = file.search.trials + file.compare.seeds * len(plan.space.comparisons())
+    kept = min(ranked, BEST_TRIALS_PER_TASK * tasks)
+    refits = len(plan.folds) * min(kept, file.fusion.steps * tasks)
+    predicted = np.array([plan.parts[name] != "train" for name in plan.listing.names])
+    frames = int(predicted[plan.listing.video].sum())
+    model = PARAMETER_BYTES * plan.parameters[1]
+    weights = model * min(tasks, plan.epochs)
+    return DiskNeed(
+        trials=ranked + refits,
+        predictions_bytes=(ranked + refits) * (BYTES_PER_FRAME * frames + BYTES_PER_TRIAL),
+        kept=kept,
+        weights_bytes=kept * weights,
+        running_bytes=2 * CHECKPOINT_PARAMETERS * model + weights,
+    )
+
+
+def describe_disk(plan: Plan, running: int, run_folder: Path) -> str:
+    """Return the lines of a sweep's description that tell its need of disk space.
+
+    Args:
+        plan: The search file, checked against the dataset.
+        running: Number of trials that train at the same time.
+        run_folder: The sweep's run folder, which need not exist.
+    """
+    need = disk_need(plan)
+    total = _gb(need.ended_bytes + running * need.running_bytes)
+    there = used_bytes(run_folder) + free_bytes(run_folder)
+    lines = [
+        f"  disk      {total} at most: predictions of {need.trials} trials, weights of "
+        f"{need.kept}, checkpoints of {running}; {_gb(there)} for them"
+    ]
+    if need.ended_bytes + running * need.running_bytes > there:
+        lines.append(
+            f"  note      {total} of disk may be needed, but there are {_gb(there)}: weights of "
+            "trials that others beat in every task are removed when it is short, predictions never"
+        )
+    return "\n".join(lines)
+
+
+def _gb(size_bytes: float) -> str:
+    gb = size_bytes / 1e9
+    return f"{gb:.0f} GB" if gb >= 10 else f"{gb:.1f} GB" if gb >= 0.1 else "less than 0.1 GB"

@@ -1,0 +1,88 @@
+"""Disk space that a plan needs: an upper bound, and its lines in the description."""
+
+import math
+from collections import namedtuple
+from pathlib import Path
+
+import pytest
+from safetensors.torch import save
+
+from mtl.build_model import build_model
+from mtl.predictions.table import Predictions
+from mtl.tasks import OUTPUT_COLUMNS, TASKS
+from sweeps.planning.compose import compose
+from sweeps.planning.disk import describe_disk, disk_need
+from sweeps.planning.plan import Plan, make_plan
+from sweeps.storage import disk_space
+from tests.support.small_data import NAMES, WIDTH, make_dataset, make_listing, search_file
+
+Usage = namedtuple("Usage", "free")
+
+
+@pytest.fixture
+def plan(tmp_path) -> Plan:
+    """Plan of 40 trials of 3 epochs, of models with 8 or 64 hidden units."""
+    file = search_file(
+        tmp_path,
+        "search.trials=40",
+        fixed={"training.epochs": 3},
+        space={"encoder.hidden": {"values": [8, 64]}},
+    )
+    return make_plan(file, make_dataset(tmp_path / "data"))
+
+
+def test_the_need_covers_the_files_that_trials_write(plan, tmp_path):
+    need = disk_need(plan)
+    assert (need.trials, need.kept) == (40, 40)
+    largest = build_model(compose(["encoder.hidden=64"]), WIDTH, tuple(TASKS))
+    weights = len(save(dict(largest.state_dict())))
+    assert 0.95 < need.weights_bytes / (40 * 3 * weights) < 1.01  # three epochs, fewer than tasks
+    assert need.running_bytes > 2 * 3 * 0.95 * weights
+    listing = make_listing()
+    predicted = [plan.parts[NAMES[video]] != "train" for video in listing.video]
+    rows = sum(predicted)
+    outputs = listing.values[predicted].repeat(2, axis=1)[:, : len(OUTPUT_COLUMNS)]
+    table = Predictions(listing.video[predicted], listing.frame[predicted], NAMES, outputs)
+    table.save(tmp_path / "predictions.parquet")
+    written = (tmp_path / "predictions.parquet").stat().st_size
+    assert need.predictions_bytes > 40 * written
+    assert need.predictions_bytes == 40 * (rows * 24 * 4 + 100_000)
+
+
+def test_trials_with_new_seeds_and_on_folds_count(tmp_path):
+    file = search_file(
+        tmp_path,
+        "search.trials=300",
+        "fusion.steps=10",
+        "fixed.encoder.hidden=8",
+        compare={"by": ["encoder"], "seeds": 2},
+        refit={"folds": 4},
+        space={"encoder": {"values": ["gru", "lstm"]}},
+    )
+    need = disk_need(make_plan(file, make_dataset(tmp_path / "data")))
+    assert need.kept == 4 * 25
+    assert need.trials == 300 + 2 * 2 + 4 * 4 * 10
+
+
+def test_a_small_sweep_may_use_a_gigabyte(plan):
+    assert disk_need(plan).limit_gb("auto") == 1
+    assert disk_need(plan).limit_gb(0.5) == 0.5
+    assert disk_need(plan).limit_gb(None) == math.inf
+
+
+def test_the_description_warns_of_a_disk_that_is_too_small(plan, tmp_path, monkeypatch):
+    folder = tmp_path / "runs" / "small"
+    assert "at most: predictions of 40 trials, weights of 40, checkpoints of 2; " in describe_disk(
+        plan, 2, folder
+    )
+    monkeypatch.setattr(
+        disk_space.shutil, "disk_usage", lambda folder: Usage(disk_space.FREE_BYTES + 10**6)
+    )
+    text = describe_disk(plan, 2, folder)
+    assert "note      less than 0.1 GB of disk may be needed, but there are less" in text
+    assert "predictions never" in text
+    (folder / "trials" / "one").mkdir(parents=True)
+    with (folder / "trials" / "one" / "weights").open("wb") as file:
+        file.truncate(10**9)
+    assert "note" not in describe_disk(plan, 2, folder)  # the sweep's own files count
+    assert "1.0 GB for them" in describe_disk(plan, 2, Path(folder))
