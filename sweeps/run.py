@@ -185,6 +185,7 @@ def open_study(folder: Path, plan: Plan, lock: DriverLock) -> SweepStudy:
         seed=file.search.seed,
         pruner=file.pruner,
         sample=plan.space.sample,
+        first=plan.first.parameters,
         sign=lambda overrides: signature(compose(overrides), plan.dataset.hash),
         seeds=file.compare.seeds,
         folds=file.refit.folds,

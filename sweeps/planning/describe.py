@@ -37,6 +37,7 @@ def describe(plan: Plan, concurrent: int | None) -> str:
         f"  pruning   {_pruning(plan)}",
         *_refit(plan),
         f"  models    {low:,} to {high:,} parameters ({SAMPLED_CONFIGS} sampled configs built)",
+        *_first(plan),
         *(f"  missing   {sentence}" for sentence in plan.missing_features),
         "  varied    " + "\n            ".join(plan.space.describe()),
     ]
@@ -55,6 +56,22 @@ def _refit(plan: Plan) -> list[str]:
         f"  refit     the fused trials anew on {len(held)} folds of "
         f"{min(held)} to {max(held)} videos"
     ]
+
+
+def _first(plan: Plan) -> list[str]:
+    """Return lines on the points of ``search.first``, which are trained first; [] without any."""
+    if not plan.file.search.first:
+        return []
+    points = sum(map(len, plan.first.parameters))
+    lines = [f"  first     {points} trials start from the points of search.first"]
+    lines += [f"  note      search.first: {sentence}: left out" for sentence in plan.first.left_out]
+    shares = plan.file.search.trials // len(plan.first.parameters)
+    if max(map(len, plan.first.parameters)) > shares:
+        lines.append(
+            f"  note      search.trials = {plan.file.search.trials} is too few for all of these "
+            "points: raise it to train them all"
+        )
+    return lines
 
 
 def _unlabelled(plan: Plan) -> str:

@@ -20,6 +20,7 @@ from mtl.sequences.join import join, trained_tasks
 from mtl.strict import did_you_mean
 from mtl.tasks import TASKS
 from sweeps.planning.compose import compose
+from sweeps.planning.first_points import FirstPoints, first_configs, first_points
 from sweeps.planning.space import Space
 from sweeps.search_file import SearchFile
 from sweeps.study.pruner import rungs
@@ -35,6 +36,7 @@ class Plan:
     Attributes:
         file: The search file.
         space: The search file's space.
+        first: Points of the space that are trained first.
         dataset: The dataset.
         listing: All frames named in the dataset's annotation files (listed frames).
         parts: Video's name -> split: ``train``, ``select``, ``confirm`` or ``test``.
@@ -52,6 +54,7 @@ class Plan:
 
     file: SearchFile
     space: Space
+    first: FirstPoints
     dataset: Dataset
     listing: Listing
     parts: dict[str, str]
@@ -96,8 +99,9 @@ def make_plan(file: SearchFile, dataset: Dataset) -> Plan:
             f"{file.source}: search.trials = {file.search.trials} is fewer than the {studies} "
             "compared values: give each at least one"
         )
-    sampled = _sample(space, file.search.seed)
-    configs = [*checked, *sampled]
+    first = first_points(space)
+    sampled, given = _sample(space, file.search.seed), first_configs(space, first)
+    configs = [*checked, *sampled, *given]
     feature_sets = tuple(dict.fromkeys(name for config in configs for name in config.features))
     for name in feature_sets:
         if name not in dataset.feature_sets():
@@ -110,10 +114,15 @@ def make_plan(file: SearchFile, dataset: Dataset) -> Plan:
     labelled = trained_tasks(TASKS, listing)
     tasks = _check_labels(configs, listing, labelled, parts, file)
     counts = [_parameters(config, dataset, tasks) for config in sampled]
+    try:
+        counts += [_parameters(config, dataset, tasks) for config in given]
+    except InputError as error:
+        raise InputError(f"{file.source}: search.first: {error}") from None
     folds = _cut_folds(listing, file, tasks)
     return Plan(
         file=file,
         space=space,
+        first=first,
         dataset=dataset,
         listing=listing,
         parts=parts,

@@ -47,6 +47,11 @@ class Leaf(NamedTuple):
     node: Any
     choices: Mapping[str, str]
 
+    @property
+    def path(self) -> str:
+        """The parameter's config key, such as ``encoder.layers``."""
+        return self.name.rpartition("/")[2]
+
 
 class Space:
     """Search space of a search file, from which Optuna trials draw points.
@@ -102,11 +107,13 @@ class Space:
 
     def describe(self) -> list[str]:
         """Return one line for each varied parameter: its name and its values or bounds."""
-        leaves = [
-            x for x in self._leaves(self.file.space) if len(x.node.representative_values()) > 1
-        ]
+        leaves = [leaf for leaf in self.leaves() if len(leaf.node.representative_values()) > 1]
         width = max((len(leaf.name) for leaf in leaves), default=0)
         return [f"{leaf.name:{width}}  {leaf.node.describe()}" for leaf in leaves]
+
+    def leaves(self) -> list[Leaf]:
+        """Return all parameters that the search file varies, a choice before those under it."""
+        return list(self._leaves(self.file.space))
 
     def check(self, compose: Callable[[Sequence[str]], Config]) -> list[Config]:
         """Compose every listed value and both ends of every range; return the configs.
@@ -124,7 +131,7 @@ class Space:
         first = self._point({})
         configs = [self._try(compose, first, None)]
         done = {_key(first)}
-        for leaf in self._leaves(self.file.space):
+        for leaf in self.leaves():
             for value in leaf.node.representative_values():
                 point = self._point({**leaf.choices, leaf.name: value})
                 if _key(point) not in done:

@@ -11,8 +11,8 @@ from mtl.renamed_keys import present_path
 def with_present_keys(raw: Mapping[str, Any], source: str) -> dict[str, Any]:
     """Return the content of a search file with the present names of renamed config keys.
 
-    Config keys in ``fixed``, ``space`` and ``compare.by`` are renamed. ``fusion.per_task``, a
-    former setting that could only be true, is removed.
+    Config keys in ``fixed``, ``space``, ``compare.by`` and ``search.first`` are renamed.
+    ``fusion.per_task``, a former setting that could only be true, is removed.
 
     Args:
         raw: Content of the YAML file, not validated.
@@ -31,6 +31,14 @@ def with_present_keys(raw: Mapping[str, Any], source: str) -> dict[str, Any]:
             present_path(path) if isinstance(path, str) else path for path in raw["compare"]["by"]
         ]
         result["compare"] = {**raw["compare"], "by": by}
+    if isinstance(raw.get("search"), dict) and isinstance(raw["search"].get("first"), list):
+        first = [
+            _renamed(point, f"{source}: search.first, point {number}")
+            if isinstance(point, dict)
+            else point
+            for number, point in enumerate(raw["search"]["first"], start=1)
+        ]
+        result["search"] = {**raw["search"], "first": first}
     if isinstance(raw.get("fusion"), dict) and "per_task" in raw["fusion"]:
         fusion = dict(raw["fusion"])
         if (per_task := fusion.pop("per_task")) is not True:

@@ -101,15 +101,16 @@ class SearchFile(Strict):
     def identity(self) -> dict[str, Any]:
         """Return the settings that must not change when a sweep is resumed.
 
-        All settings are returned except the number of trials, the number of seeds, the budget, the
-        resources, and the refit (training of the fused trials on folds). The dataset's address may
-        change too, since the hash of the dataset's content is compared instead.
+        All settings are returned except the number of trials, the points that are trained first,
+        the number of seeds, the budget, the resources, and the refit (training of the fused trials
+        on folds). The dataset's address may change too, since the hash of the dataset's content is
+        compared instead.
 
         Returns:
             The settings by section and key, as in the search file.
         """
         sections = dict.fromkeys(("name", "data", "budget", "resources", "refit"), True)
-        keys = {"search": {"trials"}, "compare": {"seeds"}}
+        keys = {"search": {"trials", "first"}, "compare": {"seeds"}}
         return self.model_dump(mode="json", exclude={**sections, **keys})
 
 

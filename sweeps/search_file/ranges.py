@@ -1,7 +1,8 @@
 """Ranges of the parameters in a search file's ``space``, one class for each of the four kinds.
 
-Each class has the methods ``suggest`` (Optuna's value for a trial), ``representative_values``
-(values to check before a sweep) and ``describe`` (text for the user).
+Each class has the methods ``suggest`` (Optuna's value for a trial), ``member`` (check of a given
+value), ``representative_values`` (values to check before a sweep) and ``describe`` (text for the
+user).
 """
 
 import itertools
@@ -62,6 +63,17 @@ class Range(Strict):
             return trial.suggest_int(name, self.min, self.max, log=self.log)
         return trial.suggest_float(name, self.min, self.max, log=self.log)
 
+    def member(self, value: Any) -> int | float:
+        """Return the number of this range that equals a value of a search file.
+
+        Raises:
+            ValueError: If the value is outside the range.
+        """
+        whole = isinstance(self.min, int) and isinstance(self.max, int)
+        if not self.min <= _number(value) <= self.max or (whole and not isinstance(value, int)):
+            raise ValueError("must be in the range")
+        return int(value) if whole else float(value)
+
     def representative_values(self) -> list[Any]:
         """Return the lower and the upper bound as a list."""
         return [self.min, self.max]
@@ -87,6 +99,15 @@ class _Categorical(Strict, ABC):
         """
         values = {optuna_value(value): value for value in self.representative_values()}
         return values[trial.suggest_categorical(name, list(values))]
+
+    def member(self, value: Any) -> Any:
+        """Return the value of this range that equals a value of a search file.
+
+        Raises:
+            ValueError: If the range has no such value.
+        """
+        values = self.representative_values()
+        return values[values.index(value)]
 
     def describe(self) -> str:
         """Return the values as text, such as ``gru | lstm``."""

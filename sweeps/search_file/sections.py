@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from mtl.strict import AboveZero, NonNegative, Positive, Probability, Strict
+from sweeps.search_file.ranges import DottedPath
 
 
 class SearchSection(Strict):
@@ -20,6 +21,9 @@ class SearchSection(Strict):
         confirm: Share of the validation videos that are held back for the final scores (split
             ``confirm``); choices are made on the others (split ``select``).
         seed: Seed of the sampler and of the division of the validation videos.
+        first: Points of the search space that are known to be good; they are trained before other
+            trials. A point is a mapping, config key (such as ``encoder``) -> value. The sampler
+            draws the keys that it does not name.
     """
 
     trials: Positive = 18
@@ -27,6 +31,7 @@ class SearchSection(Strict):
     metric: Literal["score", "valence", "arousal", "expression", "action_units"] = "score"
     confirm: Probability = 0.5
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 1234
+    first: tuple[Annotated[dict[DottedPath, Any], Field(min_length=1)], ...] = ()
 
 
 class PrunerSection(Strict):

@@ -4,6 +4,7 @@ With this lookup, sampling a trial and recording a result need not read all tria
 """
 
 from collections import Counter, defaultdict, deque
+from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
@@ -13,6 +14,11 @@ ORIGIN = "from"
 """Name of the Optuna user attribute of a trial that was taken over from another sweep.
 
 The value is "<other sweep>: <study> <number>".
+"""
+FIRST = "first"
+"""Name of the Optuna user attribute of a trial that started from a given point.
+
+The value is the point: Optuna's parameters that were not drawn, by name.
 """
 Key = tuple[str, int]
 """Key of a trial: name of its Optuna study, and the trial's number in the study."""
@@ -29,6 +35,7 @@ class Index:
         sizes: Study's name -> number of the study's trials, retries left out.
         adopted: Study's name -> number of the study's trials that were taken over from another
             sweep.
+        first: Study's name -> the given points from which trials of the study have started.
         asked: Signature -> number of trials with this signature, retries left out.
         latest: Signature -> the one trial with this signature that is trained: the first in the
             journal, or the last retry of the first.
@@ -46,6 +53,7 @@ class Index:
     def __init__(self) -> None:
         self.sizes: Counter[str] = Counter()
         self.adopted: Counter[str] = Counter()
+        self.first: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
         self.asked: Counter[str] = Counter()
         self.latest: dict[str, Key] = {}
         self.failed: dict[str, Key] = {}
@@ -70,6 +78,8 @@ class Index:
             self.sizes[key[0]] += 1
             self.asked[signature] += 1
             self.adopted[key[0]] += ORIGIN in trial.user_attrs
+            if FIRST in trial.user_attrs:
+                self.first[key[0]].append(trial.user_attrs[FIRST])
             if "repeat_of" in trial.user_attrs:
                 self.repeats[trial.user_attrs["repeat_of"]] += 1
         latest = self.latest.setdefault(signature, key)

@@ -121,12 +121,18 @@ class Journal(JournalStorage):
         self._draft = create_trial(state=TrialState.RUNNING)
         super().__init__(JournalFile(str(path)))
 
-    def draft(self, study: optuna.Study) -> optuna.Trial:
+    def draft(self, study: optuna.Study, given: Mapping[str, Any]) -> optuna.Trial:
         """Return a new draft (trial in memory) on which the study's sampler draws parameters.
 
         There is one draft at a time: an earlier one is dropped.
+
+        Args:
+            study: Optuna study of the sampler.
+            given: Optuna's parameters that are not drawn, by name.
         """
-        self._draft = create_trial(state=TrialState.RUNNING)
+        # The attribute with which Optuna's own `enqueue_trial` gives parameters.
+        attributes = {"fixed_params": dict(given)}
+        self._draft = create_trial(state=TrialState.RUNNING, system_attrs=attributes)
         return optuna.Trial(study, DRAFT)
 
     def add(

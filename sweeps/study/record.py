@@ -257,6 +257,7 @@ class StudyRecord:
         study: str,
         sampler: optuna.samplers.BaseSampler,
         shown: Callable[[], Sequence[FrozenTrial]],
+        given: Mapping[str, Any],
     ) -> optuna.Trial:
         """Return a trial in memory, which draws its parameters from a sampler; `write` stores it.
 
@@ -264,8 +265,9 @@ class StudyRecord:
             study: Name of the study that the trial will belong to.
             sampler: Optuna sampler that draws the parameters.
             shown: Function that returns the earlier trials that the sampler sees.
+            given: Optuna's parameters that are not drawn, by name.
         """
-        return self._journal.draft(RecentStudy(study, self._journal, sampler, shown))
+        return self._journal.draft(RecentStudy(study, self._journal, sampler, shown), given)
 
     def write(
         self,

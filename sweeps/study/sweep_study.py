@@ -10,6 +10,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from sweeps.storage.driver_lock import DriverLock
+from sweeps.study.index import FIRST
 from sweeps.study.proposal import Proposal, Refit
 from sweeps.study.pruner import PrunerSettings
 from sweeps.study.record import StudyRecord, last_value
@@ -31,6 +32,9 @@ class SweepStudy:
     trial without a result is RUNNING. There is no other state, so a new driver (process that runs
     the sweep) continues where the last one was killed. If trials run one at a time, a sweep that
     was killed and continued ends with the same trials as one that was not.
+
+    The first trials of a study start from its given points, each point once: the trial has the
+    point's parameters and draws the others, and the attribute `first` is the point.
 
     After all trials of a combination have ended, its best trial is trained again with each of
     `seeds` new seeds, unpruned, in another study, `<study> seeds`; these trials have `repeat_of`.
@@ -55,6 +59,9 @@ class SweepStudy:
         sample: Function that draws the parameters of an Optuna trial, given the compared values,
             and returns them as Hydra overrides.
         sign: Function that returns the signature of the config that overrides compose to.
+        first: For each combination its given points in their order, each as the parameters that
+            are not drawn, by Optuna's names. Points that the journal has already are not trained
+            again.
         seeds: Number of new seeds with which each combination's best trial is trained again.
         folds: Number of folds on which the ensemble's trials are trained again; 0 for none.
         lock: The folder's lock if the caller holds it already. `close` releases the lock.
@@ -83,6 +90,7 @@ class SweepStudy:
         pruner: PrunerSettings,
         sample: Callable[[optuna.Trial, Mapping[str, Any]], list[str]],
         sign: Callable[[Sequence[str]], str],
+        first: Sequence[Sequence[Mapping[str, Any]]] = (),
         seeds: int = 0,
         folds: int = 0,
         lock: DriverLock | None = None,
@@ -90,6 +98,7 @@ class SweepStudy:
         self._kind, self._seed, self._sample = sampler, seed, sample
         names = [name] if list(combinations) == [{}] else [f"{name}/{label}" for label in labels]
         self._chosen = dict(zip(names, combinations, strict=True))
+        self._first = dict(zip(names, first or [()] * len(names), strict=True))
         each, more = divmod(trials, len(names))
         self._shares = {study: each + (i < more) for i, study in enumerate(names)}
         self._seeds = seeds
@@ -209,15 +218,19 @@ class SweepStudy:
     def _propose(self, study: str) -> None:
         """Write a study's next trial to the journal.
 
-        It is a new point, or the study's best trial with a new training seed.
+        It is the study's next given point, a new point, or the study's best trial with a new
+        training seed.
         """
         if self._index.sizes[study] >= self._share(study):
             self._repeat(study)
             return
         startup = startup_trials(max(self._shares.values()))
         sampler = make_sampler(self._kind, self._seed, self._index.sizes[study], startup)
-        draft = self.record.draft(study, sampler, lambda: self._shown(study))
-        self.record.write(study, draft, self._sample(draft, self._chosen[study]))
+        asked = self._index.first[study]
+        point = next((point for point in self._first[study] if point not in asked), {})
+        draft = self.record.draft(study, sampler, lambda: self._shown(study), point)
+        attributes = {FIRST: dict(point)} if point else {}
+        self.record.write(study, draft, self._sample(draft, self._chosen[study]), **attributes)
 
     def _repeat(self, study: str) -> None:
         """Write the study's best trial to the journal once more, with a new training seed."""

@@ -107,6 +107,7 @@ def test_defaults(write):
         "metric": "score",
         "confirm": 0.5,
         "seed": 1234,
+        "first": (),
     }
     assert (file.pruner.kind, file.pruner.min_epochs, file.pruner.reduction_factor) == (
         "asha",

@@ -94,7 +94,7 @@ def test_a_draft_is_written_as_one_line_or_not_at_all(journal: Path) -> None:
     storage = Journal(journal)
     study = optuna.load_study(study_name="s", storage=storage)
     before = journal.read_bytes()
-    draft = storage.draft(study)
+    draft = storage.draft(study, {})
     x = draft.suggest_float("x", 1e-5, 1e-1, log=True)
     n = draft.suggest_int("n", 1, 4)
     c = draft.suggest_categorical("c", ["a", "b"])
@@ -128,7 +128,7 @@ def test_drafts_get_the_parameters_that_optuna_draws(tmp_path: Path) -> None:
         ours = optuna.load_study(
             study_name="ours", storage=storage, sampler=make(n_startup_trials=4, seed=number)
         )
-        draft = storage.draft(ours)
+        draft = storage.draft(ours, {})
         value = sample(draft)
         ours.tell(storage.add(study_id, draft, {}).number, value)
         plain.sampler = make(n_startup_trials=4, seed=number)

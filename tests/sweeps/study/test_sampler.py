@@ -128,7 +128,7 @@ def test_tpe_draws_as_from_a_study_of_the_shown_trials_alone(
     recent.add_trials(shown)
 
     def draw(study: optuna.Study) -> dict[str, object]:
-        trial = storage.draft(study)
+        trial = storage.draft(study, {})
         trial.suggest_float("lr", 0.0, 1.0)
         if trial.suggest_categorical("encoder", ["gru", "lstm"]) == "gru":
             trial.suggest_int("layers", 1, 4)

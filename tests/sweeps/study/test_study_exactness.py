@@ -31,12 +31,25 @@ from tests.support.fake_sweep import (
 
 MISHAPS: dict[str, Any] = {"mishaps": True, "seed": 2}
 REPEATS: dict[str, Any] = {"sample": sample_few, "sampler": "random", **COMPARED}
+FIRST: list[dict[str, Any]] = [
+    {"encoder": "gru", "encoder=gru/encoder.layers": 2},
+    {"optim.lr": 1e-3},
+    {"encoder": "transformer", "encoder=transformer/encoder.layers": 4, "optim.lr": 1e-4},
+]
 SCENARIOS: dict[str, list[dict[str, Any]]] = {
     "tpe": [{"trials": 7}],
     "compared": [{"trials": 6, "sampler": "random", **COMPARED}],
     "twins": [{"trials": 9, "sample": sample_one_of_three}],
     "unpruned": [{"trials": 4, "sampler": "random", "pruner": Pruner(kind="none")}],
     "extended": [{"trials": 3}, {"trials": 6}],
+    "first points, more of them later": [
+        {"trials": 3, "first": [FIRST[:2]]},
+        {"trials": 6, "first": [FIRST]},
+    ],
+    "first points, compared, mishaps": [
+        {"trials": 4, **MISHAPS, **COMPARED, "first": [FIRST[1:2], []]},
+        {"trials": 8, **MISHAPS, **COMPARED, "first": [FIRST[1:2], []], "retry": True},
+    ],
     "mishaps": [
         {"trials": 5, **MISHAPS},
         {"trials": 5, **MISHAPS, "retry": True},

@@ -1,0 +1,130 @@
+"""First points: known-good points of the search space (``search.first``), one list a study."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import optuna
+
+from mtl.config import TrialConfig
+from mtl.errors import InputError
+from mtl.strict import did_you_mean
+from sweeps.planning.compose import compose
+from sweeps.planning.space import Leaf, Space, journal_name
+from sweeps.search_file.ranges import display_value, optuna_value
+
+COMPLETIONS = 5
+"""Number of random completions of each first point that are composed as a check."""
+
+
+@dataclass(frozen=True)
+class FirstPoints:
+    """Points that the studies of a sweep train first.
+
+    Attributes:
+        parameters: For each study (combination of compared values) its points, each as Optuna's
+            parameters by name.
+        left_out: One sentence for each point that cannot be trained, because a config key that it
+            names is fixed to another value.
+    """
+
+    parameters: tuple[tuple[dict[str, Any], ...], ...]
+    left_out: tuple[str, ...]
+
+
+def first_points(space: Space) -> FirstPoints:
+    """Check the first points of a search file and return them for each of the sweep's studies.
+
+    A point goes to every study whose compared values it does not contradict. Equal points of a
+    study are one.
+
+    Args:
+        space: The search file's space.
+
+    Raises:
+        InputError: If a point names a config key that the space does not have, or a value outside
+            its range.
+    """
+    fixed, combinations = space.file.fixed, space.comparisons()
+    studies: list[list[dict[str, Any]]] = [[] for _ in combinations]
+    left_out = []
+    for number, point in enumerate(space.file.search.first, start=1):
+        other = [path for path in point if path in fixed and fixed[path] != point[path]]
+        if other:
+            path = other[0]
+            named, here = display_value(point[path]), display_value(fixed[path])
+            left_out.append(f"point {number} has {path} = {named}, but {path} is fixed to {here}")
+            continue
+        free = {path: value for path, value in point.items() if path not in fixed}
+        placed = _placed(space, free, f"{space.file.source}: search.first, point {number}")
+        for study, combination in zip(studies, combinations, strict=True):
+            if any(placed.get(path, value) != value for path, value in combination.items()):
+                continue
+            parameters = {
+                journal_name(name): optuna_value(value)
+                for name, value in placed.items()
+                if name not in combination
+            }
+            if parameters and parameters not in study:
+                study.append(parameters)
+    return FirstPoints(tuple(map(tuple, studies)), tuple(left_out))
+
+
+def first_configs(space: Space, first: FirstPoints) -> list[TrialConfig]:
+    """Return random completions of the first points, composed to configs.
+
+    Args:
+        space: The search file's space.
+        first: The first points of each study.
+
+    Raises:
+        InputError: If a completed point does not compose to a config.
+    """
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(space.file.search.seed))
+    completed: dict[tuple[str, ...], None] = {}
+    for points, combination in zip(first.parameters, space.comparisons(), strict=True):
+        for point in [point for point in points for _ in range(COMPLETIONS)]:
+            study.enqueue_trial(point)
+            completed[tuple(space.sample(study.ask(), combination))] = None
+    try:
+        return [compose(overrides) for overrides in completed]
+    except InputError as error:
+        raise InputError(f"{space.file.source}: search.first: {error}") from None
+
+
+def _placed(space: Space, point: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Return the parameters of a point: name of the parameter, with its choices -> value."""
+    placed: dict[str, Any] = {}
+    leaves = space.leaves()
+    for leaf in leaves:
+        if leaf.path in point and leaf.choices.items() <= placed.items():
+            placed[leaf.name] = _member(leaf, point[leaf.path], where)
+    missing = sorted(point.keys() - {name.rpartition("/")[2] for name in placed})
+    if missing:
+        raise InputError(f"{where}: {missing[0]} {_not_there(missing[0], leaves)}")
+    return placed
+
+
+def _member(leaf: Leaf, value: Any, where: str) -> Any:
+    try:
+        return leaf.node.member(value)
+    except ValueError:
+        allowed = leaf.node.describe()
+        allowed = allowed if len(allowed) <= 200 else f"{allowed[:197]}..."
+        raise InputError(
+            f"{where}: {leaf.path} = {json.dumps(value)} is not in {leaf.where} ({allowed}): "
+            "change it, or train no first points (search.first=[])"
+        ) from None
+
+
+def _not_there(path: str, leaves: Sequence[Leaf]) -> str:
+    choices = [leaf.choices for leaf in leaves if leaf.path == path]
+    if not choices:
+        return f"is not in space{did_you_mean(path, dict.fromkeys(x.path for x in leaves))}"
+    options = [
+        ", ".join(f"{name.rpartition('/')[2]}: {option}" for name, option in needed.items())
+        for needed in choices
+    ]
+    return f"varies only under {' or '.join(options)}: name the option in the point too"
