@@ -170,8 +170,8 @@ def test_every_point_of_a_shipped_file_composes(path):
     space.check(compose)
     for trial in random_trials(5, 20):
         config = compose(space.sample(trial))
-        lr = trial.params["optim.lr"]
-        assert config.optim.lr == lr
+        drawn_or_fixed = {**space.file.fixed, **trial.params}
+        assert config.optim.lr == drawn_or_fixed["optim.lr"]
         assert config.encoder.name == trial.params.get("encoder", compose([]).encoder.name)
 
 
