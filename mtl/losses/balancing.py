@@ -21,18 +21,12 @@ Losses = Mapping[str, Float[Tensor, ""]]
 """Loss of each task, by the task's name."""
 Labelled = Mapping[str, Bool[Tensor, ""]]
 """True for each task with a label in the batch, by the task's name."""
+CombineRows = Callable[[Tensor, Callable[[Tensor], Tensor]], Tensor]
+"""Form of ``mtl.optimisation.distributed.Workers.combine_rows``."""
 
 
 class Balancing(nn.Module, ABC):
-    """Base class of the methods that combine the losses of several tasks in each training step.
-
-    Attributes:
-        single_worker_only: True if the method needs the gradient of each task separately. It then
-            works with one DDP worker only, because DDP averages only the gradient of the combined
-            loss.
-    """
-
-    single_worker_only: ClassVar[bool] = False
+    """Base class of the methods that combine the losses of several tasks in each training step."""
 
     def begin_epoch(self, history: Sequence[Mapping[str, float]]) -> None:
         """Update the weighting of the tasks before an epoch; the base class does nothing.
@@ -56,6 +50,7 @@ class Balancing(nn.Module, ABC):
         labelled: Labelled,
         shared: Sequence[nn.Parameter],
         scale: Callable[[Tensor], Tensor],
+        combine_rows: CombineRows,
     ) -> None:
         """Run the backward pass of the combined loss, which sets the gradients of all parameters.
 
@@ -65,6 +60,9 @@ class Balancing(nn.Module, ABC):
             shared: Parameters that all tasks share; the base class does not use them.
             scale: Function that multiplies a loss by the scale of the mixed-precision gradient
                 scaler (``torch.amp.GradScaler``).
+            combine_rows: Function that averages the rows of a matrix over the DDP workers, and
+                combines them; the base class does not use it, because DDP averages the gradient of
+                the combined loss.
         """
         torch.autograd.backward(scale(self(losses, labelled)))
 
@@ -173,13 +171,12 @@ class GradientBalancing(Balancing):
 
     The gradient of the shared parameters is the aggregate of the tasks' gradients, computed by an
     aggregator of the torchjd library. Parameters of a single task get the gradient of that task's
-    loss.
+    loss. With several DDP workers each task's gradient is that of the whole batch.
 
     Attributes:
         aggregator: Name of the aggregator's class in ``torchjd.aggregation``.
     """
 
-    single_worker_only = True
     aggregator: ClassVar[str]
 
     def __init__(self) -> None:
@@ -201,6 +198,7 @@ class GradientBalancing(Balancing):
         labelled: Labelled,
         shared: Sequence[nn.Parameter],
         scale: Callable[[Tensor], Tensor],
+        combine_rows: CombineRows,
     ) -> None:
         """Compute the gradients of all parameters.
 
@@ -213,19 +211,25 @@ class GradientBalancing(Balancing):
             shared: Parameters that all tasks share.
             scale: Function that multiplies a loss by the scale of the mixed-precision gradient
                 scaler (``torch.amp.GradScaler``).
+            combine_rows: Function that averages the tasks' gradients over the DDP workers before
+                they are combined.
         """
         known = [scale(loss) for task, loss in losses.items() if labelled[task]]
         rows = [torch.autograd.grad(loss, shared, retain_graph=True) for loss in known if shared]
-        super().backward(losses, labelled, shared, scale)
+        super().backward(losses, labelled, shared, scale, combine_rows)
         if rows:
             jacobian = torch.stack([torch.cat([g.flatten() for g in row]) for row in rows])
-            # Aggregators may fail on non-finite values. The plain sum stays non-finite, so the
-            # gradient scaler detects the overflow and skips the step.
-            finite = jacobian.isfinite().all()
-            gradient = self._aggregate(jacobian) if finite else jacobian.sum(dim=0)
-            parts = gradient.split([p.numel() for p in shared])
+            gradient = combine_rows(jacobian, self._combine)
+            parts: Sequence[Tensor] = torch.split(gradient, [p.numel() for p in shared])
             for parameter, part in zip(shared, parts, strict=True):
                 parameter.grad = part.view_as(parameter)
+
+    def _combine(self, jacobian: Float[Tensor, "tasks parameters"]) -> Float[Tensor, " parameters"]:
+        # Aggregators may fail on non-finite values. The plain sum stays non-finite, so the
+        # gradient scaler detects the overflow and skips the step.
+        finite = jacobian.isfinite().all()
+        gradient: Tensor = self._aggregate(jacobian) if finite else jacobian.sum(dim=0)
+        return gradient
 
 
 class UPGrad(GradientBalancing):

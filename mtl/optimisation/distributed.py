@@ -6,7 +6,7 @@ batch, and every value that controls the training is equal on all workers.
 Shapes: S steps, L lanes of one worker, P pieces of a window (see ``mtl.sequences.windows``).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
@@ -91,6 +91,24 @@ class Workers:
         sums: Tensor = _SumOverWorkers.apply(flat, self.size)
         pieces = torch.split(sums, [len(part) for part in parts])
         return [piece.to(part.dtype) for piece, part in zip(pieces, parts, strict=True)]
+
+    def combine_rows(self, rows: Tensor, combine: Callable[[Tensor], Tensor]) -> Tensor:
+        """Average a matrix over all workers and return the combination of its rows.
+
+        Only rank 0 calls ``combine``, and all workers get its result, so they stay equal to the bit
+        even if it draws random numbers. Rank 0's generator has the seed of a single worker's.
+
+        Args:
+            rows: Matrix of this worker, of equal shape on all workers, such as each task's gradient
+                (one row for each task). Several workers overwrite it.
+            combine: Function of the averaged matrix that returns one row.
+        """
+        if self.size == 1:
+            return combine(rows)
+        dist.reduce(rows, dst=0)
+        combined = combine(rows.div_(self.size)) if self.rank == 0 else torch.empty_like(rows[0])
+        dist.broadcast(combined, src=0)
+        return combined
 
     def all_reduce(self, values: np.ndarray) -> np.ndarray:
         """Return the elementwise sum of an array over all workers.

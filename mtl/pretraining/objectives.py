@@ -24,7 +24,7 @@ from mtl.features.backbones import (
 )
 from mtl.features.mae import VITS, MaskedAutoencoder
 from mtl.features.weights import load_weights, read_weights
-from mtl.losses.balancing import BALANCINGS, Balancing
+from mtl.losses.balancing import BALANCINGS, Balancing, CombineRows
 from mtl.losses.functions import LOSSES, Loss
 from mtl.optimisation.device import autocast
 from mtl.predictions.activation import activate
@@ -81,6 +81,7 @@ class Objective(ABC):
         losses: Mapping[str, Tensor],
         sums: Sequence[Tensor],
         scale: Callable[[Tensor], Tensor],
+        combine_rows: CombineRows,
     ) -> None:
         """Compute the gradients of all parameters.
 
@@ -88,6 +89,8 @@ class Objective(ABC):
             losses: Each loss by name, as the method ``losses`` returned it.
             sums: The vectors from which these losses were computed.
             scale: Function of the gradient scaler that multiplies a loss by the current scale.
+            combine_rows: Function that averages the rows of a matrix over the DDP workers, and
+                combines them.
         """
 
     def weights(self) -> dict[str, Tensor]:
@@ -141,8 +144,9 @@ class Reconstruction(Objective):
         losses: Mapping[str, Tensor],
         sums: Sequence[Tensor],
         scale: Callable[[Tensor], Tensor],
+        combine_rows: CombineRows,
     ) -> None:
-        """Compute the gradients of the reconstruction loss; ``sums`` is not used."""
+        """Compute the gradients of the reconstruction loss; no other argument is used."""
         torch.autograd.backward(scale(losses["reconstruction"]))
 
     @torch.inference_mode()
@@ -233,12 +237,13 @@ class Supervision(Objective):
         losses: Mapping[str, Tensor],
         sums: Sequence[Tensor],
         scale: Callable[[Tensor], Tensor],
+        combine_rows: CombineRows,
     ) -> None:
         """Compute all gradients by the balancing (weighting of the tasks' losses or gradients)."""
         parts = dict(zip(self.tasks, sums, strict=True))
         labelled = {task: loss.has_labels(parts[task]) for task, loss in self.model.losses.items()}
         shared = [p for p in self.backbone.parameters() if p.requires_grad]
-        self.balancing.backward(losses, labelled, shared, scale)
+        self.balancing.backward(losses, labelled, shared, scale, combine_rows)
 
     @torch.inference_mode()
     def outputs(self, pixels: UInt8[Tensor, "B S S 3"]) -> Float[Tensor, "B 22"]:

@@ -158,6 +158,6 @@ class Pretrainer(TrainerCore[PretrainResult]):
         sums = self.workers.sum(self._forward(batch))
         losses = self.objective.losses(sums)
         self.optimizer.zero_grad(set_to_none=True)
-        self.objective.backward(losses, sums, self.scaler.scale)
+        self.objective.backward(losses, sums, self.scaler.scale, self.workers.combine_rows)
         self._optimizer_step()
         return {name: loss.detach() for name, loss in losses.items()}

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from mtl.config import TrialConfig
-from mtl.errors import InputError, TrainingError
+from mtl.errors import TrainingError
 from mtl.evaluation import metrics
 from mtl.losses.balancing import BALANCINGS, Balancing
 from mtl.losses.functions import LOSSES, Loss
@@ -75,8 +75,6 @@ class Trainer(TrainerCore[EpochResult]):
         batches: Reader of training windows.
 
     Raises:
-        InputError: If the balancing (weighting of the tasks) works with a single worker only and
-            there are several.
         TrainingError: If the checkpoint is damaged.
     """
 
@@ -100,7 +98,8 @@ class Trainer(TrainerCore[EpochResult]):
         self.shared = [
             p for part in self.model.shared for p in self.model.get_submodule(part).parameters()
         ]
-        self.balancing = self._make_balancing().to(self.device)
+        balancing = config.balancing
+        self.balancing = BALANCINGS[balancing.name](**balancing.parameters).to(self.device)
         self.losses = {task: self._make_loss(task) for task in data.tasks}
         optimizer = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[config.optim.name]
         self.optimizer = optimizer(
@@ -113,15 +112,6 @@ class Trainer(TrainerCore[EpochResult]):
         self.batches = Batches(data.train, data.mean, data.std, self.device, self.dtype)
         self.peak_learning_rate = config.optim.lr
         self._resume(checkpoint)
-
-    def _make_balancing(self) -> Balancing:
-        name, parameters = self.config.balancing.name, self.config.balancing.parameters
-        if BALANCINGS[name].single_worker_only and self.workers.size > 1:
-            raise InputError(
-                f"balancing = {name!r} needs each task's own gradient, which {self.workers.size} "
-                "workers do not have: train with one"
-            )
-        return BALANCINGS[name](**parameters)
 
     def _make_loss(self, task: str) -> Loss:
         component: Component = getattr(self.config.loss, task)
@@ -243,7 +233,9 @@ class Trainer(TrainerCore[EpochResult]):
         )
         losses, labelled = self._losses(outputs, batch)
         self.optimizer.zero_grad(set_to_none=True)
-        self.balancing.backward(losses, labelled, self.shared, self.scaler.scale)
+        self.balancing.backward(
+            losses, labelled, self.shared, self.scaler.scale, self.workers.combine_rows
+        )
         self._optimizer_step()
         return {task: loss.detach() for task, loss in losses.items()}, states
 

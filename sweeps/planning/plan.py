@@ -12,7 +12,6 @@ from mtl.build_model import build_model
 from mtl.config import TrialConfig
 from mtl.dataset import Dataset, Listing
 from mtl.errors import InputError
-from mtl.losses.balancing import BALANCINGS
 from mtl.models.frameworks import FRAMEWORKS
 from mtl.sequences.feature_table import index_table
 from mtl.sequences.folds import cut_folds, fold_parts, select_videos, with_splits
@@ -244,22 +243,12 @@ def _check_labels(
 def _check_wirings(
     configs: Sequence[TrialConfig], trained: Sequence[str], file: SearchFile
 ) -> None:
-    """Raise InputError if a framework or balancing does not fit the tasks or number of workers.
-
-    A framework is a way in which tasks share encoders and heads; balancing weights their losses or
-    gradients.
-    """
-    workers = file.resources.workers_per_trial
-    for config in configs:
-        try:
+    """Raise InputError if a framework, in which tasks share encoders, does not fit the tasks."""
+    try:
+        for config in configs:
             FRAMEWORKS[config.framework.name].check(trained, **config.framework.parameters)
-        except InputError as error:
-            raise InputError(f"{file.source}: {error}") from None
-        if workers > 1 and BALANCINGS[config.balancing.name].single_worker_only:
-            raise InputError(
-                f"{file.source}: balancing = {config.balancing.name!r} needs each task's own "
-                f"gradient: set resources.workers_per_trial = 1, not {workers}"
-            )
+    except InputError as error:
+        raise InputError(f"{file.source}: {error}") from None
 
 
 def _parameters(config: TrialConfig, dataset: Dataset, trained: Sequence[str]) -> int:

@@ -8,7 +8,6 @@ import pyarrow.compute as pc
 
 from mtl.errors import InputError
 from mtl.features.face_crops import Images
-from mtl.losses.balancing import BALANCINGS
 from mtl.pretraining.augmentation import epoch_batches
 from mtl.pretraining.config import SupervisedConfig
 from mtl.tasks import TASKS
@@ -113,10 +112,9 @@ def check_workers(workers: int, setup: PretrainingSetup, start: InitialBackbone)
         start: Backbone to train; if it has batch norms, each worker needs at least 2 images.
 
     Raises:
-        InputError: If a worker would get too few images of a batch, or the configured balancing
-            (weighting of the tasks' losses or gradients) supports a single worker only.
+        InputError: If a worker would get too few images of a batch.
     """
-    config, batch = setup.config, setup.config.training.batch_images
+    batch = setup.config.training.batch_images
     least = 2 if start.has_batch_norm else 1
     if batch // workers < least:
         why = f": {start.name} has batch norms" if start.has_batch_norm else ""
@@ -124,10 +122,3 @@ def check_workers(workers: int, setup: PretrainingSetup, start: InitialBackbone)
             f"training.batch_images = {batch} is refused with {workers} workers: each needs "
             f"{least} at least{why}; raise it, or lower --workers"
         )
-    if isinstance(config, SupervisedConfig) and workers > 1:
-        name = config.balancing.name
-        if BALANCINGS[name].single_worker_only:
-            raise InputError(
-                f"balancing = {name!r} needs each task's own gradient, which several workers do "
-                f"not have: leave out --workers {workers}"
-            )

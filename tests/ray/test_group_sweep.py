@@ -130,7 +130,7 @@ def test_a_sweep_of_ddp_workers_resumes_after_ctrl_c_and_after_a_kill(planted, r
         search={"trials": 2, "seed": 3},
         resources={**ONE, "workers_per_trial": 2},
         pruner={"kind": "none"},
-        fixed={**SMALL, "training.epochs": 25},
+        fixed={**SMALL, "balancing": "upgrad", "training.epochs": 25},
     )
     folder = Path("runs/ddp")
     # Without this variable the program itself must bind its cluster to loopback addresses.

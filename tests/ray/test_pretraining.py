@@ -175,6 +175,7 @@ def test_supervised_pretraining_with_a_killed_worker_equals_that_of_one_worker(
     monkeypatch.chdir(undisturbed)
     one, two = tmp_path / "one", tmp_path / "two"
     arguments = ["--annotations", str(faces / "annotations"), "backbone=mae_vit_mini", "dropout=0"]
+    arguments += ["balancing=upgrad"]
     weights = "weights=weights.safetensors"
     assert pretrain.main(supervised(faces, one, ray_address, *arguments, weights)) == 0
     best = json.loads((one / "scores.json").read_text())

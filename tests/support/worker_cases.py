@@ -14,7 +14,7 @@ from torch import Tensor
 
 from mtl.config import TrialConfig
 from mtl.errors import TrainingError
-from mtl.losses.balancing import BALANCINGS
+from mtl.losses.balancing import BALANCINGS, GradientBalancing
 from mtl.models.encoders import ENCODERS
 from mtl.models.frameworks import FRAMEWORKS
 from mtl.models.heads import HEADS
@@ -94,7 +94,7 @@ def setting(
 
 LOSSES = range(max(map(len, LOSS_OF_KIND.values())))
 STATELESS_ENCODERS = [name for name in ENCODERS if name not in STATEFUL_ENCODERS]
-BALANCED = [name for name, balancing in BALANCINGS.items() if not balancing.single_worker_only]
+GRADIENT_BALANCINGS = [n for n, kind in BALANCINGS.items() if issubclass(kind, GradientBalancing)]
 
 RUNS = {
     **{
@@ -110,7 +110,16 @@ RUNS = {
         )
         for encoders in (STATEFUL_ENCODERS, STATELESS_ENCODERS)
         for encoder, head, framework, loss, balancing in covering(
-            encoders, HEADS, FRAMEWORKS, LOSSES, BALANCED
+            encoders, HEADS, FRAMEWORKS, LOSSES, BALANCINGS
+        )
+    },
+    # Each framework with each balancing of gradients, which depends on the parameters it shares.
+    **{
+        f"{encoder}-linear-{framework}-{balancing}-float64": setting(
+            encoder, "linear", framework, lanes=4, balancing=balancing, precision="float64"
+        )
+        for encoder, framework, balancing in covering(
+            ENCODERS, FRAMEWORKS, GRADIENT_BALANCINGS, pairs=True
         )
     },
 }
@@ -149,13 +158,14 @@ def learn_balancing(workers: Workers) -> dict[str, Any]:
     return {"gradient": total, "s": arrays(s), "weights": arrays(trainer.weights())}
 
 
-def resume(workers: Workers) -> dict[str, Any]:
+def resume(balancing: str, workers: Workers) -> dict[str, Any]:
     """Return first-epoch checkpoints of a group and of a single worker, and the resumed runs.
 
     The group's checkpoint ("here") is resumed by a single worker, the single worker's ("alone") by
     the group.
     """
-    trial, zoo = config("lstm", optim={"weight_decay": 0.1}), uneven()
+    weighting, optim = component("balancing", balancing), {"weight_decay": 0.1}
+    trial, zoo = config("lstm", balancing=weighting, optim=optim), uneven()
     writers = {"here": workers, "alone": SINGLE_WORKER}
     cases: dict[str, Any] = {}
     for name, writer in writers.items():
@@ -340,6 +350,18 @@ def add_up(workers: Workers) -> dict[str, Any]:
     }
 
 
+def combine_rows(workers: Workers) -> dict[str, list[float]]:
+    """Return results of ``combine_rows`` for matrices, functions and draws that depend on rank."""
+    matrix = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
+    torch.manual_seed(workers.rank)
+    overflow = torch.where(torch.tensor(workers.rank == workers.size - 1), torch.inf, matrix)
+    return {
+        "mean": workers.combine_rows(matrix * (workers.rank + 1), lambda m: m.sum(dim=0)).tolist(),
+        "drawn": workers.combine_rows(matrix, lambda m: torch.rand(2)).tolist(),
+        "overflow": workers.combine_rows(overflow, lambda m: m[1]).tolist(),
+    }
+
+
 def communicate(workers: Workers) -> dict[str, Any]:
     """Return the results of the workers' other collective operations."""
     values = np.zeros((4, 3), np.float32)
@@ -369,7 +391,8 @@ CASES: dict[str, Callable[[Workers], Any]] = {
     **{f"train {name}": partial(train, trial) for name, trial in RUNS.items()},
     **{f"predict {name}": partial(predict_in_several_ways, name) for name in ENCODER_NAMES},
     "learn balancing": learn_balancing,
-    "resume": resume,
+    "resume fixed": partial(resume, "fixed"),
+    "resume pcgrad": partial(resume, "pcgrad"),
     "drop out": drop_out,
     "show labels": show_labels,
     "pretrain an autoencoder": pretrain_autoencoder,
@@ -380,5 +403,6 @@ CASES: dict[str, Callable[[Workers], Any]] = {
     "fail in training": partial(fail_on_one, 2),
     "fail in evaluation": partial(fail_on_one, 6),
     "add up": add_up,
+    "combine rows": combine_rows,
     "talk": communicate,
 }

@@ -124,10 +124,8 @@ def test_labels_must_be_given_once_and_cover_each_task(refused, labels, tmp_path
     assert says == "--subjects goes with --annotations: it divides the videos of its lists"
     says = refused(*given, "--confirm", "1", method="supervised")
     assert "--confirm 1 must be" in says
-    words = [*given, *MINI, "tasks=[valence]", "--workers"]
-    says = refused(*words, "2", "balancing=upgrad", method="supervised")
-    assert "balancing = 'upgrad' needs each task's own gradient" in says
-    says = refused(*words, "3", "backbone=timm:resnet10t", method="supervised")
+    words = [*given, *MINI, "tasks=[valence]", "--workers", "3"]
+    says = refused(*words, "backbone=timm:resnet10t", method="supervised")
     assert "with 3 workers: each needs 2 at least: timm:resnet10t has batch norms" in says
 
 

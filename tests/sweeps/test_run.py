@@ -62,10 +62,6 @@ SPACE_FAULTS = {
         {"fixed": {"framework": "feedback", "tasks": ["valence", "arousal"]}},
         "framework.sources: action_units is not trained: trained are valence, arousal",
     ),
-    "balancing for one worker only": (
-        {"fixed": {"balancing": "upgrad"}, "resources": {"workers_per_trial": 2}},
-        "balancing = 'upgrad' needs each task's own gradient.*workers_per_trial = 1",
-    ),
     "min above max": ({"space": {"optim.lr": {"min": 0.1, "max": 0.01}}}, "optim.lr.*0.1.*0.01"),
     "empty list": ({"space": {"encoder": {"values": []}}}, "space.encoder.* must not be empty"),
     "unknown encoder": ({"space": {"encoder": {"values": ["gruu"]}}}, "gruu.*did you mean.*gru"),

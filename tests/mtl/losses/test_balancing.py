@@ -1,5 +1,5 @@
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 import torch
@@ -12,16 +12,18 @@ from mtl.losses.balancing import (
     Balancing,
     DynamicWeightAverage,
     Fixed,
+    GradientBalancing,
     Normalised,
     Uncertainty,
 )
+from mtl.optimisation.distributed import SINGLE_WORKER
 from mtl.tasks import TASKS
 from tests.support.laws import parameters
 
 VALUES = dict(zip(TASKS, (0.4, 0.7, 2.1, 0.6), strict=True))
 SETS = (tuple(TASKS), ("arousal",), ("action_units", "valence"))
 GRADIENT_BALANCINGS = tuple(
-    name for name, balancing in BALANCINGS.items() if balancing.single_worker_only
+    name for name, balancing in BALANCINGS.items() if issubclass(balancing, GradientBalancing)
 )
 
 every_balancing = pytest.mark.parametrize("name", BALANCINGS)
@@ -31,16 +33,24 @@ def make(name: str) -> Balancing:
     return BALANCINGS[name](**parameters("balancing", name))
 
 
+def backward(
+    name: str,
+    losses: dict[str, Tensor],
+    labelled: dict[str, Tensor],
+    shared: Sequence[nn.Parameter],
+    scale: float = 1.0,
+) -> None:
+    """Run the backward pass of a new balancing with losses that are multiplied by ``scale``."""
+    rows = SINGLE_WORKER.combine_rows
+    make(name).backward(losses, labelled, shared, lambda loss: loss * scale, rows)
+
+
 def losses(*tasks: str, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
     return {task: torch.tensor(VALUES[task], dtype=dtype).requires_grad_() for task in tasks}
 
 
 def labelled(tasks: object, *without: str) -> dict[str, Tensor]:
     return {task: torch.tensor(task not in without) for task in TASKS}
-
-
-def unscaled(loss: Tensor) -> Tensor:
-    return loss
 
 
 @every_balancing
@@ -58,7 +68,9 @@ def test_losses_of_zero_do_no_harm(name: str) -> None:
     """All losses of a batch without any label are 0."""
     given = {task: torch.zeros((), requires_grad=True) for task in TASKS}
     balancing = make(name)
-    balancing.backward(given, labelled(TASKS, *TASKS), [], unscaled)
+    balancing.backward(
+        given, labelled(TASKS, *TASKS), [], lambda loss: loss, SINGLE_WORKER.combine_rows
+    )
     assert all(loss.grad is not None and loss.grad.isfinite() for loss in given.values())
     assert all(p.grad is None or not p.grad.any() for p in balancing.parameters())
 
@@ -163,7 +175,7 @@ def test_gradients_are_balanced_as_torchjd_does(name: str) -> None:
 
     def ours(network: Small) -> None:
         _, given = network.losses()
-        make(name).backward(given, labelled(given), [*network.shared.parameters()], unscaled)
+        backward(name, given, labelled(given), [*network.shared.parameters()])
 
     def theirs(network: Small) -> None:
         h, given = network.losses()
@@ -182,7 +194,7 @@ def test_gradients_that_overflow_stay_non_finite(name: str, scale: float) -> Non
     _, given = network.losses()
     given["expression"] = given["valence"] * 2  # aggregators fail with three tasks or more
     shared = [*network.shared.parameters()]
-    make(name).backward(given, labelled(given), shared, lambda loss: loss * scale)
+    backward(name, given, labelled(given), shared, scale)
     assert not any(p.grad.isfinite().any() for p in shared)
 
 
@@ -191,9 +203,7 @@ def test_a_task_without_a_label_does_not_change_the_shared_gradient(name: str) -
     def both(network: Small) -> None:
         _, given = network.losses()
         given["arousal"] = given["arousal"] * 0
-        make(name).backward(
-            given, labelled(given, "arousal"), [*network.shared.parameters()], unscaled
-        )
+        backward(name, given, labelled(given, "arousal"), [*network.shared.parameters()])
 
     def alone(network: Small) -> None:
         network.losses()[1]["valence"].backward()

@@ -109,10 +109,11 @@ def test_parameters_of_the_balancing_get_exact_gradients(group: Results) -> None
     assert all(abs(value) > 0.01 for value in expected["gradient"].values())
 
 
-def test_any_number_of_workers_continues_a_checkpoint(group: Results) -> None:
-    expected = alone("resume")
+@pytest.mark.parametrize("case", ["resume fixed", "resume pcgrad"])
+def test_any_number_of_workers_continues_a_checkpoint(group: Results, case: str) -> None:
+    expected = alone(case)
     for worker in group:
-        assert_near(worker["resume"], expected)
+        assert_near(worker[case], expected)
 
 
 def test_each_worker_draws_its_own_dropout(group: Results) -> None:
@@ -209,6 +210,15 @@ def test_sum_adds_the_vectors_of_all_workers(group: Results) -> None:
         assert found["exchanges"] == 1
 
 
+def test_rows_are_averaged_and_combined_by_rank_0(group: Results) -> None:
+    mean = (len(group) + 1) / 2
+    for worker in group:
+        found = worker["combine rows"]
+        assert found["mean"] == [4 * mean, 6 * mean]
+        assert found["drawn"] == alone("combine rows")["drawn"]
+        assert found["overflow"] == [np.inf, np.inf]
+
+
 def test_broadcasts_return_the_values_of_rank_0(group: Results) -> None:
     rows = np.array([0.1 + rank for rank in range(len(group))], np.float32)
     for rank, worker in enumerate(group):
@@ -229,6 +239,7 @@ def test_a_single_worker_returns_its_arguments() -> None:
     assert Workers.from_process_group() == SINGLE_WORKER == Workers(0, 1)
     assert SINGLE_WORKER.wrap(model) is model
     assert SINGLE_WORKER.sum([part])[0] is part
+    assert SINGLE_WORKER.combine_rows(part, lambda rows: rows) is part
     assert SINGLE_WORKER.all_reduce(values) is values
     assert SINGLE_WORKER.broadcast_object(values) is values
     assert SINGLE_WORKER.broadcast_flag(True)
