@@ -27,8 +27,10 @@ from sweeps.planning.compose import compose, signature
 from sweeps.planning.describe import describe
 from sweeps.planning.disk import describe_disk, disk_need
 from sweeps.planning.plan import Plan, make_plan
+from sweeps.planning.space import Space
 from sweeps.results.finish import finish
 from sweeps.search.budget import Limits, too_late
+from sweeps.search.earlier_points import best_points
 from sweeps.search.live_table import LiveTable
 from sweeps.search.training_clock import TrainingClock
 from sweeps.search.warm_start import read_earlier, take_over
@@ -40,6 +42,7 @@ from sweeps.storage.run_folder import (
     check_run_folder,
     fresh_name,
     record_start,
+    recorded_points,
 )
 from sweeps.study import Refit, SweepStudy
 
@@ -55,24 +58,32 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = _arguments(argv)
     file = _load(words)
     dataset = open_data(file.data)
+    folder = RUNS / file.name
+    resumed = not words.dry_run and check_run_folder(folder, file, dataset)
+    points = recorded_points(folder) if resumed else {}
+    earlier = None
+    if words.earlier and words.earlier.resolve().name not in points:
+        earlier = read_earlier(words.earlier, file, dataset, folder)
+        if not earlier.same_data:
+            points[earlier.folder.resolve().name] = best_points(earlier, Space(file))
+    file = file.with_first([point for taken in points.values() for point in taken])
     plan = make_plan(file, dataset)
+    for name, taken in points.items():
+        print(f"{name} was trained on other data: {len(taken)} of its best configs come first")
     address = choose_address(words.address)
     slots = None
     if address == LOCAL:
         slots = concurrent_trials(file.resources, file.search.trials, [this_machine()])
-    folder = RUNS / file.name
     if words.dry_run:
         _print_plan(plan, slots)
         return 0
-    resumed = check_run_folder(folder, file, dataset)
     _check_time(file, resumed)
-    earlier = read_earlier(words.earlier, file, dataset, folder) if words.earlier else None
     if address != LOCAL and not folder.exists():
         _check_fits(file, address)
     if address == LOCAL:
         _print_plan(plan, slots)
     with closing(DriverLock(folder)) as lock:
-        record_start(folder, file, dataset, resumed)
+        record_start(folder, file, dataset, resumed, points)
         study = open_study(folder, plan, lock)
         fusion = SweepFusion(
             folder,
@@ -84,7 +95,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             study.record.knows,
         )
         study.refit_members = functools.partial(_refit_members, fusion, file.refit.folds)
-        if earlier:
+        if earlier and earlier.same_data:
             print(take_over(earlier, plan, study, folder))
         kept_weights = KeptWeights(folder, study.record.outcomes())
         if words.retry_failed:
@@ -112,7 +123,8 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         dest="earlier",
         type=Path,
         metavar="RUN",
-        help="take over the finished trials in another sweep's folder that are in this space",
+        help="take over the finished trials in another sweep's folder that are in this space, or, "
+        "if it was trained on other data, train its best configs first",
     )
     add_address_argument(parser)
     add_overrides_argument(

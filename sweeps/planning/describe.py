@@ -64,7 +64,11 @@ def _first(plan: Plan) -> list[str]:
         return []
     points = sum(map(len, plan.first.parameters))
     lines = [f"  first     {points} trials start from the points of search.first"]
-    lines += [f"  note      search.first: {sentence}: left out" for sentence in plan.first.left_out]
+    lines += [
+        f"  note      search.first: {number} left out, {'they have' if number > 1 else 'it has'} "
+        + reason
+        for reason, number in Counter(plan.first.left_out).items()
+    ]
     shares = plan.file.search.trials // len(plan.first.parameters)
     if max(map(len, plan.first.parameters)) > shares:
         lines.append(

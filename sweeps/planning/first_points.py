@@ -25,8 +25,8 @@ class FirstPoints:
     Attributes:
         parameters: For each study (combination of compared values) its points, each as Optuna's
             parameters by name.
-        left_out: One sentence for each point that cannot be trained, because a config key that it
-            names is fixed to another value.
+        left_out: Reason for each point that cannot be trained, because a config key that it names
+            is fixed to another value.
     """
 
     parameters: tuple[tuple[dict[str, Any], ...], ...]
@@ -54,7 +54,7 @@ def first_points(space: Space) -> FirstPoints:
         if other:
             path = other[0]
             named, here = display_value(point[path]), display_value(fixed[path])
-            left_out.append(f"point {number} has {path} = {named}, but {path} is fixed to {here}")
+            left_out.append(f"{path} = {named}, but it is fixed to {here}")
             continue
         free = {path: value for path, value in point.items() if path not in fixed}
         placed = _placed(space, free, f"{space.file.source}: search.first, point {number}")

@@ -3,7 +3,8 @@
 A trial is taken over if this sweep could train it too, that is, if its signature (hash of config
 and dataset) occurs in this sweep's search space. The trial is recorded in an Optuna study of this
 sweep, so that the sampler learns from it. If its weights are still kept, its folder is copied too,
-so that it can be fused.
+so that it can be fused. Of a sweep on other data only the best configs are taken
+(``sweeps.search.earlier_points``).
 """
 
 import tempfile
@@ -49,11 +50,13 @@ class EarlierSweep:
             trial.
         compared: For each study's name, a dict of the compared values of the study (such as one
             encoder) by config key.
+        same_data: True if the earlier sweep was trained on this sweep's dataset.
     """
 
     folder: Path
     trials: tuple[tuple[str, FrozenTrial], ...]
     compared: Mapping[str, Mapping[str, Any]]
+    same_data: bool
 
 
 def read_earlier(
@@ -71,31 +74,21 @@ def read_earlier(
 
     Raises:
         InputError: If the folder holds no sweep, or is this sweep's own folder, or if the earlier
-            sweep has another dataset, objective, or division of the validation videos.
+            sweep has the same dataset but another objective or division of the validation videos.
     """
     if not (folder / SPACE).is_file() or not (folder / JOURNAL).is_file():
         raise InputError(f"--from {folder}: it is no sweep's folder: name one under runs/")
     if folder.resolve() == this_folder.resolve():
         raise InputError(f"--from {folder}: it is this sweep's own folder: leave --from out")
     other = load(folder / SPACE)
-    trained_on = dataset_hash(folder)
-    if trained_on != dataset.hash:
-        raise InputError(
-            f"--from {folder}: it was trained on other data (content {trained_on[:12]}, "
-            f"{dataset.address} has {dataset.hash[:12]})"
-        )
-    for key, reason in MUST_AGREE.items():
-        earlier, this = getattr(other.search, key), getattr(file.search, key)
-        if earlier != this:
-            raise InputError(
-                f"--from {folder}: search.{key} is {earlier} there and {this} here: {reason}; set "
-                f"search.{key}={earlier}"
-            )
+    same_data = dataset_hash(folder) == dataset.hash
+    if same_data:
+        _check_agreement(folder, other, file)
     space = Space(other)
     combinations = space.comparisons()
     names = [f"{other.name}/{space.label(c)}" if c else other.name for c in combinations]
     compared = dict(zip(names, combinations, strict=True))
-    return EarlierSweep(folder, tuple(_finished(folder, compared)), compared)
+    return EarlierSweep(folder, tuple(_finished(folder, compared)), compared, same_data)
 
 
 def take_over(earlier: EarlierSweep, plan: Plan, study: SweepStudy, folder: Path) -> str:
@@ -134,6 +127,17 @@ def take_over(earlier: EarlierSweep, plan: Plan, study: SweepStudy, folder: Path
         + (f", {known} are in this sweep already" if known else "")
         + (f", {outside} are outside this space" if outside else "")
     )
+
+
+def _check_agreement(folder: Path, other: SearchFile, file: SearchFile) -> None:
+    """Raise InputError if the scores of an earlier sweep cannot be compared with this sweep's."""
+    for key, reason in MUST_AGREE.items():
+        earlier, this = getattr(other.search, key), getattr(file.search, key)
+        if earlier != this:
+            raise InputError(
+                f"--from {folder}: search.{key} is {earlier} there and {this} here: {reason}; set "
+                f"search.{key}={earlier}"
+            )
 
 
 def _finished(folder: Path, compared: Mapping[str, Any]) -> list[tuple[str, FrozenTrial]]:

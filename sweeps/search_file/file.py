@@ -98,6 +98,16 @@ class SearchFile(Strict):
         """Return the settings with all defaults as YAML text, which ``load`` can read."""
         return write_yaml(self.model_dump(mode="json"))
 
+    def with_first(self, points: Sequence[Mapping[str, Any]]) -> "SearchFile":
+        """Return the settings with more points to train first, before those of the file.
+
+        Args:
+            points: Points of the search space; equal points are kept once.
+        """
+        first = [*points, *(point for point in self.search.first if point not in points)]
+        search = self.search.model_copy(update={"first": tuple(first)})
+        return self.model_copy(update={"search": search})
+
     def identity(self) -> dict[str, Any]:
         """Return the settings that must not change when a sweep is resumed.
 

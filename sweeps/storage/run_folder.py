@@ -2,8 +2,11 @@
 
 import json
 import os
+from collections.abc import Mapping, Sequence
 from itertools import count
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 from mtl.dataset import Dataset
 from mtl.errors import InputError
@@ -38,6 +41,8 @@ ANALYSIS = f"{FUSION}/analysis.json"
 VALIDATION = f"{FUSION}/validation.txt"
 """File with the predicted labels of the validation frames, in the challenge's format."""
 
+EarlierPoints = Mapping[str, Sequence[Mapping[str, Any]]]
+"""Name of an earlier sweep -> points of this sweep's space, taken from its best configs."""
 LEFT_BY_KILLED_START = {LOCK, ENVIRONMENT, f"{ENVIRONMENT}.unfinished", f"{SPACE}.unfinished"}
 """Files of a start that was killed early; a run folder with nothing else counts as empty."""
 
@@ -69,7 +74,13 @@ def check_run_folder(folder: Path, file: SearchFile, dataset: Dataset) -> bool:
     return False
 
 
-def record_start(folder: Path, file: SearchFile, dataset: Dataset, resumed: bool) -> None:
+def record_start(
+    folder: Path,
+    file: SearchFile,
+    dataset: Dataset,
+    resumed: bool,
+    earlier_points: EarlierPoints = MappingProxyType({}),
+) -> None:
     """Record the start of a sweep in its run folder, in ``environment.json`` and ``space.yaml``.
 
     The search file ``space.yaml`` is rewritten also when a sweep is resumed, because the number of
@@ -80,6 +91,7 @@ def record_start(folder: Path, file: SearchFile, dataset: Dataset, resumed: bool
         file: The sweep's search file.
         dataset: The sweep's dataset.
         resumed: True if the folder held this sweep already when ``check_run_folder`` was called.
+        earlier_points: Points that all starts of this sweep took from earlier sweeps.
 
     Raises:
         InputError: If another process has made or removed a sweep in the folder since that call.
@@ -89,14 +101,30 @@ def record_start(folder: Path, file: SearchFile, dataset: Dataset, resumed: bool
     folder.mkdir(parents=True, exist_ok=True)
     run = folder / ENVIRONMENT
     now = environment()
+    first = {"first": dict(earlier_points)} if earlier_points else {}
     if resumed:
         known = json.loads(run.read_text())
         start = {key: now[key] for key in ("started", "command", "commit", "diff")}
-        write_json(run, {**known, "resumed": [*known.get("resumed", []), start]})
+        write_json(run, {**known, **first, "resumed": [*known.get("resumed", []), start]})
     else:
         # Before space.yaml: a folder with a space must have all that a later start compares.
-        write_json(run, {"dataset": dataset.hash, **now})
+        write_json(run, {"dataset": dataset.hash, **first, **now})
     write_atomically(folder / SPACE, file.to_yaml().encode())
+
+
+def recorded_points(folder: Path) -> dict[str, list[dict[str, Any]]]:
+    """Return the points that earlier starts of a sweep took from sweeps on other data.
+
+    They are trained first. The earlier sweep's name is the key; its points do not change once they
+    are recorded, although the best trials of a running sweep may.
+
+    Args:
+        folder: The sweep's run folder.
+    """
+    points: dict[str, list[dict[str, Any]]] = json.loads((folder / ENVIRONMENT).read_text()).get(
+        "first", {}
+    )
+    return points
 
 
 def dataset_hash(folder: Path) -> str:

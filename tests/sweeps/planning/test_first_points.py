@@ -142,8 +142,7 @@ def test_a_key_fixed_to_the_points_value_is_dropped_and_to_another_leaves_the_po
     ]
     found = points(first, "encoder=gru", compare={"by": ["tasks"]})
     assert found.parameters == (({"encoder.layers": 2, "optim.lr": 1e-3},),) * 2
-    sentence = "point 2 has encoder = transformer, but encoder is fixed to gru"
-    assert found.left_out == (sentence,)
+    assert found.left_out == ("encoder = transformer, but it is fixed to gru",)
     assert points(first, "encoder=gru", "search.first=[]").parameters == ((), ())
 
 
@@ -161,7 +160,9 @@ def test_the_plan_counts_the_points_and_says_which_are_left_out(tmp_path):
     )
     text = describe(make_plan(file, dataset), None)
     assert "  first     4 trials start" in text
-    assert "search.first: point 1 has encoder = lstm, but encoder is fixed to gru: left out" in text
+    assert (
+        "note      search.first: 1 left out, it has encoder = lstm, but it is fixed to gru" in text
+    )
     assert "too few" not in text
     plain = search_file(tmp_path, space=space, compare=COMPARE)
     assert "first" not in describe(make_plan(plain, dataset), None)

@@ -1,6 +1,5 @@
 """Tests of the warm start: the same finished trials of another sweep are taken over."""
 
-import json
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -206,8 +205,6 @@ def test_refusals_name_the_keys_that_differ(sweeps):
     own = sweeps.plan("first")
     with pytest.raises(InputError, match="this sweep's own folder"):
         read_earlier(folder, own.file, sweeps.dataset, folder)
-    (folder / "environment.json").write_text(json.dumps({"dataset": "0" * 64}))
-    assert "it was trained on other data" in refused(sweeps.plan("second"))
     assert yaml.safe_load((folder / "space.yaml").read_text())["name"] == "first"
 
 

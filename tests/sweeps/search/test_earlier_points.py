@@ -1,0 +1,147 @@
+"""``--from RUN`` with other data: the best configs of the earlier sweep are trained first."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from optuna.trial import TrialState
+
+from sweeps import run
+from sweeps.search_file import load
+from sweeps.study import SweepStudy
+from tests.support.small_data import FRAMES, NAMES, make_dataset, write_space
+
+SPACE: dict[str, Any] = {
+    "encoder": {"choice": {"gru": {"encoder.layers": {"min": 1, "max": 2}}, "lstm": {}}},
+    "optim.lr": {"min": 1e-3, "max": 1e-1, "log": True},
+}
+
+
+class Stopped(BaseException):
+    """End of the simulated driver."""
+
+
+class Driver:
+    """The program with a search that trains nothing: trial n gets the value 1 / (1 + n)."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.folder, self.steps = folder, 0
+        self.study: SweepStudy
+        monkeypatch.chdir(folder)
+        monkeypatch.setattr(run, "_search", self._search)
+        monkeypatch.setattr(run, "this_machine", lambda: (2, 0))
+        for data in ("old", "new"):
+            sets = {"appearance": FRAMES, **({"geometry": FRAMES} if data == "new" else {})}
+            make_dataset(
+                folder / data, frames={s: dict.fromkeys(NAMES, f) for s, f in sets.items()}
+            )
+
+    def _search(self, plan: Any, limits: Any, *_: Any) -> None:
+        study = limits.study
+        for _step in range(self.steps):
+            if (proposal := study.ask()) is None:
+                break
+            key = (proposal.study, proposal.number)
+            trial = limits.folder / "trials" / proposal.signature
+            trial.mkdir(parents=True, exist_ok=True)
+            (trial / "predictions.parquet").write_text("")
+            study.record.report(*key, 1, 1 / (1 + proposal.number))
+            study.record.tell(*key, TrialState.COMPLETE)
+        raise Stopped
+
+    def __call__(self, name: str, *words: str, steps: int = 20, **sections: Any) -> list[str]:
+        """Start or continue a sweep, stop it after some trials; return all trials' overrides."""
+        self.steps = steps
+        sections = {"space": SPACE, "search": {"trials": 4, "seed": 3}, "fixed": {}, **sections}
+        data = "old" if name == "old" else "new"
+        file = write_space(self.folder, data, pruner={"kind": "none"}, **sections)
+        with pytest.raises(Stopped):
+            run.main(["--space", str(file), f"name={name}", *words])
+        lines = (self.folder / "runs" / name / "study.journal").read_text().splitlines()
+        made = [record for line in lines if "params" in (record := json.loads(line))]
+        return [" ".join(record["user_attrs"]["overrides"]) for record in made]
+
+
+@pytest.fixture
+def drive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Driver]:
+    return Driver(tmp_path, monkeypatch)
+
+
+def test_the_best_configs_of_a_sweep_on_other_data_come_first_in_their_order(drive, capsys):
+    old = drive("old", search={"trials": 8, "seed": 3})
+    assert len(set(old)) == 8
+    own = {"trials": 9, "seed": 4, "metric": "valence", "first": [{"optim.lr": 2e-3}]}
+    new = drive("new", "--from", "runs/old", search=own)
+    assert "old was trained on other data: 5 of its best configs come first\n" in (
+        capsys.readouterr().out
+    )
+    assert new[:5] == old[:5]  # values fall with the number
+    assert "optim.lr=0.002" in new[5]
+    assert len(new) == 9
+    assert len(load("runs/new/space.yaml").search.first) == 6
+
+
+def test_a_point_has_the_keys_that_vary_here_with_a_value_in_this_space(drive):
+    drive("old", "optim.weight_decay=0.25", "loss=ccc", "head=linear", steps=4)
+    space = {
+        # gru only, encoder.hidden is a default there, one of loss and the rest is fixed there.
+        "encoder": {"choice": {"gru": {"encoder.layers": {"min": 1, "max": 2}}}},
+        "encoder.hidden": {"values": [32, 64]},
+        "optim.weight_decay": {"min": 0.0, "max": 0.5},
+        "loss": {"values": ["mse", "ccc"]},
+        "head": {"choice": {"mlp": {"head.widths": {"values": [[16], [32]]}}, "linear": {}}},
+        "features": {"values": [["appearance", "geometry"], ["geometry"]]},
+        "training.epochs": {"min": 1, "max": 3},
+    }
+    drive("new", "--from", "runs/old", "optim.lr=0.01", space=space)
+    same = {
+        "encoder.hidden": 64,
+        "optim.weight_decay": 0.25,
+        "loss": "ccc",
+        "head": "linear",
+    }
+    first = load("runs/new/space.yaml").search.first
+    assert all(same.items() <= point.items() for point in first)
+    varied = [{key: point[key] for key in point.keys() - same.keys()} for point in first]
+    assert {"encoder": "gru", "encoder.layers": 1} in varied
+    assert all(point.keys() <= {"encoder", "encoder.layers"} for point in varied)
+
+
+def test_each_study_of_a_comparison_gives_its_best_and_gets_what_it_fits(drive):
+    compared = {"by": ["encoder"]}
+    old = drive("old", search={"trials": 14, "seed": 3}, compare=compared)
+    new = drive("new", "--from", "runs/old", search={"trials": 10, "seed": 5}, compare=compared)
+    assert new == old[:10]
+
+
+def test_a_stopped_sweep_goes_on_with_the_points_it_began_with(drive, capsys):
+    """The earlier sweep gets more trials in between, and then its folder is removed."""
+    drive("old", steps=2)
+    command = ("new", "--from", "runs/old")
+    search = {"trials": 4, "seed": 4}
+    undisturbed = drive("whole", "--from", "runs/old", search=search)
+    drive(*command, steps=0, search=search)
+    drive("old")
+    assert drive(*command, steps=1, search=search) == undisturbed[:1]
+    assert drive("new", steps=1, search=search) == undisturbed[:2]  # without --from
+    Path("runs/old").rename("runs/moved")
+    assert drive(*command, steps=1, search=search) == undisturbed[:3]
+    assert drive("new", search=search) == undisturbed
+    assert capsys.readouterr().out.count("2 of its best configs come first\n") == 6
+    assert list(json.loads(Path("runs/new/environment.json").read_text())["first"]) == ["old"]
+
+
+def test_a_sweep_that_began_without_points_takes_them_later(drive):
+    old = drive("old", search={"trials": 3, "seed": 3})
+    began = drive("new", steps=2, search={"trials": 5, "seed": 4})
+    assert drive("new", "--from", "runs/old", search={"trials": 5, "seed": 4}) == [*began, *old]
+
+
+def test_nothing_is_taken_from_a_sweep_without_a_completed_trial(drive, capsys):
+    drive("old", steps=0)
+    plain = drive("plain")
+    capsys.readouterr()
+    assert drive("new", "--from", "runs/old") == plain
+    assert "old was trained on other data: 0 of its best configs" in capsys.readouterr().out
