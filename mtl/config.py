@@ -52,12 +52,18 @@ class OptimConfig(Strict):
 
     Attributes:
         name: Optimizer, ``adam`` or ``adamw``.
-        lr: Peak learning rate.
+        lr: Peak learning rate. With ``lr_reference_width`` it is that of an encoder of this width.
         weight_decay: Weight decay of the optimizer.
         batch_videos: Number of full windows in a step, summed over all DDP workers. With a
             recurrent encoder the windows of a step are of different videos; with other encoders a
             step has more windows if they are shorter than ``sequence.window_frames``.
         warmup_epochs: Epochs of linear warm-up to ``lr``; may be a fraction.
+        warmup_steps: Steps of linear warm-up, in place of ``warmup_epochs``; None for no
+            replacement. A number of steps fits datasets of any size.
+        lr_reference_width: Width at which the peak learning rate is ``lr``. At another width
+            ``encoder.hidden`` it is lr x lr_reference_width / encoder.hidden, since wider layers
+            need smaller steps (Yang et al. 2022, "Tensor Programs V"). None for the same learning
+            rate at all widths.
         decay: Schedule after the warm-up: ``cosine`` (to 0) or ``constant``.
         gradient_clip: Maximum norm of the gradient; 0 turns clipping off.
     """
@@ -69,6 +75,8 @@ class OptimConfig(Strict):
     warmup_epochs: NonNegative
     decay: Literal["cosine", "constant"]
     gradient_clip: NonNegative
+    warmup_steps: Annotated[int, Field(ge=0)] | None = None
+    lr_reference_width: Positive | None = None
 
 
 class TrainingConfig(Strict):

@@ -20,7 +20,11 @@ RENAMED = {"framework.truth_share": "framework.teacher_forcing_ratio"}
 Files and journals may use either name.
 """
 
-ADDED: dict[str, Any] = {}
+ADDED: dict[str, Any] = {
+    "encoder.norm": "post",
+    "optim.warmup_steps": None,
+    "optim.lr_reference_width": None,
+}
 """Default value of each config key that the first version of the program did not have.
 
 A section that a later version added is one entry: the section's name, with the mapping of the

@@ -12,10 +12,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import pairwise
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Bool, Float
+from pydantic import BeforeValidator
 from torch import Tensor, nn
 
 from mtl.errors import InputError
@@ -178,12 +179,25 @@ class LSTM(Recurrent):
     layer = nn.LSTM
 
 
+def _auto_or_width(value: Any) -> Any:
+    if value == "auto" or (type(value) is int and value >= 1):
+        return value
+    raise InputError(f"encoder.feedforward = {value!r} must be auto or a whole number above 0")
+
+
+FeedForward = Annotated[int | Literal["auto"], BeforeValidator(_auto_or_width)]
+"""Width of a feed-forward network, or ``auto``."""
+
+
 class Transformer(Encoder):
-    """Transformer encoder (Vaswani et al. 2017) with post-norm layers and ReLU.
+    """Transformer encoder (Vaswani et al. 2017) with ReLU.
 
     A linear layer maps the F features to the width H, and sinusoidal position embeddings are added.
     If the encoder is on top of another transformer, no positions are added, and there is no linear
-    layer if F = H.
+    layer if F = H. Layers are normalised after each residual sum (post-norm, as in Vaswani et al.
+    2017) or before each sublayer and once at the end (pre-norm). Wide post-norm encoders need a
+    small learning rate: with a large one their outputs become constant (Xiong et al. 2020, "On
+    Layer Normalization in the Transformer Architecture").
 
     Args:
         features: Width F of the input.
@@ -191,8 +205,10 @@ class Transformer(Encoder):
         hidden: Width H of each layer; even, and a multiple of ``heads``.
         layers: Number of layers.
         heads: Number of attention heads in a layer.
-        feedforward: Width of the feed-forward network in a layer.
+        feedforward: Width of the feed-forward network in a layer; ``auto`` for twice ``hidden``,
+            the ratio of Zhang et al. 2022.
         dropout: Dropout probability.
+        norm: Place of the layer normalisation: ``post`` or ``pre``.
 
     Raises:
         InputError: ``hidden`` is odd or no multiple of ``heads``.
@@ -208,8 +224,9 @@ class Transformer(Encoder):
         hidden: Positive,
         layers: Positive,
         heads: Positive,
-        feedforward: Positive,
+        feedforward: FeedForward,
         dropout: Probability,
+        norm: Literal["post", "pre"] = "post",
     ) -> None:
         super().__init__()
         if hidden % heads or hidden % 2:
@@ -221,9 +238,14 @@ class Transformer(Encoder):
         same_width = on_top and features == hidden
         self.project = nn.Identity() if same_width else nn.Linear(features, hidden)
         self.dropout = nn.Dropout(dropout)
-        layer = nn.TransformerEncoderLayer(hidden, heads, feedforward, dropout, batch_first=True)
+        first = norm == "pre"
+        width = 2 * hidden if feedforward == "auto" else feedforward
+        layer = nn.TransformerEncoderLayer(
+            hidden, heads, width, dropout, batch_first=True, norm_first=first
+        )
+        last = nn.LayerNorm(hidden) if first else None
         # Nested tensors would shorten the output to the longest valid window.
-        self.stack = nn.TransformerEncoder(layer, layers, enable_nested_tensor=False)
+        self.stack = nn.TransformerEncoder(layer, layers, last, enable_nested_tensor=False)
         for each in self.stack.layers:
             each.self_attn.in_proj_bias.register_hook(_without_key_gradient)
 

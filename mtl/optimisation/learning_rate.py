@@ -18,7 +18,11 @@ class ScheduleSettings(Protocol):
 
 
 def learning_rate_factor(
-    settings: ScheduleSettings, epochs: int, epochs_done: float, step_epochs: float
+    warmup_epochs: float,
+    decay: Literal["cosine", "constant"],
+    epochs: int,
+    epochs_done: float,
+    step_epochs: float,
 ) -> float:
     """Return the learning rate of a training step as a share of the peak learning rate, in (0, 1].
 
@@ -26,16 +30,15 @@ def learning_rate_factor(
     it is then 0.5 (1 + cos(π t)), where t is the finished share of the epochs after warm-up.
 
     Args:
-        settings: Warm-up and kind of decay.
+        warmup_epochs: Epochs of linear warm-up; may have a fraction.
+        decay: Course of the learning rate after warm-up: ``cosine`` to 0, or ``constant``.
         epochs: Epochs of the whole training.
         epochs_done: Epochs finished before this step, with fraction.
         step_epochs: Length of a step in epochs, 1 / steps per epoch.
     """
-    if epochs_done < settings.warmup_epochs:
-        return min(1.0, (epochs_done + step_epochs) / settings.warmup_epochs)
-    if settings.decay == "constant":
+    if epochs_done < warmup_epochs:
+        return min(1.0, (epochs_done + step_epochs) / warmup_epochs)
+    if decay == "constant":
         return 1.0
-    decayed = (epochs_done - settings.warmup_epochs) / max(
-        epochs - settings.warmup_epochs, step_epochs
-    )
+    decayed = (epochs_done - warmup_epochs) / max(epochs - warmup_epochs, step_epochs)
     return 0.5 * (1 + math.cos(math.pi * decayed))

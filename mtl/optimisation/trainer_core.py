@@ -132,10 +132,18 @@ class TrainerCore(Generic[Result]):
 
     def _set_learning_rate(self, epoch: int, step: int, steps: int) -> None:
         factor = learning_rate_factor(
-            self.optim, self.training.epochs, epoch - 1 + step / steps, 1 / steps
+            self._warmup_epochs(steps),
+            self.optim.decay,
+            self.training.epochs,
+            epoch - 1 + step / steps,
+            1 / steps,
         )
         for group in self.optimizer.param_groups:
             group["lr"] = self.peak_learning_rate * factor
+
+    def _warmup_epochs(self, steps: int) -> float:
+        """Return the length of the warm-up in epochs of ``steps`` steps."""
+        return self.optim.warmup_epochs
 
     def _forward(self, *inputs: Any) -> Any:
         with autocast(self.device, self.precision):

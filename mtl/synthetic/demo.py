@@ -168,12 +168,13 @@ def best_predictions(
     world, layout = planted.world, planted.layout
     cameras = {name: world.cameras[name] for name in sets or world.cameras}
     loadings = np.concatenate([camera.loadings for camera in cameras.values()])
-    whitened = [camera.whiten(planted.features[name]) for name, camera in cameras.items()]
-    features, rows, affect = np.concatenate(whitened, axis=1), layout.rows(split), world.affect
+    rows, affect = layout.rows(split), world.affect
     outputs = []
     for index in np.unique(layout.video[rows]):
-        of_video, frames = features[layout.video == index], layout.frames[index]
-        means, covariances = smooth(of_video, loadings, frames, world.time_constants)
+        frames, of_video = layout.frames[index], layout.video == index
+        whitened = [c.whiten(planted.features[name][of_video]) for name, c in cameras.items()]
+        features = np.concatenate(whitened, axis=1)
+        means, covariances = smooth(features, loadings, frames, world.time_constants)
         outputs.append(predict(world.readouts, means[:, affect], covariances[:, affect, affect]))
     return Predictions(
         video=layout.video[rows],

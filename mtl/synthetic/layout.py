@@ -75,7 +75,12 @@ def draw_layout(rng: np.random.Generator, demo: Demo) -> Layout:
     counts = split_sizes(demo.videos, demo.split_shares)
     splits = tuple(np.repeat(SPLITS, counts).tolist())
     lengths = rng.lognormal(0, demo.length_spread, demo.videos)
-    lengths = np.maximum(2, lengths / lengths.mean() * demo.mean_frames).astype(int)
+    if demo.split_frames is None:
+        lengths = np.maximum(2, lengths / lengths.mean() * demo.mean_frames).astype(int)
+    else:
+        of_split = np.split(lengths, np.cumsum(counts)[:-1])
+        pairs = zip(of_split, demo.split_frames, strict=True)
+        lengths = np.concatenate([_with_sum(part, frames) for part, frames in pairs])
     return Layout(
         names=tuple(f"video{n:03d}" for n in range(1, demo.videos + 1)),
         splits=splits,
@@ -97,6 +102,12 @@ def split_sizes(videos: int, shares: tuple[float, float, float]) -> tuple[int, i
     """
     validation, test = (max(2, round(videos * share)) for share in shares[1:])
     return videos - validation - test, validation, test
+
+
+def _with_sum(weights: np.ndarray, total: int) -> np.ndarray:
+    """Return whole numbers in proportion to positive weights that add up to a total exactly."""
+    ends = np.rint(np.cumsum(weights) / weights.sum() * total).astype(int)
+    return np.diff(ends, prepend=0)
 
 
 def _subjects(counts: tuple[int, ...]) -> list[int]:

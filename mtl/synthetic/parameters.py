@@ -28,7 +28,10 @@ class Demo:
     Attributes:
         videos: Number of videos over all splits.
         split_shares: Fractions of the videos for training, validation and test.
-        mean_frames: Mean number of listed (annotated) frames in a video.
+        mean_frames: Mean number of listed (annotated) frames in a video; not used if
+            ``split_frames`` is given.
+        split_frames: Number of listed frames in all training, validation and test videos together;
+            None if the numbers follow from ``mean_frames``.
         length_spread: Standard deviation of the logarithm of a video's length.
         mean_gap_frames: Mean distance between listed frames, in frames, apart from one gap in fifty
             that is ten times as long.
@@ -85,3 +88,4 @@ class Demo:
     unit_blocks: tuple[float, ...] = (0.5, 0.3, 1.0)
     expression_sharpness: float = 4.0
     unit_noise: float = 0.25
+    split_frames: tuple[int, int, int] | None = None

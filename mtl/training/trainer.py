@@ -110,8 +110,19 @@ class Trainer(TrainerCore[EpochResult]):
             fused=True,
         )
         self.batches = Batches(data.train, data.mean, data.std, self.device, self.dtype)
-        self.peak_learning_rate = config.optim.lr
+        self.peak_learning_rate = self._peak_learning_rate()
         self._resume(checkpoint)
+
+    def _peak_learning_rate(self) -> float:
+        optim = self.config.optim
+        if optim.lr_reference_width is None:
+            return optim.lr
+        hidden: int = self.config.encoder.parameters["hidden"]
+        return optim.lr * optim.lr_reference_width / hidden
+
+    def _warmup_epochs(self, steps: int) -> float:
+        in_steps = self.config.optim.warmup_steps
+        return super()._warmup_epochs(steps) if in_steps is None else in_steps / steps
 
     def _make_loss(self, task: str) -> Loss:
         component: Component = getattr(self.config.loss, task)

@@ -12,7 +12,7 @@ from mtl.losses.functions import LOSSES
 from mtl.models.encoders import ENCODERS
 from mtl.models.frameworks import FRAMEWORKS
 from mtl.models.heads import HEADS
-from mtl.renamed_keys import OPERATIONAL
+from mtl.renamed_keys import ADDED, OPERATIONAL
 from mtl.tasks import TASKS
 from tests.support.laws import CONFIGS, WIDTH, config, plain_config
 
@@ -48,6 +48,13 @@ def changed(path: tuple[str, ...], value: Any, **component: str) -> dict[str, An
 
 
 LEAVES = tuple(leaves(plain_config("transformer", "mlp")))
+WRONG = (None, {}, float("nan"), float("inf"), -1, "zzz", [[]])
+WRONG_LEAVES = tuple(
+    (path, value)
+    for path in LEAVES
+    for value in WRONG
+    if not (".".join(path) in ADDED and value == ADDED[".".join(path)])
+)
 
 
 def at(path: tuple[str, ...], value: Any) -> dict[str, Any]:
@@ -63,8 +70,7 @@ def test_plain_settings_are_read_back(encoder: str, head: str) -> None:
     assert trial.plain() == plain_config(encoder, head)
 
 
-@pytest.mark.parametrize("path", LEAVES, ids=".".join)
-@pytest.mark.parametrize("value", [None, {}, float("nan"), float("inf"), -1, "zzz", [[]]])
+@pytest.mark.parametrize(("path", "value"), WRONG_LEAVES)
 def test_a_wrong_value_is_named_by_its_path(path: tuple[str, ...], value: Any) -> None:
     with pytest.raises(InputError) as error:
         read_config(at(path, value))
@@ -73,7 +79,9 @@ def test_a_wrong_value_is_named_by_its_path(path: tuple[str, ...], value: Any) -
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("path", LEAVES, ids=".".join)
+@pytest.mark.parametrize(
+    "path", [path for path in LEAVES if ".".join(path) not in ADDED], ids=".".join
+)
 def test_no_key_has_a_hidden_default(path: tuple[str, ...]) -> None:
     plain = at(path, None)
     node = plain
@@ -82,6 +90,17 @@ def test_no_key_has_a_hidden_default(path: tuple[str, ...]) -> None:
     del node[path[-1]]
     with pytest.raises(InputError, match=f"{'.'.join(path)} is missing|must be a mapping with a"):
         read_config(plain)
+
+
+@pytest.mark.parametrize("path", ADDED)
+def test_a_key_of_a_later_version_has_its_recorded_default(path: str) -> None:
+    """Files of earlier versions lack the key; signatures leave it out while it has this value."""
+    section, key = path.split(".")
+    plain = plain_config("transformer", "mlp")
+    without = {**plain, section: {k: v for k, v in plain[section].items() if k != key}}
+    read = read_config(without)
+    assert read == read_config({**without, section: {**without[section], key: ADDED[path]}})
+    assert key in read.plain()[section]
 
 
 @pytest.mark.parametrize(
@@ -121,12 +140,16 @@ RANGES: list[tuple[str, list[Any], list[Any]]] = [
     ("sequence.window_frames", [2, 512], [1, 0]),
     ("encoder.dropout", [0, 0.0, 0.99], [1, -0.1, "0.1"]),
     ("encoder.hidden", [2, 8], [0, 8.0]),
+    ("encoder.feedforward", ["auto", 1, 300], [0, -1, 2.0, "wide", True, None]),
+    ("encoder.norm", ["post", "pre"], ["before", None]),
     ("head.widths", [[], [512, 256]], [[0], [1.5], 4]),
     ("balancing.valence", [0, 12.0], [-1]),
     ("optim.name", ["adam", "adamw"], ["sgd"]),
     ("optim.lr", [1, 1e-12], [0, -1]),
     ("optim.batch_videos", [1], [0]),
     ("optim.warmup_epochs", [0, 0.25, 3], [-1]),
+    ("optim.warmup_steps", [None, 0, 500], [-1, 0.5, "all"]),
+    ("optim.lr_reference_width", [None, 1, 64], [0, -1, 6.4]),
     ("optim.decay", ["cosine", "constant"], ["linear"]),
     ("optim.gradient_clip", [0, 5], [-1]),
     ("training.epochs", [1], [0, 2.0]),

@@ -92,6 +92,8 @@ def plain_config(
             "warmup_epochs": 0.5,
             "decay": "cosine",
             "gradient_clip": 5.0,
+            "warmup_steps": None,
+            "lr_reference_width": None,
         },
         "training": {"epochs": 3, "seed": 0, "device": "cpu", "precision": "float32"},
     }

@@ -25,10 +25,14 @@ from tests.support.laws import (
 )
 
 LENGTHS = (6, 3, 1, 5)
+ENCODER_NAMES = (*ENCODER_NAMES, "transformer pre")
+"""Encoders under the laws: each of the registry, and the transformer with pre-norm layers."""
 
 
 def make(name: str, width: int = WIDTH, **changes: object) -> Encoder:
     torch.manual_seed(3)
+    name, _, norm = name.partition(" ")
+    changes = {"norm": norm, **changes} if norm else changes
     return ENCODERS[name](width, **parameters("encoder", name, **changes))
 
 
@@ -202,23 +206,34 @@ def test_recurrent_encoders_equal_torch_s_cells(name: str, cell: type[nn.Module]
     close(encoder(x, valid, None)[0], expected)
 
 
-def test_the_transformer_equals_torch_s_layers() -> None:
-    encoder = make("transformer", layers=3)
+@pytest.mark.parametrize("norm", ["post", "pre"])
+def test_the_transformer_equals_torch_s_layers(norm: str) -> None:
+    encoder = make("transformer", layers=3, norm=norm)
     x, valid = inputs((7, 7))
     expected = nn.functional.linear(x, encoder.project.weight, encoder.project.bias)
     expected = expected + sinusoidal_positions(7, 8)
     for number in range(3):
-        layer = nn.TransformerEncoderLayer(8, 2, 12, 0.0, batch_first=True)
+        layer = nn.TransformerEncoderLayer(
+            8, 2, 12, 0.0, batch_first=True, norm_first=norm == "pre"
+        )
         prefix = f"stack.layers.{number}."
         weights = {k: v for k, v in encoder.state_dict().items() if k.startswith(prefix)}
         layer.load_state_dict({k.removeprefix(prefix): v for k, v in weights.items()})
         expected = layer(expected)
+    if norm == "pre":
+        expected = nn.functional.layer_norm(expected, (8,))
     close(encoder(x, valid, None)[0], expected)
 
 
-def test_the_bias_of_attention_s_keys_stays_zero() -> None:
+def test_the_feed_forward_network_is_twice_as_wide_by_default() -> None:
+    widths = [make("transformer", feedforward=w).stack.layers[0].linear1 for w in ("auto", 16)]
+    assert [layer.out_features for layer in widths] == [16, 16]
+
+
+@pytest.mark.parametrize("norm", ["post", "pre"])
+def test_the_bias_of_attention_s_keys_stays_zero(norm: str) -> None:
     """The gradient of this bias is pure rounding, which Adam would turn into full steps."""
-    encoder = make("transformer")
+    encoder = make("transformer", norm=norm)
     optimizer = torch.optim.AdamW(encoder.parameters(), lr=0.1, weight_decay=0.1)
     x, valid = inputs(LENGTHS)
     for _ in range(3):

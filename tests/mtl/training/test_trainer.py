@@ -283,9 +283,25 @@ def rates_of(trial: TrialConfig) -> tuple[list[float], list[float]]:
 
 
 def test_warm_up_goes_from_one_step_s_share_to_the_whole_rate() -> None:
-    optim = config(optim={"warmup_epochs": 2}).optim
-    rates = [learning_rate_factor(optim, 10, step / 4, 1 / 4) for step in range(9)]
+    rates = [learning_rate_factor(2.0, "cosine", 10, step / 4, 1 / 4) for step in range(9)]
     assert rates == pytest.approx([k / 8 for k in range(1, 9)] + [1])
+
+
+def test_warm_up_in_steps_replaces_that_in_epochs() -> None:
+    per_epoch = len(rates_of(config())[0]) // 3
+    for steps in (0, 1, per_epoch, per_epoch + 1):
+        in_steps, _ = rates_of(config(optim={"warmup_epochs": 2, "warmup_steps": steps}))
+        in_epochs, _ = rates_of(config(optim={"warmup_epochs": steps / per_epoch}))
+        assert in_steps == pytest.approx(in_epochs)
+        assert len(set(in_steps[:steps])) == steps
+
+
+@pytest.mark.parametrize(("encoder", "hidden"), [("gru", 8), ("transformer", 16)])
+def test_the_learning_rate_is_inverse_to_the_width(encoder: str, hidden: int) -> None:
+    wide = {"encoder": component("encoder", encoder, hidden=hidden)}
+    scaled, _ = rates_of(config(encoder, **wide, optim={"lr": 0.02, "lr_reference_width": 4}))
+    plain, _ = rates_of(config(encoder, **wide, optim={"lr": 0.02 * 4 / hidden}))
+    assert scaled == pytest.approx(plain)
 
 
 @pytest.mark.parametrize("clip", [0, 1e-3, 1e6])

@@ -181,6 +181,8 @@ CHANGES = [
     "optim.weight_decay=0.1",
     "optim.batch_videos=4",
     "optim.warmup_epochs=2",
+    "optim.warmup_steps=10",
+    "optim.lr_reference_width=32",
     "optim.decay=constant",
     "optim.gradient_clip=0",
     "training.epochs=3",
@@ -203,6 +205,12 @@ def test_every_change_of_training_changes_the_signature() -> None:
     signatures.append(signature(compose([]), "other data"))
     assert len(set(signatures)) == len(CHANGES) + 2
     assert all(re.fullmatch("[0-9a-f]{16}", text) for text in signatures)
+
+
+def test_a_key_of_one_encoder_changes_the_signature() -> None:
+    options = ["", "encoder.norm=pre", "encoder.feedforward=auto", "encoder.heads=2"]
+    signs = {signature(compose(["encoder=transformer", *o.split()]), "data") for o in options}
+    assert len(signs) == len(options)
 
 
 def test_every_key_is_among_the_changes_above() -> None:
