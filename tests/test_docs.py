@@ -85,8 +85,8 @@ COVERED = {
     "python sweeps/run.py --space search.yaml --dry-run": (
         "tests/sweeps/test_run.py::test_a_dry_run_prints_the_plan_and_begins_nothing"
     ),
-    "python sweeps/run.py --space search.yaml data=datasets/abaw name=abaw "
-    "'features=[iresnet]'": SPACE_AND_OVERRIDES,
+    "python sweeps/run.py --space sweeps/configs/spaces/abaw.yaml data=datasets/abaw "
+    "'features=[iresnet]'": SHIPPED_SPACES,
     "python sweeps/run.py --space search.yaml search.trials=40 encoder=gru name=more-gru": (
         SPACE_AND_OVERRIDES
     ),
