@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from torch import Tensor
 from mtl.config import TrialConfig
 from mtl.errors import TrainingError
 from mtl.evaluation import metrics
+from mtl.evaluation.collapse import is_collapsed, output_spread
 from mtl.losses.balancing import BALANCINGS, Balancing
 from mtl.losses.functions import LOSSES, Loss
 from mtl.models.frameworks import Framework, Outputs, States, TeacherForcing
@@ -43,6 +44,11 @@ class EpochResult:
         frames: Training frames of the epoch, over all DDP workers.
         seconds: Training time of this worker.
         data_seconds: Part of ``seconds`` that was spent on making batches.
+        output_spread: Standard deviation of each task's outputs on ``select``, divided by that of
+            its labels; None if the task has no label there or its labels are constant. Empty in
+            results of earlier versions of the program.
+        collapsed: True for each task whose outputs are nearly constant after this epoch and the one
+            before (see ``mtl.evaluation.collapse``). Empty in results of earlier versions.
     """
 
     epoch: int
@@ -55,6 +61,8 @@ class EpochResult:
     frames: int
     seconds: float
     data_seconds: float
+    output_spread: dict[str, float | None] = field(default_factory=dict)
+    collapsed: dict[str, bool] = field(default_factory=dict)
 
 
 class Trainer(TrainerCore[EpochResult]):
@@ -151,11 +159,17 @@ class Trainer(TrainerCore[EpochResult]):
             trained = self._train_epoch(epoch, should_stop)
             if trained is None:
                 return
-            scores = self._score_select(epoch)
-            self.learning_curve.append(self._result(epoch, scores, **trained))
+            scores, output_spread = self._score_select(epoch)
+            self.learning_curve.append(self._result(epoch, scores, output_spread, **trained))
             yield self.learning_curve[-1]
 
-    def _result(self, epoch: int, scores: dict[str, float | None], **trained: Any) -> EpochResult:
+    def _result(
+        self,
+        epoch: int,
+        scores: dict[str, float | None],
+        output_spread: dict[str, float | None],
+        **trained: Any,
+    ) -> EpochResult:
         before = self.learning_curve[-1] if self.learning_curve else None
         best_scores = dict(before.best_scores) if before else dict.fromkeys(scores)
         best_epochs = dict(before.best_epochs) if before else dict.fromkeys(scores, epoch)
@@ -167,6 +181,7 @@ class Trainer(TrainerCore[EpochResult]):
         objective = metrics.combine(best_scores)
         if objective is None:
             raise TrainingError(f"no frame of select has a label of {', '.join(scores)}")
+        earlier = before.output_spread if before else {}
         return EpochResult(
             epoch=epoch,
             scores=scores,
@@ -174,6 +189,8 @@ class Trainer(TrainerCore[EpochResult]):
             best_epochs=best_epochs,
             objective=objective,
             learning_rate=self.optimizer.param_groups[0]["lr"],
+            output_spread=output_spread,
+            collapsed={t: is_collapsed(s, earlier.get(t)) for t, s in output_spread.items()},
             **trained,
         )
 
@@ -271,14 +288,17 @@ class Trainer(TrainerCore[EpochResult]):
             {task: loss.has_labels(sums[task]) for task, loss in self.losses.items()},
         )
 
-    def _score_select(self, epoch: int) -> dict[str, float | None]:
-        """Return each task's score on ``select`` (validation videos on which choices are made).
+    def _score_select(self, epoch: int) -> tuple[dict[str, float | None], dict[str, float | None]]:
+        """Return the scores and the output spreads on ``select``, two dicts by task.
 
-        The score is None for a task without a label there.
+        Choices are made on these validation videos. A score is None for a task without a label
+        there. The output spread leaves out videos without features, since their outputs are not the
+        model's.
         """
         part = self.data.parts["select"]
         outputs = predict(self.model, self.config, self.data, part, self.device, self.workers)
-        scores = {}
+        has_features = (part.source >= 0)[:, None]
+        scores, spreads = {}, {}
         for name in self.data.tasks:
             task = TASKS[name]
             if not np.isfinite(outputs[:, task.outputs]).all():
@@ -289,4 +309,7 @@ class Trainer(TrainerCore[EpochResult]):
             labels, mask = part.labels[:, task.labels], part.mask[:, task.labels]
             sums = metrics.task_sums(task, outputs[:, task.outputs], labels, mask)
             scores[name] = metrics.task_score(task, sums)
-        return scores
+            spreads[name] = output_spread(
+                task, outputs[:, task.outputs], labels, mask & has_features
+            )
+        return scores, spreads

@@ -246,6 +246,19 @@ def pretrain_autoencoder(workers: Workers) -> dict[str, Any]:
     }
 
 
+def collapse(workers: Workers) -> list[dict[str, Any]]:
+    """Train with heads of tiny weights, that of valence large; return the results of the epochs.
+
+    The rate is so low that the outputs hardly change.
+    """
+    trainer = Trainer(config("lstm", optim={"lr": 1e-6}), uneven(), workers=workers)
+    with torch.no_grad():
+        for task in TASKS:
+            *_, weights, _ = trainer.model.heads[task].parameters()
+            weights.mul_(10.0 if task == "valence" else 0.01)
+    return [without_times(result) for result in trainer.epochs()]
+
+
 # Runs that end early
 
 
@@ -396,6 +409,7 @@ CASES: dict[str, Callable[[Workers], Any]] = {
     "drop out": drop_out,
     "show labels": show_labels,
     "pretrain an autoencoder": pretrain_autoencoder,
+    "collapse": collapse,
     "stop of the first": partial(stop, 0),
     "stop of the second": partial(stop, 1),
     "fail at a rate": fail_at_a_rate,

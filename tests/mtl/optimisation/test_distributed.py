@@ -78,6 +78,17 @@ def test_all_workers_have_bit_identical_results(group: Results, name: str) -> No
     assert all(other == first for other in others)
 
 
+def test_any_number_of_workers_finds_the_same_collapse(group: Results) -> None:
+    expected = alone("collapse")
+    assert [result["collapsed"] for result in expected] == [
+        {task: epoch > 1 and task != "valence" for task in TASKS} for epoch in (1, 2, 3)
+    ]
+    assert all(spread > 0 for result in expected for spread in result["output_spread"].values())
+    for worker in group:
+        assert_near(worker["collapse"], expected)
+        assert pickle.dumps(worker["collapse"]) == pickle.dumps(group[0]["collapse"])
+
+
 @pytest.mark.parametrize("size", BACKENDS)
 @pytest.mark.parametrize("make", [carried_schedule, free_schedule])
 def test_the_runs_include_idle_workers_and_batches_without_labels(make: Any, size: int) -> None:

@@ -1,6 +1,7 @@
-"""Scores on select, and the best epoch of each task."""
+"""Scores on select, the best epoch of each task, and collapsed tasks."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import torch
 
 from mtl.errors import TrainingError
 from mtl.evaluation import metrics
+from mtl.optimisation.checkpoint import pack, read_checkpoint
 from mtl.tasks import TASKS
 from mtl.training.trainer import Trainer
 from tests.support.laws import (
@@ -20,9 +22,9 @@ from tests.support.laws import (
 
 
 def scored(monkeypatch: pytest.MonkeyPatch, scores: list[dict[str, float | None]]) -> Trainer:
-    """Return a trainer whose epochs have the given scores."""
+    """Return a trainer whose epochs have the given scores, and no output spread."""
     given = iter(scores)
-    monkeypatch.setattr(Trainer, "_score_select", lambda self, epoch: next(given))
+    monkeypatch.setattr(Trainer, "_score_select", lambda self, epoch: (next(given), {}))
     return Trainer(config(training={"epochs": len(scores)}), data())
 
 
@@ -86,3 +88,77 @@ def test_a_score_is_computed_on_whole_videos(encoder: str) -> None:
     sums = metrics.task_sums(TASKS["valence"], values, where.labels[:, :1], where.mask[:, :1])
     expected = metrics.task_score(TASKS["valence"], sums)
     assert result.scores["valence"] == pytest.approx(expected, abs=1e-4)
+
+
+# Output spread and collapse
+
+
+FALLEN = {"optim": {"lr": 30.0}, "training": {"epochs": 3}}
+"""Settings with which a small transformer gives the same outputs for every frame."""
+
+
+def test_all_tasks_of_a_training_with_a_huge_learning_rate_collapse() -> None:
+    first, *others = Trainer(config("transformer", **FALLEN), data()).epochs()
+    assert all(spread < 0.02 for spread in first.output_spread.values())
+    assert first.collapsed == dict.fromkeys(TASKS, False)  # one epoch is not enough
+    for result in others:
+        assert result.collapsed == dict.fromkeys(TASKS, True)
+
+
+@pytest.mark.parametrize("names", FEW_MODELS, ids="-".join)
+def test_a_task_has_collapsed_if_its_outputs_spread_little_in_two_epochs(
+    names: tuple[str, str, str],
+) -> None:
+    trainer = Trainer(config(*names), data())
+    list(trainer.epochs())
+    earlier = dict.fromkeys(TASKS, 1.0)
+    for result in trainer.learning_curve:
+        assert result.collapsed == {
+            task: spread < 0.02 and earlier[task] < 0.02
+            for task, spread in result.output_spread.items()
+        }
+        earlier = result.output_spread
+    assert not all(result.collapsed.values())
+
+
+def test_the_epoch_before_a_resumed_one_counts_for_its_collapse() -> None:
+    trial = config("transformer", **FALLEN)
+    whole = Trainer(trial, data())
+    next(whole.epochs())
+    resumed = Trainer(trial, data(), whole.checkpoint())
+    assert next(resumed.epochs()).collapsed == dict.fromkeys(TASKS, True)
+
+
+def test_the_outputs_of_videos_without_features_do_not_hide_a_collapse() -> None:
+    """These outputs are the mean of the training labels, unlike the model's constant outputs."""
+    zoo = data()
+    where = zoo.parts["select"]
+    source = np.where(where.source < len(where.sequences[0]), where.source, -1)
+    cut = replace(zoo, parts={**zoo.parts, "select": replace(where, source=source)})
+    *_, result = Trainer(config("transformer", **FALLEN), cut).epochs()
+    assert result.collapsed == dict.fromkeys(TASKS, True)
+
+
+def test_a_task_without_a_label_in_select_has_no_spread_and_does_not_collapse() -> None:
+    zoo = data()
+    where = zoo.parts["select"]
+    mask = where.mask.copy()
+    mask[:, TASKS["arousal"].labels] = False
+    cut = replace(zoo, parts={**zoo.parts, "select": replace(where, mask=mask)})
+    *_, result = Trainer(config("transformer", **FALLEN), cut).epochs()
+    assert result.output_spread["arousal"] is None
+    assert result.collapsed == {task: task != "arousal" for task in TASKS}
+
+
+def test_a_checkpoint_of_an_earlier_version_has_no_spread() -> None:
+    trial = config("transformer", **FALLEN)
+    trainer = Trainer(trial, data())
+    next(trainer.epochs())
+    state = read_checkpoint(trainer.checkpoint())
+    for result in state["history"]:
+        del result["output_spread"], result["collapsed"]
+    resumed = Trainer(trial, data(), pack(state))
+    assert resumed.learning_curve[0].collapsed == {}
+    second, third = resumed.epochs()
+    assert second.collapsed == dict.fromkeys(TASKS, False)
+    assert third.collapsed == dict.fromkeys(TASKS, True)
