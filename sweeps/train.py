@@ -40,7 +40,7 @@ from sweeps.data.open_data import open_data
 from sweeps.data.trial_data import SlotData
 from sweeps.planning.compose import compose, signature
 from sweeps.planning.plan import divide
-from sweeps.records.messages import Epoch, Job
+from sweeps.records.messages import Epoch, Job, all_collapsed
 from sweeps.slots.trial_loop import TrialLoop
 from sweeps.storage.trial_folder import TrialFolder
 from sweeps.study.proposal import Refit
@@ -217,17 +217,34 @@ def _run(config: TrialConfig, data: TrialData, folder: TrialFolder, listing: Lis
     if checkpoint is not None:
         print(f"going on with {folder.path}")
     job = Job("alone", config.plain(), checkpoint=checkpoint, weights=weights)
+    noted: set[str] = set()
     try:
         for event in TrialLoop(job, config, data).events():
             if isinstance(event, Epoch):
                 folder.write_epoch(event)
                 print(_line(event.result, config.training.epochs))
+                collapsed = {task for task, found in event.result["collapsed"].items() if found}
+                if collapsed - noted:
+                    print(_collapse_warning(event.result, config))
+                noted = collapsed
             else:
                 folder.write_end(event, listing)
                 folder.remove_checkpoint()
     except Exception as error:
         folder.write_error("".join(traceback.format_exception(error)))
         raise
+
+
+def _collapse_warning(result: Mapping[str, Any], config: TrialConfig) -> str:
+    """Return the sentence that names the collapsed tasks, and how to avoid the collapse."""
+    tasks = [task for task, collapsed in result["collapsed"].items() if collapsed]
+    names = "all tasks" if all_collapsed(result) else ", ".join(tasks)
+    is_post_norm = config.encoder.parameters.get("norm") == "post"
+    return (
+        f"warning: {names} collapsed: for two epochs in a row, the outputs on select are nearly "
+        f"constant: lower optim.lr = {config.optim.lr:g} or raise optim.warmup_steps"
+        + (", or set encoder.norm=pre" if is_post_norm else "")
+    )
 
 
 def _line(result: Mapping[str, Any], epochs: int) -> str:

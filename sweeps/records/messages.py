@@ -25,6 +25,8 @@ class Job:
         name: ``<sweep>/<number> <encoder> <head> <framework>``, as Ray's dashboard shows it.
         config: The trial's config as plain data.
         rungs: Epochs after which the slot waits for the study's decision to prune or go on.
+        prunes_collapse: True if the slot also waits for a decision after each epoch after which all
+            tasks have collapsed (their outputs are nearly constant).
         reported: Last epoch that the study has recorded; events are yielded for the epochs after
             it.
         stopped: True if the trial was pruned after the epoch ``reported``, and only its predictions
@@ -41,6 +43,7 @@ class Job:
     name: str
     config: dict[str, Any]
     rungs: frozenset[int] = frozenset()
+    prunes_collapse: bool = False
     reported: int = 0
     stopped: bool = False
     undecided: bool = False
@@ -48,6 +51,24 @@ class Job:
     fold: int | None = None
     checkpoint: bytes | None = None
     weights: Mapping[int, bytes] = field(default_factory=dict)
+
+    def waits_after(self, result: Mapping[str, Any]) -> bool:
+        """Return True if the slot waits for the study's decision after an epoch.
+
+        Args:
+            result: Fields of the epoch's ``mtl.training.trainer.EpochResult``.
+        """
+        return result["epoch"] in self.rungs or (self.prunes_collapse and all_collapsed(result))
+
+
+def all_collapsed(result: Mapping[str, Any]) -> bool:
+    """Return True if all trained tasks have collapsed: their outputs are nearly constant.
+
+    Args:
+        result: Fields of an epoch's ``mtl.training.trainer.EpochResult``.
+    """
+    collapsed: Mapping[str, bool] = result["collapsed"]
+    return bool(collapsed) and all(collapsed.values())
 
 
 @dataclass(frozen=True)
@@ -93,6 +114,8 @@ class End:
         seconds: Time that predicting these frames took.
         models: Number of models that predicted these frames: one for each epoch that is the best
             one of some task.
+        collapsed: Tasks that have collapsed after the last epoch: their outputs are nearly
+            constant.
     """
 
     state: EndState
@@ -100,6 +123,7 @@ class End:
     outputs: Float[np.ndarray, "N 22"]
     seconds: float = 0.0
     models: int = 0
+    collapsed: tuple[str, ...] = ()
 
 
 Event = Begin | Epoch | End

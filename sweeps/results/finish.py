@@ -11,7 +11,7 @@ from sweeps.fusion.sweep import SweepFusion
 from sweeps.planning.plan import Plan
 from sweeps.records.messages import INTERRUPTED
 from sweeps.results.comparison import compare_sweep
-from sweeps.results.leaderboard import leaderboard, ran_side_by_side
+from sweeps.results.leaderboard import collapse_remarks, leaderboard, ran_side_by_side
 from sweeps.search.budget import Limits
 from sweeps.storage.ranking import BEST_TRIALS_PER_TASK
 from sweeps.storage.run_folder import REPORT, SUBMISSION
@@ -61,7 +61,7 @@ def _remarks(plan: Plan, limits: Limits, halted: str | None) -> list[str]:
     """Return sentences about a sweep for its reports, such as the number of trials by state."""
     study = limits.study
     counts = ", ".join(f"{number} {state}" for state, number in study.record.counts().items())
-    remarks = [f"trials: {counts or 'none'}"]
+    remarks = [f"trials: {counts or 'none'}", *collapse_remarks(study.record.trials())]
     remarks += [f"missing: {sentence}" for sentence in plan.missing_features]
     adopted = Counter(
         t.user_attrs[ORIGIN].partition(":")[0]

@@ -1,5 +1,6 @@
 """Leaderboard of a sweep in Markdown: finished trials, the best first, and failed trials."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from itertools import pairwise
@@ -8,6 +9,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from sweeps.pages.markdown import number, table
 from sweeps.search_file.overrides import values_by_path, varied_paths
+from sweeps.study.proposal import COLLAPSED, COLLAPSED_TASKS
 from sweeps.study.record import last_value
 
 
@@ -50,6 +52,35 @@ def ran_side_by_side(trials: Mapping[str, Sequence[FrozenTrial]]) -> bool:
     return any(later[0] < earlier[1] for earlier, later in pairwise(times))
 
 
+def collapse_remarks(trials: Mapping[str, Sequence[FrozenTrial]]) -> list[str]:
+    """Return the numbers of collapsed trials and of trials that ended with collapsed tasks.
+
+    A task has collapsed if its outputs are nearly constant. If all tasks of a trial have collapsed,
+    the trial is pruned, unless it repeats another trial. A number is left out if it is 0.
+
+    Args:
+        trials: Trials of each Optuna study of the sweep, by the study's name.
+    """
+    found = [trial for of_study in trials.values() for trial in of_study]
+    pruned = [trial for trial in found if trial.user_attrs.get("reason") == COLLAPSED]
+    others = [
+        trial.user_attrs[COLLAPSED_TASKS]
+        for trial in found
+        if COLLAPSED_TASKS in trial.user_attrs and trial.user_attrs.get("reason") != COLLAPSED
+    ]
+    remarks = []
+    if pruned:
+        remarks.append(
+            f"collapsed and pruned: {len(pruned)} (the outputs of all tasks are nearly constant; "
+            "if these are many, lower optim.lr, raise optim.warmup_steps, or set encoder.norm=pre)"
+        )
+    if others:
+        by_task = Counter(task for tasks in others for task in tasks)
+        counts = ", ".join(f"{task} {count}" for task, count in by_task.items())
+        remarks.append(f"ended with collapsed tasks: {len(others)} ({counts})")
+    return remarks
+
+
 def _trial_table(trials: Sequence[FrozenTrial]) -> str:
     ended = [t for t in trials if t.state in (TrialState.COMPLETE, TrialState.PRUNED)]
     ended.sort(key=lambda t: (-_last_objective(t), t.number))
@@ -58,7 +89,7 @@ def _trial_table(trials: Sequence[FrozenTrial]) -> str:
         [
             str(place),
             str(trial.number),
-            trial.state.name.lower(),
+            _state(trial),
             str(trial.last_step),
             number(_last_objective(trial)),
             *(values_by_path(trial.user_attrs["overrides"]).get(path, "") for path in varied),
@@ -67,6 +98,15 @@ def _trial_table(trials: Sequence[FrozenTrial]) -> str:
         for place, trial in enumerate(ended, 1)
     ]
     return table(["", "trial", "state", "epochs", "select", *varied, "folder"], rows)
+
+
+def _state(trial: FrozenTrial) -> str:
+    """Return a trial's state as text, with its collapsed tasks in brackets if there are any."""
+    state = trial.state.name.lower()
+    if trial.user_attrs.get("reason") == COLLAPSED:
+        return f"{state} ({COLLAPSED})"
+    tasks = trial.user_attrs.get(COLLAPSED_TASKS, ())
+    return f"{state} ({COLLAPSED}: {', '.join(tasks)})" if tasks else state
 
 
 def _last_objective(trial: FrozenTrial) -> float:

@@ -13,6 +13,7 @@ from rich.text import Text
 from sweeps.records.messages import Job
 from sweeps.search_file.overrides import values_by_path, varied_paths
 from sweeps.study import Proposal, SweepStudy
+from sweeps.study.proposal import COLLAPSED
 
 ROWS = 20
 """Largest number of trials that the live table shows."""
@@ -105,10 +106,11 @@ class LiveTable:
         Args:
             proposal: The trial.
             state: "complete", "pruned", "failed" or "interrupted".
-            reason: Cause of a failure, in one line; None without a failure.
+            reason: Cause of a failure, in one line; "collapsed" if the trial was pruned because all
+                its tasks had collapsed; else None.
         """
         row = self._rows[proposal.study, proposal.number]
-        row.state = state
+        row.state = COLLAPSED if reason == COLLAPSED else state
         score = "" if row.score is None else f", score {row.score:.4f}"
         why = f": {reason}" if reason else ""
         self._line(

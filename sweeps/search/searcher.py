@@ -17,13 +17,14 @@ from mtl.config import TrialConfig
 from sweeps.planning.compose import compose
 from sweeps.planning.describe import trial_yaml
 from sweeps.planning.plan import Plan
-from sweeps.records.messages import INTERRUPTED, Job
+from sweeps.records.messages import INTERRUPTED, Job, all_collapsed
 from sweeps.search.budget import Limits
 from sweeps.search.tune_trial import BEGUN, FAILED, LOST, RUNNING
 from sweeps.slots.control import Stop
 from sweeps.slots.pool import SlotPool
 from sweeps.storage.trial_folder import TrialFolder
 from sweeps.study import Proposal
+from sweeps.study.proposal import COLLAPSED_TASKS
 
 END_STATES = {
     "complete": TrialState.COMPLETE,
@@ -68,7 +69,8 @@ class Watcher(Protocol):
         Args:
             proposal: The trial.
             state: State of the ended trial: "complete", "pruned", "failed" or "interrupted".
-            reason: Cause of a failure, in one line; None without a failure.
+            reason: Cause of a failure, in one line; "collapsed" if the trial was pruned because all
+                its tasks had collapsed; else None.
         """
 
     def say(self, text: str) -> None:
@@ -183,8 +185,10 @@ class StudySearcher(NotSaved, Searcher):
         epoch: dict[str, Any] = json.loads(result["result"])
         metric = self.plan.file.search.metric
         value = epoch["objective"] if metric == "score" else epoch["best_scores"][metric]
-        prune = self._record.report(proposal.study, proposal.number, epoch["epoch"], value)
-        if epoch["epoch"] in running.job.rungs:
+        prune = self._record.report(
+            proposal.study, proposal.number, epoch["epoch"], value, all_collapsed(epoch)
+        )
+        if running.job.waits_after(epoch):
             self.slots.actor(slot).decide.remote(running.job.name, epoch["epoch"], prune)
         self.watcher.epoch(proposal, epoch)
 
@@ -215,7 +219,10 @@ class StudySearcher(NotSaved, Searcher):
         if state in END_STATES:
             if state == FAILED:
                 self._folder(proposal).mark_failed(str(reason))
-            self._record.tell(proposal.study, proposal.number, END_STATES[state], reason)
+            key, collapsed = (proposal.study, proposal.number), result.get("collapsed")
+            attributes = {COLLAPSED_TASKS: collapsed} if collapsed else {}
+            self._record.tell(*key, END_STATES[state], reason, attributes)
+            reason = self._record.trial(key).user_attrs.get("reason")
             self.limits.kept_weights.add(proposal.signature, state == FAILED)
             self.trial_ended()
         if state == LOST:
@@ -297,6 +304,7 @@ class StudySearcher(NotSaved, Searcher):
             name=trial_name(proposal, config),
             config=config.plain(),
             rungs=frozenset() if proposal.unpruned else rungs,
+            prunes_collapse=not proposal.unpruned,
             reported=max(proposal.reported, default=0),
             stopped=proposal.stopped,
             fold=proposal.fold,

@@ -80,7 +80,7 @@ def reports(config: Mapping[str, Any], listing: Listing) -> Iterator[dict[str, A
             else:
                 if event.state != "interrupted":
                     folder.write_end(event, listing)
-                yield {"state": event.state, "done": True}
+                yield {"state": event.state, "collapsed": list(event.collapsed), "done": True}
     except Exception as error:
         # A failed trial is reported like any other result, so that the sweep continues.
         state, reason, trace = _failure(error)

@@ -207,7 +207,7 @@ def _remaining_job(job: Job, event: Epoch) -> Job:
     return replace(
         job,
         reported=epoch,
-        undecided=epoch in job.rungs,
+        undecided=job.waits_after(event.result),
         checkpoint=event.checkpoint or job.checkpoint,
         weights=weights,
     )

@@ -60,8 +60,9 @@ class TrialLoop:
         if not pruned:
             epochs = trainer.epochs(lambda: self.control.stopped() == Stop.NOW)
         for result in chain(trainer.learning_curve[job.reported :], epochs):
-            yield self._epoch(result, trainer, kept, fresh=result.epoch > before)
-            pruned = result.epoch in job.rungs and self._is_pruned_after(result.epoch)
+            event = self._epoch(result, trainer, kept, fresh=result.epoch > before)
+            yield event
+            pruned = job.waits_after(event.result) and self._is_pruned_after(result.epoch)
             if pruned or self.workers.broadcast_flag(self.control.stopped() != Stop.NOT):
                 break
         done = len(trainer.learning_curve) == self.config.training.epochs
@@ -108,4 +109,5 @@ class TrialLoop:
             np.concatenate([outputs[name] for name in PARTS]),
             time.perf_counter() - started,
             len(set(epochs.values())),
+            tuple(task for task, collapsed in last[0].collapsed.items() if collapsed),
         )

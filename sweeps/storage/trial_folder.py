@@ -173,14 +173,17 @@ class TrialFolder:
                 file.unlink()
 
     def write_end(self, event: End, listing: Listing) -> None:
-        """Write an ended trial's predictions, and the time of predicting into ``scores.json``.
+        """Write an ended trial's predictions, and add the end's facts to ``scores.json``.
+
+        The facts are the time of predicting and, if there are any, the collapsed tasks.
 
         Args:
             event: End of the trial, with the outputs for the predicted frames.
             listing: All frames named in the annotation files.
         """
         cost = {"frames": len(event.rows), "models": event.models, "seconds": event.seconds}
-        write_json(self.scores_file, {**self.scores(), "prediction": cost})
+        note = {"collapsed": event.collapsed} if event.collapsed else {}
+        write_json(self.scores_file, {**self.scores(), "prediction": cost, **note})
         video, frame = listing.video[event.rows], listing.frame[event.rows]
         predictions = Predictions(video, frame, listing.names, event.outputs)
         predictions.save(self.predictions_file)

@@ -7,8 +7,14 @@ from optuna.trial import FrozenTrial
 from sweeps.storage.trial_folder import FOLD_MARK
 from sweeps.study.index import Key
 
-PRUNE, KEEP = "prune", "keep"
-"""Values of a trial's Optuna attribute `decision:<epoch>`: prune the trial then, or go on."""
+PRUNE, COLLAPSED, KEEP = "prune", "collapsed", "keep"
+"""Values of a trial's Optuna attribute `decision:<epoch>`: prune the trial then, or go on.
+
+The first two prune the trial. "collapsed" is also the attribute `reason` of a trial that was pruned
+because all its tasks had collapsed (their outputs are nearly constant).
+"""
+COLLAPSED_TASKS = "collapsed_tasks"
+"""Name of the Optuna attribute with the tasks that had collapsed when a trial ended."""
 
 
 @dataclass(frozen=True)
@@ -84,4 +90,10 @@ class Refit:
 
 def is_stopped(trial: FrozenTrial) -> bool:
     """Return True if the study decided to prune the trial after its last recorded epoch."""
-    return trial.user_attrs.get(f"decision:{trial.last_step}") == PRUNE
+    return last_decision(trial) in (PRUNE, COLLAPSED)
+
+
+def last_decision(trial: FrozenTrial) -> str | None:
+    """Return the study's decision after a trial's last recorded epoch; None if there is none."""
+    decision: str | None = trial.user_attrs.get(f"decision:{trial.last_step}")
+    return decision

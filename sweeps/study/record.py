@@ -12,12 +12,21 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from sweeps.storage.driver_lock import DriverLock
 from sweeps.study.index import ORIGIN, Index, Key
 from sweeps.study.journal import JOURNAL, Journal
-from sweeps.study.proposal import KEEP, PRUNE, is_stopped
+from sweeps.study.proposal import (
+    COLLAPSED,
+    COLLAPSED_TASKS,
+    KEEP,
+    PRUNE,
+    is_stopped,
+    last_decision,
+)
 from sweeps.study.pruner import PrunerSettings, make_pruner
 from sweeps.study.sampler import RecentStudy
 
 COPIED_TO_RETRY = ("overrides", "signature", "repeat_of", "fold", "fold_of")
 """User attributes that a retry (failed trial that is trained again) copies from that trial."""
+COPIED_WITH_RESULT = ("reason", COLLAPSED_TASKS)
+"""User attributes that a trial copies from an ended trial together with its state and values."""
 
 
 class StudyRecord:
@@ -127,7 +136,8 @@ class StudyRecord:
             overrides: The hyperparameters as Hydra overrides.
             origin: Value of the attribute `from`: "<other sweep>: <study> <number>".
         """
-        kept = {k: v for k, v in trial.user_attrs.items() if k.startswith("decision:")}
+        decisions = {k: v for k, v in trial.user_attrs.items() if k.startswith("decision:")}
+        kept = decisions | _result_attributes(trial)
         signature = trial.user_attrs["signature"]
         attributes = {"overrides": list(overrides), "signature": signature, ORIGIN: origin}
         record = create_trial(
@@ -136,18 +146,25 @@ class StudyRecord:
         added = self._journal.add(self._id(study), record, {**kept, **attributes}, result_of=trial)
         self._index_trial(study, added)
 
-    def report(self, study: str, number: int, epoch: int, value: float) -> bool:
+    def report(
+        self, study: str, number: int, epoch: int, value: float, collapsed: bool = False
+    ) -> bool:
         """Record a trial's objective after an epoch; return True if the trial is pruned then.
 
         The decision is written to the journal before it is returned. An epoch that is already
         recorded keeps its objective and its decision. Nothing is recorded for a trial that was
         pruned at an earlier epoch or has ended; the result is then True.
 
+        The decision to prune a collapsed trial is written before the objective: it cannot be made
+        from the journal, so after a kill between both records the epoch must be reported again.
+
         Args:
             study: Name of the trial's study.
             number: The trial's number in the study.
             epoch: Epoch, counted from 1.
             value: Objective after this epoch; higher is better.
+            collapsed: True if all tasks have collapsed (their outputs are nearly constant). The
+                trial is then pruned, with any pruner or none, if its study may prune trials.
         """
         trial = self.trial((study, number))
         if trial.state.is_finished():
@@ -155,6 +172,8 @@ class StudyRecord:
         if is_stopped(trial):
             return trial.last_step is not None and epoch >= trial.last_step
         if epoch not in trial.intermediate_values:
+            if collapsed and study in self._pruned:
+                self._set_attribute(trial, f"decision:{epoch}", COLLAPSED)
             self._record((study, number), epoch, float(value))
         return self._decide((study, number), epoch)
 
@@ -177,7 +196,8 @@ class StudyRecord:
             number: The trial's number in the study.
             state: COMPLETE, PRUNED or FAIL. COMPLETE becomes PRUNED if the trial's last decision
                 was to prune it, and FAIL if its last recorded objective is missing or NaN.
-            reason: Cause of a failure, in one line.
+            reason: Cause of a failure, in one line. A trial that was pruned because all its tasks
+                had collapsed gets the reason "collapsed".
             attributes: JSON values to add to the trial's attributes.
         """
         trial = self.trial((study, number))
@@ -185,13 +205,14 @@ class StudyRecord:
             return
         if state == TrialState.COMPLETE and is_stopped(trial):
             state = TrialState.PRUNED
+        if state == TrialState.PRUNED and last_decision(trial) == COLLAPSED:
+            reason = COLLAPSED
         value = last_value(trial) if state == TrialState.COMPLETE else None
         if state == TrialState.COMPLETE and (value is None or math.isnan(value)):
             state, reason, value = TrialState.FAIL, f"it ended with the value {value}", None
         reasons = {"reason": reason} if reason is not None else {}
         for key, attribute in {**(attributes or {}), **reasons}.items():
-            if trial.user_attrs.get(key) != attribute:
-                self._journal.set_trial_user_attr(trial._trial_id, key, attribute)
+            self._set_attribute(trial, key, attribute)
         self._studies[study].tell(number, value, state=state)
         self.index.end((study, number), self.trial((study, number)))
         self._tell_twins((study, number))
@@ -299,8 +320,7 @@ class StudyRecord:
             attributes["twin_of"] = f"{first[0]} {first[1]}"
             trained = self.trial(first)
             result = trained if trained.state.is_finished() else None
-            if result and "reason" in result.user_attrs:
-                attributes["reason"] = result.user_attrs["reason"]
+            attributes |= _result_attributes(result) if result else {}
         added = self._journal.add(self._id(study), trial, attributes, result)
         self._index_trial(study, added)
 
@@ -350,15 +370,22 @@ class StudyRecord:
 
     def _decide(self, key: Key, epoch: int) -> bool:
         """Return True if the trial is pruned after an epoch; a recorded decision is not changed."""
-        if self._pruner is None or key[0] not in self._pruned or not self._pruner.is_rung(epoch):
-            return False
         trial = self.trial(key)
         decision = trial.user_attrs.get(f"decision:{epoch}")
+        if decision == COLLAPSED:
+            return True
+        if self._pruner is None or key[0] not in self._pruned or not self._pruner.is_rung(epoch):
+            return False
         if decision is None:
             stops = self._pruner.stops(key[0], epoch, trial.intermediate_values[epoch])
             decision = PRUNE if stops else KEEP
-            self._journal.set_trial_user_attr(trial._trial_id, f"decision:{epoch}", decision)
+            self._set_attribute(trial, f"decision:{epoch}", decision)
         return bool(decision == PRUNE)
+
+    def _set_attribute(self, trial: FrozenTrial, name: str, value: Any) -> None:
+        """Write an attribute of a trial to the journal, unless it has this value already."""
+        if trial.user_attrs.get(name) != value:
+            self._journal.set_trial_user_attr(trial._trial_id, name, value)
 
     def _tell_twins(self, first: Key) -> None:
         """Write an ended trial's values and end to its twins: later trials with the same config."""
@@ -368,9 +395,13 @@ class StudyRecord:
             for epoch, value in ended.intermediate_values.items():
                 if epoch not in waiting.intermediate_values:
                     self._record(twin, epoch, value)
-            self.tell(*twin, ended.state, ended.user_attrs.get("reason"))
+            self.tell(*twin, ended.state, attributes=_result_attributes(ended))
 
 
 def last_value(trial: FrozenTrial) -> float | None:
     """Return the objective of a trial's last recorded epoch; None if no epoch is recorded."""
     return None if trial.last_step is None else trial.intermediate_values[trial.last_step]
+
+
+def _result_attributes(trial: FrozenTrial) -> dict[str, Any]:
+    return {k: trial.user_attrs[k] for k in COPIED_WITH_RESULT if k in trial.user_attrs}

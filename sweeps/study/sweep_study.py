@@ -36,6 +36,10 @@ class SweepStudy:
     The first trials of a study start from its given points, each point once: the trial has the
     point's parameters and draws the others, and the attribute `first` is the point.
 
+    A task has collapsed if its outputs are nearly constant. A trial of which all tasks have
+    collapsed is pruned, at a rung or not: it gets `decision:<epoch>` and the `reason` "collapsed".
+    The tasks that have collapsed at a trial's end are in `collapsed_tasks`.
+
     After all trials of a combination have ended, its best trial is trained again with each of
     `seeds` new seeds, unpruned, in another study, `<study> seeds`; these trials have `repeat_of`.
     If another trial becomes the best one later (after more trials or a retry), it is trained with

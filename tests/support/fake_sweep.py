@@ -21,6 +21,8 @@ from sweeps.study import Proposal, SweepStudy
 from sweeps.study.journal import JOURNAL
 
 EPOCHS = 5
+COLLAPSE = 3
+"""Epoch after which all tasks of some configurations have collapsed; `Pruner` has no rung there."""
 COMPARED: dict[str, Any] = {
     "combinations": [{"encoder": "gru"}, {"encoder": "transformer"}],
     "labels": ["gru", "transformer"],
@@ -93,7 +95,14 @@ def opened(folder: Path, **changed: Any) -> SweepStudy:
     return study
 
 
-def train(study: SweepStudy, proposal: Proposal, mishaps: bool = False) -> None:
+def collapses(overrides: Sequence[str]) -> bool:
+    """Return True for about half of the configurations, whose tasks collapse at `COLLAPSE`."""
+    return int(sign([*overrides, "collapse"]), 16) % 2 == 0
+
+
+def train(
+    study: SweepStudy, proposal: Proposal, mishaps: bool = False, collapse: bool = False
+) -> None:
     """Train a proposal as a slot does, from its checkpoint, which may be one epoch behind.
 
     Args:
@@ -101,6 +110,7 @@ def train(study: SweepStudy, proposal: Proposal, mishaps: bool = False) -> None:
         proposal: The trial to train; with an odd number its checkpoint is one epoch behind.
         mishaps: True for failures before the third epoch: trials with odd numbers lose their slot
             once, and every other configuration fails unless it is retried.
+        collapse: True if all tasks of some configurations collapse.
     """
     key = (proposal.study, proposal.number)
     if proposal.stopped:
@@ -115,7 +125,8 @@ def train(study: SweepStudy, proposal: Proposal, mishaps: bool = False) -> None:
             if int(proposal.signature, 16) % 2 and not is_retry(study, proposal):
                 study.record.tell(*key, TrialState.FAIL, "out of memory", {"seconds": 2})
                 return
-        if study.record.report(*key, epoch, objective(proposal.overrides, epoch)):
+        fallen = collapse and epoch >= COLLAPSE and collapses(proposal.overrides)
+        if study.record.report(*key, epoch, objective(proposal.overrides, epoch), fallen):
             study.record.tell(*key, TrialState.PRUNED)
             return
     study.record.tell(*key, TrialState.COMPLETE, attributes={"scores": {"p": 1.0}, "seconds": 3})
@@ -126,12 +137,12 @@ def is_retry(study: SweepStudy, proposal: Proposal) -> bool:
     return "retry_of" in study.record.trials()[proposal.study][proposal.number].user_attrs
 
 
-def finish(study: SweepStudy, mishaps: bool = False) -> list[Proposal]:
+def finish(study: SweepStudy, mishaps: bool = False, collapse: bool = False) -> list[Proposal]:
     """Train all remaining trials in one slot and return their proposals."""
     proposals = []
     while (proposal := study.ask()) is not None:
         proposals.append(proposal)
-        train(study, proposal, mishaps)
+        train(study, proposal, mishaps, collapse)
     return proposals
 
 
@@ -146,13 +157,17 @@ def records(folder: Path) -> list[dict[str, Any]]:
 
 
 def run(
-    folder: Path, retry: bool = False, mishaps: bool = False, **changed: Any
+    folder: Path,
+    retry: bool = False,
+    mishaps: bool = False,
+    collapse: bool = False,
+    **changed: Any,
 ) -> list[dict[str, Any]]:
     """Run a new or interrupted sweep to its end and return its `records`."""
     with closing(opened(folder, **changed)) as study:
         if retry:
             study.record.retry_failed()
-        finish(study, mishaps)
+        finish(study, mishaps, collapse)
         assert study.done
     return records(folder)
 

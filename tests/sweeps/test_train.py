@@ -23,7 +23,7 @@ from sweeps.planning.plan import divide
 from sweeps.records.messages import End, Epoch, Job
 from sweeps.slots.trial_loop import TrialLoop
 from sweeps.storage.trial_folder import TrialFolder
-from sweeps.train import FeatureFiles, main
+from sweeps.train import FeatureFiles, _collapse_warning, main
 from tests.support.paths import ROOT
 
 SMALL = ("encoder.hidden=8", "encoder.layers=1", "head=linear", "training.epochs=3")
@@ -196,6 +196,32 @@ def test_a_finished_trial_is_not_trained_again(dataset, tmp_path, capsys, monkey
     assert main(arguments(dataset, tmp_path / "t")) == 0
     assert capsys.readouterr().out.splitlines() == first[-1:]
     assert (tmp_path / "t" / "progress.csv").read_text().count("\n") == 4
+
+
+FALLEN = ("encoder=transformer", "encoder.heads=2", "encoder.feedforward=8", "optim.lr=30")
+
+
+def test_a_collapse_is_named_once_with_its_fix_and_training_goes_on(dataset, tmp_path, capsys):
+    assert main(arguments(dataset, tmp_path / "t", *FALLEN, "tasks=[valence]")) == 0
+    *lines, last = capsys.readouterr().out.splitlines()
+    assert [line.split(":")[0] for line in lines] == [
+        "epoch 1/3",
+        "epoch 2/3",
+        "warning",
+        "epoch 3/3",
+    ]
+    assert lines[2] == (
+        "warning: all tasks collapsed: for two epochs in a row, the outputs on select are nearly "
+        "constant: lower optim.lr = 30 or raise optim.warmup_steps, or set encoder.norm=pre"
+    )
+    assert json.loads(last)["collapsed"] == ["valence"]
+
+
+def test_a_warning_names_the_collapsed_tasks_if_not_all_have_collapsed():
+    result = {"collapsed": {"valence": True, "arousal": False, "expression": True}}
+    sentence = _collapse_warning(result, compose(["encoder=gru", "optim.lr=0.01"]))
+    assert sentence.startswith("warning: valence, expression collapsed: for two epochs")
+    assert sentence.endswith("lower optim.lr = 0.01 or raise optim.warmup_steps")
 
 
 def test_a_diverging_loss_ends_with_the_reason(dataset, tmp_path, capsys):

@@ -5,7 +5,7 @@ from typing import Any
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from sweeps.pages.markdown import table
-from sweeps.results.leaderboard import leaderboard
+from sweeps.results.leaderboard import collapse_remarks, leaderboard
 from sweeps.search_file.overrides import values_by_path, varied_paths
 
 
@@ -55,6 +55,34 @@ def test_each_study_has_its_own_table():
 def test_a_pruned_trial_without_an_epoch_has_no_value():
     text = leaderboard("demo", {"demo": [trial(9, TrialState.PRUNED, [])]}, [])
     assert rows(text)[2][:5] == ["1", "9", "pruned", "None", "nan"]
+
+
+COLLAPSED = [
+    trial(4, TrialState.PRUNED, [0.1, 0.1], reason="collapsed", collapsed_tasks=["valence"]),
+    trial(5, TrialState.PRUNED, [0.1, 0.1], reason="collapsed"),
+    trial(6, TrialState.COMPLETE, [0.7], collapsed_tasks=["valence", "expression"]),
+    trial(7, TrialState.COMPLETE, [0.6], collapsed_tasks=["expression"]),
+]
+
+
+def test_collapsed_trials_are_marked_and_have_not_failed():
+    text = leaderboard("demo", {"demo": [*TRIALS[:2], *COLLAPSED]}, [])
+    assert [row[2] for row in rows(text)[2:]] == [
+        "complete",
+        "complete (collapsed: valence, expression)",
+        "pruned",
+        "complete (collapsed: expression)",
+        "pruned (collapsed)",
+        "pruned (collapsed)",
+    ]
+    assert "## Failed" not in text
+
+
+def test_collapsed_trials_and_trials_with_collapsed_tasks_are_counted():
+    pruned, others = collapse_remarks({"demo/a": COLLAPSED[:3], "demo/b": COLLAPSED[3:]})
+    assert pruned.startswith("collapsed and pruned: 2 (the outputs of all tasks are nearly")
+    assert others == "ended with collapsed tasks: 2 (valence 1, expression 2)"
+    assert collapse_remarks({"demo": TRIALS}) == []
 
 
 def test_only_paths_with_several_values_are_varied():

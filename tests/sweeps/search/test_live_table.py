@@ -118,6 +118,18 @@ def test_a_terminal_shows_one_table_of_the_best_trials():
     assert scores == sorted(scores, reverse=True)
 
 
+def test_a_collapsed_trial_is_shown_as_such(log):
+    progress, _, text = log
+    proposal, job = a_trial(3)
+    progress.started(proposal, job)
+    progress.epoch(proposal, result(2, 0.1))
+    progress.ended(proposal, "pruned", "collapsed")
+    assert ": pruned at epoch 2, score 0.1000: collapsed [" in text.getvalue().splitlines()[-1]
+    shown = Console(width=120, file=io.StringIO())
+    shown.print(progress.render())
+    assert shown.file.getvalue().splitlines()[-1].split() == ["0003", "collapsed", "2/12", "0.1000"]
+
+
 def test_the_live_table_is_drawn_and_ends():
     text = io.StringIO()
     console = Console(file=text, width=80, force_terminal=True, highlight=False)

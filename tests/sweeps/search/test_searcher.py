@@ -158,8 +158,13 @@ class Search:
         assert isinstance(suggestion, dict), suggestion
         return {**suggestion["job"], "slot": suggestion["slot"].slot}
 
-    def epoch(self, trial: str, epoch: int, score: float = 0.5) -> None:
-        result = {"epoch": epoch, "objective": score, "best_scores": {"valence": -score}}
+    def epoch(self, trial: str, epoch: int, score: float = 0.5, collapsed: bool = False) -> None:
+        result = {
+            "epoch": epoch,
+            "objective": score,
+            "best_scores": {"valence": -score},
+            "collapsed": {"valence": collapsed},
+        }
         self.searcher.on_trial_result(trial, {"state": RUNNING, "result": json.dumps(result)})
 
     def end(self, trial: str, state: str, **metrics: Any) -> None:
@@ -217,6 +222,41 @@ def test_a_slot_gets_the_decision_for_its_own_trial(search):
         search.epoch("b", epoch, 0.1)
     assert search.slots.decisions == [(0, names[0], RUNG, False), (1, names[1], RUNG, True)]
     assert search.trial(1).user_attrs[f"decision:{RUNG}"] == "prune"
+
+
+def test_a_collapsed_trial_is_pruned_with_its_reason_at_an_epoch_that_is_no_rung(search):
+    job = search.hand_out("a")
+    assert job["prunes_collapse"]
+    for epoch in (1, RUNG, 3):
+        search.epoch("a", epoch, 0.9, collapsed=epoch == 3)
+    assert search.slots.decisions == [(0, job["name"], RUNG, False), (0, job["name"], 3, True)]
+    search.end("a", "pruned", collapsed=["valence"])
+    assert search.trial(0).state == TrialState.PRUNED
+    assert search.trial(0).user_attrs["reason"] == "collapsed"
+    assert search.trial(0).user_attrs["collapsed_tasks"] == ["valence"]
+    assert search.log.lines[-1] == ("pruned", 0, "collapsed")
+    assert search.ended == [(search.trial(0).user_attrs["signature"], False)]
+    assert search.study.record.failures() == []
+
+
+def test_a_trial_that_ends_with_a_collapsed_task_completes_with_a_note(search):
+    search.hand_out("a")
+    search.epoch("a", 1)
+    search.end("a", "complete", collapsed=["expression"])
+    assert search.trial(0).state == TrialState.COMPLETE
+    assert search.trial(0).user_attrs["collapsed_tasks"] == ["expression"]
+    assert search.log.lines[-1] == ("complete", 0, None)
+
+
+@pytest.mark.parametrize("attributes", [{"repeat_of": "demo 0"}, {"fold": 1, "fold_of": "a"}])
+def test_the_slot_of_a_repeat_or_refit_waits_for_no_decision(search, attributes):
+    search.study.record.write(
+        "demo", optuna.trial.create_trial(state=TrialState.RUNNING), ["optim.lr=0.5"], **attributes
+    )
+    job = search.hand_out("a")
+    assert (job["prunes_collapse"], job["rungs"]) == (False, set())
+    search.epoch("a", RUNG, collapsed=True)
+    assert search.slots.decisions == []
 
 
 def test_one_tasks_score_can_be_the_metric(tmp_path):

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -99,10 +100,17 @@ def test_files_are_written_before_their_report(tmp_path):
         "scores.json",
     } <= files
     assert "predictions.parquet" not in files
-    assert last == {"state": "pruned", "done": True}
+    assert last == {"state": "pruned", "collapsed": [], "done": True}
     # The checkpoint stays until the study has recorded the end.
     assert {"predictions.parquet", "checkpoint.safetensors"} <= files_at_the_end
     assert slot.called_as == "demo/0007 gru"
+
+
+def test_collapsed_tasks_are_reported_and_noted_with_the_scores(tmp_path):
+    end = replace(an_end("complete"), collapsed=("expression",))
+    *_, (last, _) = run(tmp_path, FakeSlot(Epoch(EPOCH, b"checkpoint", b"weights"), end))
+    assert last == {"state": "complete", "collapsed": ["expression"], "done": True}
+    assert TrialFolder(tmp_path / "trial").scores()["collapsed"] == ["expression"]
 
 
 def test_the_end_is_reported_after_the_slots_call_is_over(tmp_path):
@@ -125,7 +133,7 @@ def test_an_interrupted_trial_leaves_no_predictions(tmp_path):
     empty = End("interrupted", np.empty(0, int), np.empty((0, 22), np.float32))
     slot = FakeSlot(Epoch(EPOCH, b"checkpoint", b"weights"), empty)
     metrics, files = run(tmp_path, slot)[-1]
-    assert metrics == {"state": "interrupted", "done": True}
+    assert metrics == {"state": "interrupted", "collapsed": [], "done": True}
     assert "checkpoint.safetensors" in files
     assert "predictions.parquet" not in files
 
@@ -177,7 +185,7 @@ def test_workers_that_begin_a_trial_report_their_placement_group(tmp_path):
     (first, files), _, (last, _) = run(tmp_path, slot)
     assert first == {"state": BEGUN, "restarts": 2, "placement_group": "a1b2"}
     assert "checkpoint.safetensors" not in files
-    assert last == {"state": "complete", "done": True}
+    assert last == {"state": "complete", "collapsed": [], "done": True}
 
 
 def test_tunes_side_imports_no_torch(tmp_path):

@@ -150,6 +150,28 @@ def test_nothing_is_taken_over_twice_and_a_kill_loses_nothing(
         assert len(study.record.trials()["second"]) == 5
 
 
+def test_a_collapsed_trial_keeps_its_reason_when_it_is_taken_over(sweeps):
+    folder, _, study = sweeps.run(sweeps.plan("first", "pruner.kind=none"))
+    with closing(study):
+        proposal = study.ask()
+        for epoch in (1, 2):
+            study.record.report("first", proposal.number, epoch, 0.1, collapsed=epoch == 2)
+        note = {"collapsed_tasks": ["valence"]}
+        study.record.tell("first", proposal.number, TrialState.PRUNED, attributes=note)
+        trial = folder / "trials" / proposal.signature
+        trial.mkdir(parents=True)
+        (trial / "predictions.parquet").write_text("")
+    _, message, study = sweeps.run(sweeps.plan("second", "pruner.kind=none"), "first")
+    with closing(study):
+        assert message.startswith("1 of 1 finished trials")
+        (taken,) = study.record.trials()["second"]
+    assert taken.state == TrialState.PRUNED
+    assert (taken.user_attrs["reason"], taken.user_attrs["collapsed_tasks"]) == (
+        "collapsed",
+        ["valence"],
+    )
+
+
 def test_trials_outside_the_space_are_left_out(sweeps):
     folder, _, _ = sweeps.finished(sweeps.plan("first"))
     named = {**SPACE, "encoder": {"values": ["gru"]}, "encoder.layers": {"values": [1, 2]}}

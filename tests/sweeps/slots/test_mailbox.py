@@ -18,16 +18,19 @@ def a_job(**fields: Any) -> Job:
     return Job("demo/0001 gru", {}, **fields)
 
 
-def an_epoch(epoch: int, best: int | None = None, again: bool = False) -> Epoch:
+def an_epoch(
+    epoch: int, best: int | None = None, again: bool = False, collapsed: bool = False
+) -> Epoch:
     """Return the event of an epoch.
 
     Args:
         epoch: The epoch.
         best: The best epoch so far; this one by default.
         again: True if an earlier worker sent the event with its checkpoint.
+        collapsed: True if the only task has collapsed.
     """
     best = epoch if best is None else best
-    result = {"epoch": epoch, "best_epochs": {"valence": best}}
+    result = {"epoch": epoch, "best_epochs": {"valence": best}, "collapsed": {"valence": collapsed}}
     if again:
         return Epoch(result, None, None)
     weights = f"weights {epoch}".encode() if best == epoch else None
@@ -99,6 +102,15 @@ def test_jobs_are_assigned_one_after_another(mailbox):
         assert assignment.job.name == name
         mailbox.put(assignment.number, END)
         assert slot.ended().events == [Begin(0, "group"), END]
+
+
+@pytest.mark.parametrize("prunes_collapse", [True, False])
+def test_new_workers_wait_for_the_decision_on_a_collapse(mailbox, prunes_collapse):
+    """The earlier workers died while they waited for the decision."""
+    Slot(mailbox, a_job(prunes_collapse=prunes_collapse, restarts=1))
+    mailbox.put(take(mailbox, "one").number, an_epoch(2, collapsed=True))
+    remaining = take(mailbox, "two").job
+    assert (remaining.reported, remaining.undecided) == (2, prunes_collapse)
 
 
 def test_new_workers_get_the_remaining_part_of_a_job(mailbox):

@@ -12,6 +12,7 @@ import torch
 from mtl.config import TrialConfig
 from mtl.optimisation.distributed import SINGLE_WORKER, Workers
 from mtl.sequences.windows import Schedule
+from mtl.tasks import TASKS
 from mtl.training.inference import TrialData
 from sweeps.data.trial_data import SlotData
 from sweeps.planning.compose import compose
@@ -263,6 +264,59 @@ def test_a_trial_killed_while_it_waits_for_a_decision_waits_again(config, data, 
     assert [facts(epoch) for epoch in epochs] == [facts(epoch) for epoch in expected[:-1]]
     assert end.state == expected[-1].state
     np.testing.assert_array_equal(end.outputs, expected[-1].outputs)
+
+
+COLLAPSING = ("encoder=transformer", "encoder.heads=2", "encoder.feedforward=8", "optim.lr=30")
+
+
+@pytest.fixture
+def fallen(slot_data, data) -> tuple[TrialConfig, TrialData]:
+    """Config and data of a trial whose tasks all have collapsed at its third epoch."""
+    config = compose([*SMALL[:-1], *COLLAPSING])
+    return config, slot_data.for_trial(config)
+
+
+def test_the_loop_waits_for_a_decision_after_a_collapse(fallen):
+    script = Script([True], [Stop.NOT])
+    *epochs, end = a_run(*fallen, script, prunes_collapse=True).events()
+    all_collapsed = [all(epoch.result["collapsed"].values()) for epoch in epochs]
+    assert all_collapsed == [False, False, True]
+    assert script.asked == [(3, HEARTBEAT_SECONDS)]
+    assert (end.state, end.collapsed) == ("pruned", tuple(TASKS))
+    assert end.outputs.shape == (6 * 20, 22)
+
+
+def test_a_collapsed_trial_that_is_not_to_be_pruned_trains_on(fallen):
+    """A wait for a decision would fail, since this control has none."""
+    *epochs, end = a_run(*fallen, Script([], [Stop.NOT])).events()
+    assert [epoch.result["epoch"] for epoch in epochs] == [1, 2, 3, 4]
+    assert (end.state, end.collapsed) == ("complete", tuple(TASKS))
+
+
+def test_the_loop_waits_for_no_decision_without_a_collapse(config, data, undisturbed):
+    run = a_run(config, data, Script([], [Stop.NOT]), prunes_collapse=True)
+    *epochs, end = run.events()
+    assert [facts(epoch) for epoch in epochs] == [facts(epoch) for epoch in undisturbed[:4]]
+    assert (end.state, end.collapsed) == ("complete", ())
+
+
+@pytest.mark.parametrize("reported", [0, 2])
+def test_a_collapse_that_is_reported_again_waits_again(fallen, reported):
+    """The driver died before it recorded the epoch of the collapse, which the checkpoint has."""
+    whole = list(a_run(*fallen).events())
+    script = Script([True], [Stop.NOT])
+    run = a_run(
+        *fallen,
+        script,
+        prunes_collapse=True,
+        reported=reported,
+        checkpoint=whole[2].checkpoint,
+        weights=weights_at(whole, 3),
+    )
+    *epochs, end = run.events()
+    assert [facts(epoch) for epoch in epochs] == [facts(epoch) for epoch in whole[reported:3]]
+    assert script.asked == [(3, HEARTBEAT_SECONDS)]
+    assert (end.state, end.collapsed) == ("pruned", tuple(TASKS))
 
 
 class Second(Workers):

@@ -36,6 +36,12 @@ FIRST: list[dict[str, Any]] = [
     {"optim.lr": 1e-3},
     {"encoder": "transformer", "encoder=transformer/encoder.layers": 4, "optim.lr": 1e-4},
 ]
+COLLAPSED: dict[str, Any] = {
+    "collapse": True,
+    "pruner": Pruner(kind="none"),
+    "sample": sample_one_of_three,
+    **MISHAPS,
+}
 SCENARIOS: dict[str, list[dict[str, Any]]] = {
     "tpe": [{"trials": 7}],
     "compared": [{"trials": 6, "sampler": "random", **COMPARED}],
@@ -54,6 +60,15 @@ SCENARIOS: dict[str, list[dict[str, Any]]] = {
         {"trials": 5, **MISHAPS},
         {"trials": 5, **MISHAPS, "retry": True},
         {"trials": 7, **MISHAPS},
+    ],
+    "collapsed": [{"trials": 7, "collapse": True}],
+    "collapsed, unpruned, with mishaps and twins": [
+        {"trials": 9, **COLLAPSED},
+        {"trials": 9, **COLLAPSED, "retry": True},
+        {"trials": 11, **COLLAPSED},
+    ],
+    "collapsed, with new seeds": [
+        {"trials": 4, "collapse": True, "seeds": 1, "seed": 26, **COMPARED}
     ],
     "mishaps, compared, with twins": [
         {"trials": 8, **MISHAPS, **REPEATS},
@@ -115,6 +130,14 @@ def test_the_scenarios_contain_lost_slots_failures_retries_and_twins(tmp_path: P
     assert {trial.state.name for trial in retries} == {"COMPLETE", "PRUNED"}
     of_retries = {f"demo/transformer {trial.number}" for trial in retries}
     assert of_retries & {trial.user_attrs.get("twin_of") for trial in trials}
+
+
+@pytest.mark.parametrize("scenario", [name for name in SCENARIOS if name.startswith("collapsed")])
+def test_the_scenarios_of_collapse_contain_collapsed_trials(scenario: str, tmp_path: Path) -> None:
+    for command in SCENARIOS[scenario]:
+        found = run(tmp_path, **command)
+    reasons = [record["user_attr"].get("reason") for record in found if "user_attr" in record]
+    assert "collapsed" in reasons
 
 
 @pytest.mark.parametrize("appends", [4, 7])  # the end of a trial takes three
