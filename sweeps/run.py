@@ -1,7 +1,7 @@
 """Run a sweep: from a search file to a fused model, its scores and a submission.
 
-python sweeps/run.py --space search.yaml [--dry-run] [--fresh] [--retry-failed] [--address ADDRESS]
-                     [--from RUN] [path=value ...]
+python sweeps/run.py --space search.yaml [--dry-run] [--yes] [--fresh] [--retry-failed]
+                     [--address ADDRESS] [--from RUN] [path=value ...]
 
 Each trailing word sets the value at a path (key with dots). A path whose first word is a key of the
 search file sets a value of this file (``data=DIR search.trials=4``). Any other path sets a value in
@@ -17,6 +17,7 @@ from pathlib import Path
 
 from mtl.errors import InputError
 from sweeps.cli.arguments import add_address_argument, add_overrides_argument, make_parser
+from sweeps.cli.question import on_terminal
 from sweeps.cli.run_program import run_program
 from sweeps.cluster.capacity import concurrent_trials, this_machine
 from sweeps.cluster.connection import LOCAL, Cluster, choose_address, connect
@@ -24,12 +25,12 @@ from sweeps.data.open_data import open_data
 from sweeps.fusion.anytime import AnytimeFusion
 from sweeps.fusion.sweep import SweepFusion
 from sweeps.planning.compose import compose, signature
-from sweeps.planning.describe import describe
-from sweeps.planning.disk import describe_disk, disk_need
+from sweeps.planning.disk import disk_need
 from sweeps.planning.plan import Plan, make_plan
 from sweeps.planning.space import Space
 from sweeps.results.finish import finish
 from sweeps.search.budget import Limits, too_late
+from sweeps.search.dry_run import print_dry_run, print_plan
 from sweeps.search.earlier_points import best_points
 from sweeps.search.live_table import LiveTable
 from sweeps.search.training_clock import TrainingClock
@@ -71,17 +72,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name, taken in points.items():
         print(f"{name} was trained on other data: {len(taken)} of its best configs come first")
     address = choose_address(words.address)
-    slots = None
+    slots = 0
     if address == LOCAL:
         slots = concurrent_trials(file.resources, file.search.trials, [this_machine()])
     if words.dry_run:
-        _print_plan(plan, slots)
+        print_dry_run(plan, address, folder)
         return 0
     _check_time(file, resumed)
     if address != LOCAL and not folder.exists():
         _check_fits(file, address)
-    if address == LOCAL:
-        _print_plan(plan, slots)
+    if slots:
+        print_plan(plan, slots, folder)
     with closing(DriverLock(folder)) as lock:
         record_start(folder, file, dataset, resumed, points)
         study = open_study(folder, plan, lock)
@@ -104,14 +105,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         limits = Limits(file.budget, folder, study, kept_weights, clock, disk_need(plan))
         halted = limits.spent()
         if not (study.done or halted):
-            halted = _search(plan, limits, fusion, address, resumed)
+            ask = on_terminal() and not words.yes
+            halted = _search(plan, limits, fusion, address, resumed, ask)
         return finish(plan, limits, fusion, halted)
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = make_parser(__doc__)
     parser.add_argument("--space", required=True, metavar="FILE", help="the search file")
-    parser.add_argument("--dry-run", action="store_true", help="print the plan and stop")
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="print the plan, the time of a few batches and what the sweep will take; then stop",
+    )
+    parser.add_argument(
+        "--yes", action="store_true", help="do not ask before a sweep of more than four hours"
+    )
     parser.add_argument(
         "--fresh",
         action="store_true",
@@ -142,14 +151,6 @@ def _load(words: argparse.Namespace) -> SearchFile:
     name = fresh_name(RUNS, file.name)
     print(f"starting a new sweep {name}: continue it with name={name} and without --fresh")
     return load(words.space, [*words.overrides, f"name={name}"])
-
-
-def _print_plan(plan: Plan, slots: int | None) -> None:
-    print(describe(plan, slots))
-    print(describe_disk(plan, slots or 1, RUNS / plan.file.name))
-    _, gpus = this_machine()
-    if gpus and not plan.file.resources.gpus_per_worker:
-        print(f"  note      resources.gpus_per_worker = 0 uses none of this machine's {gpus} GPUs")
 
 
 def _check_time(file: SearchFile, resumed: bool) -> None:
@@ -206,9 +207,13 @@ def open_study(folder: Path, plan: Plan, lock: DriverLock) -> SweepStudy:
 
 
 def _search(
-    plan: Plan, limits: Limits, fusion: SweepFusion, address: str, resumed: bool
+    plan: Plan, limits: Limits, fusion: SweepFusion, address: str, resumed: bool, ask: bool
 ) -> str | None:
-    """Train the sweep's trials with Ray; return the reason if the search ends early, else None."""
+    """Train the sweep's trials with Ray; return the reason if the search ends early, else None.
+
+    The time of a new sweep is estimated while its first trial trains. If ``ask`` is True and the
+    time is above four hours, the user of the terminal is asked to go on.
+    """
     file, study = plan.file, limits.study
     with connect(address) as cluster:
         # Ray must be imported after its settings are made.
@@ -216,8 +221,11 @@ def _search(
 
         from sweeps.data.ray_data import kill_leftover_actors
         from sweeps.data.sharding import make_shards
+        from sweeps.search.batch_timer import timer_beside
         from sweeps.search.searcher import StudySearcher
+        from sweeps.search.start_estimate import StartEstimate
         from sweeps.search.tune_loop import search
+        from sweeps.search.watcher import Watchers
         from sweeps.slots.pool import SlotPool
         from sweeps.slots.setup import SlotSetup
         from sweeps.slots.start import slot_starter
@@ -226,8 +234,7 @@ def _search(
         resources = file.resources
         number = concurrent_trials(resources, file.search.trials, cluster.nodes, cluster.autoscaler)
         if address != LOCAL:  # The number of slots is known only now.
-            print(describe(plan, number))
-            print(describe_disk(plan, number, limits.folder))
+            print_plan(plan, number, limits.folder)
         _print_where(cluster, limits.folder, study, resumed)
         with LiveTable(study) as table, anytime.running(table.say):
             slots = SlotPool(slot_starter(file.name, resources), number, resources, table.say)
@@ -239,8 +246,14 @@ def _search(
                 shards, plan.listing, plan.parts, resources.cpus_per_worker, plan.folds
             )
             slots.open(ray.put(setup))
-            searcher = StudySearcher(plan, limits, slots, table, anytime.trial_ended)
-            return search(searcher)
+            if resumed:
+                return search(StudySearcher(plan, limits, slots, table, anytime.trial_ended))
+            timer, where = timer_beside(plan, address)
+            estimate = StartEstimate(plan, number, timer, where, table.say, ask)
+            watchers = Watchers(table, estimate)
+            searcher = StudySearcher(plan, limits, slots, watchers, anytime.trial_ended)
+            with estimate.running(searcher.interrupt):
+                return search(searcher)
 
 
 def _print_where(cluster: Cluster, folder: Path, study: SweepStudy, resumed: bool) -> None:

@@ -1,8 +1,8 @@
 """Plan of a sweep: the search file, checked against its dataset before training starts."""
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import optuna
@@ -13,19 +13,26 @@ from mtl.config import TrialConfig
 from mtl.dataset import Dataset, Listing
 from mtl.errors import InputError
 from mtl.models.frameworks import FRAMEWORKS
-from mtl.sequences.feature_table import index_table
 from mtl.sequences.folds import cut_folds, fold_parts, select_videos, with_splits
-from mtl.sequences.join import join, trained_tasks
+from mtl.sequences.join import trained_tasks
 from mtl.strict import did_you_mean
 from mtl.tasks import TASKS
 from sweeps.planning.compose import compose
 from sweeps.planning.first_points import FirstPoints, first_configs, first_points
+from sweeps.planning.joins import Lengths, check_joins
 from sweeps.planning.space import Space
 from sweeps.search_file import SearchFile
 from sweeps.study.pruner import rungs
 
 SAMPLED_CONFIGS = 50
 """Number of random points of the search space for which a model is built as a check."""
+
+
+class SizedConfig(NamedTuple):
+    """Config of a trial, and the number of parameters of its model."""
+
+    config: TrialConfig
+    parameters: int
 
 
 @dataclass(frozen=True)
@@ -44,6 +51,9 @@ class Plan:
         labelled_tasks: Tasks with a training label, in the search space or not.
         tasks: Tasks that some config of the space trains.
         parameters: Pair: number of parameters of the smallest sampled model, and of the largest.
+        sampled: Random configs of the space.
+        given: Random completions of the points that are trained first.
+        lengths: Number of frames of each video, for each way in which configs choose frames.
         epochs: Largest number of epochs of a config.
         missing_features: One sentence for each combination of feature sets that some listed frames
             lack: the number of these frames and their treatment.
@@ -62,6 +72,9 @@ class Plan:
     labelled_tasks: tuple[str, ...]
     tasks: tuple[str, ...]
     parameters: tuple[int, int]
+    sampled: tuple[SizedConfig, ...]
+    given: tuple[SizedConfig, ...]
+    lengths: Lengths
     epochs: int
     missing_features: tuple[str, ...]
     folds: tuple[dict[str, str], ...]
@@ -112,12 +125,14 @@ def make_plan(file: SearchFile, dataset: Dataset) -> Plan:
     parts = divide(listing, file.search.confirm, file.search.seed)
     labelled = trained_tasks(TASKS, listing)
     tasks = _check_labels(configs, listing, labelled, parts, file)
-    counts = [_parameters(config, dataset, tasks) for config in sampled]
+    sized = tuple(SizedConfig(c, count_parameters(c, dataset, tasks)) for c in sampled)
     try:
-        counts += [_parameters(config, dataset, tasks) for config in given]
+        first_sized = tuple(SizedConfig(c, count_parameters(c, dataset, tasks)) for c in given)
     except InputError as error:
         raise InputError(f"{file.source}: search.first: {error}") from None
+    counts = [parameters for _, parameters in (*sized, *first_sized)]
     folds = _cut_folds(listing, file, tasks)
+    missing_features, lengths = check_joins(configs, dataset, listing, parts, folds)
     return Plan(
         file=file,
         space=space,
@@ -130,8 +145,11 @@ def make_plan(file: SearchFile, dataset: Dataset) -> Plan:
         labelled_tasks=labelled,
         tasks=tasks,
         parameters=(min(counts), max(counts)),
+        sampled=sized,
+        given=first_sized,
+        lengths=lengths,
         epochs=max(config.training.epochs for config in configs),
-        missing_features=_check_joins(configs, dataset, listing, parts, folds),
+        missing_features=missing_features,
         folds=folds,
     )
 
@@ -251,7 +269,17 @@ def _check_wirings(
         raise InputError(f"{file.source}: {error}") from None
 
 
-def _parameters(config: TrialConfig, dataset: Dataset, trained: Sequence[str]) -> int:
+def count_parameters(config: TrialConfig, dataset: Dataset, trained: Sequence[str]) -> int:
+    """Return the number of parameters of a config's model, without allocating them.
+
+    Args:
+        config: The config.
+        dataset: The dataset, which has the widths of the feature sets.
+        trained: Tasks that have labels; the config's other tasks get no head.
+
+    Raises:
+        InputError: If the model cannot be built.
+    """
     tasks = [task for task in config.tasks if task in trained]
     try:
         with torch.device("meta"):
@@ -260,68 +288,3 @@ def _parameters(config: TrialConfig, dataset: Dataset, trained: Sequence[str]) -
         first = str(error).splitlines()[0]
         raise InputError(f"no model can be built of {config.encoder}: {first}") from None
     return sum(parameter.numel() for parameter in model.parameters())
-
-
-def _check_joins(
-    configs: Sequence[TrialConfig],
-    dataset: Dataset,
-    listing: Listing,
-    parts: Mapping[str, str],
-    folds: Sequence[Mapping[str, str]],
-) -> tuple[str, ...]:
-    """Return sentences on listed frames that lack features of some combination of feature sets.
-
-    Listed frames are those named in the annotation files. An InputError is raised if a combination
-    leaves no frames to train on or to select by.
-    """
-    combinations = dict.fromkeys(config.features for config in configs)
-    tables = {n: index_table(n, dataset.index(n)) for features in combinations for n in features}
-    sentences = []
-    for features in combinations:
-        joined = join(listing, [tables[name] for name in features])
-        for part in ("train", "select"):
-            if not any(parts[name] == part for name in joined):
-                raise InputError(
-                    f"feature sets {', '.join(features)}: no {part} video has a listed frame with "
-                    "all of them: extract them, or change search.seed"
-                )
-            for fold, held_out in enumerate(folds):
-                if not any(held_out[name] == part for name in joined):
-                    raise InputError(
-                        f"feature sets {', '.join(features)}: where refit.folds = {len(folds)} "
-                        f"holds fold {fold} out, no {part} video has a listed frame with all of "
-                        "them: extract them, or set fewer folds"
-                    )
-        counts = {name: len(video) for name, video in joined.items()}
-        sentences += _missing_features(listing, parts, counts, features)
-    return tuple(sentences)
-
-
-def _missing_features(
-    listing: Listing, parts: Mapping[str, str], joined: Mapping[str, int], features: Sequence[str]
-) -> list[str]:
-    """Return a list with one sentence on the listed frames without features, else [].
-
-    Args:
-        listing: All frames named in the annotation files (listed frames).
-        parts: Video's name -> split.
-        joined: Video's name -> number of its listed frames that have all features.
-        features: Names of the feature sets that are joined.
-    """
-    untrained = nearest = prior = 0
-    for number, listed in Counter(listing.video.tolist()).items():
-        name = listing.names[number]
-        missing = listed - joined.get(name, 0)
-        if parts[name] == "train":
-            untrained += missing
-        elif name in joined:
-            nearest += missing
-        else:
-            prior += missing
-    if not untrained + nearest + prior:
-        return []
-    return [
-        f"{'+'.join(features)}: of the listed frames without features {untrained} are not trained "
-        f"on, {nearest} are predicted from their video's nearest frame, {prior} from the training "
-        "labels' mean"
-    ]

@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sweeps.records.messages import Job
+from sweeps.search.watcher import Watcher
 from sweeps.search_file.overrides import values_by_path, varied_paths
 from sweeps.study import Proposal, SweepStudy
 from sweeps.study.proposal import COLLAPSED
@@ -30,7 +31,7 @@ class _TrialRow:
     started: float = field(default_factory=time.monotonic)
 
 
-class LiveTable:
+class LiveTable(Watcher):
     """Live table of a search's trials on the terminal; a context manager that starts and ends it.
 
     Args:

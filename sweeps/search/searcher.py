@@ -8,7 +8,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from optuna.trial import TrialState
 from ray.tune.search import Searcher
@@ -20,6 +20,7 @@ from sweeps.planning.plan import Plan
 from sweeps.records.messages import INTERRUPTED, Job, all_collapsed
 from sweeps.search.budget import Limits
 from sweeps.search.tune_trial import BEGUN, FAILED, LOST, RUNNING
+from sweeps.search.watcher import Watcher
 from sweeps.slots.control import Stop
 from sweeps.slots.pool import SlotPool
 from sweeps.storage.trial_folder import TrialFolder
@@ -32,53 +33,6 @@ END_STATES = {
     FAILED: TrialState.FAIL,
 }
 """State in the last report of a trial -> state of the trial in Optuna."""
-
-
-class Watcher(Protocol):
-    """Observer whose methods are called at events of a search; the live table is one."""
-
-    def started(self, proposal: Proposal, job: Job) -> None:
-        """Observe that a trial has started or continues; the base class does nothing.
-
-        Args:
-            proposal: The trial.
-            job: The trial as it was sent to a slot (process or group of DDP workers).
-        """
-
-    def epoch(self, proposal: Proposal, result: Mapping[str, Any]) -> None:
-        """Observe the end of a trial's epoch; the base class does nothing.
-
-        Args:
-            proposal: The trial.
-            result: Fields of ``mtl.training.trainer.EpochResult``.
-        """
-
-    def again(self, proposal: Proposal, reason: str) -> None:
-        """Observe that a trial's process died; the base class does nothing.
-
-        The trial will continue after its last recorded epoch.
-
-        Args:
-            proposal: The trial.
-            reason: What died, such as "its workers died".
-        """
-
-    def ended(self, proposal: Proposal, state: str, reason: str | None) -> None:
-        """Observe the end of a trial; the base class does nothing.
-
-        Args:
-            proposal: The trial.
-            state: State of the ended trial: "complete", "pruned", "failed" or "interrupted".
-            reason: Cause of a failure, in one line; "collapsed" if the trial was pruned because all
-                its tasks had collapsed; else None.
-        """
-
-    def say(self, text: str) -> None:
-        """Observe a message for the user; the base class does nothing.
-
-        Args:
-            text: The message, a sentence.
-        """
 
 
 class NotSaved:
@@ -243,6 +197,10 @@ class StudySearcher(NotSaved, Searcher):
         """
         self.halted, self._stopping = reason, when
         self.slots.stop(when)
+
+    def interrupt(self) -> None:
+        """Request an end like that by Ctrl-C; may be called from any thread."""
+        self.interrupted = True
 
     def stop_if_requested(self) -> None:
         """Stop all trials at once if Ctrl-C was pressed or ``budget.until`` is reached."""

@@ -1,5 +1,6 @@
 """Start of the program: faults that are refused in one line before a sweep, and the dry run."""
 
+import itertools
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -7,9 +8,11 @@ from pathlib import Path
 import pytest
 import yaml
 
+from mtl.training.batch_time import BatchTime
 from sweeps import run
 from sweeps.cli.run_program import run_program
 from sweeps.run import main
+from sweeps.search import dry_run
 from tests.support.paths import ROOT
 from tests.support.small_data import FRAMES, NAMES, make_dataset, make_listing, write_space
 
@@ -22,9 +25,10 @@ def _without_a_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         pytest.fail(f"the program connects to a cluster: {address}")
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(run, "connect", connect)
-    # The same resources on every machine that runs the tests.
-    monkeypatch.setattr(run, "this_machine", lambda: (2, 0))
+    for module in (run, dry_run):
+        monkeypatch.setattr(module, "connect", connect)
+        # The same resources on every machine that runs the tests.
+        monkeypatch.setattr(module, "this_machine", lambda: (2, 0))
 
 
 def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
@@ -177,7 +181,39 @@ def test_a_dry_run_prints_the_plan_and_begins_nothing(tmp_path, capsys):
     assert not Path("runs").exists()
 
 
-def test_every_shipped_space_plans_on_data_with_its_feature_sets(tmp_path, capsys):
+def test_a_dry_run_times_batches_in_this_process(tmp_path, capsys):
+    """One config of each encoder and framework fits on the machine, one has a huge model."""
+    make_dataset(tmp_path / "data")
+    space = {
+        "encoder": {"values": ["gru", "transformer"]},
+        "framework": {"values": ["share_encoder", "single_task"]},
+    }
+    write_space(tmp_path, "data", space=space, resources={"concurrent_trials": 2})
+    assert main(["--space", "space.yaml", "--dry-run", "search.trials=7"]) == 0
+    printed = capsys.readouterr().out
+    assert "timed     here, on this machine's CPU with 1 thread\n" in printed
+    rows = re.findall(
+        r"^ +(gru|transformer) 8x\d (\w+), window \d+ +[\d,]+ +\d+ ms +\d", printed, re.M
+    )
+    assert set(rows) == set(
+        itertools.product(space["encoder"]["values"], space["framework"]["values"])
+    )
+    assert re.search(
+        r"time      about [\d.]+ seconds with pruning, [\d.]+ \w+ without on 2 sl", printed
+    )
+    assert re.search(r"memory    [\d.]+ GB at most for the training of a worker", printed)
+    assert "of features once on each node" in printed
+    assert main(["--space", "space.yaml", "--dry-run", "encoder.hidden=50000"]) == 0
+    printed = capsys.readouterr().out
+    assert re.search(
+        r"gru 50000x.*not timed: MemoryError: its training needs more than \d+ GB", printed
+    )
+    assert "time      unknown, because no configuration could be timed" in printed
+    assert "lower resources.concurrent_trials" in printed
+
+
+def test_every_shipped_space_plans_on_data_with_its_feature_sets(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(dry_run, "time_here", lambda *job: BatchTime(0.5, 0.1, 10**9))
     sets = {"default": ("appearance", "geometry", "motion"), "film": ("visual_audio", "phash")}
     for name, feature_sets in sets.items():
         frames = {feature_set: dict.fromkeys(NAMES, FRAMES) for feature_set in feature_sets}
