@@ -14,7 +14,7 @@ from mtl.optimisation.memory import PeakMemory
 from mtl.sequences.join import Part, Rows, VideoSequence
 from mtl.sequences.windows import WINDOWS_PER_FRAME
 from mtl.tasks import LABEL_COLUMNS, OUTPUT_COLUMNS, TASKS
-from mtl.training.inference import TrialData
+from mtl.training.inference import TrialData, predict
 from mtl.training.trainer import Trainer
 
 MOST_BATCHES = 5
@@ -65,8 +65,8 @@ def time_batch(
     clock = time.perf_counter if on_gpu else time.thread_time
     memory = PeakMemory(choose_device(config.training.device))
     data = _random_data(config, tasks, width, training_windows, prediction_windows)
-    # An epoch of this data is one batch, and its scoring another one.
-    epochs = Trainer(_for_timing(config), data).epochs()
+    trainer = Trainer(_for_timing(config), data)
+    epochs = trainer.epochs()  # An epoch of this data is one batch, and its scoring another one.
     next(epochs)
     training: list[float] = []
     prediction: list[float] = []
@@ -75,9 +75,10 @@ def time_batch(
     ):
         wall, busy = time.perf_counter(), clock()
         seconds = next(epochs).seconds
-        wall, busy = time.perf_counter() - wall, clock() - busy
-        training.append(seconds * busy / wall)
-        prediction.append(max(0.0, wall - seconds) * busy / wall)
+        training.append(seconds * (clock() - busy) / (time.perf_counter() - wall))
+        busy = clock()
+        predict(trainer.model, config, data, data.parts["select"], trainer.device)
+        prediction.append(clock() - busy)
     return BatchTime(
         statistics.median(training), statistics.median(prediction), memory.peak_bytes()
     )
@@ -108,7 +109,8 @@ def _random_data(
         trained, predicted = [frames] * training, [frames] * prediction
     else:
         step = frames // WINDOWS_PER_FRAME
-        trained, predicted = [frames * training], [frames + step * (prediction - 1)]
+        # The first window is shorter, and so the last one is too.
+        trained, predicted = [frames * max(1, training - 1)], [frames + step * (prediction - 1)]
     random = np.random.default_rng(0)
     select = tuple(_random_video(length, width, random) for length in predicted)
     rows = np.arange(sum(predicted))

@@ -94,13 +94,15 @@ def work_of(plan: Plan, config: TrialConfig) -> Work:
     window, train = sequence.window_frames, lengths["train"]
     carried = ENCODERS[config.encoder.name].carries_state
     lanes = min(config.optim.batch_videos, len(train)) if carried else config.optim.batch_videos
+    at_once = max(len(lengths[part]) for part in ("select", "confirm", "test"))
+    evaluated = min(EVALUATION_LANES, at_once) if carried else EVALUATION_LANES
 
     def steps(*parts: str) -> int:
         return sum(_prediction_steps(lengths[part], window, carried) for part in parts)
 
     return Work(
         training_windows=-(-lanes // workers),
-        prediction_windows=-(-EVALUATION_LANES // workers),
+        prediction_windows=-(-evaluated // workers),
         training_steps=_training_steps(train, lanes, window, carried),
         select_steps=steps("select"),
         end_steps=steps("select", "confirm", "test"),

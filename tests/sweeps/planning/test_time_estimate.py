@@ -60,11 +60,12 @@ def test_the_work_of_a_trial_follows_from_frames_stride_and_workers(tmp_path):
     plan = plan_of(tmp_path, "resources.workers_per_trial=2")
     fixed = ["sequence.window_frames=10", "optim.batch_videos=3", "encoder=gru"]
     work = work_of(plan, compose(fixed))
-    assert work == Work(2, EVALUATION_LANES // 2, training_steps=4, select_steps=2, end_steps=6)
+    assert work == Work(2, 1, training_steps=4, select_steps=2, end_steps=6)
     assert work_of(plan, compose([*fixed, "sequence.frame_stride=2"])).training_steps == 2
     assert work_of(plan, compose([*fixed, "optim.batch_videos=16"])).training_windows == 2
     free = work_of(plan, compose([*fixed, "encoder=transformer", "optim.batch_videos=16"]))
-    assert (free.training_windows, free.training_steps, free.select_steps) == (8, 1, 1)
+    assert (free.training_windows, free.prediction_windows) == (8, EVALUATION_LANES // 2)
+    assert (free.training_steps, free.select_steps) == (1, 1)
 
 
 def test_unlisted_frames_count_where_a_config_trains_on_them(tmp_path):
