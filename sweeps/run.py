@@ -28,6 +28,7 @@ from sweeps.planning.compose import compose, signature
 from sweeps.planning.disk import disk_need
 from sweeps.planning.plan import Plan, make_plan
 from sweeps.planning.space import Space
+from sweeps.planning.time_estimate import LONG_SECONDS, longest_seconds
 from sweeps.results.finish import finish
 from sweeps.search.budget import Limits, too_late
 from sweeps.search.dry_run import print_dry_run, print_plan
@@ -211,8 +212,8 @@ def _search(
 ) -> str | None:
     """Train the sweep's trials with Ray; return the reason if the search ends early, else None.
 
-    The time of a new sweep is estimated while its first trial trains. If ``ask`` is True and the
-    time is above four hours, the user of the terminal is asked to go on.
+    The time of a new sweep that may be long is estimated while its first trial trains. If ``ask``
+    is True and the time is above four hours, the user of the terminal is asked to go on.
     """
     file, study = plan.file, limits.study
     with connect(address) as cluster:
@@ -246,7 +247,8 @@ def _search(
                 shards, plan.listing, plan.parts, resources.cpus_per_worker, plan.folds
             )
             slots.open(ray.put(setup))
-            if resumed:
+            # An estimate costs the driver 2 s of a core and 0.1 GB, which a short sweep would feel.
+            if resumed or longest_seconds(plan, number) < LONG_SECONDS:
                 return search(StudySearcher(plan, limits, slots, table, anytime.trial_ended))
             timer, where = timer_beside(plan, address)
             estimate = StartEstimate(plan, number, timer, where, table.say, ask)

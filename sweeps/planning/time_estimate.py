@@ -27,6 +27,12 @@ MOST_TIMED = 8
 MOST_GIVEN = 4
 """Largest number of points of ``search.first`` among them, so that the others span the space."""
 
+LONG_SECONDS = 4 * 3600
+"""Time of a sweep in seconds above which the user of a terminal is asked."""
+SLOW_BATCH_SECONDS = 0.1
+"""Seconds of a batch beside its arithmetic, several times what the demo's models take."""
+SLOW_OPERATIONS = 1e9
+"""Floating-point operations that any worker makes in a second; a CPU core makes over ten times."""
 SIMULATED_TRIALS = 10_000
 """Least number of trials on which the pruner is run, to learn how many epochs it leaves."""
 
@@ -208,6 +214,28 @@ def estimate(plan: Plan, timed: Sequence[TimedConfig], slots: int) -> SweepTime 
         return (seconds + repeats * mean(plan.sampled, False)) / slots
 
     return SweepTime(total(True), total(False))
+
+
+def longest_seconds(plan: Plan, slots: int) -> float:
+    """Return a time that the sweep does not exceed on any machine, from the size of its models.
+
+    A training step takes 6 operations for each parameter and frame (forward and backward pass), and
+    predictions half as much again. Nothing is pruned.
+
+    Args:
+        plan: The search file, checked against the dataset.
+        slots: Number of trials that train at the same time.
+    """
+
+    def trial(sized: SizedConfig) -> float:
+        config, work = sized.config, work_of(plan, sized.config)
+        frames = work.training_windows * config.sequence.window_frames
+        batch = SLOW_BATCH_SECONDS + 6 * sized.parameters * frames / SLOW_OPERATIONS
+        return 1.5 * config.training.epochs * work.training_steps * batch
+
+    repeats = plan.file.compare.seeds * len(plan.space.comparisons())
+    longest = max(map(trial, (*plan.sampled, *plan.given)))
+    return longest * (plan.file.search.trials + repeats) / slots
 
 
 def _trial_seconds(

@@ -12,14 +12,11 @@ from mtl.training.batch_time import BatchTime
 from sweeps.cli.question import answers_no
 from sweeps.planning.cost_table import duration_range
 from sweeps.planning.plan import Plan, SizedConfig, count_parameters
-from sweeps.planning.time_estimate import SweepTime, TimedConfig, estimate, work_of
+from sweeps.planning.time_estimate import LONG_SECONDS, SweepTime, TimedConfig, estimate, work_of
 from sweeps.records.messages import Job
 from sweeps.search.batch_timer import Timer, time_configs
 from sweeps.search.watcher import Watcher
 from sweeps.study import Proposal
-
-ASKED_SECONDS = 4 * 3600
-"""Time of a sweep in seconds above which the user of a terminal is asked."""
 
 
 class StartEstimate(Watcher):
@@ -109,7 +106,7 @@ class StartEstimate(Watcher):
             return
         slots = f"{self._slots} slot{'s' if self._slots > 1 else ''}"
         text = f"the sweep takes {duration_range(found)} on {slots} ({self._where})"
-        if not (self._ask and found.expected_seconds > ASKED_SECONDS):
+        if not (self._ask and found.expected_seconds > LONG_SECONDS):
             self._say(text)
             return
         self._say(f"{text}; it has begun: go on? [Y/n]")

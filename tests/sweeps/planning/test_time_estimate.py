@@ -20,6 +20,7 @@ from sweeps.planning.time_estimate import (
     batch_seconds,
     choose_configs,
     estimate,
+    longest_seconds,
     mean_epochs,
     work_of,
 )
@@ -199,6 +200,24 @@ def test_new_seeds_are_not_pruned_and_first_points_count(tmp_path):
     longer = estimate(given, known, 1)
     assert longer is not None
     assert 1.0 < longer.most_seconds / plain.most_seconds < 1.5
+
+
+def test_the_size_of_models_and_data_bounds_the_time(tmp_path):
+    """The default sweep on the demo is short by this bound, but one of wide models is not."""
+    plan = plan_of(tmp_path, "search.trials=12", pruner={"kind": "none"})
+    known = [
+        TimedConfig(s, work_of(plan, s.config), BatchTime(0.01, 0.005, 0))
+        for s in choose_configs(plan)
+    ]
+    timed = estimate(plan, known, 2)
+    assert timed is not None
+    bound = longest_seconds(plan, 2)
+    assert timed.most_seconds < bound < 60
+    assert longest_seconds(plan, 1) == pytest.approx(2 * bound)
+    more = plan_of(tmp_path / "more", "search.trials=24", pruner={"kind": "none"})
+    assert longest_seconds(more, 2) == pytest.approx(2 * bound)
+    wide = plan_of(tmp_path / "wide", "search.trials=12", "encoder.hidden=2048")
+    assert longest_seconds(wide, 2) > 50 * bound
 
 
 def test_without_a_timed_config_there_is_no_estimate(tmp_path):
