@@ -16,7 +16,8 @@ Trailing words override the search file, as in ``sweeps/run.py``. ``--small-resi
 the initial weights of the layers that end a transformer's residual branches by 1 / sqrt(2 layers).
 
 ``table`` counts the draws that collapsed (see ``mtl/evaluation/collapse.py``) and those whose best
-scores of valence and of arousal on `select` are both above those of ridge regression.
+scores of valence and of arousal on `select` are both above those of ridge regression on the same
+feature sets, and on all feature sets.
 """
 
 import argparse
@@ -74,9 +75,12 @@ PART = 5
 CONFIRM, DIVISION_SEED = 0.5, 1234
 """Share of validation videos that are held back, and the seed of the division, as in search files.
 """
-RIDGE_FILE = "ridge.json"
+BASELINES = "baselines.json"
+"""File in a planted dataset's folder with the scores of ridge regression and exact posterior."""
+COMBINATIONS = (("mae",), ("iresnet",), ("mae", "iresnet"))
 SHOWN = ("p_mtl", "ccc_valence", "ccc_arousal", "f1_expression", "f1_action_units")
 AFFECT = ("valence", "arousal")
+ABOVE = ("above_ridge", "above_ridge_of_all")
 RESIDUAL_ENDS = ("self_attn.out_proj.weight", "linear2.weight")
 
 
@@ -109,19 +113,28 @@ def baselines(folder: Path) -> dict[str, dict[str, Any]]:
 
     Args:
         folder: Folder of a dataset that ``plant`` has written.
+
+    Returns:
+        Dict of scores for ``ceiling``, the exact posterior given all feature sets, and for ridge
+        regression on each combination of feature sets, as ``ridge mae+iresnet``.
     """
-    file = folder / RIDGE_FILE
+    file = folder / BASELINES
     if not file.exists():
         dataset = open_dataset(str(folder))
-        rows, outputs = predict_validation(dataset, dataset.listing(), [], DIVISION_SEED)
+        found = {}
+        for sets in COMBINATIONS:
+            rows, outputs = predict_validation(dataset, dataset.listing(), [], DIVISION_SEED, sets)
+            found[ridge_name(sets)] = _on_select(dataset, rows, outputs)
         ceiling = Predictions.load(folder / CEILING_FILE).outputs
-        found = {
-            "ridge": _on_select(dataset, rows, outputs),
-            "ceiling": _on_select(dataset, rows, ceiling),
-        }
+        found["ceiling"] = _on_select(dataset, rows, ceiling)
         file.write_text(json.dumps(found))
     read: dict[str, dict[str, Any]] = json.loads(file.read_text())
     return read
+
+
+def ridge_name(sets: Sequence[str]) -> str:
+    """Return the key in ``baselines`` of ridge regression on these feature sets, in any order."""
+    return f"ridge {'+'.join(sorted(sets))}"
 
 
 def _on_select(dataset: Dataset, rows: np.ndarray, outputs: np.ndarray) -> dict[str, Any]:
@@ -181,6 +194,7 @@ def train_draw(job: Mapping[str, Any]) -> dict[str, Any]:
     return {
         **job,
         "error": error,
+        "features": config.features,
         "parameters": sum(p.numel() for p in trainer.model.parameters()),
         "seconds": time.perf_counter() - started,
         "best_scores": epochs[-1].best_scores if epochs else {},
@@ -197,24 +211,29 @@ def _shrink_residuals(trainer: Trainer, layers: int) -> None:
                 parameter.mul_(1 / math.sqrt(2 * layers))
 
 
-def summary(draws: Sequence[Mapping[str, Any]], ridge: Mapping[str, Any]) -> dict[str, Any]:
+def summary(
+    draws: Sequence[Mapping[str, Any]], known: Mapping[str, Mapping[str, Any]]
+) -> dict[str, Any]:
     """Return the counts of a set of draws, and quantiles of their scores on ``select``.
 
     Args:
         draws: Dicts that ``train_draw`` returned.
-        ridge: Scores of ridge regression on ``select`` (validation videos on which choices are
-            made).
+        known: Scores that ``baselines`` returned.
     """
-    best = [[d["best_scores"].get(task) or -1.0 for task in AFFECT] for d in draws]
-    bar = [ridge[f"ccc_{task}"] for task in AFFECT]
-    above = [all(s > r for s, r in zip(pair, bar, strict=True)) for pair in best]
-    quantiles = np.quantile(np.array(best), [0, 0.1, 0.5, 1], axis=0)
+    best = np.array([[d["best_scores"].get(t) or -1.0 for t in AFFECT] for d in draws])
+
+    def above(names: Sequence[str]) -> int:
+        bars = np.array([[known[name][f"ccc_{task}"] for task in AFFECT] for name in names])
+        return int((best > bars).all(axis=1).sum())
+
+    quantiles = np.quantile(best, [0, 0.1, 0.5, 1], axis=0)
     return {
         "draws": len(draws),
         "collapsed": sum(d["collapsed"] for d in draws),
         "some_task_collapsed": sum(bool(d["collapsed_tasks"]) for d in draws),
         "failed": sum(d["error"] is not None for d in draws),
-        "above_ridge": sum(above),
+        "above_ridge": above([ridge_name(d["features"]) for d in draws]),
+        "above_ridge_of_all": above([ridge_name(COMBINATIONS[-1])] * len(draws)),
         **{task: quantiles[:, k].round(3).tolist() for k, task in enumerate(AFFECT)},
         "minutes": round(sum(d["seconds"] for d in draws) / 60, 1),
     }
@@ -278,13 +297,13 @@ def _line(result: Mapping[str, Any]) -> str:
 
 
 def _table(arguments: argparse.Namespace) -> None:
-    header = ("draws", "collapsed", "some_task_collapsed", "failed", "above_ridge", *AFFECT)
+    header = ("draws", "collapsed", "some_task_collapsed", "failed", *ABOVE, *AFFECT)
     print(f"| file | {' | '.join(header)} | minutes |\n|---|{'---:|' * (len(header) + 1)}")
     results = {}
     for name in arguments.files:
         lines = list(_lines(Path(name)))
-        ridge = baselines(Path(lines[0]["data"]))["ridge"]
-        result = results[Path(name).stem] = summary(lines, ridge)
+        known = baselines(Path(lines[0]["data"]))
+        result = results[Path(name).stem] = summary(lines, known)
         cells = [str(result[key]) for key in header]
         print(f"| {Path(name).stem} | {' | '.join(cells)} | {result['minutes']} |")
     print("valence and arousal: lowest, 10 % quantile, median and highest CCC on select")

@@ -27,7 +27,10 @@ space:
   encoder: {values: [gru, transformer]}
   optim.lr: {min: 1e-3, max: 1e-2, log: true}
 """
-RIDGE = {"ccc_valence": 0.5, "ccc_arousal": 0.4}
+KNOWN = {
+    "ridge mae": {"ccc_valence": 0.5, "ccc_arousal": 0.4},
+    "ridge iresnet+mae": {"ccc_valence": 0.5, "ccc_arousal": 0.8},
+}
 
 
 @pytest.fixture
@@ -83,8 +86,9 @@ def test_draws_are_trained_and_counted(
 ) -> None:
     monkeypatch.setattr(benchmark, "REAL_SIZE", small(benchmark))
     planted = run("plant", "--out", str(tmp_path))
-    ridge, ceiling = planted["full"]["ridge"], planted["full"]["ceiling"]
+    ridge, ceiling = planted["full"]["ridge iresnet+mae"], planted["full"]["ceiling"]
     assert ceiling["p_mtl"] > ridge["p_mtl"] > 0
+    assert planted["full"]["ridge mae"] != ridge
     assert planted["fifth"].keys() == planted["full"].keys()
     full, fifth = (open_dataset(str(tmp_path / name)).listing() for name in ("full", "fifth"))
     assert set(fifth.names) < set(full.names)
@@ -110,20 +114,28 @@ def test_draws_are_trained_and_counted(
 def test_the_summary_counts_what_it_names(benchmark: ModuleType) -> None:
     def line(valence: float | None, arousal: float, **changes: Any) -> dict[str, Any]:
         best = {"valence": valence, "arousal": arousal}
-        plain = {"collapsed": False, "collapsed_tasks": [], "error": None, "seconds": 30.0}
+        plain = {
+            "features": ["mae"],
+            "collapsed": False,
+            "collapsed_tasks": [],
+            "error": None,
+            "seconds": 30.0,
+        }
         return {**plain, "best_scores": best, **changes}
 
     draws = [
         line(0.6, 0.5),
         line(0.6, 0.4),
         line(0.5, 0.9),
+        line(0.6, 0.5, features=["mae", "iresnet"]),
+        line(0.6, 0.9, features=["mae", "iresnet"]),
         line(None, 0.9),
         line(0.0, 0.0, collapsed=True, collapsed_tasks=["valence"]),
         line(0.9, 0.9, error="not finite", collapsed_tasks=["arousal"]),
     ]
-    found = benchmark.summary(draws, RIDGE)
-    counts = ("draws", "collapsed", "some_task_collapsed", "failed", "above_ridge", "minutes")
-    assert [found[key] for key in counts] == [6, 1, 2, 1, 2, 3.0]
+    found = benchmark.summary(draws, KNOWN)
+    counts = ("draws", "collapsed", "some_task_collapsed", "failed", *benchmark.ABOVE, "minutes")
+    assert [found[key] for key in counts] == [8, 1, 2, 1, 3, 2, 4.0]
     assert found["arousal"][-1] == 0.9
 
 
