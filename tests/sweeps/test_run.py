@@ -214,7 +214,11 @@ def test_a_dry_run_times_batches_in_this_process(tmp_path, capsys):
 
 def test_every_shipped_space_plans_on_data_with_its_feature_sets(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(dry_run, "time_here", lambda *job: BatchTime(0.5, 0.1, 10**9))
-    sets = {"default": ("appearance", "geometry", "motion"), "film": ("visual_audio", "phash")}
+    sets = {
+        "default": ("appearance", "geometry", "motion"),
+        "film": ("visual_audio", "phash"),
+        "faces": ("mae", "iresnet", "densenet"),
+    }
     for name, feature_sets in sets.items():
         frames = {feature_set: dict.fromkeys(NAMES, FRAMES) for feature_set in feature_sets}
         make_dataset(tmp_path / name, frames=frames)
@@ -222,6 +226,8 @@ def test_every_shipped_space_plans_on_data_with_its_feature_sets(tmp_path, capsy
         ROOT / "search.yaml": "default",
         ROOT / "sweeps/configs/spaces/studyforrest.yaml": "film",
         ROOT / "sweeps/configs/spaces/studyforrest_cues.yaml": "film",
+        ROOT / "sweeps/configs/spaces/abaw.yaml": "faces",
+        ROOT / "sweeps/configs/spaces/abaw4_winner.yaml": "faces",
     }
     for space, data in spaces.items():
         assert main(["--space", str(space), "--dry-run", f"data={tmp_path / data}"]) == 0
