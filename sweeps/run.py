@@ -103,7 +103,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if words.retry_failed:
             print(f"{study.record.retry_failed()} failed trials are trained again")
         clock = TrainingClock(folder / TRAINING_SECONDS)
-        limits = Limits(file.budget, folder, study, kept_weights, clock, disk_need(plan))
+        need = disk_need(plan, study.most_trials, study.refits)
+        limits = Limits(file.budget, folder, study, kept_weights, clock, need)
         halted = limits.spent()
         if not (study.done or halted):
             ask = on_terminal() and not words.yes

@@ -10,6 +10,7 @@ from mtl.tasks import OUTPUT_COLUMNS
 from sweeps.planning.plan import Plan
 from sweeps.storage.disk_space import free_bytes, used_bytes
 from sweeps.storage.ranking import BEST_TRIALS_PER_TASK
+from sweeps.storage.trial_folder import TRIALS, is_refit
 
 BYTES_PER_FRAME = 4 * (len(OUTPUT_COLUMNS) + 2)
 """Bytes of one frame in a file of predictions: its outputs, video and number, not compressed."""
@@ -61,17 +62,21 @@ class DiskNeed:
         return math.inf if disk_gb is None else float(disk_gb)
 
 
-def disk_need(plan: Plan) -> DiskNeed:
+def disk_need(plan: Plan, ranked: int = 0, refits: int = 0) -> DiskNeed:
     """Return the most disk space that a sweep needs.
 
     Args:
         plan: The search file, checked against the dataset.
+        ranked: Largest number of trials that compete for kept weights, if it is larger than the
+            plan's: the run folder may hold trials of earlier starts and of another sweep.
+        refits: Number of trials that the run folder holds on folds.
     """
     file = plan.file
     tasks = len(plan.tasks)
-    ranked = file.search.trials + file.compare.seeds * len(plan.space.comparisons())
+    planned = file.search.trials + file.compare.seeds * len(plan.space.comparisons())
+    ranked = max(ranked, planned)
     kept = min(ranked, BEST_TRIALS_PER_TASK * tasks)
-    refits = len(plan.folds) * min(kept, file.fusion.steps * tasks)
+    refits += len(plan.folds) * min(kept, file.fusion.steps * tasks)
     predicted = np.array([plan.parts[name] != "train" for name in plan.listing.names])
     frames = int(predicted[plan.listing.video].sum())
     model = PARAMETER_BYTES * plan.parameters[1]
@@ -93,7 +98,9 @@ def describe_disk(plan: Plan, running: int, run_folder: Path) -> str:
         running: Number of trials that train at the same time.
         run_folder: The sweep's run folder, which need not exist.
     """
-    need = disk_need(plan)
+    held = [trial.name for trial in (run_folder / TRIALS).glob("*")]
+    refits = sum(map(is_refit, held))
+    need = disk_need(plan, len(held) - refits, refits)
     total = _gb(need.ended_bytes + running * need.running_bytes)
     there = used_bytes(run_folder) + free_bytes(run_folder)
     lines = [

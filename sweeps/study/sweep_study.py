@@ -152,6 +152,21 @@ class SweepStudy:
         adopted = self._index.adopted.total()
         return sum(self._shares.values()) + adopted + self._seeds * len(self._repeats) + due
 
+    @property
+    def most_trials(self) -> int:
+        """Largest number of trials that compete for kept weights: all but those on folds.
+
+        These are the planned trials and those of earlier starts, which may have planned more.
+        """
+        sizes = self._index.sizes
+        searched = sum(max(self._share(study), sizes[study]) for study in self._shares)
+        return searched + sum(self._seeds + sizes[study] for study in self._repeats.values())
+
+    @property
+    def refits(self) -> int:
+        """Number of trials that the journal has on this number of folds."""
+        return sum(self._index.sizes[study] for study in self._folds)
+
     def repeats(self) -> dict[str, list[FrozenTrial]]:
         """Return a dict: study's name -> list of finished trials with new seeds.
 

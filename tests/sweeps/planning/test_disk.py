@@ -14,6 +14,7 @@ from sweeps.planning.compose import compose
 from sweeps.planning.disk import describe_disk, disk_need
 from sweeps.planning.plan import Plan, make_plan
 from sweeps.storage import disk_space
+from sweeps.study import Refit
 from tests.support.small_data import NAMES, WIDTH, make_dataset, make_listing, search_file
 
 Usage = namedtuple("Usage", "free")
@@ -62,6 +63,16 @@ def test_trials_with_new_seeds_and_on_folds_count(tmp_path):
     need = disk_need(make_plan(file, make_dataset(tmp_path / "data")))
     assert need.kept == 4 * 25
     assert need.trials == 300 + 2 * 2 + 4 * 4 * 10
+
+
+def test_trials_that_the_run_folder_holds_count_if_they_are_more_than_planned(plan, tmp_path):
+    few, many = disk_need(plan, 20), disk_need(plan, 90, 30)
+    assert few == disk_need(plan)
+    assert (many.trials, many.kept) == (120, 90)
+    for number in range(50):
+        (tmp_path / "trials" / f"t{number}").mkdir(parents=True)
+    (tmp_path / "trials" / Refit("t0", 1, 6).signature).mkdir()
+    assert "predictions of 51 trials, weights of 50" in describe_disk(plan, 1, tmp_path)
 
 
 def test_a_small_sweep_may_use_a_gigabyte(plan):

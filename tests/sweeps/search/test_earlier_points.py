@@ -9,8 +9,8 @@ import pytest
 from optuna.trial import TrialState
 
 from sweeps import run
+from sweeps.search.budget import Limits
 from sweeps.search_file import load
-from sweeps.study import SweepStudy
 from tests.support.small_data import FRAMES, NAMES, make_dataset, write_space
 
 SPACE: dict[str, Any] = {
@@ -28,9 +28,10 @@ class Driver:
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.folder, self.steps = folder, 0
-        self.study: SweepStudy
+        self.limits: Limits
         monkeypatch.chdir(folder)
-        monkeypatch.setattr(run, "_search", self._search)
+        for name in ("_search", "finish"):  # the second is called where all trials have ended
+            monkeypatch.setattr(run, name, self._search)
         monkeypatch.setattr(run, "this_machine", lambda: (2, 0))
         for data in ("old", "new"):
             sets = {"appearance": FRAMES, **({"geometry": FRAMES} if data == "new" else {})}
@@ -39,7 +40,7 @@ class Driver:
             )
 
     def _search(self, plan: Any, limits: Any, *_: Any) -> None:
-        study = limits.study
+        self.limits, study = limits, limits.study
         for _step in range(self.steps):
             if (proposal := study.ask()) is None:
                 break
@@ -145,3 +146,13 @@ def test_nothing_is_taken_from_a_sweep_without_a_completed_trial(drive, capsys):
     capsys.readouterr()
     assert drive("new", "--from", "runs/old") == plain
     assert "old was trained on other data: 0 of its best configs" in capsys.readouterr().out
+
+
+def test_the_limit_of_disk_space_counts_the_trials_that_the_sweep_already_has(drive):
+    drive("new", search={"trials": 9, "seed": 3})
+    before = drive.limits.need
+    drive("new", search={"trials": 2, "seed": 3})
+    assert drive.limits.need == before
+    assert (before.trials, before.kept) == (9, 9)
+    drive("other", "--from", "runs/new", search={"trials": 3, "seed": 3})
+    assert drive.limits.need.kept == 9 + 3

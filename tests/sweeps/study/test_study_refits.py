@@ -45,6 +45,7 @@ def test_refits_come_last_once_for_each_fold_and_unpruned(tmp_path: Path) -> Non
         proposals = finish(study)
         assert study.done
         assert study.record.ended() == study.planned == 4 + FOLDS
+        assert (study.most_trials, study.refits) == (4, FOLDS)
         trials = study.record.trials()
     assert fusion.calls == 1
     member = trials["demo"][0]
@@ -149,4 +150,5 @@ def test_a_sweep_killed_during_refits_ends_with_the_same_records(
             finish(study)
             assert study.done
             assert study.record.ended() == study.planned == 4 + FOLDS
+        assert (study.most_trials, study.refits) == (4, FOLDS)
         assert len(records(folder)) == len(undisturbed)

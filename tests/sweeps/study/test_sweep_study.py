@@ -365,3 +365,13 @@ def test_the_journal_has_one_line_per_event(tmp_path: Path) -> None:
     lines = (tmp_path / JOURNAL).read_bytes().count(b"\n")
     # study, trial, one for each epoch, decisions after epochs 2 and 4, two attributes, state
     assert lines == 1 + 1 + EPOCHS + 2 + 2 + 1
+
+
+def test_trials_of_earlier_starts_count_if_they_were_more_than_are_planned_now(tmp_path):
+    changed = {**COMPARED, "seeds": 2}
+    with closing(opened(tmp_path, trials=6, **changed)) as study:
+        assert study.most_trials == 6 + 2 * 2
+        finish(study)
+    with closing(opened(tmp_path, trials=2, **changed)) as study:
+        assert study.most_trials == 6 + 2 * 2 + 2 * 2  # other trials may become the best ones
+        assert study.refits == 0
