@@ -250,11 +250,11 @@ def _search(
             slots.open(ray.put(setup))
             # An estimate costs the driver 2 s of a core and 0.1 GB, which a short sweep would feel.
             if resumed or longest_seconds(plan, number) < LONG_SECONDS:
-                return search(StudySearcher(plan, limits, slots, table, anytime.trial_ended))
+                return search(StudySearcher(plan, limits, slots, table, anytime.results_changed))
             timer, where = timer_beside(plan, address)
             estimate = StartEstimate(plan, number, timer, where, table.say, ask)
             watchers = Watchers(table, estimate)
-            searcher = StudySearcher(plan, limits, slots, watchers, anytime.trial_ended)
+            searcher = StudySearcher(plan, limits, slots, watchers, anytime.results_changed)
             with estimate.running(searcher.interrupt):
                 return search(searcher)
 

@@ -23,8 +23,8 @@ class AnytimeFusion:
         self._fusion = fusion
         self._due, self._stopped = threading.Event(), threading.Event()
 
-    def trial_ended(self) -> None:
-        """Tell the fusing thread to fuse again, because a trial has ended."""
+    def results_changed(self) -> None:
+        """Tell the fusing thread to fuse again, because a trial has ended or lost its weights."""
         self._due.set()
 
     @contextmanager

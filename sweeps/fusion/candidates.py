@@ -101,6 +101,11 @@ class Candidates:
         """All ended trials that have predictions and pass ``include``, sorted by signature."""
         return list(self._trials.values())
 
+    @property
+    def signatures(self) -> set[str]:
+        """Signatures (config hashes) of the trials that may be fused, in any task."""
+        return set().union(*self._outputs.values())
+
     def update(self, metric: str = "score") -> bool:
         """Read the trials that have ended since the last call, and choose each task's best trials.
 
@@ -152,8 +157,7 @@ class Candidates:
         Returns:
             The trials, the one with the best objective first.
         """
-        signatures = set().union(*self._outputs.values())
-        candidates = [trial for trial in self.trials if trial.signature in signatures]
+        candidates = [trial for trial in self.trials if trial.signature in self.signatures]
         ranked = sorted(candidates, key=lambda trial: (-len(trial.task_scores), -trial.score))
         tasks = ranked[0].task_scores.keys()
         return [trial for trial in ranked if trial.task_scores.keys() == tasks][:limit]

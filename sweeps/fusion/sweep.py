@@ -61,7 +61,8 @@ class SweepFusion:
         """Fuse the trials that have ended, and write the fused model if it is the best so far.
 
         Fused models are compared by the combined score P (sum of the tasks' scores) on ``select``
-        (validation videos on which choices are made).
+        (validation videos on which choices are made). A worse one is written if a member of the one
+        in the run folder has lost its weights, so that it could not be exported.
 
         Returns:
             True if a fused model was written.
@@ -73,7 +74,7 @@ class SweepFusion:
             fused = fuse_candidates(self._candidates, self.frames, self.settings)
             score = self.frames.scores(fused.outputs, "select")["p_labelled"]
             self._has_new_candidates = False
-            if score is None or score <= self._best_score:
+            if score is None or (score <= self._best_score and self._has_its_members()):
                 return False
             self._write(fused, self._content(fused, ("select",)))
             self._best_score = score
@@ -195,6 +196,14 @@ class SweepFusion:
         self._write_submission(fused, VALIDATION, "select", "confirm")
         self._write_submission(fused, SUBMISSION, "test")
         write_json(self.folder / SCORES, content)
+
+    def _has_its_members(self) -> bool:
+        """Return True if all members of the fused model in the run folder are candidates still."""
+        try:
+            members = json.loads((self.folder / MEMBERS).read_text())["members"]
+            return set().union(*members.values()) <= self._candidates.signatures
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return False
 
     def _write_submission(self, fused: FusedModel, name: str, *parts: str) -> None:
         """Write a file of predicted labels in the challenge's format, in the listing's order.

@@ -46,7 +46,10 @@ def finish(plan: Plan, limits: Limits, fusion: SweepFusion, halted: str | None) 
     _print_results(folder, scores, remarks)
     if scores and plan.folds and study.done:
         refit = score_refit(folder, plan, scores)
-        missing = "refit: not scored, because a fold of a member failed (see the leaderboard)"
+        missing = (
+            "refit: not scored, because a fused trial failed or was not trained on a fold (see the "
+            "leaderboard)"
+        )
         print(refit_summary(refit) if refit else missing)
     comparison = compare_sweep(folder, plan, study) if study.done else None
     if comparison:

@@ -1,6 +1,7 @@
 """Limits that end a sweep before its last trial: time, failures, disk space."""
 
 import shutil
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -82,26 +83,45 @@ class Limits:
             f"the last: {last}; raise budget.failures, or train them again with --retry-failed"
         )
 
-    def make_room(self) -> str | None:
-        """Remove weights while the trials' files exceed their limit or another trial may fill it.
+    def make_room(self, starting: int = 1) -> str | None:
+        """Remove weights while the trials' files exceed their limit or may fill the disk.
 
         In each task, weights of the trials with the lowest ranks go first. Predictions and scores
-        are never removed.
+        are never removed. Nothing is removed if no trial would start nevertheless, or after the
+        trials to train on folds are chosen, since they are those to fuse.
+
+        Args:
+            starting: Number of trials that have not written weights yet, the next one included.
 
         Returns:
             A sentence for the user if weights were removed, else None.
         """
-        reason = None
-        while (full := self._above_limit() or self._disk_full(self.need.running_bytes)) and (
-            self.kept_weights.keep_fewer()
-        ):
-            reason = reason or full
-        if reason is None:
+        reserve = starting * self.need.running_bytes
+        reason = full = self._above_limit() or self._disk_full(reserve)
+        if not full or not self._may_remove():
+            return None
+        keep = self.kept_weights.keep
+        # The number of kept trials is written first, for which a full disk may have no room.
+        with suppress(OSError):
+            while full and self.kept_weights.keep_fewer():
+                full = self._above_limit() or self._disk_full(reserve)
+        if self.kept_weights.keep == keep:
             return None
         return (
             f"{reason}; only the weights of each task's best {self.kept_weights.keep} trials are "
             "kept from now on"
         )
+
+    def _may_remove(self) -> bool:
+        """Return True if a trial is due that can start once weights are removed."""
+        if self.spent() or self._too_many_failures():
+            return False
+        if not self.study.has_next() or self.study.refitting:
+            return False
+        limit = self.need.limit_gb(self.budget.disk_gb)
+        free = shutil.disk_usage(self.folder).free
+        excess = max(1e9 * (self.kept_weights.gb - limit), FREE_BYTES - free)
+        return excess <= 0 or excess <= self.kept_weights.removable_bytes()
 
     def _above_limit(self) -> str | None:
         limit = self.need.limit_gb(self.budget.disk_gb)

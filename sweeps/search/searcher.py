@@ -60,8 +60,8 @@ class StudySearcher(NotSaved, Searcher):
         limits: The sweep's limits, with its study, kept weights and training clock.
         slots: The slots (processes or groups of DDP workers) that train trials.
         watcher: Observer of the search, such as the live table.
-        trial_ended: Function that is called after each end of a trial, such as one that starts a
-            fusion.
+        results_changed: Function that is called after each end of a trial and each removal of
+            weights, such as one that starts a fusion.
 
     Attributes:
         halted: The reason why no more trials start; None while the search continues.
@@ -74,16 +74,17 @@ class StudySearcher(NotSaved, Searcher):
         limits: Limits,
         slots: SlotPool,
         watcher: Watcher,
-        trial_ended: Callable[[], None],
+        results_changed: Callable[[], None],
     ) -> None:
         super().__init__()
         self.plan, self.limits, self.slots = plan, limits, slots
-        self.watcher, self.trial_ended = watcher, trial_ended
+        self.watcher, self.results_changed = watcher, results_changed
         self.halted: str | None = None
         self.interrupted = False
         self._study, self._record = limits.study, limits.study.record
         self._restarts = plan.file.budget.restarts
         self._running: dict[str, _Running] = {}
+        self._unwritten: set[str] = set()
         self._deaths: Counter[tuple[str, int]] = Counter()
         self._stopping = Stop.NOT
 
@@ -136,6 +137,7 @@ class StudySearcher(NotSaved, Searcher):
             self._note_workers(running, result)
         if result["state"] != RUNNING:
             return
+        self._unwritten.discard(trial_id)
         epoch: dict[str, Any] = json.loads(result["result"])
         metric = self.plan.file.search.metric
         value = epoch["objective"] if metric == "score" else epoch["best_scores"][metric]
@@ -162,6 +164,7 @@ class StudySearcher(NotSaved, Searcher):
         """
         self._tick()
         running = self._running.pop(trial_id)
+        self._unwritten.discard(trial_id)
         proposal, slot = running.proposal, running.slot
         if result is None or error:
             result = {"state": LOST, "reason": "Tune's side of the trial died"}
@@ -178,7 +181,7 @@ class StudySearcher(NotSaved, Searcher):
             self._record.tell(*key, END_STATES[state], reason, attributes)
             reason = self._record.trial(key).user_attrs.get("reason")
             self.limits.kept_weights.add(proposal.signature, state == FAILED)
-            self.trial_ended()
+            self.results_changed()
         if state == LOST:
             self.watcher.again(proposal, reason)
         else:
@@ -225,9 +228,10 @@ class StudySearcher(NotSaved, Searcher):
 
     def _make_room(self) -> None:
         """Remove weights of beaten trials if disk space is short, and tell the user."""
-        removed = self.limits.make_room()
+        removed = self.limits.make_room(len(self._unwritten) + 1)
         if removed:
             self.watcher.say(removed)
+            self.results_changed()
 
     def _note_workers(self, running: _Running, result: Mapping[str, Any]) -> None:
         """Record that a trial's DDP workers are up, for the first time or after others died."""
@@ -269,6 +273,7 @@ class StudySearcher(NotSaved, Searcher):
             restarts=self._restarts - self._deaths[proposal.study, proposal.number],
         )
         self._running[trial_id] = _Running(proposal, job, slot)
+        self._unwritten.add(trial_id)
         self.watcher.started(proposal, job)
         fields = {k: v for k, v in asdict(job).items() if k not in ("checkpoint", "weights")}
         return {"slot": self.slots.actor(slot), "folder": str(folder.path), "job": fields}

@@ -94,14 +94,22 @@ class KeptWeights:
 
         Returns:
             False if nothing was removed, because each task keeps its 5 best trials only.
+
+        Raises:
+            OSError: If the number cannot be written, as on a full disk; no weights are removed.
         """
         keep = min(self.keep, self._ranking.longest()) - 1
         if keep < FEWEST_KEPT:
             return False
-        self.keep = keep
         write_json(self._run_folder / KEPT_WEIGHTS, {"trials_per_task": keep})
+        self.keep = keep
         self._remove_unranked(self._ranking.lower_limit(keep))
         return True
+
+    def removable_bytes(self) -> int:
+        """Return the size of all weights that `keep_fewer` can remove, call after call."""
+        removable = self._ranking.ranked() - self._ranking.ranked(FEWEST_KEPT)
+        return sum(TrialFolder.in_run(self._run_folder, name).weights_bytes() for name in removable)
 
     @property
     def gb(self) -> float:

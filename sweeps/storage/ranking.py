@@ -68,6 +68,10 @@ class Ranking:
         """Return the signatures (config hashes) of the ranked trials of a task, best first."""
         return [signature for _, signature in self._ranked[task]]
 
-    def ranked(self) -> set[str]:
-        """Return the signatures (config hashes) of the trials among the best of some task."""
-        return {signature for task in self._ranked for signature in self.best(task)}
+    def ranked(self, limit: int | None = None) -> set[str]:
+        """Return the signatures (config hashes) of the trials among the best of some task.
+
+        Args:
+            limit: Number of best trials of each task; None for all that are ranked.
+        """
+        return {signature for task in self._ranked for signature in self.best(task)[:limit]}

@@ -227,6 +227,10 @@ class TrialFolder:
         target.parent.mkdir(exist_ok=True)
         draft.rename(target)
 
+    def weights_bytes(self) -> int:
+        """Return the total size of the trained weights of all epochs in bytes."""
+        return sum(file.stat().st_size for file in self._weights_files().values())
+
     def size_bytes(self) -> int:
         """Return the total size of the folder's files in bytes."""
         return sum(file.stat().st_size for file in self.path.rglob("*") if file.is_file())

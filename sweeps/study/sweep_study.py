@@ -182,8 +182,19 @@ class SweepStudy:
     @property
     def done(self) -> bool:
         """True if every planned trial has been proposed and has ended."""
-        idle = not self._index.running and self._next_study() is None
-        return idle and self._next_refit() is None
+        return not self._index.running and not self.has_next()
+
+    def has_next(self) -> bool:
+        """Return True if a trial is left to propose; all of them may be twins of earlier ones."""
+        if self._index.unfinished or self._next_study() is not None:
+            return True
+        return self._next_refit() is not None
+
+    @property
+    def refitting(self) -> bool:
+        """True if the ensemble's trials to train on folds are chosen; no other trial is left."""
+        busy = any(study in self._folds for study, _ in self._index.running)
+        return busy or self._due is not None
 
     def _next_study(self) -> str | None:
         """Return the name of the study that gets the next trial; None if no study needs one.

@@ -38,7 +38,7 @@ def test_only_an_ended_trial_is_followed_by_a_fusion(
     with context:
         assert not fusion.done.acquire(timeout=0.1)
         for _ in range(3):
-            anytime.trial_ended()
+            anytime.results_changed()
             assert fusion.done.acquire(timeout=WAIT_SECONDS)
     assert fusion.calls == 3
     assert messages == []
@@ -51,7 +51,7 @@ def test_an_error_is_reported_and_the_next_fusion_is_tried(monkeypatch):
     anytime, context = running(fusion, messages)
     with context:
         for _ in range(2):
-            anytime.trial_ended()
+            anytime.results_changed()
             assert fusion.done.acquire(timeout=WAIT_SECONDS)
     assert messages == ["the trials so far could not be fused: OSError: no space left"]
 
@@ -71,6 +71,6 @@ def test_the_pause_is_proportional_to_the_fusions_time():
     anytime, context = running(fusion, messages)
     with context:
         for _ in range(2):
-            anytime.trial_ended()
+            anytime.results_changed()
             assert fusion.done.acquire(timeout=WAIT_SECONDS)
     assert starts[1] - ends[0] >= REST_RATIO * (ends[0] - starts[0])

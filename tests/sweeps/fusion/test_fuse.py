@@ -298,6 +298,22 @@ def test_only_trials_whose_weights_are_kept_are_fused(sweep):
         assert chosen.keys() <= set(ranked[:2])
 
 
+def test_a_written_model_whose_member_lost_its_weights_is_replaced_by_a_worse_one(sweep):
+    for number in range(5):
+        sweep.trial(f"t{number}", 1.0, noise=1.0 + number / 10)
+    fusion = sweep.fusion(method="greedy")
+    assert fusion.improve()
+    before = json.loads((sweep.folder / "fusion/members.json").read_text())["members"]
+    assert len({name for weights in before.values() for name in weights}) > 1
+    (sweep.folder / "kept_weights.json").write_text('{"trials_per_task": 1}')
+    for each in (fusion, sweep.fusion(method="greedy")):  # of this driver, and of the next one
+        (sweep.folder / "fusion/members.json").write_text(json.dumps({"members": before}))
+        assert each.improve()
+        after = json.loads((sweep.folder / "fusion/members.json").read_text())["members"]
+        assert all(len(weights) == 1 for weights in after.values())
+        assert not each.improve()
+
+
 def test_an_unlabelled_task_is_predicted_by_a_trial_that_keeps_its_weights(tmp_path):
     """Without a label of expression, the best trial by its objective would predict it."""
     sweep = Sweep(tmp_path, make_listing(known=[0, 1, *range(3, 15)]))

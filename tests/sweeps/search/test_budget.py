@@ -40,10 +40,14 @@ class Weights:
         self.gb -= 0.5
         return True
 
+    def removable_bytes(self) -> int:
+        return (self.keep - 5) * 5 * 10**8
+
 
 def study_with_failures(*reasons: str) -> Any:
     failures = [SimpleNamespace(user_attrs={"reason": reason}) for reason in reasons]
-    return SimpleNamespace(record=SimpleNamespace(failures=lambda: failures))
+    record = SimpleNamespace(failures=lambda: failures)
+    return SimpleNamespace(record=record, has_next=lambda: True, refitting=False)
 
 
 def limits(
@@ -122,10 +126,57 @@ def test_weights_of_beaten_trials_go_before_a_sweep_halts():
 
 
 def test_a_sweep_halts_when_no_weights_can_be_removed_any_more():
-    short = limits(gb=6.2, disk_gb=5, removable=2)
+    short = limits(gb=5.8, disk_gb=5, removable=2)
     assert "best 5 trials" in (short.make_room() or "")
-    assert short.halt() == "runs/demo holds 5.2 GB, more than budget.disk_gb = 5: raise it"
+    assert short.halt() is None
+    short.kept_weights.gb = 5.2
     assert short.make_room() is None
+    assert short.halt() == "runs/demo holds 5.2 GB, more than budget.disk_gb = 5: raise it"
+
+
+def test_no_weights_go_if_the_sweep_would_halt_nevertheless(monkeypatch):
+    """The removable weights are too small, or no trial is due."""
+    short = limits(gb=6.2, disk_gb=5, removable=2)
+    assert short.make_room() is None
+    assert short.kept_weights.gb == 6.2
+    assert short.halt() == "runs/demo holds 6.2 GB, more than budget.disk_gb = 5: raise it"
+    failed = limits(0.0, 6.2, study_with_failures("a", "b"), 8, disk_gb=5, failures=1)
+    assert failed.make_room() is None
+    assert limits(60.0, 6.2, removable=8, disk_gb=5, minutes=1).make_room() is None
+    ended = limits(gb=6.2, disk_gb=5, removable=8)
+    ended.study.has_next = lambda: False
+    assert ended.make_room() is None
+    monkeypatch.setattr(module.shutil, "disk_usage", lambda folder: Usage(FREE_BYTES - 6 * 10**8))
+    assert limits(disk_gb=None, removable=1).make_room() is None
+    assert "best 5 trials" in (limits(disk_gb=None, removable=2).make_room() or "")
+
+
+def test_no_weights_go_once_the_trials_to_train_on_folds_are_chosen():
+    """Others would be fused than those that were trained on folds."""
+    short = limits(gb=6.2, disk_gb=5, removable=8)
+    short.study.refitting = True
+    assert short.make_room() is None
+    assert short.kept_weights.keep == 13
+    assert short.halt() is not None
+
+
+def test_a_disk_without_room_for_the_number_of_kept_trials_halts_the_sweep(monkeypatch):
+    full = limits(disk_gb=None, removable=8)
+
+    def keep_fewer() -> bool:
+        raise OSError(28, "No space left on device")
+
+    full.kept_weights.keep_fewer = keep_fewer
+    monkeypatch.setattr(module.shutil, "disk_usage", lambda folder: Usage(0))
+    assert full.make_room() is None
+    assert full.halt() == "the disk of runs/demo has less than 0.5 GB left: free some"
+
+
+def test_all_trials_that_have_not_written_weights_need_room(monkeypatch):
+    free = FREE_BYTES + 3 * NEED.running_bytes
+    monkeypatch.setattr(module.shutil, "disk_usage", lambda folder: Usage(free))
+    assert limits(disk_gb=None, removable=8).make_room(3) is None
+    assert "less than 4.5 GB left" in (limits(disk_gb=None, removable=8).make_room(4) or "")
 
 
 def test_weights_go_while_the_disk_has_no_room_for_the_files_of_another_trial(monkeypatch):

@@ -104,8 +104,14 @@ class Limits:
         self.folder, self.study, self.clock = folder, study, Clock()
         self.ended: list[tuple[str, bool]] = []
         self.kept_weights = SimpleNamespace(add=lambda *ended: self.ended.append(ended))
-        for name in ("halt", "spent", "late", "make_room"):
+        self.starting: list[int] = []
+        self.room = reasons.get("make_room", lambda: None)
+        for name in ("halt", "spent", "late"):
             setattr(self, name, reasons.get(name, lambda: None))
+
+    def make_room(self, starting: int) -> str | None:
+        self.starting.append(starting)
+        return self.room()
 
 
 class Search:
@@ -257,6 +263,27 @@ def test_the_slot_of_a_repeat_or_refit_waits_for_no_decision(search, attributes)
     assert (job["prunes_collapse"], job["rungs"]) == (False, set())
     search.epoch("a", RUNG, collapsed=True)
     assert search.slots.decisions == []
+
+
+def test_trials_without_an_epoch_need_room_on_the_disk(search):
+    search.hand_out("a")
+    search.hand_out("b")
+    search.epoch("a", 1)
+    search.end("a", "complete")
+    search.hand_out("c")
+    search.end("c", "failed", reason="it broke")
+    search.searcher.suggest("d")
+    assert search.limits.starting == [1, 2, 2, 2]
+
+
+def test_a_fusion_follows_the_removal_of_weights(tmp_path):
+    removed = [None, "the disk is full: weights were removed"]
+    with a_search(tmp_path, make_room=removed.pop) as search:
+        search.hand_out("a")
+        assert search.log.lines[0] == ("say", "the disk is full: weights were removed")
+        assert search.fusions_due == 1
+        search.hand_out("b")
+        assert search.fusions_due == 1
 
 
 def test_one_tasks_score_can_be_the_metric(tmp_path):

@@ -110,6 +110,30 @@ def test_the_best_of_each_task_keep_their_weights_however_short_disk_space_is(tm
     assert not (few / "kept_weights.json").exists()
 
 
+def test_the_weights_that_can_be_removed_are_measured_beforehand(tmp_path):
+    kept_weights = KeptWeights(tmp_path, dict.fromkeys(ranked_trials(tmp_path), False))
+    kept_weights.add(trial(tmp_path, "arousal", valence=0.1, arousal=0.9))
+    assert kept_weights.removable_bytes() == 4 * 1000  # t5 to t8
+    assert len(kept(tmp_path)) == 10
+    while kept_weights.keep_fewer():
+        pass
+    assert kept_weights.removable_bytes() == 0
+    assert len(kept(tmp_path)) == 6
+
+
+def test_no_weights_go_if_their_number_cannot_be_written(tmp_path, monkeypatch):
+    kept_weights = KeptWeights(tmp_path, dict.fromkeys(ranked_trials(tmp_path), False))
+
+    def write(file: Path, content: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(module, "write_json", write)
+    with pytest.raises(OSError, match="No space left"):
+        kept_weights.keep_fewer()
+    assert kept_weights.keep == kept_per_task(tmp_path) == 25
+    assert len(kept(tmp_path)) == 9
+
+
 class Killed(BaseException):
     """Simulated death of the driver."""
 

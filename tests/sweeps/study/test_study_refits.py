@@ -9,7 +9,16 @@ import pytest
 from optuna.trial import TrialState
 
 from sweeps.study import Refit, SweepStudy
-from tests.support.fake_sweep import COMPARED, Killed, finish, killed_after, opened, records, run
+from tests.support.fake_sweep import (
+    COMPARED,
+    Killed,
+    finish,
+    killed_after,
+    opened,
+    records,
+    run,
+    train,
+)
 
 FOLDS = 3
 
@@ -73,6 +82,25 @@ def test_refits_wait_for_running_trials(tmp_path: Path) -> None:
         study.record.report(first.study, first.number, 1, 0.5)
         study.record.tell(first.study, first.number, TrialState.COMPLETE)
         assert study.ask().study == "demo 3 folds"
+
+
+def test_members_of_refits_are_fixed_from_their_choice_on(tmp_path: Path) -> None:
+    study, fusion = open_with_refits(tmp_path, trials=2)
+    with closing(study):
+        for _ in range(2):
+            assert study.has_next()
+            assert not study.refitting
+            train(study, study.ask())
+        assert study.has_next()  # this chooses the members
+        assert study.refitting
+        study.ask()
+        assert fusion.calls == 1
+    study, fusion = open_with_refits(tmp_path, trials=2)
+    with closing(study):
+        assert study.refitting  # the first refit is running
+        finish(study)
+        assert not study.has_next()
+        assert study.done
 
 
 def test_repeats_with_new_seeds_come_before_refits(tmp_path: Path) -> None:
