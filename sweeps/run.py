@@ -28,7 +28,7 @@ from sweeps.planning.compose import compose, signature
 from sweeps.planning.disk import disk_need
 from sweeps.planning.plan import Plan, make_plan
 from sweeps.planning.space import Space
-from sweeps.planning.time_estimate import LONG_SECONDS, longest_seconds
+from sweeps.planning.sweep_time import LONG_SECONDS, longest_seconds
 from sweeps.results.finish import finish
 from sweeps.search.budget import Limits, too_late
 from sweeps.search.dry_run import print_dry_run, print_plan

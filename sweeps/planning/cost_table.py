@@ -7,7 +7,8 @@ import numpy as np
 from mtl.config import TrialConfig
 from mtl.optimisation.memory import machine_bytes
 from sweeps.planning.plan import Plan
-from sweeps.planning.time_estimate import SweepTime, TimedConfig, estimate
+from sweeps.planning.sweep_time import SweepTime, estimate
+from sweeps.planning.time_estimate import TimedConfig
 
 PROCESS_BYTES = 4 * 10**8
 """Memory of a process that has imported torch, as proportional set size (docs/LOG.md)."""
@@ -48,11 +49,10 @@ def describe_time(plan: Plan, timed: Sequence[TimedConfig], slots: int) -> str:
 
 
 def duration_range(time: SweepTime) -> str:
-    """Return a sweep's time as text, such as ``about 2.1 hours, at most 5.0 hours``."""
+    """Return a time as text, such as ``about 2.1 hours with pruning, 5.0 hours without``."""
     about, most = duration(time.expected_seconds), duration(time.most_seconds)
-    if about == most:
-        return f"about {about}"
-    return f"about {about} with pruning, {most} without"
+    limit = f" (limit {time.limit})" if time.limit else ""
+    return f"about {about}{'' if about == most else f' with pruning, {most} without'}{limit}"
 
 
 def duration(seconds: float) -> str:

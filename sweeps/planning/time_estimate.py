@@ -1,10 +1,9 @@
-"""Estimated time of a sweep, from the timed batches of a few of its configs.
+"""Time of the batches of configs, from the timed batches of a few of them.
 
 The seconds of a batch of other configs follow from those of the same encoder: per frame of a window
 they are modelled as ``a + b * parameters * windows of the batch`` with ``a, b >= 0``.
 """
 
-import functools
 import math
 import statistics
 from collections import defaultdict
@@ -20,21 +19,11 @@ from mtl.sequences.windows import WINDOWS_PER_FRAME
 from mtl.training.batch_time import BatchTime
 from mtl.training.inference import EVALUATION_LANES
 from sweeps.planning.plan import Plan, SizedConfig
-from sweeps.study.pruner import AsynchronousHalving, rungs
 
 MOST_TIMED = 8
 """Largest number of configs of which a batch is timed."""
 MOST_GIVEN = 4
 """Largest number of points of ``search.first`` among them, so that the others span the space."""
-
-LONG_SECONDS = 4 * 3600
-"""Time of a sweep in seconds above which the user of a terminal is asked."""
-SLOW_BATCH_SECONDS = 0.1
-"""Seconds of a batch beside its arithmetic, several times what the demo's models take."""
-SLOW_OPERATIONS = 1e9
-"""Floating-point operations that any worker makes in a second; a CPU core makes over ten times."""
-SIMULATED_TRIALS = 10_000
-"""Least number of trials on which the pruner is run, to learn how many epochs it leaves."""
 
 
 @dataclass(frozen=True)
@@ -71,19 +60,6 @@ class TimedConfig:
     work: Work
     time: BatchTime | None
     failure: str = ""
-
-
-@dataclass(frozen=True)
-class SweepTime:
-    """Estimated time of a sweep's training.
-
-    Attributes:
-        expected_seconds: Seconds if trials are pruned as often as trials of equal quality.
-        most_seconds: Seconds if no trial is pruned.
-    """
-
-    expected_seconds: float
-    most_seconds: float
 
 
 def work_of(plan: Plan, config: TrialConfig) -> Work:
@@ -179,115 +155,6 @@ def _batch_size(sized: SizedConfig) -> int:
 def _kind(sized: SizedConfig) -> tuple[str, str, int]:
     config = sized.config
     return config.encoder.name, config.framework.name, _batch_size(sized)
-
-
-def estimate(plan: Plan, timed: Sequence[TimedConfig], slots: int) -> SweepTime | None:
-    """Return the estimated time of a sweep, refits on folds left out.
-
-    Args:
-        plan: The search file, checked against the dataset.
-        timed: Configs with the times of their batches.
-        slots: Number of trials that train at the same time.
-
-    Returns:
-        The times, or None if no config could be timed.
-    """
-    known = [each for each in timed if each.time is not None]
-    if not known:
-        return None
-    studies = len(plan.space.comparisons())
-    search = plan.file.search
-    first = min(search.trials, sum(map(len, plan.first.parameters)))
-    repeats = plan.file.compare.seeds * studies
-
-    def mean(configs: Sequence[SizedConfig], pruned: bool) -> float:
-        if not configs:
-            return 0.0
-        return statistics.fmean(
-            _trial_seconds(plan, sized, known, search.trials // studies if pruned else 0)
-            for sized in configs
-        )
-
-    def total(pruned: bool) -> float:
-        seconds = first * mean(plan.given, pruned)
-        seconds += (search.trials - first) * mean(plan.sampled, pruned)
-        return (seconds + repeats * mean(plan.sampled, False)) / slots
-
-    return SweepTime(total(True), total(False))
-
-
-def longest_seconds(plan: Plan, slots: int) -> float:
-    """Return a time that the sweep does not exceed on any machine, from the size of its models.
-
-    A training step takes 6 operations for each parameter and frame (forward and backward pass), and
-    predictions half as much again. Nothing is pruned.
-
-    Args:
-        plan: The search file, checked against the dataset.
-        slots: Number of trials that train at the same time.
-    """
-
-    def trial(sized: SizedConfig) -> float:
-        config, work = sized.config, work_of(plan, sized.config)
-        frames = work.training_windows * config.sequence.window_frames
-        batch = SLOW_BATCH_SECONDS + 6 * sized.parameters * frames / SLOW_OPERATIONS
-        return 1.5 * config.training.epochs * work.training_steps * batch
-
-    repeats = plan.file.compare.seeds * len(plan.space.comparisons())
-    longest = max(map(trial, (*plan.sampled, *plan.given)))
-    return longest * (plan.file.search.trials + repeats) / slots
-
-
-def _trial_seconds(
-    plan: Plan, sized: SizedConfig, known: Sequence[TimedConfig], pruned_among: int
-) -> float:
-    """Return the mean seconds of a trial.
-
-    Args:
-        plan: The search file, checked against the dataset.
-        sized: The trial's config.
-        known: Configs with the times of their batches.
-        pruned_among: Number of trials of its study, of which the worse are pruned; 0 if none is.
-    """
-    config, work, pruner = sized.config, work_of(plan, sized.config), plan.file.pruner
-    epochs: float = config.training.epochs
-    if pruned_among and pruner.kind == "asha":
-        epochs = mean_epochs(
-            config.training.epochs, pruner.min_epochs, pruner.reduction_factor, pruned_among
-        )
-    training, prediction = batch_seconds(sized, work, known)
-    models = min(len(plan.tasks), epochs)
-    return (
-        epochs * (work.training_steps * training + work.select_steps * prediction)
-        + models * work.end_steps * prediction
-    )
-
-
-@functools.cache
-def mean_epochs(epochs: int, min_epochs: int, reduction_factor: int, trials: int) -> float:
-    """Return the mean epochs of a study's trials if they are pruned by successive halving.
-
-    The pruner is run on trials of random qualities, which do not change from epoch to epoch.
-
-    Args:
-        epochs: Epochs of a trial that is not pruned.
-        min_epochs: First epoch after which a trial may be pruned.
-        reduction_factor: At each rung, about 1 / this factor of the trials go on.
-        trials: Number of trials of the study.
-    """
-    random = np.random.default_rng(0)
-    trained: list[int] = []
-    while len(trained) < SIMULATED_TRIALS:
-        pruner = AsynchronousHalving(min_epochs, reduction_factor)
-        for quality in random.random(trials).tolist():
-            end = epochs
-            for epoch in rungs(min_epochs, reduction_factor, epochs):
-                pruner.add("", epoch, quality)
-                if pruner.stops("", epoch, quality):
-                    end = epoch
-                    break
-            trained.append(end)
-    return statistics.fmean(trained)
 
 
 def batch_seconds(

@@ -12,7 +12,8 @@ from mtl.training.batch_time import BatchTime
 from sweeps.cli.question import answers_no
 from sweeps.planning.cost_table import duration_range
 from sweeps.planning.plan import Plan, SizedConfig, count_parameters
-from sweeps.planning.time_estimate import LONG_SECONDS, SweepTime, TimedConfig, estimate, work_of
+from sweeps.planning.sweep_time import LONG_SECONDS, SweepTime, estimate
+from sweeps.planning.time_estimate import TimedConfig, work_of
 from sweeps.records.messages import Job
 from sweeps.search.batch_timer import Timer, time_configs
 from sweeps.search.watcher import Watcher

@@ -12,7 +12,8 @@ from sweeps.planning.cost_table import (
     features_bytes,
 )
 from sweeps.planning.plan import Plan, make_plan
-from sweeps.planning.time_estimate import SweepTime, TimedConfig, choose_configs, work_of
+from sweeps.planning.sweep_time import SweepTime
+from sweeps.planning.time_estimate import TimedConfig, choose_configs, work_of
 from tests.support.small_data import NAMES, WIDTH, make_dataset, search_file
 
 
@@ -73,6 +74,8 @@ def test_a_range_is_given_where_trials_are_pruned():
         duration_range(SweepTime(7200, 36000)) == "about 2.0 hours with pruning, 10 hours without"
     )
     assert duration_range(SweepTime(7200, 7200)) == "about 2.0 hours"
+    limited = duration_range(SweepTime(7200, 36000, "budget.minutes"))
+    assert limited == "about 2.0 hours with pruning, 10 hours without (limit budget.minutes)"
 
 
 def test_configs_have_short_names():
