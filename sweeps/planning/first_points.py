@@ -1,6 +1,5 @@
 """First points: known-good points of the search space (``search.first``), one list a study."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +11,9 @@ from mtl.errors import InputError
 from mtl.strict import did_you_mean
 from sweeps.planning.compose import compose
 from sweeps.planning.space import Leaf, Space, journal_name
-from sweeps.search_file.ranges import display_value, optuna_value
+from sweeps.search_file.overrides import format_override
+from sweeps.search_file.ranges import display_value, equal, optuna_value
+from sweeps.search_file.refusal import short_json
 
 COMPLETIONS = 5
 """Number of random completions of each first point that are composed as a check."""
@@ -44,20 +45,22 @@ def first_points(space: Space) -> FirstPoints:
 
     Raises:
         InputError: If a point names a config key that the space does not have, or a value outside
-            its range.
+            its range, or, if it is left out, a key or value that no config can have.
     """
     fixed, combinations = space.file.fixed, space.comparisons()
     studies: list[list[dict[str, Any]]] = [[] for _ in combinations]
     left_out = []
     for number, point in enumerate(space.file.search.first, start=1):
-        other = [path for path in point if path in fixed and fixed[path] != point[path]]
+        where = f"{space.file.source}: search.first, point {number}"
+        other = [path for path in point if path in fixed and not equal(fixed[path], point[path])]
         if other:
+            _check_left_out(point, fixed, other, where)
             path = other[0]
             named, here = display_value(point[path]), display_value(fixed[path])
             left_out.append(f"{path} = {named}, but it is fixed to {here}")
             continue
         free = {path: value for path, value in point.items() if path not in fixed}
-        placed = _placed(space, free, f"{space.file.source}: search.first, point {number}")
+        placed = _placed(space, free, where)
         for study, combination in zip(studies, combinations, strict=True):
             if any(placed.get(path, value) != value for path, value in combination.items()):
                 continue
@@ -94,6 +97,28 @@ def first_configs(space: Space, first: FirstPoints) -> list[TrialConfig]:
         raise InputError(f"{space.file.source}: search.first: {error}") from None
 
 
+def _check_left_out(
+    point: Mapping[str, Any], fixed: Mapping[str, Any], other: Sequence[str], where: str
+) -> None:
+    """Raise InputError if no config can have the values of a point that is left out.
+
+    The space no longer has the ranges of keys that are fixed, so the values are composed with
+    those fixed values that do not depend on the keys with other values.
+
+    Args:
+        point: The point.
+        fixed: Fixed value of each config key.
+        other: Keys of the point that are fixed to other values.
+        where: Place of the point in the search file, for the message.
+    """
+    below = tuple(f"{path}." for path in other)
+    kept = {path: value for path, value in fixed.items() if not path.startswith(below)}
+    try:
+        compose([format_override(path, value) for path, value in {**kept, **point}.items()])
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from None
+
+
 def _placed(space: Space, point: Mapping[str, Any], where: str) -> dict[str, Any]:
     """Return the parameters of a point: name of the parameter, with its choices -> value."""
     placed: dict[str, Any] = {}
@@ -114,7 +139,7 @@ def _member(leaf: Leaf, value: Any, where: str) -> Any:
         allowed = leaf.node.describe()
         allowed = allowed if len(allowed) <= 200 else f"{allowed[:197]}..."
         raise InputError(
-            f"{where}: {leaf.path} = {json.dumps(value)} is not in {leaf.where} ({allowed}): "
+            f"{where}: {leaf.path} = {short_json(value)} is not in {leaf.where} ({allowed}): "
             "change it, or train no first points (search.first=[])"
         ) from None
 

@@ -284,7 +284,7 @@ def count_parameters(config: TrialConfig, dataset: Dataset, trained: Sequence[st
     try:
         with torch.device("meta"):
             model = build_model(config, sum(map(dataset.width, config.features)), tasks)
-    except RuntimeError as error:
+    except (RuntimeError, TypeError) as error:  # TypeError of a width above 64 bits
         first = str(error).splitlines()[0]
         raise InputError(f"no model can be built of {config.encoder}: {first}") from None
     return sum(parameter.numel() for parameter in model.parameters())

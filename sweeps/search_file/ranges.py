@@ -7,7 +7,7 @@ user).
 
 import itertools
 import json
-import math
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Annotated, Any
@@ -21,7 +21,12 @@ DottedPath = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][
 
 
 def _number(value: Any) -> Any:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    """Return a finite number unchanged; raise ValueError for any other value.
+
+    A whole number that is too large for a float is not finite, since Optuna computes with floats.
+    """
+    number = not isinstance(value, bool) and isinstance(value, int | float)
+    if not number or not abs(value) <= sys.float_info.max:
         raise ValueError("must be a finite number")
     return value
 
@@ -106,8 +111,10 @@ class _Categorical(Strict, ABC):
         Raises:
             ValueError: If the range has no such value.
         """
-        values = self.representative_values()
-        return values[values.index(value)]
+        for member in self.representative_values():
+            if equal(member, value):
+                return member
+        raise ValueError("must be a value of the range")
 
     def describe(self) -> str:
         """Return the values as text, such as ``gru | lstm``."""
@@ -126,6 +133,9 @@ class Values(_Categorical):
     @field_validator("values")
     @classmethod
     def _distinct(cls, values: tuple[Any, ...]) -> tuple[Any, ...]:
+        for value in values:
+            if isinstance(value, int | float) and not isinstance(value, bool):
+                _number(value)
         return _without_duplicates(values)
 
     def representative_values(self) -> list[Any]:
@@ -210,6 +220,20 @@ def _without_duplicates(values: tuple[Any, ...]) -> tuple[Any, ...]:
             raise ValueError(f"{display_value(value)} is listed twice: keep one")
         seen.append(value)
     return values
+
+
+def equal(one: Any, other: Any) -> bool:
+    """Return True if two values of a config key are equal; true and 1 are not, 1 and 1.0 are.
+
+    Args:
+        one: Text, number, boolean or None, or a list or mapping of such values.
+        other: A value of the same kinds.
+    """
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) == len(other) and all(map(equal, one, other))
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(equal(one[key], other[key]) for key in one)
+    return isinstance(one, bool) == isinstance(other, bool) and bool(one == other)
 
 
 def optuna_value(value: Any) -> Any:

@@ -46,7 +46,7 @@ def describe_error(error: ValidationError, keys: Mapping[str, Sequence[str]]) ->
         return rule
     if first["loc"][-1] == "[key]":
         return f"{path} is no dotted path of letters, digits and '_', as optim.lr"
-    return f"{path} = {_short(value)} is refused: {RULES.get(kind, rule)}"
+    return f"{path} = {short_json(value)} is refused: {RULES.get(kind, rule)}"
 
 
 def _dotted(location: Sequence[int | str]) -> str:
@@ -54,7 +54,8 @@ def _dotted(location: Sequence[int | str]) -> str:
     return ".".join(part for part in parts if not part.startswith("<") and part != "[key]")
 
 
-def _short(value: Any) -> str:
+def short_json(value: Any) -> str:
+    """Return a value as JSON text of at most 80 characters; longer text ends with three dots."""
     text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 80 else f"{text[:77]}..."
 

@@ -97,6 +97,11 @@ def test_lists_and_renamed_keys_have_their_names_in_the_journal(points):
         ({"encoder": "gru", "encoder.layers": 1.5}, "encoder.layers = 1.5 is not in space.encoder"),
         ({"optim.lr": "fast"}, 'optim.lr = "fast" is not in space.optim.lr (1e-05 .. 0.1 log)'),
         ({"optim.lr": True}, "optim.lr = true is not in space.optim.lr"),
+        ({"optim.lr": 10**400}, "000... is not in space.optim.lr (1e-05 .. 0.1 log): change it"),
+        (
+            {"encoder": "gru", "encoder.layers": 10**400},
+            "000... is not in space.encoder.choice.gru.encoder.layers (1 .. 2): change it",
+        ),
         ({"tasks": ["arousal"]}, 'tasks = ["arousal"] is not in space.tasks (valence | valence+a'),
         (
             {"encoder.heads": 2},
@@ -114,6 +119,15 @@ def test_a_point_outside_the_space_is_refused_in_one_sentence(points, point, mes
     assert str(refused.value).count("space.yaml: search.first, point 2: ") == 1
     assert message in str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("value", [True, [True, 2], {"a": [1]}])
+def test_true_is_not_the_value_1(points, value):
+    free = {**SPACE, "head.widths": {"values": [1, [1, 2], {"a": [True]}]}}
+    with pytest.raises(InputError, match=r"head\.widths = .* is not in space"):
+        points([{"head.widths": value}], space=free)
+    found = points([{"head.widths": 1.0}, {"head.widths": [1.0, 2]}], space=free)
+    assert found.parameters[0] == ({"head.widths": 1}, {"head.widths": "[1,2]"})
 
 
 @pytest.mark.parametrize(
@@ -144,6 +158,29 @@ def test_a_key_fixed_to_the_points_value_is_dropped_and_to_another_leaves_the_po
     assert found.parameters == (({"encoder.layers": 2, "optim.lr": 1e-3},),) * 2
     assert found.left_out == ("encoder = transformer, but it is fixed to gru",)
     assert points(first, "encoder=gru", "search.first=[]").parameters == ((), ())
+
+
+@pytest.mark.parametrize(
+    ("point", "message"),
+    [
+        ({"encoder": "gruu"}, "encoder = 'gruu' is unknown: did you mean 'gru'?"),
+        ({"encoder": "transformer", "encoder.heads": "two"}, "encoder.heads = 'two' is refused"),
+        ({"encoder": "gru", "optim.lrr": 1e-3}, "optim.lrr is no known key: did you mean 'optim."),
+        ({"encoder": "gru", "training.epochs": True}, "training.epochs = True is refused"),
+    ],
+)
+def test_a_point_that_is_left_out_must_be_a_config(points, point, message):
+    with pytest.raises(InputError) as refused:
+        points([point], "encoder=lstm", "training.epochs=1")
+    assert "space.yaml: search.first, point 1: " in str(refused.value)
+    assert message in str(refused.value)
+
+
+def test_a_point_that_is_left_out_may_have_values_that_fixed_keys_do_not_fit(points):
+    """The fixed ``encoder.heads`` is a key of the transformer only."""
+    point = {"encoder": "gru", "encoder.layers": 3, "optim.lr": 1.0}
+    found = points([point], "encoder=transformer", "encoder.heads=2")
+    assert found.left_out == ("encoder = gru, but it is fixed to transformer",)
 
 
 def test_the_plan_counts_the_points_and_says_which_are_left_out(tmp_path):
@@ -184,6 +221,13 @@ def test_a_point_of_which_no_model_can_be_built_is_refused(tmp_path):
         make_plan(search_file(tmp_path, "search.first=[{encoder.hidden: 12}]", **changes), dataset)
     place = f"{tmp_path / 'space.yaml'}: search.first: encoder.hidden = 12 must be even and"
     assert str(refused.value).startswith(place)
+
+
+def test_a_width_above_64_bits_is_refused(tmp_path):
+    dataset = make_dataset(tmp_path / "data")
+    file = search_file(tmp_path, f"encoder.hidden={10**400}")
+    with pytest.raises(InputError, match="no model can be built of"):
+        make_plan(file, dataset)
 
 
 def test_points_are_no_part_of_the_sweeps_identity(tmp_path):
