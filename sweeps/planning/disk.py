@@ -1,6 +1,7 @@
 """Disk space that a sweep needs, from which the limit ``budget.disk_gb: auto`` follows."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,12 +17,10 @@ BYTES_PER_FRAME = 4 * (len(OUTPUT_COLUMNS) + 2)
 """Bytes of one frame in a file of predictions: its outputs, video and number, not compressed."""
 BYTES_PER_TRIAL = 100_000
 """Most bytes of a trial's config, progress and scores together."""
-PARAMETER_BYTES = 4
-"""Bytes of a parameter in a file of weights."""
 CHECKPOINT_PARAMETERS = 3
 """Numbers in a checkpoint for each parameter: the parameter and Adam's two moments."""
 MARGIN = 1.25
-"""Factor between the computed need and the limit, since not every model of the space was built."""
+"""Factor between the computed need and the limit."""
 LEAST_LIMIT_BYTES = 10**9
 """Smallest limit: below a gigabyte no sweep is worth stopping."""
 
@@ -77,17 +76,30 @@ def disk_need(plan: Plan, ranked: int = 0, refits: int = 0) -> DiskNeed:
     ranked = max(ranked, planned)
     kept = min(ranked, BEST_TRIALS_PER_TASK * tasks)
     refits += len(plan.folds) * min(kept, file.fusion.steps * tasks)
-    predicted = np.array([plan.parts[name] != "train" for name in plan.listing.names])
-    frames = int(predicted[plan.listing.video].sum())
-    model = PARAMETER_BYTES * plan.parameters[1]
+    one = _prediction_bytes(plan, plan.parts)
+    on_fold = max((_prediction_bytes(plan, parts) for parts in plan.folds), default=one)
+    configs = [sized.config for sized in (*plan.sampled, *plan.given)]
+    double = any(config.training.precision == "float64" for config in configs)
+    model = (8 if double else 4) * plan.parameters[1]
     weights = model * min(tasks, plan.epochs)
     return DiskNeed(
         trials=ranked + refits,
-        predictions_bytes=(ranked + refits) * (BYTES_PER_FRAME * frames + BYTES_PER_TRIAL),
+        predictions_bytes=ranked * one + refits * on_fold,
         kept=kept,
         weights_bytes=kept * weights,
         running_bytes=2 * CHECKPOINT_PARAMETERS * model + weights,
     )
+
+
+def _prediction_bytes(plan: Plan, parts: Mapping[str, str]) -> int:
+    """Return the most bytes of a trial's predictions and small files.
+
+    Args:
+        plan: The search file, checked against the dataset.
+        parts: Split of each video by the video's name; all but ``train`` are predicted.
+    """
+    predicted = np.array([parts[name] != "train" for name in plan.listing.names])
+    return BYTES_PER_FRAME * int(predicted[plan.listing.video].sum()) + BYTES_PER_TRIAL
 
 
 def describe_disk(plan: Plan, running: int, run_folder: Path) -> str:

@@ -1,6 +1,7 @@
 """Plan of a sweep: the search file, checked against its dataset before training starts."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -50,7 +51,8 @@ class Plan:
         all_frames: True if some config trains on unlisted frames too.
         labelled_tasks: Tasks with a training label, in the search space or not.
         tasks: Tasks that some config of the space trains.
-        parameters: Pair: number of parameters of the smallest sampled model, and of the largest.
+        parameters: Pair: number of parameters of the smallest sampled model, and of the largest
+            model of the space.
         sampled: Random configs of the space.
         given: Random completions of the points that are trained first.
         lengths: Number of frames of each video, for each way in which configs choose frames.
@@ -144,7 +146,7 @@ def make_plan(file: SearchFile, dataset: Dataset) -> Plan:
         all_frames=any(config.sequence.frames == "all" for config in configs),
         labelled_tasks=labelled,
         tasks=tasks,
-        parameters=(min(counts), max(counts)),
+        parameters=(min(counts), max(*counts, *_large_models(space, dataset, tasks))),
         sampled=sized,
         given=first_sized,
         lengths=lengths,
@@ -219,6 +221,15 @@ def _sample(space: Space, seed: int) -> list[TrialConfig]:
         compose(space.sample(study.ask(), combinations[number % len(combinations)]))
         for number in range(SAMPLED_CONFIGS)
     ]
+
+
+def _large_models(space: Space, dataset: Dataset, tasks: Sequence[str]) -> list[int]:
+    """Return the numbers of parameters of the space's large models that can be built."""
+    counts = []
+    for point in space.large_points():
+        with suppress(InputError):
+            counts.append(count_parameters(compose(point), dataset, tasks))
+    return counts
 
 
 def _check_labels(

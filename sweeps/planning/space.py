@@ -10,11 +10,13 @@ from mtl.errors import InputError
 from mtl.renamed_keys import first_path
 from sweeps.search_file import SearchFile
 from sweeps.search_file.overrides import format_override
-from sweeps.search_file.ranges import Choice, display_value
+from sweeps.search_file.ranges import Choice, Values, display_value
 
 Pick = Callable[[str, Any], Any]
 """Function that picks a parameter's value, given its name and its ranges in the search file."""
 Config = TypeVar("Config")
+MODEL_KEYS = ("features", "encoder", "head", "framework", "tasks")
+"""First words of the config keys on which the size of a model depends."""
 
 
 class Setting(NamedTuple):
@@ -139,10 +141,29 @@ class Space:
                     done.add(_key(point))
         return configs
 
-    def _point(self, picked: Mapping[str, Any]) -> list[Setting]:
+    def large_points(self) -> list[list[str]]:
+        """Return points with the largest values of all model parameters, as Hydra overrides.
+
+        The points have different options (such as ``encoder: gru``) and listed values; each is
+        combined with the last or largest value of every other parameter. A point may not compose.
+        """
+        points = {_key(self._point({}, _largest))}
+        for leaf in self.leaves():
+            listed = isinstance(leaf.node, Choice | Values)
+            if listed and leaf.path.partition(".")[0] in MODEL_KEYS:
+                picks = ({**leaf.choices, leaf.name: v} for v in leaf.node.representative_values())
+                points |= {_key(self._point(picked, _largest)) for picked in picks}
+        return [list(point) for point in sorted(points)]
+
+    def _point(
+        self,
+        picked: Mapping[str, Any],
+        other: Callable[[Sequence[Any]], Any] = lambda values: values[0],
+    ) -> list[Setting]:
+        """Return a point with some values by name; of other parameters it has a chosen value."""
         return list(
             self._settings(
-                lambda name, node: picked.get(name, node.representative_values()[0]), chosen={}
+                lambda name, node: picked.get(name, other(node.representative_values())), chosen={}
             )
         )
 
@@ -199,6 +220,12 @@ class Space:
                     f"{above}{path}={option}/",
                     {**(choices or {}), above + path: option},
                 )
+
+
+def _largest(values: Sequence[Any]) -> Any:
+    """Return the largest of some numbers, and of other values the last one."""
+    numbers = all(isinstance(value, int | float) for value in values)
+    return max(values) if numbers else values[-1]
 
 
 def journal_name(name: str) -> str:

@@ -2,6 +2,7 @@
 
 import math
 from collections import namedtuple
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -63,6 +64,64 @@ def test_trials_with_new_seeds_and_on_folds_count(tmp_path):
     need = disk_need(make_plan(file, make_dataset(tmp_path / "data")))
     assert need.kept == 4 * 25
     assert need.trials == 300 + 2 * 2 + 4 * 4 * 10
+
+
+def test_a_refit_predicts_the_videos_of_its_fold(tmp_path):
+    plan = make_plan(search_file(tmp_path, refit={"folds": 4}), make_dataset(tmp_path / "data"))
+    none = disk_need(replace(plan, folds=()))
+    need = disk_need(plan)
+    refits = need.trials - none.trials
+    frames = [
+        sum(parts[NAMES[video]] != "train" for video in plan.listing.video) for parts in plan.folds
+    ]
+    more = need.predictions_bytes - none.predictions_bytes
+    assert more == refits * (max(frames) * 24 * 4 + 100_000)
+    assert none.predictions_bytes != none.trials * (max(frames) * 24 * 4 + 100_000)
+
+
+def test_the_largest_model_counts_even_if_it_is_not_sampled(tmp_path):
+    """In 50 draws of eight parameters the largest values never come together."""
+    space = {
+        "encoder": {
+            "choice": {
+                "gru": {"encoder.layers": {"min": 1, "max": 6}},
+                "transformer": {
+                    "encoder.layers": {"min": 1, "max": 4},
+                    "encoder.heads": {"values": [3, 4, 5]},
+                },
+            }
+        },
+        "encoder.hidden": {"min": 8, "max": 240},
+        "head": {"choice": {"mlp": {"head.widths": {"values": [[64, 64], [16]]}}, "linear": {}}},
+        "framework": {"values": ["single_task", "share_encoder"]},
+    }
+    file = search_file(tmp_path, fixed={"training.epochs": 3}, space=space)
+    plan = make_plan(file, make_dataset(tmp_path / "data"))
+    at_most = ["encoder.hidden=240", "framework=single_task", "head=mlp"]
+    sizes = [
+        sum(
+            p.numel()
+            for p in build_model(compose([*at_most, *more]), WIDTH, tuple(TASKS)).parameters()
+        )
+        for more in (
+            ["encoder=gru", "encoder.layers=6"],
+            ["encoder=transformer", "encoder.layers=4"],
+        )
+    ]
+    assert plan.parameters[1] >= max(sizes)
+    assert plan.parameters[1] > max(sized.parameters for sized in plan.sampled)
+
+
+def test_weights_in_double_precision_take_twice_the_space(plan, tmp_path):
+    (tmp_path / "double").mkdir()
+    file = search_file(
+        tmp_path / "double",
+        "search.trials=40",
+        fixed={"training.epochs": 3, "training.precision": "float64"},
+        space={"encoder.hidden": {"values": [8, 64]}},
+    )
+    double = disk_need(make_plan(file, make_dataset(tmp_path / "double" / "data")))
+    assert double.weights_bytes == 2 * disk_need(plan).weights_bytes
 
 
 def test_trials_that_the_run_folder_holds_count_if_they_are_more_than_planned(plan, tmp_path):
