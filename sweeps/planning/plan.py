@@ -1,7 +1,6 @@
 """Plan of a sweep: the search file, checked against its dataset before training starts."""
 
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -146,7 +145,7 @@ def make_plan(file: SearchFile, dataset: Dataset) -> Plan:
         all_frames=any(config.sequence.frames == "all" for config in configs),
         labelled_tasks=labelled,
         tasks=tasks,
-        parameters=(min(counts), max(*counts, *_large_models(space, dataset, tasks))),
+        parameters=(min(counts), max(*counts, _largest_model(space, dataset, tasks))),
         sampled=sized,
         given=first_sized,
         lengths=lengths,
@@ -223,13 +222,16 @@ def _sample(space: Space, seed: int) -> list[TrialConfig]:
     ]
 
 
-def _large_models(space: Space, dataset: Dataset, tasks: Sequence[str]) -> list[int]:
-    """Return the numbers of parameters of the space's large models that can be built."""
-    counts = []
-    for point in space.large_points():
-        with suppress(InputError):
-            counts.append(count_parameters(compose(point), dataset, tasks))
-    return counts
+def _largest_model(space: Space, dataset: Dataset, tasks: Sequence[str]) -> int:
+    """Return the number of parameters of the space's largest model; 0 if none can be built."""
+
+    def size(point: tuple[str, ...]) -> int:
+        try:
+            return count_parameters(compose(point), dataset, tasks)
+        except InputError:  # not every value goes with the largest of the others
+            return 0
+
+    return space.largest(size)
 
 
 def _check_labels(

@@ -1,5 +1,6 @@
 """Search space of a search file as conditional Optuna parameters, drawn as Hydra overrides."""
 
+import functools
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
@@ -141,19 +142,29 @@ class Space:
                     done.add(_key(point))
         return configs
 
-    def large_points(self) -> list[list[str]]:
-        """Return points with the largest values of all model parameters, as Hydra overrides.
+    def largest(self, size: Callable[[tuple[str, ...]], int]) -> int:
+        """Return the size of the largest model of the space.
 
-        The points have different options (such as ``encoder: gru``) and listed values; each is
-        combined with the last or largest value of every other parameter. A point may not compose.
+        Ranges are at their upper bounds. Of the listed values and options the largest are found one
+        parameter after another.
+
+        Args:
+            size: Function that returns the size of the model of a point, given as Hydra overrides;
+                0 if it has none.
         """
-        points = {_key(self._point({}, _largest))}
+        size = functools.cache(size)
+        picked: dict[str, Any] = {}
+        best = size(_key(self._point(picked, _largest)))
         for leaf in self.leaves():
             listed = isinstance(leaf.node, Choice | Values)
-            if listed and leaf.path.partition(".")[0] in MODEL_KEYS:
-                picks = ({**leaf.choices, leaf.name: v} for v in leaf.node.representative_values())
-                points |= {_key(self._point(picked, _largest)) for picked in picks}
-        return [list(point) for point in sorted(points)]
+            if not (listed and leaf.path.partition(".")[0] in MODEL_KEYS):
+                continue
+            for value in leaf.node.representative_values():
+                other = {**picked, **leaf.choices, leaf.name: value}
+                found = size(_key(self._point(other, _largest)))
+                if found > best:
+                    picked, best = other, found
+        return best
 
     def _point(
         self,
