@@ -13,8 +13,10 @@ import argparse
 import functools
 from collections.abc import Sequence
 from contextlib import closing
+from itertools import chain
 from pathlib import Path
 
+from mtl.dataset import Dataset
 from mtl.errors import InputError
 from sweeps.cli.arguments import add_address_argument, add_overrides_argument, make_parser
 from sweeps.cli.question import on_terminal
@@ -61,17 +63,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     file = _load(words)
     dataset = open_data(file.data)
     folder = RUNS / file.name
-    resumed = not words.dry_run and check_run_folder(folder, file, dataset)
+    resumed = _is_resumed(folder, file, dataset, words.dry_run)
     points = recorded_points(folder) if resumed else {}
     earlier = None
-    if words.earlier and words.earlier.resolve().name not in points:
+    if words.earlier and str(words.earlier.resolve()) not in points:
         earlier = read_earlier(words.earlier, file, dataset, folder)
         if not earlier.same_data:
-            points[earlier.folder.resolve().name] = best_points(earlier, Space(file))
-    file = file.with_first([point for taken in points.values() for point in taken])
+            best = best_points(earlier, Space(file), list(chain(*points.values())))
+            points[str(earlier.folder.resolve())] = best
+    file = file.with_first(list(chain(*points.values())))
     plan = make_plan(file, dataset)
-    for name, taken in points.items():
-        print(f"{name} was trained on other data: {len(taken)} of its best configs come first")
+    for path, taken in points.items():
+        print(f"{path} was trained on other data: {len(taken)} of its best configs come first")
     address = choose_address(words.address)
     slots = 0
     if address == LOCAL:
@@ -153,6 +156,19 @@ def _load(words: argparse.Namespace) -> SearchFile:
     name = fresh_name(RUNS, file.name)
     print(f"starting a new sweep {name}: continue it with name={name} and without --fresh")
     return load(words.space, [*words.overrides, f"name={name}"])
+
+
+def _is_resumed(folder: Path, file: SearchFile, dataset: Dataset, dry_run: bool) -> bool:
+    """Return True if the run folder holds this sweep already; raise InputError if it holds another.
+
+    A dry run writes nothing, so it accepts a folder that holds another sweep.
+    """
+    try:
+        return check_run_folder(folder, file, dataset)
+    except InputError:
+        if dry_run:
+            return False
+        raise
 
 
 def _check_time(file: SearchFile, resumed: bool) -> None:

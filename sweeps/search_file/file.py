@@ -99,12 +99,13 @@ class SearchFile(Strict):
         return write_yaml(self.model_dump(mode="json"))
 
     def with_first(self, points: Sequence[Mapping[str, Any]]) -> "SearchFile":
-        """Return the settings with more points to train first, before those of the file.
+        """Return the settings with more points to train first, after those of the file.
 
         Args:
             points: Points of the search space; equal points are kept once.
         """
-        first = [*points, *(point for point in self.search.first if point not in points)]
+        own = self.search.first
+        first = [*own, *(point for point in points if point not in own)]
         search = self.search.model_copy(update={"first": tuple(first)})
         return self.model_copy(update={"search": search})
 

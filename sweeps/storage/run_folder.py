@@ -42,7 +42,7 @@ VALIDATION = f"{FUSION}/validation.txt"
 """File with the predicted labels of the validation frames, in the challenge's format."""
 
 EarlierPoints = Mapping[str, Sequence[Mapping[str, Any]]]
-"""Name of an earlier sweep -> points of this sweep's space, taken from its best configs."""
+"""Absolute path of an earlier sweep's folder -> points of this space from its best configs."""
 LEFT_BY_KILLED_START = {LOCK, ENVIRONMENT, f"{ENVIRONMENT}.unfinished", f"{SPACE}.unfinished"}
 """Files of a start that was killed early; a run folder with nothing else counts as empty."""
 
@@ -115,8 +115,8 @@ def record_start(
 def recorded_points(folder: Path) -> dict[str, list[dict[str, Any]]]:
     """Return the points that earlier starts of a sweep took from sweeps on other data.
 
-    They are trained first. The earlier sweep's name is the key; its points do not change once they
-    are recorded, although the best trials of a running sweep may.
+    They are trained first. The absolute path of the earlier sweep's folder is the key; its points
+    do not change once they are recorded, although the best trials of a running sweep may.
 
     Args:
         folder: The sweep's run folder.

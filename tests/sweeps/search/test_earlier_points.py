@@ -78,8 +78,8 @@ def test_the_best_configs_of_a_sweep_on_other_data_come_first_in_their_order(dri
     assert "old was trained on other data: 5 of its best configs come first\n" in (
         capsys.readouterr().out
     )
-    assert new[:5] == old[:5]  # values fall with the number
-    assert "optim.lr=0.002" in new[5]
+    assert "optim.lr=0.002" in new[0]
+    assert new[1:6] == old[:5]  # values fall with the number
     assert len(new) == 9
     assert len(load("runs/new/space.yaml").search.first) == 6
 
@@ -113,8 +113,53 @@ def test_a_point_has_the_keys_that_vary_here_with_a_value_in_this_space(drive):
 def test_each_study_of_a_comparison_gives_its_best_and_gets_what_it_fits(drive):
     compared = {"by": ["encoder"]}
     old = drive("old", search={"trials": 14, "seed": 3}, compare=compared)
-    new = drive("new", "--from", "runs/old", search={"trials": 10, "seed": 5}, compare=compared)
-    assert new == old[:10]
+    new = drive("new", "--from", "runs/old", search={"trials": 20, "seed": 5}, compare=compared)
+    assert new[:10] == old[:10]
+
+
+@pytest.mark.parametrize("by", ["encoder", "features"])
+def test_points_are_at_most_half_of_the_trials_of_each_study(drive, by):
+    """The earlier sweep's ``features`` are not in this space, so its points fit both studies."""
+    old = drive("old", search={"trials": 14, "seed": 3}, compare={"by": ["encoder"]})
+    features = {"features": {"values": [["geometry"], ["appearance", "geometry"]]}}
+    space = {**SPACE, **(features if by == "features" else {})}
+    search = {"trials": 6, "seed": 5}
+    new = drive("new", "--from", "runs/old", search=search, space=space, compare={"by": [by]})
+    assert len(new) == 6
+    rates = {word for overrides in old for word in overrides.split() if "optim.lr" in word}
+    assert sum(not rates.isdisjoint(overrides.split()) for overrides in new) == 4
+
+
+def test_points_of_several_sweeps_are_together_at_most_half_of_the_trials(drive, capsys):
+    """Both earlier sweeps have the same folder name."""
+    drive("old", search={"trials": 3, "seed": 3})
+    Path("elsewhere").mkdir()
+    Path("runs/old").rename("elsewhere/old")
+    drive("old", search={"trials": 6, "seed": 4})
+    search = {"trials": 10, "seed": 5}
+    drive("new", "--from", "elsewhere/old", steps=0, search=search)
+    capsys.readouterr()
+    new = drive("new", "--from", "runs/old", search=search)
+    printed = capsys.readouterr().out
+    assert "/elsewhere/old was trained on other data: 3 of its best" in printed
+    assert "/runs/old was trained on other data: 2 of its best" in printed
+    assert len(load("runs/new/space.yaml").search.first) == 5
+    assert len(new) == 10
+
+
+def test_a_dry_run_of_a_begun_sweep_has_its_points_and_changes_nothing(drive, capsys, monkeypatch):
+    drive("old")
+    drive("new", "--from", "runs/old", steps=0)
+    before = {path: path.read_bytes() for path in Path("runs/new").rglob("*") if path.is_file()}
+    plans = []
+    monkeypatch.setattr(run, "print_dry_run", lambda plan, *_: plans.append(plan))
+    words = ["--space", "space.yaml", "name=new", "--dry-run"]
+    assert run.main(words) == 0
+    assert run.main([*words, "optim.lr=0.01"]) == 0  # the folder holds another sweep
+    assert [len(plan.file.search.first) for plan in plans] == [2, 0]
+    assert "runs/old was trained on other data: 2 of its best" in capsys.readouterr().out
+    after = {path: path.read_bytes() for path in Path("runs/new").rglob("*") if path.is_file()}
+    assert after == before
 
 
 def test_a_stopped_sweep_goes_on_with_the_points_it_began_with(drive, capsys):
@@ -131,7 +176,9 @@ def test_a_stopped_sweep_goes_on_with_the_points_it_began_with(drive, capsys):
     assert drive(*command, steps=1, search=search) == undisturbed[:3]
     assert drive("new", search=search) == undisturbed
     assert capsys.readouterr().out.count("2 of its best configs come first\n") == 6
-    assert list(json.loads(Path("runs/new/environment.json").read_text())["first"]) == ["old"]
+    assert list(json.loads(Path("runs/new/environment.json").read_text())["first"]) == [
+        str(Path("runs/old").resolve())
+    ]
 
 
 def test_a_sweep_that_began_without_points_takes_them_later(drive):
