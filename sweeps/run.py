@@ -264,7 +264,7 @@ def _search(
                 shards, plan.listing, plan.parts, resources.cpus_per_worker, plan.folds
             )
             slots.open(ray.put(setup))
-            # An estimate costs the driver 2 s of a core and 0.1 GB, which a short sweep would feel.
+            # An estimate takes a process for some seconds, which a short sweep would feel.
             if resumed or longest_seconds(plan, number) < LONG_SECONDS:
                 return search(StudySearcher(plan, limits, slots, table, anytime.results_changed))
             timer, where = timer_beside(plan, address)

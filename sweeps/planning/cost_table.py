@@ -6,6 +6,7 @@ import numpy as np
 
 from mtl.config import TrialConfig
 from mtl.optimisation.memory import machine_bytes
+from sweeps.planning.disk import gigabytes
 from sweeps.planning.plan import Plan
 from sweeps.planning.sweep_time import SweepTime, estimate
 from sweeps.planning.time_estimate import TimedConfig
@@ -16,7 +17,9 @@ BYTES_PER_PARAMETER = 16
 """Memory of a parameter in training: its value, its gradient and Adam's two moments."""
 
 
-def describe_cost(plan: Plan, timed: Sequence[TimedConfig], slots: int, where: str) -> str:
+def describe_cost(
+    plan: Plan, timed: Sequence[TimedConfig], slots: int, where: str, local: bool = True
+) -> str:
     """Return the table of timed configs, and below it the sweep's time and memory.
 
     Args:
@@ -24,22 +27,17 @@ def describe_cost(plan: Plan, timed: Sequence[TimedConfig], slots: int, where: s
         timed: Configs with the times of their batches.
         slots: Number of trials that train at the same time.
         where: Place at which the batches were timed, such as ``here, on this machine's CPU``.
+        local: True if all trials train on this machine, whose memory must then suffice.
     """
     name_width = max(len("configuration"), *(len(config_name(t.sized.config)) for t in timed))
     head = f"{'configuration':{name_width}}  parameters     a batch    an epoch"
     rows = [_row(each, name_width) for each in timed]
     lines = [f"  timed     {where}", f"            {head}", *(f"            {row}" for row in rows)]
-    return "\n".join([*lines, describe_time(plan, timed, slots), *_memory(plan, timed, slots)])
+    return "\n".join([*lines, _time(plan, timed, slots), *_memory(plan, timed, slots, local)])
 
 
-def describe_time(plan: Plan, timed: Sequence[TimedConfig], slots: int) -> str:
-    """Return the line on the time that a sweep takes.
-
-    Args:
-        plan: The search file, checked against the dataset.
-        timed: Configs with the times of their batches.
-        slots: Number of trials that train at the same time.
-    """
+def _time(plan: Plan, timed: Sequence[TimedConfig], slots: int) -> str:
+    """Return the line on the time that a sweep takes."""
     time = estimate(plan, timed, slots)
     if time is None:
         return "  time      unknown, because no configuration could be timed"
@@ -88,8 +86,8 @@ def _short(seconds: float) -> str:
     return f"{1000 * seconds:.0f} ms" if seconds < 1 else f"{seconds:.1f} s"
 
 
-def _memory(plan: Plan, timed: Sequence[TimedConfig], slots: int) -> list[str]:
-    """Return the line on memory, and a note if this machine has less."""
+def _memory(plan: Plan, timed: Sequence[TimedConfig], slots: int, local: bool) -> list[str]:
+    """Return the line on memory, and a note if the trials train here and this machine has less."""
     peak = max((each.time.memory_bytes for each in timed if each.time), default=0)
     peak = max(peak, BYTES_PER_PARAMETER * max(plan.parameters))
     workers = slots * plan.file.resources.workers_per_trial
@@ -97,18 +95,19 @@ def _memory(plan: Plan, timed: Sequence[TimedConfig], slots: int) -> list[str]:
     gpu = plan.file.resources.gpus_per_worker > 0
     kind = "of a GPU's memory " if gpu else ""
     lines = [
-        f"  memory    {_gb(peak)} {kind}at most for the training of a worker, beside "
-        f"{_gb(PROCESS_BYTES)} for its process; {_gb(features)} of features once on each node"
+        f"  memory    {gigabytes(peak)} {kind}at most for the training of a worker, beside "
+        f"{gigabytes(PROCESS_BYTES)} for its process; {gigabytes(features)} of features once on "
+        "each node"
     ]
     total = features + workers * (PROCESS_BYTES + (0 if gpu else peak))
     if plan.file.resources.workers_per_trial > 1:
         lines.append(
             "  note      the share of one worker was timed, without the exchange of gradients"
         )
-    if total > machine_bytes():
+    if local and total > machine_bytes():
         lines.append(
-            f"  note      {workers} workers need {_gb(total)}, this machine has "
-            f"{_gb(machine_bytes())}: lower resources.concurrent_trials to train on it"
+            f"  note      {workers} workers need {gigabytes(total)}, this machine has "
+            f"{gigabytes(machine_bytes())}: lower resources.concurrent_trials to train on it"
         )
     return lines
 
@@ -126,8 +125,3 @@ def features_bytes(plan: Plan) -> int:
         rows = rows if plan.all_frames else min(rows, len(plan.listing.frame))
         total += rows * plan.dataset.width(name) * np.dtype(entry["dtype"]).itemsize
     return total
-
-
-def _gb(size_bytes: float) -> str:
-    gb = size_bytes / 1e9
-    return f"{gb:.0f} GB" if gb >= 9.95 else f"{gb:.2g} GB"

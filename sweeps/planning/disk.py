@@ -113,20 +113,22 @@ def describe_disk(plan: Plan, running: int, run_folder: Path) -> str:
     held = [trial.name for trial in (run_folder / TRIALS).glob("*")]
     refits = sum(map(is_refit, held))
     need = disk_need(plan, len(held) - refits, refits)
-    total = _gb(need.ended_bytes + running * need.running_bytes)
+    total = gigabytes(need.ended_bytes + running * need.running_bytes)
     there = used_bytes(run_folder) + free_bytes(run_folder)
     lines = [
         f"  disk      {total} at most: predictions of {need.trials} trials, weights of "
-        f"{need.kept}, checkpoints of {running}; {_gb(there)} for them"
+        f"{need.kept}, checkpoints of {running}; {gigabytes(there)} for them"
     ]
     if need.ended_bytes + running * need.running_bytes > there:
         lines.append(
-            f"  note      {total} of disk may be needed, but there are {_gb(there)}: weights of "
-            "trials that others beat in every task are removed when it is short, predictions never"
+            f"  note      {total} of disk may be needed, but there are {gigabytes(there)}: weights "
+            "of trials that others beat in every task are removed when it is short, predictions "
+            "never"
         )
     return "\n".join(lines)
 
 
-def _gb(size_bytes: float) -> str:
+def gigabytes(size_bytes: float) -> str:
+    """Return a size as text with at most two digits, such as ``2.1 GB`` or ``31 GB``."""
     gb = size_bytes / 1e9
-    return f"{gb:.0f} GB" if gb >= 10 else f"{gb:.1f} GB" if gb >= 0.1 else "less than 0.1 GB"
+    return f"{gb:.0f} GB" if gb >= 9.95 else f"{gb:.2g} GB" if gb >= 0.01 else "less than 0.01 GB"

@@ -47,7 +47,7 @@ class TimingJob:
 
 
 Stopped = Callable[[], bool]
-"""Function that returns True once no time is of use any more."""
+"""Function that returns True once the sweep that waits for the times has ended."""
 Timer = Callable[[TimingJob, Stopped], BatchTime]
 """Function that times the batches of a config somewhere; it may end early once it is stopped."""
 
@@ -100,6 +100,9 @@ def slot_timer(resources: ResourcesSection) -> Timer:
 def timer_beside(plan: Plan, address: str) -> tuple[Timer | None, str]:
     """Return the function that times batches while slots train, and the place where it does.
 
+    A process of its own times them, which can be stopped at any time, and whose lack of memory ends
+    neither this program nor a trial.
+
     Args:
         plan: The search file, checked against the dataset.
         address: Address of the Ray cluster, or ``local`` if it was started on this machine.
@@ -110,9 +113,8 @@ def timer_beside(plan: Plan, address: str) -> tuple[Timer | None, str]:
     """
     if plan.file.resources.gpus_per_worker:
         return None, "by the second epoch of its first trial"
-    if address == LOCAL:
-        return time_here, "timed beside its first trial, on this machine"
-    return _ray_timer(0, 0), f"timed beside its first trial, in the cluster at {address}"
+    place = "on this machine" if address == LOCAL else f"in the cluster at {address}"
+    return _ray_timer(0, 0), f"timed beside its first trial, {place}"
 
 
 def _ray_timer(cpus: float, gpus: float) -> Timer:
@@ -160,11 +162,9 @@ def time_configs(plan: Plan, timer: Timer, stopped: Stopped = never) -> list[Tim
             continue
         try:
             batch = timer(timing_job(plan, sized, work), stopped)
-        except NoSlot:
-            if not timed:
-                raise
-            break
         except Exception as error:
+            if isinstance(error, NoSlot) and not timed:
+                raise
             # Too little memory is the usual reason; torch has no single error type for it.
             timed.append(TimedConfig(sized, work, None, in_one_line(error)))
         else:

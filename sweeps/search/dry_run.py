@@ -54,7 +54,7 @@ def print_dry_run(plan: Plan, address: str, folder: Path) -> None:
         except NoSlot as error:
             where = f"{_here(plan)}, because {error}"
             timed = time_configs(plan, time_here)
-        print(describe_cost(plan, timed, slots, where))
+        print(describe_cost(plan, timed, slots, where, local=False))
 
 
 def _here(plan: Plan) -> str:

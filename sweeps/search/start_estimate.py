@@ -69,14 +69,14 @@ class StartEstimate(Watcher):
             thread.join()
 
     def started(self, proposal: Proposal, job: Job) -> None:
-        """Begin to time when the first trial has started.
+        """Begin to time when the first trial has started, or the next one after its early end.
 
         Args:
             proposal: The trial.
             job: The trial as it was sent to a slot (process or group of DDP workers).
         """
         if self._first is None:
-            self._first = proposal, job
+            self._first, self._epoch_ended = (proposal, job), 0.0
             if self._timer:
                 self._due.set()
 
@@ -87,13 +87,39 @@ class StartEstimate(Watcher):
             proposal: The trial.
             result: Fields of ``mtl.training.trainer.EpochResult``.
         """
-        if self._timer or self._due.is_set() or not self._first or self._first[0] != proposal:
+        if self._timer or self._due.is_set() or not self._is_first(proposal):
             return
         before, self._epoch_ended = self._epoch_ended, time.monotonic()
         if before:
             seconds: float = result["seconds"]
             self._seconds = seconds, max(0.0, self._epoch_ended - before - seconds)
             self._due.set()
+
+    def again(self, proposal: Proposal, reason: str) -> None:
+        """Take the next trial if the process of the first one died before its second epoch.
+
+        Args:
+            proposal: The trial.
+            reason: What died.
+        """
+        if not self._due.is_set() and self._is_first(proposal):
+            self._first = None
+
+    def ended(self, proposal: Proposal, state: str, reason: str | None) -> None:
+        """Take the next trial if the first one ended before its second epoch.
+
+        Args:
+            proposal: The trial.
+            state: State of the ended trial.
+            reason: Cause of a failure; else None.
+        """
+        self.again(proposal, state)
+
+    def _is_first(self, proposal: Proposal) -> bool:
+        if self._first is None:
+            return False
+        first = self._first[0]
+        return (first.study, first.number) == (proposal.study, proposal.number)
 
     def _work(self, stop: Callable[[], None]) -> None:
         self._due.wait()

@@ -51,6 +51,7 @@ def test_notes_on_workers_refits_and_too_little_memory(tmp_path):
     assert "on 1 slot, without the refits on folds" in text
     assert "the share of one worker was timed, without the exchange of gradients" in text
     assert "2 workers need 2000001 GB, this machine has" in text
+    assert "this machine has" not in describe_cost(plan, timed, 1, "on a slot", local=False)
 
 
 @pytest.mark.parametrize(

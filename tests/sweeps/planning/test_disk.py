@@ -149,10 +149,10 @@ def test_the_description_warns_of_a_disk_that_is_too_small(plan, tmp_path, monke
         disk_space.shutil, "disk_usage", lambda folder: Usage(disk_space.FREE_BYTES + 10**6)
     )
     text = describe_disk(plan, 2, folder)
-    assert "note      less than 0.1 GB of disk may be needed, but there are less" in text
+    assert "note      0.036 GB of disk may be needed, but there are less than 0.01" in text
     assert "predictions never" in text
     (folder / "trials" / "one").mkdir(parents=True)
     with (folder / "trials" / "one" / "weights").open("wb") as file:
         file.truncate(10**9)
     assert "note" not in describe_disk(plan, 2, folder)  # the sweep's own files count
-    assert "1.0 GB for them" in describe_disk(plan, 2, Path(folder))
+    assert "; 1 GB for them" in describe_disk(plan, 2, Path(folder))

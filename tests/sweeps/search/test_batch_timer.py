@@ -80,9 +80,30 @@ def test_the_stop_of_a_sweep_ends_the_timing(tmp_path):
     )
 
 
-def test_beside_slots_batches_are_timed_where_they_take_no_gpu(tmp_path):
+def test_a_slot_that_is_lost_later_is_a_row(tmp_path):
+    calls: list[TimingJob] = []
+
+    def timer(job: TimingJob, stopped: Callable[[], bool]) -> BatchTime:
+        calls.append(job)
+        if len(calls) == 2:
+            raise NoSlot("none is free")
+        return BatchTime(1.0, 1.0, 1)
+
+    first, second, *others = time_configs(plan_of(tmp_path), timer)
+    assert first.time is not None
+    assert (second.time, second.failure) == (None, "NoSlot: none is free")
+    assert all(each.time is not None for each in others)
+
+
+def test_beside_slots_batches_are_timed_by_a_process_that_holds_nothing(tmp_path, monkeypatch):
+    """A process that lacks memory ends alone, and the driver's own process trains nothing."""
+
+    def ray_timer(cpus: float, gpus: float) -> str:
+        return f"Ray's task with {cpus} CPUs and {gpus} GPUs"
+
+    monkeypatch.setattr(module, "_ray_timer", ray_timer)
     timer, where = timer_beside(plan_of(tmp_path), "local")
-    assert timer is time_here
+    assert timer == "Ray's task with 0 CPUs and 0 GPUs"
     assert where == "timed beside its first trial, on this machine"
     timer, where = timer_beside(plan_of(tmp_path, "resources.gpus_per_worker=1"), "local")
     assert timer is None

@@ -1,7 +1,10 @@
 """Estimate of a sweep's time beside its first trial, and the question whether it is to go on."""
 
+import os
+import sys
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -112,16 +115,16 @@ def test_the_user_is_asked_once_above_four_hours(plan, monkeypatch, seconds, ask
 
 
 def test_no_answer_until_the_end_of_the_sweep_is_no_stop(plan, monkeypatch):
-    def answers_no(over: Callable[[], bool]) -> bool:
-        wait_until(over, 60)
-        return False
-
-    monkeypatch.setattr(module, "answers_no", answers_no)
-    sweep = Sweep(plan, timer_of(LONG))
-    with sweep.estimate.running(sweep.stop):
-        sweep.starts()
-        wait_until(lambda: bool(sweep.said), 60)
+    reader, writer = os.pipe()
+    with os.fdopen(reader) as silent, os.fdopen(writer):
+        monkeypatch.setattr(sys, "stdin", silent)
+        sweep = Sweep(plan, timer_of(LONG))
+        with sweep.estimate.running(sweep.stop):
+            sweep.starts()
+            wait_until(lambda: bool(sweep.said), 60)
+    assert sweep.said[0].endswith("go on? [Y/n]")
     assert not sweep.stopped.is_set()
+    assert "estimate" not in [thread.name for thread in threading.enumerate()]
 
 
 def test_on_gpus_the_second_epoch_of_the_first_trial_is_timed(plan):
@@ -136,6 +139,28 @@ def test_on_gpus_the_second_epoch_of_the_first_trial_is_timed(plan):
         wait_until(lambda: bool(sweep.said), 60)
         sweep.estimate.epoch(first, {"epoch": 3, "seconds": 1.0})
     # Four trials of three epochs of a minute, two at a time.
+    assert sweep.said == ["the sweep takes about 6.0 minutes on 2 slots (timed in a test)"]
+
+
+def test_on_gpus_the_next_trial_is_timed_if_the_first_ends_early(plan):
+    """The first fails, the second loses its process, the third has one epoch."""
+    sweep = Sweep(plan, None)
+    with sweep.estimate.running(sweep.stop):
+        first = sweep.starts()
+        sweep.estimate.epoch(first, {"epoch": 1, "seconds": 9.0})
+        sweep.estimate.ended(first, "failed", "it broke")
+        second = sweep.starts(1)
+        sweep.estimate.epoch(second, {"epoch": 1, "seconds": 9.0})
+        sweep.estimate.again(second, "its process died")
+        third = sweep.starts(2)
+        sweep.estimate.epoch(third, {"epoch": 1, "seconds": 9.0})
+        sweep.estimate.ended(third, "complete", None)
+        again = replace(sweep.starts(1), reported={1: 0.5})
+        sweep.estimate.ended(first, "complete", None)  # not the one that is timed
+        sweep.estimate.epoch(again, {"epoch": 2, "seconds": 9.0})
+        assert not sweep.said
+        sweep.estimate.epoch(again, {"epoch": 3, "seconds": 60.0})
+        wait_until(lambda: bool(sweep.said), 60)
     assert sweep.said == ["the sweep takes about 6.0 minutes on 2 slots (timed in a test)"]
 
 
