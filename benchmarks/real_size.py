@@ -27,7 +27,7 @@ import multiprocessing
 import resource
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -51,6 +51,7 @@ from sweeps.data.trial_data import SlotData
 from sweeps.planning.compose import compose
 from sweeps.planning.plan import divide
 from sweeps.planning.space import Space
+from sweeps.records.messages import all_collapsed
 from sweeps.search_file import load
 from sweeps.train import FeatureFiles
 
@@ -199,7 +200,7 @@ def train_draw(job: Mapping[str, Any]) -> dict[str, Any]:
         "seconds": time.perf_counter() - started,
         "best_scores": epochs[-1].best_scores if epochs else {},
         "output_spread": [epoch.output_spread for epoch in epochs],
-        "collapsed": any(all(epoch.collapsed.values()) for epoch in epochs),
+        "collapsed": any(all_collapsed(asdict(epoch)) for epoch in epochs),
         "collapsed_tasks": sorted({t for e in epochs for t, bad in e.collapsed.items() if bad}),
     }
 

@@ -47,8 +47,9 @@ class EpochResult:
         output_spread: Standard deviation of each task's outputs on ``select``, divided by that of
             its labels; None if the task has no label there or its labels are constant. Empty in
             results of earlier versions of the program.
-        collapsed: True for each task whose outputs are nearly constant after this epoch and the one
-            before (see ``mtl.evaluation.collapse``). Empty in results of earlier versions.
+        collapsed: For each task with an output spread, True if its outputs are nearly constant
+            after this epoch and the one before (see ``mtl.evaluation.collapse``). Empty in results
+            of earlier versions.
     """
 
     epoch: int
@@ -190,7 +191,11 @@ class Trainer(TrainerCore[EpochResult]):
             objective=objective,
             learning_rate=self.optimizer.param_groups[0]["lr"],
             output_spread=output_spread,
-            collapsed={t: is_collapsed(s, earlier.get(t)) for t, s in output_spread.items()},
+            collapsed={
+                task: is_collapsed(spread, earlier.get(task))
+                for task, spread in output_spread.items()
+                if spread is not None
+            },
             **trained,
         )
 

@@ -64,6 +64,9 @@ class Job:
 def all_collapsed(result: Mapping[str, Any]) -> bool:
     """Return True if all trained tasks have collapsed: their outputs are nearly constant.
 
+    Tasks without an output spread (no labels on ``select``, or constant ones) do not count; at
+    least one task must have one.
+
     Args:
         result: Fields of an epoch's ``mtl.training.trainer.EpochResult``.
     """

@@ -62,7 +62,11 @@ class TrialLoop:
         for result in chain(trainer.learning_curve[job.reported :], epochs):
             event = self._epoch(result, trainer, kept, fresh=result.epoch > before)
             yield event
-            pruned = job.waits_after(event.result) and self._is_pruned_after(result.epoch)
+            # Epochs that a lost checkpoint held may end otherwise when they are trained again on a
+            # GPU, but the decision that was recorded after them stays.
+            pruned = (stopped and result.epoch >= job.reported) or (
+                job.waits_after(event.result) and self._is_pruned_after(result.epoch)
+            )
             if pruned or self.workers.broadcast_flag(self.control.stopped() != Stop.NOT):
                 break
         done = len(trainer.learning_curve) == self.config.training.epochs

@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -240,6 +240,26 @@ def test_a_trial_pruned_before_the_kill_only_predicts(config, data, undisturbed)
     np.testing.assert_array_equal(end.outputs, pruned_at_2(config, data)[-1].outputs)
 
 
+def test_a_pruned_trial_with_an_older_checkpoint_ends_at_the_epoch_of_its_decision(
+    config, data, undisturbed
+):
+    """The journal has a decision to prune after epoch 3, which is no rung; epoch 1 is on disk."""
+    run = a_run(
+        config,
+        data,
+        Script([], [Stop.NOT]),
+        prunes_collapse=True,
+        reported=3,
+        stopped=True,
+        checkpoint=undisturbed[0].checkpoint,
+        weights=weights_at(undisturbed, 1),
+    )
+    *epochs, end = run.events()
+    assert [facts(epoch) for epoch in epochs] == [facts(e) for e in undisturbed[1:3]]
+    assert end.state == "pruned"
+    assert end.outputs.shape == (6 * 20, 22)
+
+
 def pruned_at_2(config: TrialConfig, data: TrialData) -> list[Any]:
     run = a_run(config, data, Script([True], [Stop.NOT]), rungs=frozenset({2}))
     return list(run.events())
@@ -284,6 +304,17 @@ def test_the_loop_waits_for_a_decision_after_a_collapse(fallen):
     assert script.asked == [(3, HEARTBEAT_SECONDS)]
     assert (end.state, end.collapsed) == ("pruned", tuple(TASKS))
     assert end.outputs.shape == (6 * 20, 22)
+
+
+def test_a_task_without_labels_on_select_does_not_keep_a_collapsed_trial_training(fallen):
+    config, data = fallen
+    part = data.parts["select"]
+    mask = part.mask.copy()
+    mask[:, TASKS["arousal"].labels] = False
+    cut = replace(data, parts={**data.parts, "select": replace(part, mask=mask)})
+    *_, end = a_run(config, cut, Script([True], [Stop.NOT]), prunes_collapse=True).events()
+    assert end.state == "pruned"
+    assert end.collapsed == tuple(task for task in TASKS if task != "arousal")
 
 
 def test_a_collapsed_trial_that_is_not_to_be_pruned_trains_on(fallen):
