@@ -86,7 +86,7 @@ def _unlabelled(plan: Plan) -> str:
 def _pruning(plan: Plan) -> str:
     rungs = sorted(plan.rungs(plan.epochs))
     if not rungs:
-        return "none"
+        return "only of trials whose tasks all collapse"
     keep = plan.file.pruner.reduction_factor
     return f"at epochs {', '.join(map(str, rungs))} the best 1/{keep} go on"
 

@@ -38,7 +38,8 @@ class PrunerSection(Strict):
     """Early stopping of trials with low scores (pruning).
 
     Attributes:
-        kind: ``asha`` for successive halving, ``none`` for no pruning.
+        kind: ``asha`` for successive halving, ``none`` for no pruning by score. Trials whose tasks
+            have all collapsed (outputs nearly constant) are pruned with either.
         min_epochs: Epochs after which a trial may be stopped for the first time; later it may be
             stopped after ``min_epochs * reduction_factor ** k`` epochs for k = 1, 2, ...
         reduction_factor: At each of these epochs the best ``1 / reduction_factor`` of the trials
