@@ -21,7 +21,6 @@ from typing import Any
 import torch
 import yaml
 
-from mtl.build_model import build_model
 from mtl.config import TrialConfig
 from mtl.dataset import Dataset, Listing
 from mtl.errors import InputError
@@ -39,7 +38,7 @@ from sweeps.cli.run_program import run_program, run_training
 from sweeps.data.open_data import open_data
 from sweeps.data.trial_data import SlotData
 from sweeps.planning.compose import compose, signature
-from sweeps.planning.plan import divide
+from sweeps.planning.plan import build_without_memory, divide
 from sweeps.records.messages import Epoch, Job, all_collapsed
 from sweeps.slots.trial_loop import TrialLoop
 from sweeps.storage.trial_folder import TrialFolder
@@ -196,8 +195,7 @@ def _check(config: TrialConfig, data: TrialData) -> None:
         )
     if config.training.device == "cuda" and not torch.cuda.is_available():
         raise InputError("training.device = 'cuda', but no GPU is visible: leave it at auto")
-    with torch.device("meta"):
-        build_model(config, len(data.mean), data.tasks)
+    build_without_memory(config, len(data.mean), data.tasks)
 
 
 def _command(arguments: argparse.Namespace) -> str:

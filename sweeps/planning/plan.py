@@ -12,7 +12,7 @@ from mtl.build_model import build_model
 from mtl.config import TrialConfig
 from mtl.dataset import Dataset, Listing
 from mtl.errors import InputError
-from mtl.models.frameworks import FRAMEWORKS
+from mtl.models.frameworks import FRAMEWORKS, Framework
 from mtl.sequences.folds import cut_folds, fold_parts, select_videos, with_splits
 from mtl.sequences.join import trained_tasks
 from mtl.strict import did_you_mean
@@ -294,10 +294,24 @@ def count_parameters(config: TrialConfig, dataset: Dataset, trained: Sequence[st
         InputError: If the model cannot be built.
     """
     tasks = [task for task in config.tasks if task in trained]
+    model = build_without_memory(config, sum(map(dataset.width, config.features)), tasks)
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def build_without_memory(config: TrialConfig, width: int, tasks: Sequence[str]) -> Framework:
+    """Return a config's model whose parameters have shapes but no values, and take no memory.
+
+    Args:
+        config: The config.
+        width: Number of input features of a frame.
+        tasks: Tasks that get a head.
+
+    Raises:
+        InputError: If the model cannot be built.
+    """
     try:
         with torch.device("meta"):
-            model = build_model(config, sum(map(dataset.width, config.features)), tasks)
+            return build_model(config, width, tasks)
     except (RuntimeError, TypeError) as error:  # TypeError of a width above 64 bits
         first = str(error).splitlines()[0]
         raise InputError(f"no model can be built of {config.encoder}: {first}") from None
-    return sum(parameter.numel() for parameter in model.parameters())

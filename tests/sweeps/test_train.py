@@ -239,6 +239,7 @@ def test_a_diverging_loss_ends_with_the_reason(dataset, tmp_path, capsys):
         (["encoder=gruu"], "gruu"),
         (["encoder.hiden=8"], "encoder.hidden"),
         (["optim.lr=-1"], "optim.lr"),
+        ([f"encoder.hidden={10**400}"], "no model can be built of"),
         (["features=[geometry]"], "geometry"),
         (["tasks=[expression]"], "expression"),
         (["--confirm", "1"], "--confirm 1 must"),
