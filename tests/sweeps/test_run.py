@@ -3,7 +3,9 @@
 import itertools
 import re
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -11,8 +13,10 @@ import yaml
 from mtl.training.batch_time import BatchTime
 from sweeps import run
 from sweeps.cli.run_program import run_program
+from sweeps.planning import cost_table
 from sweeps.run import main
 from sweeps.search import dry_run
+from sweeps.search.batch_timer import NoSlot
 from tests.support.paths import ROOT
 from tests.support.small_data import FRAMES, NAMES, make_dataset, make_listing, write_space
 
@@ -210,6 +214,28 @@ def test_a_dry_run_times_batches_in_this_process(tmp_path, capsys):
     )
     assert "time      unknown, because no configuration could be timed" in printed
     assert "lower resources.concurrent_trials" in printed
+
+
+def test_a_clusters_memory_is_not_compared_with_this_machines(tmp_path, capsys, monkeypatch):
+    """Batches are timed on a slot of a cluster, or here if it has no free one."""
+    make_dataset(tmp_path / "data")
+    write_space(tmp_path, "data", resources={"concurrent_trials": 2})
+    cluster = SimpleNamespace(nodes=[(2, 0)], autoscaler=False)
+    monkeypatch.setattr(dry_run, "connect", lambda address: nullcontext(cluster))
+    monkeypatch.setattr(cost_table, "machine_bytes", lambda: 10**6)
+
+    def no_slot(*job: object) -> BatchTime:
+        raise NoSlot("no slot of the cluster answers within 60 s")
+
+    monkeypatch.setattr(dry_run, "time_here", lambda *job: BatchTime(0.5, 0.1, 10**9))
+    for timer in (lambda *job: BatchTime(0.5, 0.1, 10**9), no_slot):
+        monkeypatch.setattr(dry_run, "slot_timer", lambda resources, timer=timer: timer)
+        assert main(["--space", "space.yaml", "--dry-run", "--address", "10.0.0.1:6379"]) == 0
+        printed = capsys.readouterr().out
+        assert "memory    1 GB at most" in printed
+        assert "this machine has" not in printed
+    assert main(["--space", "space.yaml", "--dry-run"]) == 0
+    assert "2 workers need 2.8 GB, this machine has" in capsys.readouterr().out
 
 
 def test_every_shipped_space_plans_on_data_with_its_feature_sets(tmp_path, capsys, monkeypatch):
