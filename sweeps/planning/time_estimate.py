@@ -126,9 +126,10 @@ def _loads(lengths: Sequence[int], lanes: int) -> list[int]:
 def choose_configs(plan: Plan) -> list[SizedConfig]:
     """Return at most 8 configs that span the space; the choice depends on ``search.seed`` only.
 
-    They are, in this order: points of ``search.first``, the config with the largest batch of each
-    encoder, the smallest of all, the largest of each framework that is missing so far, and the
-    smallest of each encoder.
+    They are chosen in this order: points of ``search.first``, the config with the largest batch of
+    each encoder, the smallest of all, the largest of each framework that is missing so far, and the
+    smallest of each encoder. The smallest is returned first, so that a limit of time leaves out
+    those that take longest.
 
     Args:
         plan: The search file, checked against the dataset.
@@ -136,20 +137,28 @@ def choose_configs(plan: Plan) -> list[SizedConfig]:
     ranked = sorted(plan.sampled, key=_batch_size)
     encoders = dict.fromkeys(sized.config.encoder.name for sized in reversed(ranked))
     by_encoder = {n: [s for s in ranked if s.config.encoder.name == n] for n in encoders}
-    chosen = list({_kind(sized): sized for sized in plan.given}.values())[:MOST_GIVEN]
+    chosen = list({_shape(sized): sized for sized in plan.given}.values())[:MOST_GIVEN]
     chosen += [of[-1] for of in by_encoder.values()]
     chosen += ranked[:1]
     frameworks = {sized.config.framework.name for sized in chosen}
     others = {s.config.framework.name: s for s in ranked}
     chosen += [sized for name, sized in others.items() if name not in frameworks]
     chosen += [of[0] for of in by_encoder.values()]
-    return list({_kind(sized): sized for sized in chosen}.values())[:MOST_TIMED]
+    distinct = list({_kind(sized): sized for sized in chosen}.values())[:MOST_TIMED]
+    return sorted(distinct, key=_batch_size)
 
 
 def _batch_size(sized: SizedConfig) -> int:
     """Return parameters times frames of a training batch, roughly a batch's operations."""
     config = sized.config
     return sized.parameters * config.sequence.window_frames * config.optim.batch_videos
+
+
+def _shape(sized: SizedConfig) -> tuple[str, str, int, int]:
+    """Return what the completions of one point have in common, whatever their features."""
+    config = sized.config
+    hidden, layers = (config.encoder.parameters[key] for key in ("hidden", "layers"))
+    return config.encoder.name, config.framework.name, hidden, layers
 
 
 def _kind(sized: SizedConfig) -> tuple[str, str, int]:

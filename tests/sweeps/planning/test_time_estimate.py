@@ -77,7 +77,7 @@ def test_timed_configs_span_the_space_and_depend_on_the_seed_only(tmp_path):
     assert again == chosen
 
 
-def test_known_good_points_are_timed_first(tmp_path):
+def test_known_good_points_are_timed_once_each_and_the_cheapest_config_first(tmp_path):
     plan = plan_of(
         tmp_path,
         space=WIDE,
@@ -87,9 +87,18 @@ def test_known_good_points_are_timed_first(tmp_path):
             "first": [{"encoder": "lstm", "framework": "feedback", "encoder.hidden": 64}],
         },
     )
-    first = choose_configs(plan)[0].config
-    assert (first.encoder.name, first.framework.name) == ("lstm", "feedback")
-    assert first.encoder.parameters["hidden"] == 64
+    (given,) = plan.given
+    other_features = given._replace(parameters=given.parameters + 1)
+    chosen = choose_configs(replace(plan, given=(given, other_features)))
+    points = [
+        sized
+        for sized in chosen
+        if (sized.config.encoder.name, sized.config.framework.name) == ("lstm", "feedback")
+        and sized.config.encoder.parameters["hidden"] == 64
+    ]
+    assert points == [other_features]
+    sizes = [s.parameters * s.config.sequence.window_frames for s in chosen]
+    assert sizes == sorted(sizes)
 
 
 def test_the_line_neither_falls_nor_starts_below_zero():
