@@ -62,7 +62,7 @@ def test_ctrl_c_ends_a_sweep_cleanly_and_the_same_command_resumes_it(
 ):
     """While the first driver runs, a second one is refused."""
     monkeypatch.chdir(tmp_path)
-    fixed = {**SMALL, "encoder.hidden": 48, "training.epochs": 30}
+    fixed = {**SMALL, "encoder.hidden": 48, "training.epochs": 60}
     pruner = {"kind": "none"}
     space_file(tmp_path, planted.address, pruner=pruner, fixed=fixed)
     folder = tmp_path / "runs" / "small"
