@@ -41,7 +41,6 @@ from mtl.dataset import Dataset, open_dataset
 from mtl.errors import TrainingError
 from mtl.evaluation.metrics import scores
 from mtl.predictions.table import Predictions
-from mtl.sequences.folds import select_videos
 from mtl.synthetic import Demo
 from mtl.synthetic.demo import CEILING_FILE, Planted, plant, write_planted
 from mtl.synthetic.parameters import View
@@ -140,13 +139,8 @@ def ridge_name(sets: Sequence[str]) -> str:
 
 def _on_select(dataset: Dataset, rows: np.ndarray, outputs: np.ndarray) -> dict[str, Any]:
     listing = dataset.listing()
-    videos = [n for n, split in enumerate(listing.splits) if split == "validation"]
-    names, subjects = (
-        [listing.names[n] for n in videos],
-        [listing.subjects[n] for n in videos],
-    )
-    part = select_videos(names, subjects, CONFIRM, DIVISION_SEED)
-    select = np.array([part[listing.names[n]] == "select" for n in listing.video[rows]])
+    parts = divide(listing, CONFIRM, DIVISION_SEED)
+    select = np.array([parts[listing.names[n]] == "select" for n in listing.video[rows]])
     at = rows[select]
     return scores(outputs[select], listing.values[at], listing.mask[at])
 

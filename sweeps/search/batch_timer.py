@@ -66,7 +66,7 @@ def time_here(job: TimingJob, stopped: Stopped = never) -> BatchTime:
 
     Args:
         job: The config and the size of its batches.
-        stopped: Not used, since the time is bounded.
+        stopped: Not used; a few seconds after its first batches no further one is timed.
 
     Raises:
         MemoryError: If the model is too large for this machine, without trying.
