@@ -1,6 +1,7 @@
 """Random draws of a search space on synthetic data of s-Aff-Wild2's size: collapse, ridge, ceiling.
 
     python benchmarks/real_size.py plant --out DIR [--seed N]
+    python benchmarks/real_size.py prepare --data DIR/full [path=value ...]
     python benchmarks/real_size.py draws --data DIR/fifth --space FILE --draws 100 --out FILE.jsonl
                                          [--seed N] [--jobs 2] [--small-residuals] [path=value ...]
     python benchmarks/real_size.py table FILE.jsonl ...
@@ -9,6 +10,11 @@
 missing labels and the irregular frame numbers of s-Aff-Wild2 and feature sets of 768 (``mae``) and
 512 features (``iresnet``), and ``DIR/fifth`` with every fifth video of each split. It prints the
 scores of ridge regression on single frames and of the exact posterior, which no model exceeds.
+
+``prepare`` writes the annotation files of such a dataset in the challenge's format, lets
+``sweeps/prepare.py`` make a dataset of them and of the features, and checks that it has the same
+content. It prints the time and memory of that, and the time of one training epoch on all videos
+with one thread; trailing words are overrides of the trial config.
 
 ``draws`` trains configs that Optuna's random sampler draws from a search file, without Ray and
 without pruning, and writes one JSON line for each. The same command continues after a stop.
@@ -25,6 +31,9 @@ import json
 import math
 import multiprocessing
 import resource
+import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
@@ -43,6 +52,7 @@ from mtl.evaluation.metrics import scores
 from mtl.predictions.table import Predictions
 from mtl.synthetic import Demo
 from mtl.synthetic.demo import CEILING_FILE, Planted, plant, write_planted
+from mtl.synthetic.faces.writing import write_annotations
 from mtl.synthetic.parameters import View
 from mtl.training.trainer import EpochResult, Trainer
 from sweeps.cli.run_program import run_program
@@ -53,6 +63,8 @@ from sweeps.planning.space import Space
 from sweeps.records.messages import all_collapsed
 from sweeps.search_file import load
 from sweeps.train import FeatureFiles
+
+ROOT = Path(__file__).parents[1]
 
 # The challenge publishes 307 videos of training and validation; their division is not known, and
 # 258 to 49 is in proportion to the frames.
@@ -256,6 +268,33 @@ def _plant(arguments: argparse.Namespace) -> None:
     print(json.dumps(result))
 
 
+def _prepare(arguments: argparse.Namespace) -> None:
+    source = open_dataset(arguments.data)
+    with tempfile.TemporaryDirectory() as folder:
+        annotations, made = Path(folder, "annotations"), Path(folder, "made")
+        write_annotations(annotations, source.listing())
+        sets = [f"{name}={arguments.data}/features/{name}" for name in source.feature_sets()]
+        command = [sys.executable, str(ROOT / "sweeps" / "prepare.py"), "--out", str(made)]
+        command += ["--annotations", str(annotations), "--features", *sets]
+        started = time.perf_counter()
+        subprocess.run(command, cwd=ROOT, check=True)
+        seconds = time.perf_counter() - started
+        gigabytes = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1e6
+        same = open_dataset(str(made)).info["features"] == source.info["features"]
+    torch.set_num_threads(1)
+    config = compose(arguments.overrides)
+    trainer = Trainer(config, _data(arguments.data).for_trial(config))
+    epoch = next(trainer.epochs())
+    result = {
+        "prepare_seconds": round(seconds, 1),
+        "prepare_gb": round(gigabytes, 2),
+        "same_features": same,
+        "epoch_seconds": round(epoch.seconds, 1),
+        "epoch_frames": epoch.frames,
+    }
+    print(json.dumps({"benchmark": "real_size", "prepare": result}))
+
+
 def _draws(arguments: argparse.Namespace) -> None:
     out = Path(arguments.out)
     done = {line["number"] for line in _lines(out)} if out.exists() else set()
@@ -319,6 +358,10 @@ def main() -> None:
     planting.add_argument("--out", required=True, metavar="DIR")
     planting.add_argument("--seed", type=int, default=20221018)
     planting.set_defaults(run=_plant)
+    preparing = commands.add_parser("prepare", help="time the making of a dataset and an epoch")
+    preparing.add_argument("--data", required=True, metavar="DIR")
+    preparing.add_argument("overrides", nargs="*", metavar="path=value")
+    preparing.set_defaults(run=_prepare)
     drawing = commands.add_parser("draws", help="train random draws of a search space")
     drawing.add_argument("--data", required=True, metavar="DIR")
     drawing.add_argument("--space", required=True, metavar="FILE")

@@ -92,7 +92,7 @@ def write_planted(out: str | Path, planted: Planted, seed: int, demo: Demo) -> D
     ceiling_scores = scores(ceiling.outputs, planted.labels[rows], planted.mask[rows])
     dataset = write_dataset(
         out,
-        _listing(planted),
+        listing(planted),
         {name: _by_video(planted.layout, planted.features[name]) for name in planted.features},
         sources={"planted": f"mtl.synthetic, seed {seed}"},
         extra={"ceiling": ceiling_scores, "generator": {"seed": seed, **asdict(demo)}},
@@ -184,7 +184,8 @@ def best_predictions(
     )
 
 
-def _listing(planted: Planted) -> Listing:
+def listing(planted: Planted) -> Listing:
+    """Return the frames of a synthetic dataset with their labels; missing labels are 0."""
     layout = planted.layout
     return Listing(
         names=layout.names,

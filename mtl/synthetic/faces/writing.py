@@ -12,12 +12,12 @@ import numpy as np
 from jaxtyping import Float32, Float64
 from PIL import Image
 
-from mtl.dataset import SPLITS
+from mtl.dataset import SPLITS, Listing
 from mtl.dataset.annotations import FILE_NAMES
 from mtl.errors import InputError
 from mtl.evaluation.metrics import scores
 from mtl.predictions.submission import write_submission
-from mtl.synthetic.demo import Planted, plant
+from mtl.synthetic.demo import Planted, listing, plant
 from mtl.synthetic.faces.parameters import FACES_DEMO, Faces
 from mtl.synthetic.faces.rendering import draw_faces
 from mtl.synthetic.faces.scene import Scene, draw_scene
@@ -78,7 +78,7 @@ def make_faces(
         _write_pictures(
             draft / CROPS, planted, draw_scene(seed, planted.layout, faces), faces, progress
         )
-        _write_annotations(draft / ANNOTATIONS, planted)
+        write_annotations(draft / ANNOTATIONS, listing(planted))
         pairs = zip(planted.layout.names, planted.layout.subjects, strict=True)
         rows = ["video,subject", *(",".join(pair) for pair in pairs)]
         (draft / SUBJECTS_FILE).write_text("\n".join(rows) + "\n")
@@ -146,24 +146,25 @@ def _write_pictures(
             progress(done, len(scene))
 
 
-def _write_annotations(folder: Path, planted: Planted) -> None:
-    """Write the challenge's three annotation files; the test file names images without labels."""
+def write_annotations(folder: Path, frames: Listing) -> None:
+    """Write the challenge's three annotation files; the test file names images without labels.
+
+    Args:
+        folder: Folder to make.
+        frames: The frames of all splits with their labels.
+    """
     folder.mkdir()
-    layout = planted.layout
-    images = np.array(
-        [
-            f"{name}/{frame:05d}.jpg"
-            for name, frames in zip(layout.names, layout.frames, strict=True)
-            for frame in frames
-        ]
-    )
-    for split in SPLITS:
-        rows, file = layout.rows(split), folder / FILE_NAMES[split][0]
-        names = images[rows].tolist()
+    images = [
+        f"{frames.names[video]}/{frame:05d}.jpg"
+        for video, frame in zip(frames.video, frames.frame, strict=True)
+    ]
+    for code, split in enumerate(SPLITS):
+        rows, file = np.flatnonzero(frames.split == code), folder / FILE_NAMES[split][0]
+        names = [images[row] for row in rows]
         if split == "test":
             file.write_text("\n".join(["image", *names]) + "\n")
         else:
-            write_submission(file, names, planted.labels[rows], planted.mask[rows])
+            write_submission(file, names, frames.values[rows], frames.mask[rows])
 
 
 def _counts(planted: Planted) -> dict[str, dict[str, int]]:

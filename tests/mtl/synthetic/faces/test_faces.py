@@ -329,7 +329,7 @@ def test_the_folder_appears_whole_or_not_at_all(
         assert not (tmp_path / "faces").exists()
         raise OSError("disk full")
 
-    monkeypatch.setattr(faces_writing, "_write_annotations", fail)
+    monkeypatch.setattr(faces_writing, "write_annotations", fail)
     with pytest.raises(OSError, match="disk full"):
         make_faces(tmp_path / "faces", SEED, SMALL)
     assert not list(tmp_path.iterdir())
