@@ -39,7 +39,7 @@ from sweeps.data.open_data import open_data
 from sweeps.data.trial_data import SlotData
 from sweeps.planning.compose import compose, signature
 from sweeps.planning.plan import build_without_memory, divide
-from sweeps.records.messages import Epoch, Job, all_collapsed
+from sweeps.records.messages import Epoch, Job
 from sweeps.slots.trial_loop import TrialLoop
 from sweeps.storage.trial_folder import TrialFolder
 from sweeps.study.proposal import Refit
@@ -236,7 +236,7 @@ def _run(config: TrialConfig, data: TrialData, folder: TrialFolder, listing: Lis
 def _collapse_warning(result: Mapping[str, Any], config: TrialConfig) -> str:
     """Return the sentence that names the collapsed tasks, and how to avoid the collapse."""
     tasks = [task for task, collapsed in result["collapsed"].items() if collapsed]
-    names = "all tasks" if all_collapsed(result) else ", ".join(tasks)
+    names = "all tasks" if len(tasks) == len(config.tasks) else ", ".join(tasks)
     is_post_norm = config.encoder.parameters.get("norm") == "post"
     return (
         f"warning: {names} collapsed: for two epochs in a row, the outputs on select are nearly "
