@@ -12,7 +12,7 @@ from torch import Tensor
 from mtl.config import TrialConfig
 from mtl.errors import TrainingError
 from mtl.evaluation import metrics
-from mtl.evaluation.collapse import is_collapsed, output_spread
+from mtl.evaluation.collapse import OutputSpread, is_collapsed
 from mtl.losses.balancing import BALANCINGS, Balancing
 from mtl.losses.functions import LOSSES, Loss
 from mtl.models.frameworks import Framework, Outputs, States, TeacherForcing
@@ -20,7 +20,7 @@ from mtl.optimisation.distributed import SINGLE_WORKER, Workers
 from mtl.optimisation.trainer_core import TrainerCore, epoch_seed
 from mtl.sequences.windows import Batches, Schedule, WindowBatch, carried_schedule, free_schedule
 from mtl.strict import Component
-from mtl.tasks import TASKS
+from mtl.tasks import TASKS, Task
 from mtl.training.inference import ModelWeights, TrialData, place_model, predict
 
 STOP_CHECK_STEPS = 4
@@ -120,7 +120,17 @@ class Trainer(TrainerCore[EpochResult]):
         )
         self.batches = Batches(data.train, data.mean, data.std, self.device, self.dtype)
         self.peak_learning_rate = self._peak_learning_rate()
+        self._output_spreads = {task: self._make_output_spread(TASKS[task]) for task in data.tasks}
         self._resume(checkpoint)
+
+    def _make_output_spread(self, task: Task) -> OutputSpread:
+        """Return the measure of a task's output spread on ``select``.
+
+        It leaves out videos without features, since their outputs are not the model's.
+        """
+        part = self.data.parts["select"]
+        mask = part.mask[:, task.labels] & (part.source >= 0)[:, None]
+        return OutputSpread(task, part.labels[:, task.labels], mask)
 
     def _peak_learning_rate(self) -> float:
         optim = self.config.optim
@@ -297,12 +307,10 @@ class Trainer(TrainerCore[EpochResult]):
         """Return the scores and the output spreads on ``select``, two dicts by task.
 
         Choices are made on these validation videos. A score is None for a task without a label
-        there. The output spread leaves out videos without features, since their outputs are not the
-        model's.
+        there.
         """
         part = self.data.parts["select"]
         outputs = predict(self.model, self.config, self.data, part, self.device, self.workers)
-        has_features = (part.source >= 0)[:, None]
         scores, spreads = {}, {}
         for name in self.data.tasks:
             task = TASKS[name]
@@ -314,7 +322,5 @@ class Trainer(TrainerCore[EpochResult]):
             labels, mask = part.labels[:, task.labels], part.mask[:, task.labels]
             sums = metrics.task_sums(task, outputs[:, task.outputs], labels, mask)
             scores[name] = metrics.task_score(task, sums)
-            spreads[name] = output_spread(
-                task, outputs[:, task.outputs], labels, mask & has_features
-            )
+            spreads[name] = self._output_spreads[name].of(outputs[:, task.outputs])
         return scores, spreads

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mtl.evaluation.collapse import COLLAPSED_SPREAD, is_collapsed, output_spread
+from mtl.evaluation.collapse import COLLAPSED_SPREAD, OutputSpread, is_collapsed
 from mtl.tasks import EXPRESSION, TASKS, UNITS, VALENCE, Task
 
 ALL = list(TASKS.values())
@@ -12,6 +12,12 @@ FRAMES = 60
 
 def a_name(task: Task) -> str:
     return task.name
+
+
+def output_spread(
+    task: Task, outputs: np.ndarray, labels: np.ndarray, mask: np.ndarray
+) -> float | None:
+    return OutputSpread(task, labels, mask).of(outputs)
 
 
 def rows(task: Task, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
