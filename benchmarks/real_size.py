@@ -13,11 +13,12 @@ scores of ridge regression on single frames and of the exact posterior, which no
 
 ``prepare`` writes the annotation files of such a dataset in the challenge's format, lets
 ``sweeps/prepare.py`` make a dataset of them and of the features, and checks that it has the same
-content. It prints the time and memory of that, and the time of one training epoch on all videos
-with one thread; trailing words are overrides of the trial config.
+features. It prints the time and memory of that, and the time of one training epoch on all videos
+and feature sets with one thread; trailing words are overrides of the trial config.
 
 ``draws`` trains configs that Optuna's random sampler draws from a search file, without Ray and
-without pruning, and writes one JSON line for each. The same command continues after a stop.
+without pruning, and writes one JSON line for each. The same command continues after a stop; a file
+with draws of another seed, space or dataset is refused.
 Trailing words override the search file, as in ``sweeps/run.py``. ``--small-residuals`` multiplies
 the initial weights of the layers that end a transformer's residual branches by 1 / sqrt(2 layers).
 
@@ -47,7 +48,7 @@ import torch
 from ridge import predict_validation
 
 from mtl.dataset import Dataset, open_dataset
-from mtl.errors import TrainingError
+from mtl.errors import InputError, TrainingError
 from mtl.evaluation.metrics import scores
 from mtl.predictions.table import Predictions
 from mtl.synthetic import Demo
@@ -55,6 +56,7 @@ from mtl.synthetic.demo import CEILING_FILE, Planted, plant, write_planted
 from mtl.synthetic.faces.writing import write_annotations
 from mtl.synthetic.parameters import View
 from mtl.training.trainer import EpochResult, Trainer
+from mtl.whole_files import write_atomically
 from sweeps.cli.run_program import run_program
 from sweeps.data.trial_data import SlotData
 from sweeps.planning.compose import compose
@@ -270,6 +272,8 @@ def _plant(arguments: argparse.Namespace) -> None:
 
 def _prepare(arguments: argparse.Namespace) -> None:
     source = open_dataset(arguments.data)
+    sets = f"features=[{','.join(source.feature_sets())}]"
+    config = compose([sets, *arguments.overrides])
     with tempfile.TemporaryDirectory() as folder:
         annotations, made = Path(folder, "annotations"), Path(folder, "made")
         write_annotations(annotations, source.listing())
@@ -281,8 +285,8 @@ def _prepare(arguments: argparse.Namespace) -> None:
         seconds = time.perf_counter() - started
         gigabytes = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1e6
         same = open_dataset(str(made)).info["features"] == source.info["features"]
+    print(f"prepared in {seconds:.1f} s with at most {gigabytes:.2f} GB of memory")
     torch.set_num_threads(1)
-    config = compose(arguments.overrides)
     trainer = Trainer(config, _data(arguments.data).for_trial(config))
     epoch = next(trainer.epochs())
     result = {
@@ -297,19 +301,25 @@ def _prepare(arguments: argparse.Namespace) -> None:
 
 def _draws(arguments: argparse.Namespace) -> None:
     out = Path(arguments.out)
-    done = {line["number"] for line in _lines(out)} if out.exists() else set()
-    jobs = [
-        {
+    done = {line["number"]: line for line in _lines(out)} if out.exists() else {}
+    jobs = {
+        number: {
             "data": arguments.data,
             "number": number,
             "overrides": draw(arguments.space, arguments.overrides, arguments.seed, number),
             "small_residuals": arguments.small_residuals,
         }
-        for number in range(arguments.draws)
-        if number not in done
-    ]
+        for number in {*range(arguments.draws), *done}
+    }
+    for number, line in done.items():
+        if any(line[key] != value for key, value in jobs[number].items()):
+            raise InputError(
+                f"{out} has another draw {number} than this command makes: give its --seed, "
+                "--space, --data and overrides, or another --out"
+            )
+    write_atomically(out, b"".join(f"{json.dumps(line)}\n".encode() for line in done.values()))
     with out.open("a") as file:
-        for result in _trained(jobs, arguments.jobs):
+        for result in _trained([jobs[n] for n in jobs if n not in done], arguments.jobs):
             file.write(json.dumps(result) + "\n")
             file.flush()
             print(_line(result), flush=True)
@@ -336,6 +346,8 @@ def _table(arguments: argparse.Namespace) -> None:
     results = {}
     for name in arguments.files:
         lines = list(_lines(Path(name)))
+        if len({line["data"] for line in lines}) != 1:
+            raise InputError(f"{name} has no draws, or draws on several datasets: give one of each")
         known = baselines(Path(lines[0]["data"]))
         result = results[Path(name).stem] = summary(lines, known)
         cells = [str(result[key]) for key in header]
@@ -345,7 +357,9 @@ def _table(arguments: argparse.Namespace) -> None:
 
 
 def _lines(file: Path) -> Iterator[dict[str, Any]]:
-    for line in file.read_text().splitlines():
+    """Yield the draws of a file; a last line that was cut by a kill is left out."""
+    whole = file.read_text().rpartition("\n")[0]
+    for line in whole.splitlines():
         yield json.loads(line)
 
 

@@ -240,7 +240,7 @@ def _collapse_warning(result: Mapping[str, Any], config: TrialConfig) -> str:
     is_post_norm = config.encoder.parameters.get("norm") == "post"
     return (
         f"warning: {names} collapsed: for two epochs in a row, the outputs on select are nearly "
-        f"constant: lower optim.lr = {config.optim.lr:g} or raise optim.warmup_steps"
+        f"constant: lower optim.lr = {config.optim.lr:g}"
         + (", or set encoder.norm=pre" if is_post_norm else "")
     )
 

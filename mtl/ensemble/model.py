@@ -8,13 +8,11 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import torch
 from jaxtyping import Float32
 
 from mtl.dataset import Dataset, Listing
 from mtl.ensemble.folder import Export, Member, parse_export, read_files
 from mtl.ensemble.source import SPAN_BYTES, Source
-from mtl.errors import InputError
 from mtl.models.frameworks import Framework
 from mtl.optimisation.device import choose_device
 from mtl.predictions.table import Predictions
@@ -40,8 +38,6 @@ class Ensemble:
     """
 
     def __init__(self, export: Export, device: Device = "auto") -> None:
-        if device == "cuda" and not torch.cuda.is_available():
-            raise InputError("device = 'cuda', but no GPU is visible: leave it at auto")
         self.export = export
         self.device = choose_device(device)
         self._data = {name: self._inference_data(member) for name, member in export.members.items()}

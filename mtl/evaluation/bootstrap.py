@@ -124,8 +124,10 @@ class BootstrapScore:
         """Return the two-sided p-value of the hypothesis that the true score is 0.
 
         The p-value is never 0, and is below 0.05 if the 95 % confidence interval does not contain
-        0.
+        0. It is 1 for fewer than ``MIN_VIDEOS`` videos.
         """
+        if self.influence.shape[1] < MIN_VIDEOS:
+            return 1.0
         t, error = self.t_statistics(), self.standard_error()
         if not len(t) or error < MIN_STANDARD_ERROR:
             return 1.0

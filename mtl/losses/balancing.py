@@ -60,9 +60,9 @@ class Balancing(nn.Module, ABC):
             shared: Parameters that all tasks share; the base class does not use them.
             scale: Function that multiplies a loss by the scale of the mixed-precision gradient
                 scaler (``torch.amp.GradScaler``).
-            combine_rows: Function that averages the rows of a matrix over the DDP workers, and
-                combines them; the base class does not use it, because DDP averages the gradient of
-                the combined loss.
+            combine_rows: Function that sums the rows of a matrix over the DDP workers, and combines
+                them; the base class does not use it, because DDP sums the gradient of the combined
+                loss.
         """
         torch.autograd.backward(scale(self(losses, labelled)))
 
@@ -211,7 +211,7 @@ class GradientBalancing(Balancing):
             shared: Parameters that all tasks share.
             scale: Function that multiplies a loss by the scale of the mixed-precision gradient
                 scaler (``torch.amp.GradScaler``).
-            combine_rows: Function that averages the tasks' gradients over the DDP workers before
+            combine_rows: Function that sums the tasks' gradients over the DDP workers before
                 they are combined.
         """
         known = [scale(loss) for task, loss in losses.items() if labelled[task]]

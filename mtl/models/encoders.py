@@ -2,7 +2,8 @@
 
 A new encoder is one class here, one line in ``ENCODERS`` and one YAML file in
 ``sweeps/configs/encoder``. The keyword-only parameters of its constructor are its config keys.
-``layers`` must be one of them, because frameworks stack encoders with different numbers of layers.
+``hidden`` and ``layers`` must be among them: the learning rate may be scaled by the width, and
+frameworks stack encoders with different numbers of layers.
 
 Shapes: B windows, T frames, F features, H hidden.
 """

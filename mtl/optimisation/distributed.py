@@ -66,21 +66,22 @@ class Workers:
         return padded[:, self.rank :: self.size]
 
     def wrap(self, model: nn.Module) -> nn.Module:
-        """Wrap a model in DDP, which starts with rank 0's parameters and averages gradients.
+        """Wrap a model in DDP, which starts with rank 0's parameters and sums the gradients.
 
-        With a single worker the model itself is returned.
+        They are summed, not averaged, because ``sum`` gives each worker its part of the gradient of
+        the whole batch. With a single worker the model itself is returned.
         """
         if self.size == 1:
             return model
-        return DistributedDataParallel(model, gradient_as_bucket_view=True)
+        wrapped = DistributedDataParallel(model, gradient_as_bucket_view=True)
+        wrapped.register_comm_hook(None, _sum_gradients)
+        return wrapped
 
     def sum(self, parts: Sequence[Tensor]) -> list[Tensor]:
         """Return each vector summed over all workers, in one differentiable all-reduce in float64.
 
-        The backward pass multiplies the gradient of this worker's vectors by ``size``, to undo the
-        average over workers that DDP takes, so the model gets the gradient of the whole batch.
-        Parameters outside the model depend on the sums only, which are equal on all workers, so
-        their gradients need no correction.
+        The gradient of this worker's vectors is that of the sums. Parameters outside the model
+        depend on the sums only, which are equal on all workers, so their gradients are equal too.
 
         Args:
             parts: Vectors of this worker; the other workers have vectors of the same lengths.
@@ -88,12 +89,12 @@ class Workers:
         if self.size == 1:
             return list(parts)
         flat = torch.cat([part.double() for part in parts])
-        sums: Tensor = _SumOverWorkers.apply(flat, self.size)
+        sums: Tensor = _SumOverWorkers.apply(flat)
         pieces = torch.split(sums, [len(part) for part in parts])
         return [piece.to(part.dtype) for piece, part in zip(pieces, parts, strict=True)]
 
     def combine_rows(self, rows: Tensor, combine: Callable[[Tensor], Tensor]) -> Tensor:
-        """Average a matrix over all workers and return the combination of its rows.
+        """Sum a matrix over all workers and return the combination of its rows.
 
         Only rank 0 calls ``combine``, and all workers get its result, so they stay equal to the bit
         even if it draws random numbers. Rank 0's generator has the seed of a single worker's.
@@ -101,12 +102,12 @@ class Workers:
         Args:
             rows: Matrix of this worker, of equal shape on all workers, such as each task's gradient
                 (one row for each task). Several workers overwrite it.
-            combine: Function of the averaged matrix that returns one row.
+            combine: Function of the summed matrix that returns one row.
         """
         if self.size == 1:
             return combine(rows)
         dist.reduce(rows, dst=0)
-        combined = combine(rows.div_(self.size)) if self.rank == 0 else torch.empty_like(rows[0])
+        combined = combine(rows) if self.rank == 0 else torch.empty_like(rows[0])
         dist.broadcast(combined, src=0)
         return combined
 
@@ -150,12 +151,19 @@ SINGLE_WORKER = Workers()
 
 class _SumOverWorkers(torch.autograd.Function):
     @staticmethod
-    def forward(context: Any, part: Tensor, size: int) -> Tensor:
-        context.size = size
+    def forward(context: Any, part: Tensor) -> Tensor:
         total = part.clone()
         dist.all_reduce(total)
         return total
 
     @staticmethod
-    def backward(context: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        return gradients[0] * context.size, None
+    def backward(context: Any, *gradients: Tensor) -> Tensor:
+        return gradients[0]
+
+
+def _sum_gradients(
+    _: None, bucket: torch._C._distributed_c10d.GradBucket
+) -> torch.futures.Future[Tensor]:
+    """Sum a bucket of gradients over the workers: DDP's hook in place of its average."""
+    work = dist.all_reduce(bucket.buffer(), async_op=True)
+    return work.get_future().then(lambda future: future.value()[0])

@@ -75,7 +75,7 @@ class TrainerCore(Generic[Result]):
         balancing: Balancing (weighting of the losses or their gradients); its parameters are
             trained with the model.
         peak_learning_rate: Learning rate after warm-up and before decay.
-        ddp_model: The model with gradients averaged over workers.
+        ddp_model: The model with gradients summed over workers.
         learning_curve: Result of each finished epoch.
         result_type: Dataclass of an epoch's result.
         balancing_key: Key of the balancing's state in a checkpoint.

@@ -89,7 +89,7 @@ class Objective(ABC):
             losses: Each loss by name, as the method ``losses`` returned it.
             sums: The vectors from which these losses were computed.
             scale: Function of the gradient scaler that multiplies a loss by the current scale.
-            combine_rows: Function that averages the rows of a matrix over the DDP workers, and
+            combine_rows: Function that sums the rows of a matrix over the DDP workers, and
                 combines them.
         """
 

@@ -48,8 +48,8 @@ class EpochResult:
             its labels; None if the task has no label there or its labels are constant. Empty in
             results of earlier versions of the program.
         collapsed: For each task with an output spread, True if its outputs are nearly constant
-            after this epoch and the one before (see ``mtl.evaluation.collapse``). Empty in results
-            of earlier versions.
+            after this epoch and the one before, both after the warm-up (see
+            ``mtl.evaluation.collapse``). Empty in results of earlier versions.
     """
 
     epoch: int
@@ -179,6 +179,7 @@ class Trainer(TrainerCore[EpochResult]):
         epoch: int,
         scores: dict[str, float | None],
         output_spread: dict[str, float | None],
+        steps: int,
         **trained: Any,
     ) -> EpochResult:
         before = self.learning_curve[-1] if self.learning_curve else None
@@ -193,6 +194,8 @@ class Trainer(TrainerCore[EpochResult]):
         if objective is None:
             raise TrainingError(f"no frame of select has a label of {', '.join(scores)}")
         earlier = before.output_spread if before else {}
+        # During the warm-up the outputs of many models have hardly left their first values.
+        is_warm = epoch - 1 >= self._warmup_epochs(steps)
         return EpochResult(
             epoch=epoch,
             scores=scores,
@@ -202,7 +205,7 @@ class Trainer(TrainerCore[EpochResult]):
             learning_rate=self.optimizer.param_groups[0]["lr"],
             output_spread=output_spread,
             collapsed={
-                task: is_collapsed(spread, earlier.get(task))
+                task: is_warm and is_collapsed(spread, earlier.get(task))
                 for task, spread in output_spread.items()
                 if spread is not None
             },
@@ -236,6 +239,7 @@ class Trainer(TrainerCore[EpochResult]):
         means = (totals / len(schedule)).tolist()
         return {
             "losses": dict(zip(self.data.tasks, means, strict=True)),
+            "steps": len(schedule),
             "frames": int(schedule[..., 2].sum()),
             "seconds": time.perf_counter() - started,
             "data_seconds": data_seconds,

@@ -1,6 +1,6 @@
 """Plan of a sweep: the search file, checked against its dataset before training starts."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -80,6 +80,20 @@ class Plan:
     missing_features: tuple[str, ...]
     folds: tuple[dict[str, str], ...]
 
+    def video_lengths(self, config: TrialConfig) -> Mapping[str, int]:
+        """Return the number of frames of each video for a config.
+
+        A config with a combination of feature sets and frames that was not sampled gets the numbers
+        of another one with the same frames, which differ by the frames without features only.
+
+        Args:
+            config: A config of the space.
+        """
+        frames = config.sequence.frames
+        alike = [found for (_, other), found in self.lengths.items() if other == frames]
+        others = [*alike, *self.lengths.values()]
+        return self.lengths.get((config.features, frames), others[0])
+
     def rungs(self, epochs: int) -> frozenset[int]:
         """Return the rungs (epochs at which a trial may be pruned) of a trial.
 
@@ -123,6 +137,11 @@ def make_plan(file: SearchFile, dataset: Dataset) -> Plan:
                 f"{file.source}: features: the dataset {dataset.address} has no set {name!r}"
                 f"{did_you_mean(name, known)}"
             )
+    if not file.resources.gpus_per_worker and any(c.training.device == "cuda" for c in configs):
+        raise InputError(
+            f"{file.source}: training.device = 'cuda' needs a GPU for each worker: set "
+            "resources.gpus_per_worker = 1, or leave training.device at auto"
+        )
     parts = divide(listing, file.search.confirm, file.search.seed)
     labelled = trained_tasks(TASKS, listing)
     tasks = _check_labels(configs, listing, labelled, parts, file)

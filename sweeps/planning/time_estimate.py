@@ -71,19 +71,23 @@ def work_of(plan: Plan, config: TrialConfig) -> Work:
     """
     sequence, workers = config.sequence, plan.file.resources.workers_per_trial
     lengths: defaultdict[str, list[int]] = defaultdict(list)
-    for video, frames in plan.lengths[config.features, sequence.frames].items():
+    for video, frames in plan.video_lengths(config).items():
         lengths[plan.parts[video]].append(-(-frames // sequence.frame_stride))
     window, train = sequence.window_frames, lengths["train"]
     carried = ENCODERS[config.encoder.name].carries_state
-    lanes = min(config.optim.batch_videos, len(train)) if carried else config.optim.batch_videos
-    at_once = max(len(lengths[part]) for part in ("select", "confirm", "test"))
-    evaluated = min(EVALUATION_LANES, at_once) if carried else EVALUATION_LANES
+    # A batch has no more rows than there are videos, or windows if each is trained alone.
+    lanes = min(config.optim.batch_videos, len(train) if carried else -(-sum(train) // window))
+    at_once = max(
+        len(lengths[part]) if carried else _prediction_windows(lengths[part], window)
+        for part in ("select", "confirm", "test")
+    )
+    evaluated = max(1, min(EVALUATION_LANES, at_once))
 
     def steps(*parts: str) -> int:
         return sum(_prediction_steps(lengths[part], window, carried) for part in parts)
 
     return Work(
-        training_windows=-(-lanes // workers),
+        training_windows=max(1, -(-lanes // workers)),
         prediction_windows=-(-evaluated // workers),
         training_steps=_training_steps(train, lanes, window, carried),
         select_steps=steps("select"),
@@ -110,9 +114,13 @@ def _prediction_steps(lengths: Sequence[int], window_frames: int, carried: bool)
     """Return the number of prediction batches of some videos; the windows of a frame overlap."""
     if carried:
         return math.ceil(max(_loads(lengths, EVALUATION_LANES), default=0) / window_frames)
+    return math.ceil(_prediction_windows(lengths, window_frames) / EVALUATION_LANES)
+
+
+def _prediction_windows(lengths: Sequence[int], window_frames: int) -> int:
+    """Return the number of windows that predict some videos without carried states."""
     step = window_frames // WINDOWS_PER_FRAME
-    windows = sum(1 + math.ceil(max(0, length - window_frames) / step) for length in lengths)
-    return math.ceil(windows / EVALUATION_LANES)
+    return sum(1 + math.ceil(max(0, length - window_frames) / step) for length in lengths)
 
 
 def _loads(lengths: Sequence[int], lanes: int) -> list[int]:

@@ -72,7 +72,7 @@ def collapse_remarks(trials: Mapping[str, Sequence[FrozenTrial]]) -> list[str]:
     if pruned:
         remarks.append(
             f"collapsed and pruned: {len(pruned)} (the outputs of all tasks are nearly constant; "
-            "if these are many, lower optim.lr, raise optim.warmup_steps, or set encoder.norm=pre)"
+            "if these are many, lower optim.lr, or set encoder.norm=pre for transformers)"
         )
     if others:
         by_task = Counter(task for tasks in others for task in tasks)

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from mtl.dataset import open_dataset
+from mtl.errors import InputError
 from mtl.evaluation.metrics import scores
 from mtl.synthetic.layout import draw_layout
 from mtl.synthetic.parameters import View
@@ -105,10 +106,26 @@ def test_draws_are_trained_and_counted(
     lines = [json.loads(line) for line in out.read_text().splitlines()]
     assert [line["number"] for line in lines] == [0, 1]
     assert (first["draws"], both["draws"]) == (1, 2)
+    with pytest.raises(InputError, match="another draw 0 than this command makes"):
+        run(*words, "--draws", "3", "--seed", "2")
+    out.write_text(out.read_text() + out.read_text()[:50])  # a kill while the third was written
+    assert run("table", str(out))["draws"]["draws"] == 2
+    assert run(*words, "--draws", "2")["draws"] == both
+    assert [json.loads(line) for line in out.read_text().splitlines()] == lines
     for line in lines:
         assert line["overrides"] == benchmark.draw(str(space), [], 41, line["number"])
         assert set(line["best_scores"]) == set(TASKS)
         assert len(line["output_spread"]) == 2
+
+
+def test_a_whole_dataset_is_prepared_from_annotation_files(
+    benchmark: ModuleType, run: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    benchmark.write_planted(tmp_path, benchmark.plant(small(benchmark), 3), 3, small(benchmark))
+    found = run("prepare", "--data", str(tmp_path), "encoder.hidden=8")["prepare"]
+    assert found["same_features"] is True
+    assert found["epoch_frames"] == 1500
+    assert min(found["prepare_seconds"], found["prepare_gb"]) > 0
 
 
 def test_the_summary_counts_what_it_names(benchmark: ModuleType) -> None:

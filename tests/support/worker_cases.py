@@ -125,6 +125,18 @@ RUNS = {
 }
 
 
+HALF_PRECISION = ("fixed", "upgrad")
+"""Balancings that are trained in float16, whose gradients overflow at too large a scale."""
+
+
+def train_in_half_precision(balancing: str, workers: Workers) -> dict[str, Any]:
+    """Train a transformer in float16; return its losses and the final scale of the gradients."""
+    trial = setting("transformer", "linear", lanes=4, balancing=balancing, precision="float16")
+    trainer = Trainer(trial, uneven(), workers=workers)
+    losses = [result.losses for result in trainer.epochs()]
+    return {"losses": losses, "scale": trainer.scaler.get_scale()}
+
+
 def train(trial: TrialConfig, workers: Workers) -> dict[str, Any]:
     """Train a complete run; return its results, and its parameters after ``STEPS`` steps."""
     trainer = Trainer(trial, uneven(), workers=workers)
@@ -369,7 +381,7 @@ def combine_rows(workers: Workers) -> dict[str, list[float]]:
     torch.manual_seed(workers.rank)
     overflow = torch.where(torch.tensor(workers.rank == workers.size - 1), torch.inf, matrix)
     return {
-        "mean": workers.combine_rows(matrix * (workers.rank + 1), lambda m: m.sum(dim=0)).tolist(),
+        "sum": workers.combine_rows(matrix * (workers.rank + 1), lambda m: m.sum(dim=0)).tolist(),
         "drawn": workers.combine_rows(matrix, lambda m: torch.rand(2)).tolist(),
         "overflow": workers.combine_rows(overflow, lambda m: m[1]).tolist(),
     }
@@ -403,6 +415,7 @@ def shared_buffers(workers: Workers) -> dict[str, list[float]]:
 CASES: dict[str, Callable[[Workers], Any]] = {
     **{f"train {name}": partial(train, trial) for name, trial in RUNS.items()},
     **{f"predict {name}": partial(predict_in_several_ways, name) for name in ENCODER_NAMES},
+    **{f"half precision {name}": partial(train_in_half_precision, name) for name in HALF_PRECISION},
     "learn balancing": learn_balancing,
     "resume fixed": partial(resume, "fixed"),
     "resume pcgrad": partial(resume, "pcgrad"),

@@ -13,7 +13,7 @@ from mtl.tasks import TASKS
 from mtl.training.inference import TrialData
 from mtl.training.trainer import STOP_CHECK_STEPS
 from tests.support.laws import ENCODER_NAMES, TOLERANCE
-from tests.support.worker_cases import CASES, LENGTHS, RUNS, uneven
+from tests.support.worker_cases import CASES, HALF_PRECISION, LENGTHS, RUNS, uneven
 from tests.support.worker_processes import BACKENDS, Results, run_groups
 
 pytestmark = pytest.mark.slow
@@ -76,6 +76,17 @@ def test_any_number_of_workers_trains_the_same_model(group: Results, name: str) 
 def test_all_workers_have_bit_identical_results(group: Results, name: str) -> None:
     first, *others = (pickle.dumps(worker[f"train {name}"]) for worker in group)
     assert all(other == first for other in others)
+
+
+@pytest.mark.parametrize("balancing", HALF_PRECISION)
+def test_any_number_of_workers_overflows_at_the_same_scale(group: Results, balancing: str) -> None:
+    """The losses differ by float16's rounding alone, and the same steps are skipped."""
+    expected = alone(f"half precision {balancing}")
+    assert expected["scale"] < 65536, "no step has overflowed"
+    for worker in group:
+        found = worker[f"half precision {balancing}"]
+        assert found["scale"] == expected["scale"]
+        assert_near(found["losses"], expected["losses"], 5e-3)
 
 
 def test_any_number_of_workers_finds_the_same_collapse(group: Results) -> None:
@@ -217,15 +228,15 @@ def test_sum_adds_the_vectors_of_all_workers(group: Results) -> None:
         assert found["sums"] == [[ranks, 2 * size], [0.5 * size + ranks]]
         assert found["large"][:size] == [np.float32(2**24 + size - 1)] * size
         assert found["dtypes"] == [torch.float32, torch.float64]
-        assert found["gradients"] == [[2 * size, 2 * size], [3 * size]]
+        assert found["gradients"] == [[2, 2], [3]]
         assert found["exchanges"] == 1
 
 
-def test_rows_are_averaged_and_combined_by_rank_0(group: Results) -> None:
-    mean = (len(group) + 1) / 2
+def test_rows_are_summed_and_combined_by_rank_0(group: Results) -> None:
+    total = len(group) * (len(group) + 1) / 2
     for worker in group:
         found = worker["combine rows"]
-        assert found["mean"] == [4 * mean, 6 * mean]
+        assert found["sum"] == [4 * total, 6 * total]
         assert found["drawn"] == alone("combine rows")["drawn"]
         assert found["overflow"] == [np.inf, np.inf]
 
