@@ -8,6 +8,7 @@ import yaml
 from mtl.config import TrialConfig
 from mtl.tasks import TASKS
 from sweeps.planning.plan import SAMPLED_CONFIGS, Plan
+from sweeps.planning.time_estimate import work_of
 from sweeps.study import Proposal
 
 
@@ -41,6 +42,7 @@ def describe(plan: Plan, concurrent: int | None) -> str:
         *(f"  missing   {sentence}" for sentence in plan.missing_features),
         "  varied    " + "\n            ".join(plan.space.describe()),
     ]
+    lines += _warm_up(plan)
     if not file.search.confirm:
         lines.append(
             "  note      search.confirm is 0: every score is selected on the scored videos"
@@ -76,6 +78,24 @@ def _first(plan: Plan) -> list[str]:
             "points: raise it to train them all"
         )
     return lines
+
+
+def _warm_up(plan: Plan) -> list[str]:
+    """Return a line if the warm-up of sampled configs is longer than their training; else []."""
+    longer = []
+    for config, _ in plan.sampled:
+        steps, optim = work_of(plan, config).training_steps, config.optim
+        warm_up = optim.warmup_epochs * steps if optim.warmup_steps is None else optim.warmup_steps
+        if warm_up >= steps * config.training.epochs:
+            longer.append((warm_up, steps * config.training.epochs))
+    if not longer:
+        return []
+    warm_up, trained = max(longer)
+    key = "epochs" if plan.sampled[0].config.optim.warmup_steps is None else "steps"
+    return [
+        f"  note      {len(longer)} of {len(plan.sampled)} sampled configs never reach optim.lr: "
+        f"their warm-up has {warm_up:g} steps, their training {trained}: lower optim.warmup_{key}"
+    ]
 
 
 def _unlabelled(plan: Plan) -> str:

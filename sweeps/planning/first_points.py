@@ -128,7 +128,7 @@ def _placed(space: Space, point: Mapping[str, Any], where: str) -> dict[str, Any
             placed[leaf.name] = _member(leaf, point[leaf.path], where)
     missing = sorted(point.keys() - {name.rpartition("/")[2] for name in placed})
     if missing:
-        raise InputError(f"{where}: {missing[0]} {_not_there(missing[0], leaves)}")
+        raise InputError(f"{where}: {missing[0]} {_not_there(missing[0], leaves, point)}")
     return placed
 
 
@@ -144,7 +144,7 @@ def _member(leaf: Leaf, value: Any, where: str) -> Any:
         ) from None
 
 
-def _not_there(path: str, leaves: Sequence[Leaf]) -> str:
+def _not_there(path: str, leaves: Sequence[Leaf], point: Mapping[str, Any]) -> str:
     choices = [leaf.choices for leaf in leaves if leaf.path == path]
     if not choices:
         return f"is not in space{did_you_mean(path, dict.fromkeys(x.path for x in leaves))}"
@@ -152,4 +152,7 @@ def _not_there(path: str, leaves: Sequence[Leaf]) -> str:
         ", ".join(f"{name.rpartition('/')[2]}: {option}" for name, option in needed.items())
         for needed in choices
     ]
-    return f"varies only under {' or '.join(options)}: name the option in the point too"
+    keys = {name.rpartition("/")[2] for needed in choices for name in needed}
+    named = ", ".join(f"{key}: {display_value(point[key])}" for key in keys if key in point)
+    fix = f"but the point has {named}" if named else "name the option in the point too"
+    return f"varies only under {' or '.join(options)}: {fix}"

@@ -12,6 +12,9 @@ from sweeps.search_file.overrides import values_by_path, varied_paths
 from sweeps.study.proposal import COLLAPSED, COLLAPSED_TASKS
 from sweeps.study.record import last_value
 
+REPEATS = {"twin_of", "repeat_of", "fold_of"}
+"""User attributes of trials with the config of another trial, apart from seed and folds."""
+
 
 def leaderboard(
     name: str,
@@ -56,12 +59,18 @@ def collapse_remarks(trials: Mapping[str, Sequence[FrozenTrial]]) -> list[str]:
     """Return the numbers of collapsed trials and of trials that ended with collapsed tasks.
 
     A task has collapsed if its outputs are nearly constant. If all tasks of a trial have collapsed,
-    the trial is pruned, unless it repeats another trial. A number is left out if it is 0.
+    the trial is pruned, unless it repeats another trial. Trials that repeat another one, with the
+    same seed, another one or on a fold, do not count. A number is left out if it is 0.
 
     Args:
         trials: Trials of each Optuna study of the sweep, by the study's name.
     """
-    found = [trial for of_study in trials.values() for trial in of_study]
+    found = [
+        trial
+        for of_study in trials.values()
+        for trial in of_study
+        if not REPEATS & trial.user_attrs.keys()
+    ]
     pruned = [trial for trial in found if trial.user_attrs.get("reason") == COLLAPSED]
     others = [
         trial.user_attrs[COLLAPSED_TASKS]

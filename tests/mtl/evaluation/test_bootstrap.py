@@ -159,6 +159,13 @@ def test_p_is_below_5_percent_if_the_interval_excludes_0() -> None:
         ) < 0.01
 
 
+def test_two_videos_show_no_difference() -> None:
+    outputs, *known = rows(videos=2)
+    one, other = (bootstrap(each, *known)["p_labelled"] for each in (outputs, outputs[::-1]))
+    assert (one - other).score != 0
+    assert (one - other).p_value() == 1
+
+
 @pytest.mark.parametrize("absent", ["label", "prediction"])
 def test_a_task_without_labels_or_predictions_has_no_score(absent: str) -> None:
     outputs, labels, mask, video = rows()

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 
 import pytest
 
+from sweeps.cli.question import answers_no
 from tests.support.paths import ROOT
 
 PROGRAM = """
@@ -26,6 +27,21 @@ job = [sys.executable, "-c", {PROGRAM!r}, sys.argv[1]]
 print("ended", subprocess.Popen(job, preexec_fn=os.setpgrp).wait(), flush=True)
 """
 """Program that runs the other one as a background job of its terminal."""
+
+
+UNCONTROLLED = f"""
+import os, subprocess, sys
+job = [sys.executable, "-c", {PROGRAM!r}, sys.argv[1]]
+print("ended", subprocess.Popen(job, start_new_session=True).wait(), flush=True)
+"""
+"""Program that runs the other one on a terminal that does not control it."""
+
+CLOSED = """
+import os, sys
+sys.stdout = None
+from sweeps.cli.question import on_terminal
+os.write(0, b"terminal " + str(on_terminal()).encode())
+"""
 
 
 @contextmanager
@@ -83,6 +99,26 @@ def test_a_program_in_the_background_reads_nothing_and_is_not_stopped():
         os.write(terminal, b"n\n")
         assert b"no False" in read_until(terminal, b"no False")
         assert b"ended 0" in read_until(terminal, b"ended 0")
+
+
+def test_a_terminal_that_does_not_control_the_program_answers():
+    with asking(60, UNCONTROLLED) as (_, terminal):
+        read_until(terminal, b"terminal True")
+        os.write(terminal, b"n\n")
+        assert b"no True" in read_until(terminal, b"ended 0")
+
+
+def test_a_terminal_that_goes_away_is_no_answer(monkeypatch):
+    controller, terminal = pty.openpty()
+    os.close(controller)
+    with os.fdopen(terminal) as lost:
+        monkeypatch.setattr(sys, "stdin", lost)
+        assert answers_no(lambda: False) is False
+
+
+def test_closed_output_is_no_terminal():
+    with asking(60, CLOSED) as (_, terminal):
+        assert b"terminal False" in read_until(terminal, b"e")
 
 
 def test_files_and_pipes_are_no_terminal():

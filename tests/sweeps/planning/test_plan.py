@@ -161,6 +161,35 @@ def test_validation_videos_of_one_subject_cannot_be_divided(tmp_path):
     assert "selected on the scored videos" in describe(plan, None)
 
 
+def test_a_warm_up_that_is_longer_than_the_training_is_noted(tmp_path):
+    dataset = make_dataset(tmp_path / "data")
+    fixed = {"training.epochs": 5, "optim.batch_videos": 4, "sequence.window_frames": 10}
+    for warm_up, expected in (
+        ({"optim.warmup_steps": 100}, "warm-up has 100 steps, their training 10"),
+        ({"optim.warmup_epochs": 7}, "warm-up has 14 steps, their training 10"),
+        ({"optim.warmup_steps": 9}, None),
+    ):
+        plan = make_plan(search_file(tmp_path, fixed={**fixed, **warm_up}), dataset)
+        text = describe(plan, None)
+        assert (expected in text) if expected else ("warm-up" not in text)
+
+
+def test_cuda_without_gpus_is_refused(tmp_path):
+    file = search_file(tmp_path, fixed={"training.device": "cuda"})
+    with pytest.raises(InputError, match=r"set resources\.gpus_per_worker = 1"):
+        make_plan(file, make_dataset(tmp_path / "data"))
+    given = search_file(
+        tmp_path, fixed={"training.device": "cuda"}, resources={"gpus_per_worker": 1}
+    )
+    assert make_plan(given, make_dataset(tmp_path / "other")).sampled
+
+
+def test_the_lengths_of_videos_are_known_for_every_combination(tmp_path):
+    plan = make_plan(search_file(tmp_path), make_dataset(tmp_path / "data"))
+    config = compose(["features=[unseen]"])
+    assert plan.video_lengths(config) in plan.lengths.values()
+
+
 def test_a_fold_without_features_or_labels_is_refused(tmp_path):
     """Few of the eight labelled videos have the feature set ``rare``, or labels of expression."""
     frames = {

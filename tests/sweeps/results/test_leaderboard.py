@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import pytest
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from sweeps.pages.markdown import table
@@ -83,6 +84,16 @@ def test_collapsed_trials_and_trials_with_collapsed_tasks_are_counted():
     assert pruned.startswith("collapsed and pruned: 2 (the outputs of all tasks are nearly")
     assert others == "ended with collapsed tasks: 2 (valence 1, expression 2)"
     assert collapse_remarks({"demo": TRIALS}) == []
+
+
+@pytest.mark.parametrize("kind", ["twin_of", "repeat_of", "fold_of"])
+def test_collapsed_repeats_and_refits_are_not_counted(kind):
+    again = [
+        trial(8, TrialState.PRUNED, [0.1], reason="collapsed", **{kind: "demo 4"}),
+        trial(9, TrialState.COMPLETE, [0.6], collapsed_tasks=["valence"], **{kind: "demo 6"}),
+    ]
+    assert collapse_remarks({"demo": again}) == []
+    assert len(collapse_remarks({"demo": [*COLLAPSED, *again]})) == 2
 
 
 def test_only_paths_with_several_values_are_varied():
