@@ -12,11 +12,6 @@ from mtl.tasks import Task
 
 COLLAPSED_SPREAD = 0.02
 """Output spread below which a task has collapsed, if it holds for two epochs in a row."""
-LEARNING_GROWTH = 1.1
-"""Growth of the output spread within an epoch from which a task with a small spread still learns.
-
-Many models start at a spread of 1 to 2 % and leave it only after the warm-up.
-"""
 
 
 class OutputSpread:
@@ -68,12 +63,10 @@ class OutputSpread:
 
 
 def is_collapsed(spread: float | None, earlier: float | None) -> bool:
-    """Return True if a task has collapsed: its spread is small twice in a row and does not grow.
+    """Return True if a task has collapsed, judged by two epochs in a row.
 
     Args:
         spread: Output spread after an epoch, from ``OutputSpread``; None if there is none.
         earlier: Output spread after the epoch before; None if there is none.
     """
-    if spread is None or earlier is None or max(spread, earlier) >= COLLAPSED_SPREAD:
-        return False
-    return spread <= LEARNING_GROWTH * earlier
+    return all(value is not None and value < COLLAPSED_SPREAD for value in (spread, earlier))
