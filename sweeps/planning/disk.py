@@ -7,8 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
+from mtl.config import TrialConfig
+from mtl.errors import InputError
 from mtl.tasks import OUTPUT_COLUMNS
-from sweeps.planning.plan import Plan
+from sweeps.planning.plan import Plan, count_parameters
 from sweeps.storage.disk_space import free_bytes, used_bytes
 from sweeps.storage.ranking import BEST_TRIALS_PER_TASK
 from sweeps.storage.trial_folder import TRIALS, is_refit
@@ -35,8 +37,7 @@ class DiskNeed:
         kept: Largest number of trials that keep their weights.
         weights_bytes: Weights of all these trials, if each is of the largest model and each of its
             tasks has another best epoch.
-        running_bytes: Checkpoint and weights of one trial while it trains; the checkpoint counts
-            twice, because the next one is complete before it replaces the last one.
+        running_bytes: Checkpoint and weights of one trial of the largest model while it trains.
     """
 
     trials: int
@@ -79,16 +80,50 @@ def disk_need(plan: Plan, ranked: int = 0, refits: int = 0) -> DiskNeed:
     one = _prediction_bytes(plan, plan.parts)
     on_fold = max((_prediction_bytes(plan, parts) for parts in plan.folds), default=one)
     configs = [sized.config for sized in (*plan.sampled, *plan.given)]
-    double = any(config.training.precision == "float64" for config in configs)
-    model = (8 if double else 4) * plan.parameters[1]
+    model = plan.parameters[1] * max(_bytes_per_parameter(config) for config in configs)
     weights = model * min(tasks, plan.epochs)
     return DiskNeed(
         trials=ranked + refits,
         predictions_bytes=ranked * one + refits * on_fold,
         kept=kept,
         weights_bytes=kept * weights,
-        running_bytes=2 * CHECKPOINT_PARAMETERS * model + weights,
+        running_bytes=_training_bytes(model, tasks, plan.epochs),
     )
+
+
+def trial_bytes(plan: Plan, config: TrialConfig, fold: int | None) -> int:
+    """Return the largest size of one trial's folder while it trains and predicts, in bytes.
+
+    Args:
+        plan: The search file, checked against the dataset.
+        config: The trial's config.
+        fold: Index of the held-out fold; None for a trial that is not trained on folds.
+    """
+    try:
+        parameters = count_parameters(config, plan.dataset, plan.tasks)
+    except InputError:  # the trial will fail before it writes anything large
+        parameters = 0
+    model = parameters * _bytes_per_parameter(config)
+    training = _training_bytes(model, len({*config.tasks} & {*plan.tasks}), config.training.epochs)
+    return training + _prediction_bytes(plan, plan.parts if fold is None else plan.folds[fold])
+
+
+def _bytes_per_parameter(config: TrialConfig) -> int:
+    return 8 if config.training.precision == "float64" else 4
+
+
+def _training_bytes(model: int, tasks: int, epochs: int) -> int:
+    """Return the most bytes of a trial's checkpoints and weights.
+
+    New ones are complete before old ones are removed, so there may be two checkpoints, and weights
+    of one more epoch than there are tasks.
+
+    Args:
+        model: Bytes of the model's parameters.
+        tasks: Number of tasks; each may have another best epoch.
+        epochs: Number of epochs.
+    """
+    return model * (2 * CHECKPOINT_PARAMETERS + min(tasks + 1, epochs))
 
 
 def _prediction_bytes(plan: Plan, parts: Mapping[str, str]) -> int:

@@ -42,9 +42,20 @@ class Limits:
 
     def halt(self) -> str | None:
         """Return the reason why no more trials may start, as a sentence; None if they may."""
-        above, full = self._above_limit(), self._disk_full()
-        no_space = f"{above}: raise it" if above else f"{full}: free some" if full else None
+        above = self._above_limit()
+        no_space = f"{above}: raise it" if above else self.disk_full()
         return self.spent() or self._too_many_failures() or no_space
+
+    def disk_full(self, growth_bytes: int = 0) -> str | None:
+        """Return a sentence for the user if the disk lacks space, else None.
+
+        Args:
+            growth_bytes: Disk space that trials may take while they train; the disk must have
+                `FREE_BYTES` more.
+        """
+        lack = self._lack_of_space(growth_bytes)
+        need = ", which the next trial may need" if growth_bytes else ""
+        return f"{lack}{need}: free some" if lack else None
 
     def spent(self) -> str | None:
         """Return the reason why running trials must stop after their current epoch, or None.
@@ -83,7 +94,7 @@ class Limits:
             f"the last: {last}; raise budget.failures, or train them again with --retry-failed"
         )
 
-    def make_room(self, starting: int = 1) -> str | None:
+    def make_room(self, growth_bytes: int = 0) -> str | None:
         """Remove weights while the trials' files exceed their limit or may fill the disk.
 
         In each task, weights of the trials with the lowest ranks go first. Predictions and scores
@@ -91,20 +102,20 @@ class Limits:
         trials to train on folds are chosen, since they are those to fuse.
 
         Args:
-            starting: Number of trials that have not written weights yet, the next one included.
+            growth_bytes: Disk space that the trials in training and the next one may still take;
+                0 before the next one is known.
 
         Returns:
             A sentence for the user if weights were removed, else None.
         """
-        reserve = starting * self.need.running_bytes
-        reason = full = self._above_limit() or self._disk_full(reserve)
-        if not full or not self._may_remove():
+        reason = lack = self._above_limit() or self._lack_of_space(growth_bytes)
+        if not lack or not self._may_remove(growth_bytes):
             return None
         keep = self.kept_weights.keep
         # The number of kept trials is written first, for which a full disk may have no room.
         with suppress(OSError):
-            while full and self.kept_weights.keep_fewer():
-                full = self._above_limit() or self._disk_full(reserve)
+            while lack and self.kept_weights.keep_fewer():
+                lack = self._above_limit() or self._lack_of_space(growth_bytes)
         if self.kept_weights.keep == keep:
             return None
         return (
@@ -112,16 +123,17 @@ class Limits:
             "kept from now on"
         )
 
-    def _may_remove(self) -> bool:
+    def _may_remove(self, growth_bytes: int) -> bool:
         """Return True if a trial is due that can start once weights are removed."""
-        if self.spent() or self._too_many_failures():
+        if self.spent() or self._too_many_failures() or self.study.refitting:
             return False
-        if not self.study.has_next() or self.study.refitting:
+        # The next trial is no longer queued once its growth is known.
+        if not growth_bytes and not self.study.has_next():
             return False
         limit = self.need.limit_gb(self.budget.disk_gb)
         free = shutil.disk_usage(self.folder).free
-        excess = max(1e9 * (self.kept_weights.gb - limit), FREE_BYTES - free)
-        return excess <= 0 or excess <= self.kept_weights.removable_bytes()
+        excess = max(1e9 * (self.kept_weights.gb - limit), FREE_BYTES + growth_bytes - free)
+        return excess <= self.kept_weights.removable_bytes()
 
     def _above_limit(self) -> str | None:
         limit = self.need.limit_gb(self.budget.disk_gb)
@@ -133,9 +145,9 @@ class Limits:
             f"budget.disk_gb = {limit:.4g}{auto}"
         )
 
-    def _disk_full(self, reserve_bytes: int = 0) -> str | None:
-        """Return a reason if less than `FREE_BYTES` and a reserve are free, else None."""
-        least = FREE_BYTES + reserve_bytes
+    def _lack_of_space(self, growth_bytes: int) -> str | None:
+        """Return a reason if less than `FREE_BYTES` and this growth are free, else None."""
+        least = FREE_BYTES + growth_bytes
         if shutil.disk_usage(self.folder).free >= least:
             return None
         return f"the disk of {self.folder} has less than {least / 1e9:.2g} GB left"

@@ -4,6 +4,7 @@ A slot is a process, or a group of DDP workers, that trains one trial after anot
 (``sweeps.study``) chooses the trials and decides on pruning.
 """
 
+import functools
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -16,6 +17,7 @@ from ray.tune.search import Searcher
 from mtl.config import TrialConfig
 from sweeps.planning.compose import compose
 from sweeps.planning.describe import trial_yaml
+from sweeps.planning.disk import trial_bytes
 from sweeps.planning.plan import Plan
 from sweeps.records.messages import INTERRUPTED, Job, all_collapsed
 from sweeps.search.budget import Limits
@@ -23,6 +25,7 @@ from sweeps.search.tune_trial import BEGUN, FAILED, LOST, RUNNING
 from sweeps.search.watcher import Watcher
 from sweeps.slots.control import Stop
 from sweeps.slots.pool import SlotPool
+from sweeps.storage.disk_space import growth_bytes
 from sweeps.storage.trial_folder import TrialFolder
 from sweeps.study import Proposal
 from sweeps.study.proposal import COLLAPSED_TASKS
@@ -84,7 +87,10 @@ class StudySearcher(NotSaved, Searcher):
         self._study, self._record = limits.study, limits.study.record
         self._restarts = plan.file.budget.restarts
         self._running: dict[str, _Running] = {}
-        self._unwritten: set[str] = set()
+        self._bytes_of = functools.cache(
+            lambda overrides, fold: trial_bytes(plan, compose(overrides), fold)
+        )
+        self._waiting: str | None = None
         self._deaths: Counter[tuple[str, int]] = Counter()
         self._stopping = Stop.NOT
 
@@ -107,16 +113,16 @@ class StudySearcher(NotSaved, Searcher):
         if slot is None and self.slots.gone:
             self.halted = self.halted or f"{self.slots.gone_reason}: no slot is left"
         if slot is not None:
-            self._make_room()
+            self._make_room(0)
             self.halted = self.limits.halt()
         if self.halted:
             return str(Searcher.FINISHED)
         if slot is None:
             return None
-        proposal = self._study.ask()
+        proposal = self._next_with_room()
         if proposal is None:
             self.slots.release(slot)
-            # A running trial may lose its slot and is then proposed again.
+            # A running trial may lose its slot and is then proposed again, or end and free space.
             return None if self._running else str(Searcher.FINISHED)
         return self._start(trial_id, proposal, slot)
 
@@ -137,7 +143,6 @@ class StudySearcher(NotSaved, Searcher):
             self._note_workers(running, result)
         if result["state"] != RUNNING:
             return
-        self._unwritten.discard(trial_id)
         epoch: dict[str, Any] = json.loads(result["result"])
         metric = self.plan.file.search.metric
         value = epoch["objective"] if metric == "score" else epoch["best_scores"][metric]
@@ -164,7 +169,6 @@ class StudySearcher(NotSaved, Searcher):
         """
         self._tick()
         running = self._running.pop(trial_id)
-        self._unwritten.discard(trial_id)
         proposal, slot = running.proposal, running.slot
         if result is None or error:
             result = {"state": LOST, "reason": "Tune's side of the trial died"}
@@ -226,9 +230,33 @@ class StudySearcher(NotSaved, Searcher):
         if spent and self._stopping == Stop.NOT:
             self.stop(self.halted or spent, Stop.AFTER_EPOCH)
 
-    def _make_room(self) -> None:
+    def _next_with_room(self) -> Proposal | None:
+        """Return the next trial; None if there is none, or if the disk may lack space for it.
+
+        A trial without space is queued again. It starts when others have ended and left enough; if
+        none is running, the search ends.
+        """
+        proposal = self._study.ask()
+        if proposal is None:
+            return None
+        due = (*(running.proposal for running in self._running.values()), proposal)
+        largest = {of.signature: self._bytes_of(of.overrides, of.fold) for of in due}
+        growth = growth_bytes(self.limits.folder, largest)
+        self._make_room(growth)
+        full = self.limits.disk_full(growth)
+        if full is None:
+            return proposal
+        self._record.put_back(proposal.study, proposal.number)
+        if not self._running:
+            self.halted = full
+        elif self._waiting != proposal.signature:
+            self._waiting = proposal.signature
+            self.watcher.say(f"{full}; until then it waits for others to end")
+        return None
+
+    def _make_room(self, growth: int) -> None:
         """Remove weights of beaten trials if disk space is short, and tell the user."""
-        removed = self.limits.make_room(len(self._unwritten) + 1)
+        removed = self.limits.make_room(growth)
         if removed:
             self.watcher.say(removed)
             self.results_changed()
@@ -273,7 +301,6 @@ class StudySearcher(NotSaved, Searcher):
             restarts=self._restarts - self._deaths[proposal.study, proposal.number],
         )
         self._running[trial_id] = _Running(proposal, job, slot)
-        self._unwritten.add(trial_id)
         self.watcher.started(proposal, job)
         fields = {k: v for k, v in asdict(job).items() if k not in ("checkpoint", "weights")}
         return {"slot": self.slots.actor(slot), "folder": str(folder.path), "job": fields}

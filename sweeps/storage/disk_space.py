@@ -1,10 +1,10 @@
 """Disk space that a sweep's trials use, and the space that is free for them."""
 
 import shutil
-from contextlib import suppress
+from collections.abc import Mapping
 from pathlib import Path
 
-from sweeps.storage.trial_folder import TRIALS
+from sweeps.storage.trial_folder import TRIALS, TrialFolder
 
 FREE_BYTES = 5 * 10**8
 """Bytes of free disk space below which no more trials start."""
@@ -16,11 +16,19 @@ def used_bytes(run_folder: Path) -> int:
     Args:
         run_folder: The sweep's run folder, which need not exist.
     """
-    total = 0
-    for file in (run_folder / TRIALS).glob("*/**/*"):
-        with suppress(FileNotFoundError):
-            total += file.stat().st_size
-    return total
+    return sum(TrialFolder(path).size_bytes() for path in (run_folder / TRIALS).glob("*"))
+
+
+def growth_bytes(run_folder: Path, largest: Mapping[str, int]) -> int:
+    """Return the disk space that the folders of trials may still take while they train.
+
+    Args:
+        run_folder: The sweep's run folder.
+        largest: Largest size of each trial's folder in bytes, by the trial's signature (hash of
+            config and dataset). The files that the folder holds already are taken off.
+    """
+    trials = {name: TrialFolder.in_run(run_folder, name) for name in largest}
+    return sum(max(0, size - trials[name].size_bytes()) for name, size in largest.items())
 
 
 def free_bytes(run_folder: Path) -> int:

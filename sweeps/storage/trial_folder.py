@@ -9,6 +9,7 @@ import io
 import json
 import shutil
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -232,8 +233,12 @@ class TrialFolder:
         return sum(file.stat().st_size for file in self._weights_files().values())
 
     def size_bytes(self) -> int:
-        """Return the total size of the folder's files in bytes."""
-        return sum(file.stat().st_size for file in self.path.rglob("*") if file.is_file())
+        """Return the total size of the folder's files in bytes; the trial may be in training."""
+        total = 0
+        for file in self.path.rglob("*"):
+            with suppress(FileNotFoundError):
+                total += file.stat().st_size if file.is_file() else 0
+        return total
 
     def _weights_files(self) -> dict[int, Path]:
         """Return the path of each kept file of weights, by epoch."""

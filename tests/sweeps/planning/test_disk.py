@@ -11,12 +11,15 @@ from safetensors.torch import save
 from mtl.build_model import build_model
 from mtl.predictions.table import Predictions
 from mtl.tasks import OUTPUT_COLUMNS, TASKS
+from mtl.whole_files import write_atomically
+from sweeps import train
 from sweeps.planning.compose import compose
-from sweeps.planning.disk import describe_disk, disk_need
+from sweeps.planning.disk import describe_disk, disk_need, trial_bytes
 from sweeps.planning.plan import Plan, make_plan
-from sweeps.storage import disk_space
+from sweeps.storage import disk_space, trial_folder
+from sweeps.storage.trial_folder import TrialFolder
 from sweeps.study import Refit
-from tests.support.small_data import NAMES, WIDTH, make_dataset, make_listing, search_file
+from tests.support.small_data import FRAMES, NAMES, WIDTH, make_dataset, make_listing, search_file
 
 Usage = namedtuple("Usage", "free")
 
@@ -156,3 +159,44 @@ def test_the_description_warns_of_a_disk_that_is_too_small(plan, tmp_path, monke
         file.truncate(10**9)
     assert "note" not in describe_disk(plan, 2, folder)  # the sweep's own files count
     assert "; 1 GB for them" in describe_disk(plan, 2, Path(folder))
+
+
+def test_a_trial_needs_the_space_of_its_own_model(plan):
+    small, large, double = (
+        trial_bytes(plan, compose([*words, "training.epochs=3"]), None)
+        for words in (
+            ["encoder.hidden=8"],
+            ["encoder.hidden=64"],
+            ["encoder.hidden=64", "training.precision=float64"],
+        )
+    )
+    need = disk_need(plan)
+    predictions = need.predictions_bytes // need.trials
+    assert large == need.running_bytes + predictions
+    assert double == 2 * need.running_bytes + predictions
+    assert small - predictions < need.running_bytes / 5
+    unbuildable = compose(["encoder=transformer", "encoder.hidden=9", "encoder.heads=2"])
+    assert trial_bytes(plan, unbuildable, None) == predictions
+
+
+def test_a_trial_on_a_fold_predicts_the_videos_of_the_fold(plan):
+    config = compose([])
+    parts = {**plan.parts, NAMES[0]: "select"}
+    more = trial_bytes(replace(plan, folds=(parts,)), config, 0) - trial_bytes(plan, config, None)
+    assert plan.parts[NAMES[0]] == "train"
+    assert more == len(FRAMES) * 24 * 4
+
+
+def test_the_folder_of_a_trial_never_takes_more_space_than_computed(plan, tmp_path, monkeypatch):
+    words = ["encoder.hidden=64", "training.epochs=3"]
+    folder = TrialFolder(tmp_path / "one")
+    sizes = []
+
+    def measured(file: Path, content: bytes) -> None:
+        sizes.append(folder.size_bytes() + len(content))
+        write_atomically(file, content)
+
+    monkeypatch.setattr(trial_folder, "write_atomically", measured)
+    assert train.main(["--data", str(tmp_path / "data"), "--out", str(folder.path), *words]) == 0
+    most = trial_bytes(plan, compose(words), None)
+    assert 0.5 * most < max(*sizes, folder.size_bytes()) < most

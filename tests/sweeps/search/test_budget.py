@@ -172,16 +172,39 @@ def test_a_disk_without_room_for_the_number_of_kept_trials_halts_the_sweep(monke
     assert full.halt() == "the disk of runs/demo has less than 0.5 GB left: free some"
 
 
-def test_all_trials_that_have_not_written_weights_need_room(monkeypatch):
-    free = FREE_BYTES + 3 * NEED.running_bytes
+def test_the_files_that_trials_still_write_need_room(monkeypatch):
+    free = FREE_BYTES + 3 * 10**9
     monkeypatch.setattr(module.shutil, "disk_usage", lambda folder: Usage(free))
-    assert limits(disk_gb=None, removable=8).make_room(3) is None
-    assert "less than 4.5 GB left" in (limits(disk_gb=None, removable=8).make_room(4) or "")
+    assert limits(disk_gb=None, removable=8).make_room(3 * 10**9) is None
+    assert "less than 4.5 GB left" in (limits(disk_gb=None, removable=8).make_room(4 * 10**9) or "")
+
+
+def test_no_weights_go_if_they_cannot_make_the_room_that_trials_need(monkeypatch):
+    free = FREE_BYTES + 8 * 10**8
+    monkeypatch.setattr(module.shutil, "disk_usage", lambda folder: Usage(free))
+    short = limits(disk_gb=None, removable=2)
+    assert short.halt() is None
+    assert short.make_room(2 * 10**9) is None
+    assert short.kept_weights.keep == 7
+    assert short.disk_full(2 * 10**9) == (
+        "the disk of runs/demo has less than 2.5 GB left, which the next trial may need: free some"
+    )
+    assert short.disk_full(8 * 10**8) is None
+    assert "best 5 trials" in (short.make_room(18 * 10**8) or "")
+
+
+def test_weights_go_for_the_last_trial_too(monkeypatch):
+    """It is no longer queued when the room for it is made."""
+    monkeypatch.setattr(module.shutil, "disk_usage", lambda folder: Usage(FREE_BYTES))
+    last = limits(disk_gb=None, removable=2)
+    last.study.has_next = lambda: False
+    assert last.make_room() is None
+    assert "best 5 trials" in (last.make_room(10**9) or "")
 
 
 def test_weights_go_while_the_disk_has_no_room_for_the_files_of_another_trial(monkeypatch):
     within = limits(gb=3.0, disk_gb=None, removable=8)
-    assert within.make_room() is None
+    assert within.make_room(NEED.running_bytes) is None
     free = FREE_BYTES + NEED.running_bytes + 3 * 10**9 - 10**8
 
     def usage(folder: Path) -> Usage:
@@ -189,7 +212,7 @@ def test_weights_go_while_the_disk_has_no_room_for_the_files_of_another_trial(mo
 
     monkeypatch.setattr(module.shutil, "disk_usage", usage)
     assert within.halt() is None  # it starts no trial when less than half a gigabyte is left
-    assert within.make_room() == (
+    assert within.make_room(NEED.running_bytes) == (
         "the disk of runs/demo has less than 1.5 GB left; only the weights of each task's best 12 "
         "trials are kept from now on"
     )

@@ -1,6 +1,7 @@
 """Searcher of Tune: the slot of each trial, decisions, lost trials, and the end of a search."""
 
 import json
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -13,16 +14,23 @@ import pytest
 from optuna.trial import TrialState
 from ray.tune.search import Searcher
 
+from sweeps.planning.compose import compose
+from sweeps.planning.disk import DiskNeed
+from sweeps.planning.plan import count_parameters
 from sweeps.records.messages import INTERRUPTED, Job
+from sweeps.search.budget import Limits as RealLimits
 from sweeps.search.searcher import StudySearcher
 from sweeps.search.tune_loop import _Interrupts
 from sweeps.search.tune_trial import BEGUN, LOST, RUNNING
-from sweeps.search_file import load
+from sweeps.search_file import BudgetSection, load
 from sweeps.search_file.sections import PrunerSection
 from sweeps.slots.control import Stop
+from sweeps.storage.disk_space import FREE_BYTES
+from sweeps.storage.kept_weights import KeptWeights
 from sweeps.storage.trial_folder import TrialFolder
 from sweeps.study import Proposal, SweepStudy
 from tests.support.search_files import SMALL
+from tests.support.small_data import NAMES, make_listing
 
 EPOCHS = 4
 RUNG = 2
@@ -104,14 +112,20 @@ class Limits:
         self.folder, self.study, self.clock = folder, study, Clock()
         self.ended: list[tuple[str, bool]] = []
         self.kept_weights = SimpleNamespace(add=lambda *ended: self.ended.append(ended))
-        self.starting: list[int] = []
+        self.growth: list[int] = []
         self.room = reasons.get("make_room", lambda: None)
+        self.full = reasons.get("disk_full", lambda: None)
         for name in ("halt", "spent", "late"):
             setattr(self, name, reasons.get(name, lambda: None))
 
-    def make_room(self, starting: int) -> str | None:
-        self.starting.append(starting)
+    def make_room(self, growth_bytes: int) -> str | None:
+        if growth_bytes:
+            self.growth.append(growth_bytes)
         return self.room()
+
+    def disk_full(self, growth_bytes: int) -> str | None:
+        assert growth_bytes == self.growth[-1]
+        return self.full()
 
 
 class Search:
@@ -143,8 +157,11 @@ class Search:
         overrides = [f"search.metric={metric}", f"budget.restarts={restarts}"]
         plan = SimpleNamespace(
             file=load(space, overrides),
-            dataset=SimpleNamespace(address="data"),
-            folds=(),
+            dataset=SimpleNamespace(address="data", width=lambda name: 4),
+            tasks=("valence",),
+            listing=make_listing(),
+            parts=dict.fromkeys(NAMES, "train"),
+            folds=(dict.fromkeys(NAMES, "train"),) * 2,
             rungs=lambda epochs: frozenset({RUNG}),
         )
         self.slots, self.log = Slots(), Log()
@@ -176,6 +193,10 @@ class Search:
     def end(self, trial: str, state: str, **metrics: Any) -> None:
         self.searcher.on_trial_result(trial, {"state": state, **metrics})
         self.searcher.on_trial_complete(trial, {"state": state, **metrics})
+
+    def folder_of(self, number: int) -> TrialFolder:
+        """Return the folder of a trial that has started."""
+        return TrialFolder.in_run(self.folder, self.trial(number).user_attrs["signature"])
 
     def trial(self, number: int) -> optuna.trial.FrozenTrial:
         return self.study.record.trials()["demo"][number]
@@ -265,19 +286,114 @@ def test_the_slot_of_a_repeat_or_refit_waits_for_no_decision(search, attributes)
     assert search.slots.decisions == []
 
 
-def test_trials_without_an_epoch_need_room_on_the_disk(search):
+def test_room_is_made_for_what_the_trials_in_training_still_add_to_their_folders(search):
     search.hand_out("a")
+    (whole,) = search.limits.growth
+    parameters = count_parameters(compose([]), search.searcher.plan.dataset, ("valence",))
+    assert whole == 4 * parameters * (2 * 3 + 2) + 100_000  # two checkpoints, two files of weights
     search.hand_out("b")
+    search.folder_of(0).weights_file(1).write_bytes(bytes(30_000))
     search.epoch("a", 1)
     search.end("a", "complete")
+    first, second = (search.folder_of(number).size_bytes() for number in (0, 1))
     search.hand_out("c")
+    begun = first - 30_000
+    # A trial that has ended adds nothing.
+    assert search.limits.growth == [whole, 2 * whole - begun, 2 * whole - second]
+    search.folder_of(1).weights_file(1).write_bytes(bytes(10**8))  # more than was computed
     search.end("c", "failed", reason="it broke")
-    search.searcher.suggest("d")
-    assert search.limits.starting == [1, 2, 2, 2]
+    search.study.record.retry_failed()
+    third = search.folder_of(2).size_bytes()
+    search.hand_out("d")
+    assert search.limits.growth[3] == whole - third
+
+
+@pytest.mark.parametrize(
+    ("room", "starts", "kept"),
+    [
+        (2_000_000, True, 12),  # the model of the trial is small
+        (1_464_000 - 2_100, True, 9),  # the weights of three trials are too much
+        (1_464_000 - 7_001, False, 12),  # those of the seven that may be removed do not help
+    ],
+)
+def test_weights_go_only_if_that_makes_room_for_the_next_trial(
+    search, monkeypatch, room, starts, kept
+):
+    trials = [TrialFolder.in_run(search.folder, f"t{number:02}") for number in range(12)]
+    for number, trial in enumerate(trials):
+        trial.begin("")
+        trial.weights_file(1).write_bytes(bytes(1000))
+        scores = {"select": {"score": number, "valence": number / 20}, "epochs": {"valence": 1}}
+        trial.scores_file.write_text(json.dumps(scores))
+    weights = KeptWeights(search.folder, {trial.signature: False for trial in trials})
+    need = DiskNeed(12, 12_000, 12, 12_000, running_bytes=10**9)
+    limits = RealLimits(
+        BudgetSection(), search.folder, search.study, weights, cast(Any, search.clock), need
+    )
+    search.searcher.limits = limits
+
+    def usage(folder: Path) -> SimpleNamespace:
+        removed = 1000 * sum(not trial.weights_folder.exists() for trial in trials)
+        return SimpleNamespace(free=FREE_BYTES + room + removed)
+
+    monkeypatch.setattr(shutil, "disk_usage", usage)
+    assert isinstance(search.searcher.suggest("a"), dict) == starts
+    assert sum(trial.weights_folder.exists() for trial in trials) == kept
+    if not starts:
+        assert search.searcher.halted == (
+            f"the disk of {search.folder} has less than 0.5 GB left, which the next trial may "
+            "need: free some"
+        )
+
+
+def test_a_resumed_trial_needs_room_only_for_what_it_adds(tmp_path):
+    with a_search(tmp_path) as search:
+        search.hand_out("a")
+        search.epoch("a", 1)
+        search.folder_of(0).weights_file(1).write_bytes(bytes(7_000))
+        (search.folder_of(0).path / "checkpoint.safetensors").write_bytes(bytes(50_000))
+        (whole,) = search.limits.growth
+        there = search.folder_of(0).size_bytes()
+    with a_search(tmp_path) as search:
+        assert search.hand_out("a")["reported"] == 1
+        assert search.limits.growth == [whole - there]
+        assert there > 57_000
+
+
+def test_a_trial_that_the_disk_has_no_room_for_waits_until_another_has_ended(tmp_path):
+    full: list[str] = []
+    with a_search(tmp_path, disk_full=lambda: full[0] if full else None) as search:
+        search.hand_out("a")
+        full.append("the disk is full: free some")
+        for _ in range(3):
+            assert search.searcher.suggest("b") is None
+        assert search.slots.free == [1]
+        said = "the disk is full: free some; until then it waits for others to end"
+        assert search.log.lines[1:] == [("say", said)]  # once
+        assert len(search.study.record.trials()["demo"]) == 2
+        full.clear()
+        search.epoch("a", 1)
+        search.end("a", "complete")
+        assert search.hand_out("c")["name"].startswith("demo/0001 ")
+        assert search.searcher.halted is None
+
+
+def test_the_search_ends_if_the_disk_has_no_room_for_the_only_trial(tmp_path):
+    with a_search(tmp_path, disk_full=lambda: "the disk is full: free some") as search:
+        assert search.searcher.suggest("a") == Searcher.FINISHED
+        assert search.searcher.halted == "the disk is full: free some"
+        assert [trial.state for trial in search.study.record.trials()["demo"]] == [
+            TrialState.RUNNING
+        ]
+        assert not (search.folder / "trials").exists()
+    with a_search(tmp_path) as search:
+        assert search.hand_out("a")["name"].startswith("demo/0000 ")
+        search.hand_out("b")
+        assert len(search.study.record.trials()["demo"]) == 2
 
 
 def test_a_fusion_follows_the_removal_of_weights(tmp_path):
-    removed = [None, "the disk is full: weights were removed"]
+    removed = [None, None, None, "the disk is full: weights were removed"]
     with a_search(tmp_path, make_room=removed.pop) as search:
         search.hand_out("a")
         assert search.log.lines[0] == ("say", "the disk is full: weights were removed")
