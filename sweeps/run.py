@@ -80,13 +80,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     if address == LOCAL:
         slots = concurrent_trials(file.resources, file.search.trials, [this_machine()])
     if words.dry_run:
-        print_dry_run(plan, address, folder)
+        taken_over = earlier.trials if earlier and earlier.same_data else ()
+        print_dry_run(plan, address, folder, len(taken_over))
         return 0
     _check_time(file, resumed)
     if address != LOCAL and not folder.exists():
         _check_fits(file, address)
-    if slots:
-        print_plan(plan, slots, folder)
     with closing(DriverLock(folder)) as lock:
         record_start(folder, file, dataset, resumed, points)
         study = open_study(folder, plan, lock)
@@ -107,6 +106,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"{study.record.retry_failed()} failed trials are trained again")
         clock = TrainingClock(folder / TRAINING_SECONDS)
         need = disk_need(plan, study.most_trials, study.refits)
+        if slots:
+            print_plan(plan, slots, folder, need)
         limits = Limits(file.budget, folder, study, kept_weights, clock, need)
         halted = limits.spent()
         if not (study.done or halted):
@@ -252,7 +253,7 @@ def _search(
         resources = file.resources
         number = concurrent_trials(resources, file.search.trials, cluster.nodes, cluster.autoscaler)
         if address != LOCAL:  # The number of slots is known only now.
-            print_plan(plan, number, limits.folder)
+            print_plan(plan, number, limits.folder, limits.need)
         _print_where(cluster, limits.folder, study, resumed)
         with LiveTable(study) as table, anytime.running(table.say):
             slots = SlotPool(slot_starter(file.name, resources), number, resources, table.say)

@@ -62,7 +62,7 @@ class DiskNeed:
         return math.inf if disk_gb is None else float(disk_gb)
 
 
-def disk_need(plan: Plan, ranked: int = 0, refits: int = 0) -> DiskNeed:
+def disk_need(plan: Plan, ranked: int = 0, refits: int = 0, adopted: int = 0) -> DiskNeed:
     """Return the most disk space that a sweep needs.
 
     Args:
@@ -70,10 +70,11 @@ def disk_need(plan: Plan, ranked: int = 0, refits: int = 0) -> DiskNeed:
         ranked: Largest number of trials that compete for kept weights, if it is larger than the
             plan's: the run folder may hold trials of earlier starts and of another sweep.
         refits: Number of trials that the run folder holds on folds.
+        adopted: Largest number of trials that will be taken over from another sweep.
     """
     file = plan.file
     tasks = len(plan.tasks)
-    planned = file.search.trials + file.compare.seeds * len(plan.space.comparisons())
+    planned = file.search.trials + adopted + file.compare.seeds * len(plan.space.comparisons())
     ranked = max(ranked, planned)
     kept = min(ranked, BEST_TRIALS_PER_TASK * tasks)
     refits += len(plan.folds) * min(kept, file.fusion.steps * tasks)
@@ -137,28 +138,52 @@ def _prediction_bytes(plan: Plan, parts: Mapping[str, str]) -> int:
     return BYTES_PER_FRAME * int(predicted[plan.listing.video].sum()) + BYTES_PER_TRIAL
 
 
-def describe_disk(plan: Plan, running: int, run_folder: Path) -> str:
+def planned_need(plan: Plan, run_folder: Path, adopted: int = 0) -> DiskNeed:
+    """Return the most disk space that a sweep needs whose journal is not read, as in a dry run.
+
+    Args:
+        plan: The search file, checked against the dataset.
+        run_folder: The sweep's run folder, which need not exist.
+        adopted: Largest number of trials that will be taken over from another sweep.
+    """
+    held = [trial.name for trial in (run_folder / TRIALS).glob("*")]
+    refits = sum(map(is_refit, held))
+    return disk_need(plan, len(held) - refits, refits, adopted)
+
+
+def describe_disk(plan: Plan, running: int, run_folder: Path, need: DiskNeed) -> str:
     """Return the lines of a sweep's description that tell its need of disk space.
 
     Args:
         plan: The search file, checked against the dataset.
         running: Number of trials that train at the same time.
         run_folder: The sweep's run folder, which need not exist.
+        need: Most disk space that the sweep needs.
     """
-    held = [trial.name for trial in (run_folder / TRIALS).glob("*")]
-    refits = sum(map(is_refit, held))
-    need = disk_need(plan, len(held) - refits, refits)
-    total = gigabytes(need.ended_bytes + running * need.running_bytes)
+    total = need.ended_bytes + running * need.running_bytes
     there = used_bytes(run_folder) + free_bytes(run_folder)
+    disk_gb = plan.file.budget.disk_gb
+    shown = f"{disk_gb:.4g}" if isinstance(disk_gb, float) else disk_gb or "null"
+    key = f"budget.disk_gb = {shown}"
+    limit = 1e9 * need.limit_gb(disk_gb)
     lines = [
-        f"  disk      {total} at most: predictions of {need.trials} trials, weights of "
-        f"{need.kept}, checkpoints of {running}; {gigabytes(there)} for them"
+        f"  disk      {gigabytes(total)} at most: predictions of {need.trials} trials, weights of "
+        f"{need.kept}, checkpoints of {running}; {gigabytes(there)} for them, of which ended "
+        f"trials may fill {gigabytes(min(limit, there))} ({key})"
     ]
-    if need.ended_bytes + running * need.running_bytes > there:
+    short = (
+        "weights of trials that others beat in every task are removed when space is short, "
+        "predictions never, and the sweep ends if that is not enough"
+    )
+    if need.ended_bytes > limit:
         lines.append(
-            f"  note      {total} of disk may be needed, but there are {gigabytes(there)}: weights "
-            "of trials that others beat in every task are removed when it is short, predictions "
-            "never"
+            f"  note      the ended trials may need {gigabytes(need.ended_bytes)} of disk, more "
+            f"than {key}: {short}; set budget.disk_gb=auto to keep all"
+        )
+    if total > there:
+        lines.append(
+            f"  note      {gigabytes(total)} of disk may be needed, but there are "
+            f"{gigabytes(there)}: {short}; free {gigabytes(total - there)} to keep all"
         )
     return "\n".join(lines)
 

@@ -14,7 +14,7 @@ from mtl.tasks import OUTPUT_COLUMNS, TASKS
 from mtl.whole_files import write_atomically
 from sweeps import train
 from sweeps.planning.compose import compose
-from sweeps.planning.disk import describe_disk, disk_need, trial_bytes
+from sweeps.planning.disk import describe_disk, disk_need, planned_need, trial_bytes
 from sweeps.planning.plan import Plan, make_plan
 from sweeps.storage import disk_space, trial_folder
 from sweeps.storage.trial_folder import TrialFolder
@@ -22,6 +22,17 @@ from sweeps.study import Refit
 from tests.support.small_data import FRAMES, NAMES, WIDTH, make_dataset, make_listing, search_file
 
 Usage = namedtuple("Usage", "free")
+
+
+def described(plan: Plan, running: int, folder: Path, **changes: int) -> str:
+    """Return the plan's lines on disk space, of a need with these changes."""
+    return describe_disk(plan, running, folder, replace(planned_need(plan, folder), **changes))
+
+
+def with_limit(plan: Plan, disk_gb: float | str | None) -> Plan:
+    """Return the plan with another ``budget.disk_gb``."""
+    budget = plan.file.budget.model_copy(update={"disk_gb": disk_gb})
+    return replace(plan, file=plan.file.model_copy(update={"budget": budget}))
 
 
 @pytest.fixture
@@ -134,7 +145,8 @@ def test_trials_that_the_run_folder_holds_count_if_they_are_more_than_planned(pl
     for number in range(50):
         (tmp_path / "trials" / f"t{number}").mkdir(parents=True)
     (tmp_path / "trials" / Refit("t0", 1, 6).signature).mkdir()
-    assert "predictions of 51 trials, weights of 50" in describe_disk(plan, 1, tmp_path)
+    assert "predictions of 51 trials, weights of 50" in described(plan, 1, tmp_path)
+    assert planned_need(plan, tmp_path / "new", 7).trials == 47
 
 
 def test_a_small_sweep_may_use_a_gigabyte(plan):
@@ -145,20 +157,63 @@ def test_a_small_sweep_may_use_a_gigabyte(plan):
 
 def test_the_description_warns_of_a_disk_that_is_too_small(plan, tmp_path, monkeypatch):
     folder = tmp_path / "runs" / "small"
-    assert "at most: predictions of 40 trials, weights of 40, checkpoints of 2; " in describe_disk(
+    assert "at most: predictions of 40 trials, weights of 40, checkpoints of 2; " in described(
         plan, 2, folder
     )
     monkeypatch.setattr(
         disk_space.shutil, "disk_usage", lambda folder: Usage(disk_space.FREE_BYTES + 10**6)
     )
-    text = describe_disk(plan, 2, folder)
+    text = described(plan, 2, folder)
     assert "note      0.036 GB of disk may be needed, but there are less than 0.01" in text
     assert "predictions never" in text
+    assert text.endswith("; free 0.035 GB to keep all")
     (folder / "trials" / "one").mkdir(parents=True)
     with (folder / "trials" / "one" / "weights").open("wb") as file:
         file.truncate(10**9)
-    assert "note" not in describe_disk(plan, 2, folder)  # the sweep's own files count
-    assert "; 1 GB for them" in describe_disk(plan, 2, Path(folder))
+    assert "note" not in described(plan, 2, folder)  # the sweep's own files count
+    assert "; 1 GB for them" in described(plan, 2, Path(folder))
+
+
+@pytest.mark.parametrize(
+    ("disk_gb", "free", "shown"),
+    [
+        (
+            "auto",
+            45,
+            "45 GB for them, of which ended trials may fill 15 GB (budget.disk_gb = auto)",
+        ),
+        (
+            "auto",
+            14,
+            "14 GB for them, of which ended trials may fill 14 GB (budget.disk_gb = auto)",
+        ),
+        (20.0, 45, "45 GB for them, of which ended trials may fill 20 GB (budget.disk_gb = 20)"),
+        (None, 45, "45 GB for them, of which ended trials may fill 45 GB (budget.disk_gb = null)"),
+    ],
+)
+def test_the_limit_follows_from_the_need_and_the_disk(
+    plan, tmp_path, monkeypatch, disk_gb, free, shown
+):
+    usage = Usage(disk_space.FREE_BYTES + free * 10**9)
+    monkeypatch.setattr(disk_space.shutil, "disk_usage", lambda folder: usage)
+    need = {"predictions_bytes": 2 * 10**9, "weights_bytes": 10**10, "running_bytes": 10**9}
+    text = described(with_limit(plan, disk_gb), 2, tmp_path, **need)
+    assert shown in text
+    assert "note" not in text
+
+
+@pytest.mark.parametrize(("disk_gb", "shown"), [(1e-9, "1e-09"), (11.0, "11")])
+def test_a_need_above_the_limit_is_noted_with_the_consequence_and_the_fix(
+    plan, tmp_path, disk_gb, shown
+):
+    need = {"predictions_bytes": 2 * 10**9, "weights_bytes": 10**10, "running_bytes": 10**6}
+    text = described(with_limit(plan, disk_gb), 2, tmp_path, **need)
+    assert (
+        f"  note      the ended trials may need 12 GB of disk, more than budget.disk_gb = {shown}: "
+        "weights of trials that others beat in every task are removed when space is short, "
+        "predictions never, and the sweep ends if that is not enough; set budget.disk_gb=auto to "
+        "keep all"
+    ) in text.splitlines()
 
 
 def test_a_trial_needs_the_space_of_its_own_model(plan):

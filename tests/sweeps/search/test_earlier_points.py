@@ -9,6 +9,8 @@ import pytest
 from optuna.trial import TrialState
 
 from sweeps import run
+from sweeps.search import dry_run
+from sweeps.search.batch_timer import BatchTime
 from sweeps.search.budget import Limits
 from sweeps.search_file import load
 from tests.support.small_data import FRAMES, NAMES, make_dataset, write_space
@@ -195,7 +197,7 @@ def test_nothing_is_taken_from_a_sweep_without_a_completed_trial(drive, capsys):
     assert "old was trained on other data: 0 of its best configs" in capsys.readouterr().out
 
 
-def test_the_limit_of_disk_space_counts_the_trials_that_the_sweep_already_has(drive):
+def test_the_need_of_disk_space_counts_the_trials_that_the_sweep_has_or_takes_over(drive, capsys):
     drive("new", search={"trials": 9, "seed": 3})
     before = drive.limits.need
     drive("new", search={"trials": 2, "seed": 3})
@@ -203,3 +205,15 @@ def test_the_limit_of_disk_space_counts_the_trials_that_the_sweep_already_has(dr
     assert (before.trials, before.kept) == (9, 9)
     drive("other", "--from", "runs/new", search={"trials": 3, "seed": 3})
     assert drive.limits.need.kept == 9 + 3
+    assert "at most: predictions of 12 trials, weights of 12, " in capsys.readouterr().out
+
+
+def test_a_dry_run_counts_the_trials_that_would_be_taken_over(drive, capsys, monkeypatch):
+    monkeypatch.setattr(dry_run, "time_here", lambda *job: BatchTime(0.5, 0.1, 10**9))
+    drive("new", search={"trials": 9, "seed": 3})
+    drive("old")
+    capsys.readouterr()
+    for earlier, trials in (("new", 9 + 9), ("old", 9)):  # "old" has other data
+        words = ["--space", "space.yaml", "data=new", "name=other", "search.trials=9", "--dry-run"]
+        assert run.main([*words, "--from", f"runs/{earlier}"]) == 0
+        assert f"predictions of {trials} trials, weights of {trials}, " in capsys.readouterr().out
