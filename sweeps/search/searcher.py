@@ -90,7 +90,7 @@ class StudySearcher(NotSaved, Searcher):
         self._bytes_of = functools.cache(
             lambda overrides, fold: trial_bytes(plan, compose(overrides), fold)
         )
-        self._waiting: str | None = None
+        self._said_wait = False
         self._deaths: Counter[tuple[str, int]] = Counter()
         self._stopping = Stop.NOT
 
@@ -249,9 +249,9 @@ class StudySearcher(NotSaved, Searcher):
         self._record.put_back(proposal.study, proposal.number)
         if not self._running:
             self.halted = full
-        elif self._waiting != proposal.signature:
-            self._waiting = proposal.signature
-            self.watcher.say(f"{full}; until then it waits for others to end")
+        elif not self._said_wait:
+            self._said_wait = True
+            self.watcher.say(f"{full}; until then it waits for others to end, as later ones may")
         return None
 
     def _make_room(self, growth: int) -> None:

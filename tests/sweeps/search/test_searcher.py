@@ -368,13 +368,18 @@ def test_a_trial_that_the_disk_has_no_room_for_waits_until_another_has_ended(tmp
         for _ in range(3):
             assert search.searcher.suggest("b") is None
         assert search.slots.free == [1]
-        said = "the disk is full: free some; until then it waits for others to end"
+        said = (
+            "the disk is full: free some; until then it waits for others to end, as later ones may"
+        )
         assert search.log.lines[1:] == [("say", said)]  # once
         assert len(search.study.record.trials()["demo"]) == 2
         full.clear()
         search.epoch("a", 1)
         search.end("a", "complete")
         assert search.hand_out("c")["name"].startswith("demo/0001 ")
+        full.append("the disk is full: free some")
+        assert search.searcher.suggest("d") is None
+        assert search.log.lines.count(("say", said)) == 1
         assert search.searcher.halted is None
 
 
