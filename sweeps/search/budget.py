@@ -94,6 +94,15 @@ class Limits:
             f"the last: {last}; raise budget.failures, or train them again with --retry-failed"
         )
 
+    def ample_disk(self, trials: int) -> bool:
+        """Return True if the disk has room for trials in training, even of the largest model.
+
+        Args:
+            trials: Number of trials.
+        """
+        most = trials * self.need.running_bytes + self.need.predictions_bytes
+        return self._lack_of_space(most) is None
+
     def make_room(self, growth_bytes: int = 0) -> str | None:
         """Remove weights while the trials' files exceed their limit or may fill the disk.
 
@@ -141,7 +150,7 @@ class Limits:
             return None
         auto = " (auto)" if self.budget.disk_gb == "auto" else ""
         return (
-            f"{self.folder} holds {self.kept_weights.gb:.1f} GB, more than "
+            f"{self.folder} holds {self.kept_weights.gb:.2g} GB, more than "
             f"budget.disk_gb = {limit:.4g}{auto}"
         )
 

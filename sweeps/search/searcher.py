@@ -239,6 +239,8 @@ class StudySearcher(NotSaved, Searcher):
         proposal = self._study.ask()
         if proposal is None:
             return None
+        if self.limits.ample_disk(len(self._running) + 1):
+            return proposal
         due = (*(running.proposal for running in self._running.values()), proposal)
         largest = {of.signature: self._bytes_of(of.overrides, of.fold) for of in due}
         growth = growth_bytes(self.limits.folder, largest)

@@ -107,6 +107,20 @@ def test_a_run_folder_above_disk_gb_halts_the_sweep():
     assert limits(gb=5.26, disk_gb=None).halt() is None
 
 
+@pytest.mark.parametrize("trials", [1, 3])
+def test_ample_disk_has_room_for_trials_of_the_largest_model(trials, monkeypatch):
+    least = FREE_BYTES + trials * NEED.running_bytes + NEED.predictions_bytes
+    for free, ample in ((least, True), (least - 1, False)):
+        monkeypatch.setattr(module.shutil, "disk_usage", lambda folder, free=free: Usage(free))
+        assert limits().ample_disk(trials) is ample
+
+
+def test_a_small_run_folder_is_named_with_its_size():
+    assert limits(gb=0.00183, disk_gb=0.0017).halt() == (
+        "runs/demo holds 0.0018 GB, more than budget.disk_gb = 0.0017: raise it"
+    )
+
+
 def test_the_automatic_limit_is_what_the_plan_needs_with_a_margin():
     assert limits(gb=10.0).halt() is None  # 1.25 times 8 GB
     assert limits(gb=10.1).halt() == (

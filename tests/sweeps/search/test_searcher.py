@@ -118,6 +118,9 @@ class Limits:
         for name in ("halt", "spent", "late"):
             setattr(self, name, reasons.get(name, lambda: None))
 
+    def ample_disk(self, trials: int) -> bool:
+        return False
+
     def make_room(self, growth_bytes: int) -> str | None:
         if growth_bytes:
             self.growth.append(growth_bytes)
