@@ -6,6 +6,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from mtl.errors import shortened
 from mtl.strict import did_you_mean
 
 RULES = {
@@ -56,8 +57,7 @@ def _dotted(location: Sequence[int | str]) -> str:
 
 def short_json(value: Any) -> str:
     """Return a value as JSON text of at most 80 characters; longer text ends with three dots."""
-    text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 80 else f"{text[:77]}..."
+    return shortened(json.dumps(value, ensure_ascii=False))
 
 
 def _hint(location: Sequence[int | str], keys: Mapping[str, Sequence[str]]) -> str:
