@@ -23,7 +23,8 @@ from sweeps.planning.plan import Plan
 from sweeps.planning.space import Space
 from sweeps.search_file import SearchFile, load
 from sweeps.search_file.ranges import optuna_value
-from sweeps.storage.run_folder import SPACE, dataset_hash
+from sweeps.storage.recorded_start import read_start
+from sweeps.storage.run_folder import SPACE
 from sweeps.storage.trial_folder import TrialFolder
 from sweeps.study import SweepStudy
 from sweeps.study.journal import JOURNAL, read_journal
@@ -80,7 +81,7 @@ def read_earlier(
     if folder.resolve() == this_folder.resolve():
         raise InputError(f"--from {folder}: it is this sweep's own folder: leave --from out")
     other = load(folder / SPACE)
-    same_data = dataset_hash(folder) == dataset.hash
+    same_data = read_start(folder).dataset == dataset.hash
     if same_data:
         _check_agreement(folder, other, file)
     space = Space(other)

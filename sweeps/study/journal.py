@@ -3,6 +3,7 @@
 A journal has one record per line. A trial is written with all its parameters as one record.
 """
 
+import io
 import json
 import os
 import time
@@ -112,9 +113,8 @@ def read_journal(path: Path, required: Sequence[str] = ()) -> JournalStorage:
         InputError: If another line is damaged, or the file cannot be read.
     """
     with _opened(path, "rb") as file:
-        return JournalStorage(
-            _Records(record for record, _ in checked_records(file, path, required))
-        )
+        lines = io.BytesIO(file.read())  # at once: the last line may be completed meanwhile
+    return JournalStorage(_Records(record for record, _ in checked_records(lines, path, required)))
 
 
 def _opened(path: Path, mode: str) -> BinaryIO:
