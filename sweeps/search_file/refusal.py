@@ -51,6 +51,9 @@ def describe_error(error: ValidationError, keys: Mapping[str, Sequence[str]]) ->
 
 
 def _dotted(location: Sequence[int | str]) -> str:
+    if location[:2] == ("search", "first") and len(location) > 2:
+        place = f"search.first, point {int(location[2]) + 1}"
+        return ": ".join(filter(None, [place, _dotted(location[3:])]))
     parts = [str(part) for part in location]
     return ".".join(part for part in parts if not part.startswith("<") and part != "[key]")
 

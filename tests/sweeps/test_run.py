@@ -205,7 +205,9 @@ def test_a_dry_run_times_batches_in_this_process(tmp_path, capsys):
     assert re.search(
         r"time      about [\d.]+ \w+ with pruning, [\d.]+ \w+ without on 2 sl", printed
     )
-    assert re.search(r"memory    (less than )?[\d.]+ GB at most for the training of a worker", printed)
+    assert re.search(
+        r"memory    (less than )?[\d.]+ GB at most for the training of a worker", printed
+    )
     assert "of features once on each node" in printed
     assert main(["--space", "space.yaml", "--dry-run", "encoder.hidden=50000"]) == 0
     printed = capsys.readouterr().out
