@@ -1,4 +1,4 @@
-"""Exceptions with messages for users, and functions that shorten the text of an exception."""
+"""Exceptions with messages for users, and functions that shorten texts for messages."""
 
 
 class InputError(ValueError):
@@ -18,3 +18,8 @@ def in_one_line(error: BaseException) -> str:
     """Return ``TYPE: MESSAGE`` of an exception, with only the first line of the message."""
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0] if lines else ''}"
+
+
+def shortened(text: str) -> str:
+    """Return a text of at most 80 characters; a longer one is cut and ends with three dots."""
+    return text if len(text) <= 80 else f"{text[:77]}..."

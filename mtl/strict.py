@@ -8,7 +8,7 @@ from typing import Annotated, Any, TypeVar, get_type_hints
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, create_model
 
-from mtl.errors import InputError
+from mtl.errors import InputError, shortened
 
 Positive = Annotated[int, Field(ge=1)]
 Probability = Annotated[float, Field(ge=0, lt=1)]
@@ -96,10 +96,17 @@ def validate_as(model: type[Model], value: Mapping[str, Any], where: str = "") -
         # In strict mode pydantic accepts a list for a tuple only if the input is JSON.
         return model.model_validate_json(json.dumps(value))
     except ValidationError as error:
-        raise InputError(_sentence(error, model, where)) from None
+        raise InputError(validation_message(error, model, where)) from None
 
 
-def _sentence(error: ValidationError, model: type[BaseModel], where: str) -> str:
+def validation_message(error: ValidationError, model: type[BaseModel], where: str = "") -> str:
+    """Return the first error in some settings as a text: the key, the rule and the value found.
+
+    Args:
+        error: Validation error of pydantic, which may list several errors.
+        model: Class of the settings.
+        where: Config key of the section that the settings are; empty for the whole config.
+    """
     first = error.errors(include_url=False)[0]
     if first["type"] == "value_error":
         return str(first["ctx"]["error"])
@@ -111,7 +118,7 @@ def _sentence(error: ValidationError, model: type[BaseModel], where: str) -> str
     if first["type"] == "missing":
         return f"{path} is missing"
     rule = first["msg"][0].lower() + first["msg"][1:]
-    return f"{path} = {first['input']!r} is refused: {rule}"
+    return f"{path} = {shortened(repr(first['input']))} is refused: {rule}"
 
 
 def _keys_at(model: type[BaseModel], path: Iterable[int | str]) -> list[str]:

@@ -24,7 +24,8 @@ from sweeps.planning.plan import divide
 from sweeps.prediction.export import check_destination, export
 from sweeps.search_file import load
 from sweeps.storage.driver_lock import DriverLock
-from sweeps.storage.run_folder import REPORT, SPACE, dataset_hash
+from sweeps.storage.recorded_start import read_start
+from sweeps.storage.run_folder import REPORT, SPACE
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -110,7 +111,7 @@ def _check_arguments(arguments: argparse.Namespace) -> None:
 
 
 def _check_data(folder: Path, dataset: Dataset) -> None:
-    known = dataset_hash(folder)
+    known = read_start(folder).dataset
     if dataset.hash != known:
         raise InputError(
             f"{folder} was trained on other data (content {known[:12]}, {dataset.address} has "

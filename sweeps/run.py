@@ -65,16 +65,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     folder = RUNS / file.name
     resumed = _is_resumed(folder, file, dataset, words.dry_run)
     points = recorded_points(folder) if resumed else {}
-    earlier = None
+    earlier, notes = None, list[str]()
     if words.earlier and str(words.earlier.resolve()) not in points:
         earlier = read_earlier(words.earlier, file, dataset, folder)
         if not earlier.same_data:
-            best = best_points(earlier, Space(file), list(chain(*points.values())))
-            points[str(earlier.folder.resolve())] = best
-    file = file.with_first(list(chain(*points.values())))
+            known = list(chain(*points.values()))
+            best, notes = best_points(earlier, Space(file), dataset, known)
+            points |= {str(earlier.folder.resolve()): best} if best else {}
+    file = file.with_first(points)
     plan = make_plan(file, dataset)
     for path, taken in points.items():
         print(f"{path} was trained on other data: {len(taken)} of its best configs come first")
+    for note in notes:
+        print(note)
     address = choose_address(words.address)
     slots = 0
     if address == LOCAL:

@@ -68,7 +68,7 @@ def _first(plan: Plan) -> list[str]:
     lines = [f"  first     {points} trials start from the points of search.first"]
     lines += [
         f"  note      search.first: {number} left out, {'they have' if number > 1 else 'it has'} "
-        + reason
+        + f"{reason}: leave that key out of the point, or do not fix it"
         for reason, number in Counter(plan.first.left_out).items()
     ]
     shares = plan.file.search.trials // len(plan.first.parameters)

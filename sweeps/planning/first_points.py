@@ -7,12 +7,13 @@ from typing import Any
 import optuna
 
 from mtl.config import TrialConfig
-from mtl.errors import InputError
+from mtl.errors import InputError, shortened
 from mtl.strict import did_you_mean
 from sweeps.planning.compose import compose
 from sweeps.planning.space import Leaf, Space, journal_name
+from sweeps.search_file import SearchFile
 from sweeps.search_file.overrides import format_override
-from sweeps.search_file.ranges import display_value, equal, optuna_value
+from sweeps.search_file.ranges import NotWhole, display_value, equal, optuna_value
 from sweeps.search_file.refusal import short_json
 
 COMPLETIONS = 5
@@ -50,17 +51,23 @@ def first_points(space: Space) -> FirstPoints:
     fixed, combinations = space.file.fixed, space.comparisons()
     studies: list[list[dict[str, Any]]] = [[] for _ in combinations]
     left_out = []
-    for number, point in enumerate(space.file.search.first, start=1):
-        where = f"{space.file.source}: search.first, point {number}"
+    for index, point in enumerate(space.file.search.first):
+        run = space.file.first_run(index)
+        where = f"--from {run}" if run else f"{space.file.source}: search.first, point {index + 1}"
         other = [path for path in point if path in fixed and not equal(fixed[path], point[path])]
         if other:
             _check_left_out(point, fixed, other, where)
             path = other[0]
-            named, here = display_value(point[path]), display_value(fixed[path])
+            named, here = (shortened(display_value(of[path])) for of in (point, fixed))
             left_out.append(f"{path} = {named}, but it is fixed to {here}")
             continue
         free = {path: value for path, value in point.items() if path not in fixed}
-        placed = _placed(space, free, where)
+        fix = (
+            "start anew (--fresh)"
+            if run
+            else "change it, or train no first points (search.first=[])"
+        )
+        placed = _placed(space, free, where, fix)
         for study, combination in zip(studies, combinations, strict=True):
             if any(placed.get(path, value) != value for path, value in combination.items()):
                 continue
@@ -91,10 +98,14 @@ def first_configs(space: Space, first: FirstPoints) -> list[TrialConfig]:
         for point in [point for point in points for _ in range(COMPLETIONS)]:
             study.enqueue_trial(point)
             completed[tuple(space.sample(study.ask(), combination))] = None
-    try:
-        return [compose(overrides) for overrides in completed]
-    except InputError as error:
-        raise InputError(f"{space.file.source}: search.first: {error}") from None
+    return [compose(overrides) for overrides in completed]
+
+
+def first_places(file: SearchFile) -> str:
+    """Return the places of the first points for messages: the search file, earlier sweeps."""
+    runs = [file.first_run(index) for index in range(len(file.search.first))]
+    places = [f"--from {run}" if run else f"{file.source}: search.first" for run in runs]
+    return " and ".join(dict.fromkeys(places))
 
 
 def _check_left_out(
@@ -119,28 +130,29 @@ def _check_left_out(
         raise InputError(f"{where}: {error}") from None
 
 
-def _placed(space: Space, point: Mapping[str, Any], where: str) -> dict[str, Any]:
+def _placed(space: Space, point: Mapping[str, Any], where: str, fix: str) -> dict[str, Any]:
     """Return the parameters of a point: name of the parameter, with its choices -> value."""
     placed: dict[str, Any] = {}
     leaves = space.leaves()
     for leaf in leaves:
         if leaf.path in point and leaf.choices.items() <= placed.items():
-            placed[leaf.name] = _member(leaf, point[leaf.path], where)
+            placed[leaf.name] = _member(leaf, point[leaf.path], where, fix)
     missing = sorted(point.keys() - {name.rpartition("/")[2] for name in placed})
     if missing:
         raise InputError(f"{where}: {missing[0]} {_not_there(missing[0], leaves, point)}")
     return placed
 
 
-def _member(leaf: Leaf, value: Any, where: str) -> Any:
+def _member(leaf: Leaf, value: Any, where: str, fix: str) -> Any:
     try:
         return leaf.node.member(value)
-    except ValueError:
+    except ValueError as error:
         allowed = leaf.node.describe()
         allowed = allowed if len(allowed) <= 200 else f"{allowed[:197]}..."
+        reason = f"{error}; " if isinstance(error, NotWhole) else ""
         raise InputError(
             f"{where}: {leaf.path} = {short_json(value)} is not in {leaf.where} ({allowed}): "
-            "change it, or train no first points (search.first=[])"
+            f"{reason}{fix}"
         ) from None
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import optuna
@@ -18,7 +18,7 @@ from mtl.sequences.join import trained_tasks
 from mtl.strict import did_you_mean
 from mtl.tasks import TASKS
 from sweeps.planning.compose import compose
-from sweeps.planning.first_points import FirstPoints, first_configs, first_points
+from sweeps.planning.first_points import FirstPoints, first_configs, first_places, first_points
 from sweeps.planning.joins import Lengths, check_joins
 from sweeps.planning.space import Space
 from sweeps.search_file import SearchFile
@@ -127,7 +127,7 @@ def make_plan(file: SearchFile, dataset: Dataset) -> Plan:
             "compared values: give each at least one"
         )
     first = first_points(space)
-    sampled, given = _sample(space, file.search.seed), first_configs(space, first)
+    sampled, given = _sample(space, file.search.seed), _first_configs(space, first)
     configs = [*checked, *sampled, *given]
     feature_sets = tuple(dict.fromkeys(name for config in configs for name in config.features))
     for name in feature_sets:
@@ -149,7 +149,7 @@ def make_plan(file: SearchFile, dataset: Dataset) -> Plan:
     try:
         first_sized = tuple(SizedConfig(c, count_parameters(c, dataset, tasks)) for c in given)
     except InputError as error:
-        raise InputError(f"{file.source}: search.first: {error}") from None
+        raise InputError(f"{first_places(file)}: {error}") from None
     counts = [parameters for _, parameters in (*sized, *first_sized)]
     folds = _cut_folds(listing, file, tasks)
     missing_features, lengths = check_joins(configs, dataset, listing, parts, folds)
@@ -241,6 +241,13 @@ def _sample(space: Space, seed: int) -> list[TrialConfig]:
     ]
 
 
+def _first_configs(space: Space, first: FirstPoints) -> list[TrialConfig]:
+    try:
+        return first_configs(space, first)
+    except InputError as error:
+        raise InputError(f"{first_places(space.file)}: {error}") from None
+
+
 def _largest_model(space: Space, dataset: Dataset, tasks: Sequence[str]) -> int:
     """Return the number of parameters of the space's largest model; 0 if none can be built."""
 
@@ -315,6 +322,29 @@ def count_parameters(config: TrialConfig, dataset: Dataset, trained: Sequence[st
     tasks = [task for task in config.tasks if task in trained]
     model = build_without_memory(config, sum(map(dataset.width, config.features)), tasks)
     return sum(parameter.numel() for parameter in model.parameters())
+
+
+def check_first(
+    space: Space, point: Mapping[str, Any], dataset: Dataset, tasks: Sequence[str]
+) -> None:
+    """Check that models can be built of random completions of a first point.
+
+    Args:
+        space: The search space.
+        point: The point, config key -> value.
+        dataset: The dataset.
+        tasks: Tasks that have labels.
+
+    Raises:
+        InputError: If the point is not in the space, or a completion of it gives no config, or no
+            model for this dataset.
+    """
+    file = space.file.model_copy(
+        update={"search": space.file.search.model_copy(update={"first": (point,)})}
+    )
+    alone = Space(file)
+    for config in first_configs(alone, first_points(alone)):
+        count_parameters(config, dataset, tasks)
 
 
 def build_without_memory(config: TrialConfig, width: int, tasks: Sequence[str]) -> Framework:

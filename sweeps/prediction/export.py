@@ -21,7 +21,8 @@ from mtl.whole_files import write_folder
 from sweeps.data.open_data import open_data
 from sweeps.fusion.fused import MemberWeights
 from sweeps.search_file import load
-from sweeps.storage.run_folder import MEMBERS, SPACE, dataset_hash
+from sweeps.storage.recorded_start import read_start
+from sweeps.storage.run_folder import MEMBERS, SPACE
 from sweeps.storage.trial_folder import SCORES, TrialFolder
 
 PACKAGES = ("mtl-sweeps", "torch", "numpy")
@@ -101,7 +102,7 @@ def export_files(run_folder: Path, dataset: Dataset) -> Files:
 
 
 def _check_same_data(run_folder: Path, dataset: Dataset) -> None:
-    known = dataset_hash(run_folder)
+    known = read_start(run_folder).dataset
     if dataset.hash != known:
         raise InputError(
             f"{run_folder} is a sweep on other data (content {known[:12]}, {dataset.address} has "

@@ -5,11 +5,16 @@ Scores on other data cannot be compared, but a config that was good there is wor
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
+from mtl.dataset import Dataset
+from mtl.errors import InputError
+from mtl.sequences.join import trained_tasks
+from mtl.tasks import TASKS
 from sweeps.planning.compose import compose
+from sweeps.planning.plan import check_first
 from sweeps.planning.space import Space
 from sweeps.search.warm_start import EarlierSweep
 from sweeps.search_file.overrides import values_by_path
@@ -18,23 +23,40 @@ BEST = 5
 """Largest number of trials of an Optuna study of the earlier sweep that give a point."""
 
 
+class BestPoints(NamedTuple):
+    """Points from the best configs of an earlier sweep.
+
+    Attributes:
+        points: The points, the best ones first.
+        notes: Sentences for the user on configs that give no point.
+    """
+
+    points: list[dict[str, Any]]
+    notes: list[str]
+
+
 def best_points(
-    earlier: EarlierSweep, space: Space, taken: Sequence[Mapping[str, Any]] = ()
-) -> list[dict[str, Any]]:
+    earlier: EarlierSweep,
+    space: Space,
+    dataset: Dataset,
+    taken: Sequence[Mapping[str, Any]] = (),
+) -> BestPoints:
     """Return the earlier sweep's best configs as points of this sweep's search space.
 
     The `BEST` COMPLETE trials with the highest values of each study are taken, the best of all
     studies first, then the second ones, and so on. A point has those config keys that this space
     varies and whose value is in this space; equal points are one. All points of earlier sweeps
     together are at most half of the trials of each study of this sweep, rounded up, so that the
-    sampler proposes the others.
+    sampler proposes the others. A config of which this version or this dataset has no model is left
+    out.
 
     Args:
         earlier: Finished trials of the earlier sweep.
         space: This sweep's search space.
+        dataset: This sweep's dataset.
         taken: Points that this sweep took from other earlier sweeps.
     """
-    ranked: list[tuple[int, list[str]]] = []
+    ranked: list[tuple[int, str, FrozenTrial]] = []
     for study in earlier.compared:
         complete = [
             trial
@@ -42,16 +64,31 @@ def best_points(
             if name == study and trial.state == TrialState.COMPLETE
         ]
         best = sorted(complete, key=lambda trial: trial.value or 0.0, reverse=True)[:BEST]
-        ranked += [(rank, trial.user_attrs["overrides"]) for rank, trial in enumerate(best)]
+        ranked += [(rank, study, trial) for rank, trial in enumerate(best)]
     points: list[dict[str, Any]] = []
+    notes: list[str] = []
+    tasks = trained_tasks(TASKS, dataset.listing())
     counts = Counter(study for point in taken for study in _studies(space, point))
-    for _, overrides in sorted(ranked, key=lambda entry: entry[0]):
-        point = _point(space, overrides)
-        studies = _studies(space, point)
-        if point and point not in points and all(counts[study] < _most(space) for study in studies):
-            points.append(point)
-            counts.update(studies)
-    return points
+    for _, name, trial in sorted(ranked, key=lambda entry: entry[0]):
+        try:
+            point = _point(space, trial.user_attrs["overrides"])
+            studies = _studies(space, point)
+            full = any(counts[study] >= _most(space) for study in studies)
+            if not point or point in points or full:
+                continue
+            check_first(space, point, dataset, tasks)
+        except InputError as error:
+            notes.append(f"{earlier.folder}: trial {trial.number} of {name} is left out: {error}")
+            continue
+        points.append(point)
+        counts.update(studies)
+    if not points:
+        reason = "none gives another point of this space" if ranked else "none is complete yet"
+        notes.append(
+            f"{earlier.folder.resolve()} was trained on other data: 0 of its best configs come "
+            f"first: {reason}; a later start with --from looks again"
+        )
+    return BestPoints(points, notes)
 
 
 def _most(space: Space) -> int:

@@ -7,7 +7,6 @@ so that it can be fused. Of a sweep on other data only the best configs are take
 (``sweeps.search.earlier_points``).
 """
 
-import tempfile
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,8 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FixedTrial, FrozenTrial, TrialState
 
 from mtl.dataset import Dataset
@@ -26,10 +23,12 @@ from sweeps.planning.plan import Plan
 from sweeps.planning.space import Space
 from sweeps.search_file import SearchFile, load
 from sweeps.search_file.ranges import optuna_value
-from sweeps.storage.run_folder import SPACE, dataset_hash
+from sweeps.storage.recorded_start import read_start
+from sweeps.storage.run_folder import SPACE
 from sweeps.storage.trial_folder import TrialFolder
 from sweeps.study import SweepStudy
-from sweeps.study.journal import JOURNAL
+from sweeps.study.journal import JOURNAL, read_journal
+from sweeps.study.record import REQUIRED
 
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 MUST_AGREE = {
@@ -73,15 +72,16 @@ def read_earlier(
         this_folder: This sweep's run folder.
 
     Raises:
-        InputError: If the folder holds no sweep, or is this sweep's own folder, or if the earlier
-            sweep has the same dataset but another objective or division of the validation videos.
+        InputError: If the folder holds no sweep, or is this sweep's own folder, or a file in it is
+            damaged, or if the earlier sweep has the same dataset but another objective or division
+            of the validation videos.
     """
     if not (folder / SPACE).is_file() or not (folder / JOURNAL).is_file():
         raise InputError(f"--from {folder}: it is no sweep's folder: name one under runs/")
     if folder.resolve() == this_folder.resolve():
         raise InputError(f"--from {folder}: it is this sweep's own folder: leave --from out")
     other = load(folder / SPACE)
-    same_data = dataset_hash(folder) == dataset.hash
+    same_data = read_start(folder).dataset == dataset.hash
     if same_data:
         _check_agreement(folder, other, file)
     space = Space(other)
@@ -112,8 +112,8 @@ def take_over(earlier: EarlierSweep, plan: Plan, study: SweepStudy, folder: Path
             continue
         for study_name, combination in combinations.items():
             params = {**trial.params, **_optuna_values(earlier.compared[name])}
-            overrides, point = _point_with(plan, combination, params)
-            if point and signature(compose(overrides), plan.dataset.hash) == trial_signature:
+            overrides, found, point = _point_with(plan, combination, params)
+            if point and found == trial_signature:
                 source = TrialFolder.in_run(earlier.folder, trial_signature)
                 if source.has_best_weights:  # without them it could be fused, but not exported
                     source.copy_to(folder)
@@ -150,21 +150,16 @@ def _finished(folder: Path, compared: Mapping[str, Any]) -> list[tuple[str, Froz
     Returns:
         Pairs of the study's name and the trial.
     """
-    with tempfile.TemporaryDirectory() as temporary:
-        copy = Path(temporary) / JOURNAL
-        journal = (folder / JOURNAL).read_bytes()
-        # Without a last line that another driver has not finished.
-        copy.write_bytes(journal[: journal.rfind(b"\n") + 1])
-        storage = JournalStorage(JournalFileBackend(str(copy)))
-        return [
-            (name, trial)
-            for name in optuna.get_all_study_names(storage)
-            if name in compared
-            for trial in optuna.load_study(study_name=name, storage=storage).get_trials()
-            if trial.state in FINISHED
-            and "twin_of" not in trial.user_attrs
-            and TrialFolder.in_run(folder, trial.user_attrs["signature"]).has_predictions
-        ]
+    storage = read_journal(folder / JOURNAL, REQUIRED)
+    return [
+        (name, trial)
+        for name in optuna.get_all_study_names(storage)
+        if name in compared
+        for trial in optuna.load_study(study_name=name, storage=storage).get_trials()
+        if trial.state in FINISHED
+        and "twin_of" not in trial.user_attrs
+        and TrialFolder.in_run(folder, trial.user_attrs["signature"]).has_predictions
+    ]
 
 
 def _optuna_values(combination: Mapping[str, Any]) -> dict[str, Any]:
@@ -173,8 +168,8 @@ def _optuna_values(combination: Mapping[str, Any]) -> dict[str, Any]:
 
 def _point_with(
     plan: Plan, combination: Mapping[str, Any], params: Mapping[str, Any]
-) -> tuple[list[str], FixedTrial | None]:
-    """Return config overrides and an Optuna trial for given parameters of the search space.
+) -> tuple[list[str], str, FixedTrial | None]:
+    """Return the config of given parameters of the search space, and an Optuna trial with them.
 
     Args:
         plan: This sweep's plan, which holds the search space.
@@ -184,14 +179,16 @@ def _point_with(
             earlier study, by config key.
 
     Returns:
-        Two values: the overrides that give the trial's config in this sweep, and an Optuna trial
-        with these parameters. An empty list and None if the parameters are outside the space.
+        Three values: the overrides that give the trial's config in this sweep, the signature (hash
+        of config and dataset), and an Optuna trial with these parameters. An empty list, an empty
+        text and None if the parameters are outside the space or give no config.
     """
     trial = FixedTrial(dict(params))
     with warnings.catch_warnings():
         # Optuna only warns about a value outside a range.
         warnings.simplefilter("error", UserWarning)
         try:
-            return plan.space.sample(trial, combination), trial
-        except (ValueError, UserWarning):
-            return [], None
+            overrides = plan.space.sample(trial, combination)
+            return overrides, signature(compose(overrides), plan.dataset.hash), trial
+        except (ValueError, UserWarning):  # InputError is a ValueError
+            return [], "", None

@@ -61,6 +61,7 @@ class SearchFile(Strict):
     refit: RefitSection = RefitSection()
 
     _source: str = PrivateAttr("search file")
+    _taken_from: tuple[str, ...] = PrivateAttr(())
 
     @property
     def source(self) -> str:
@@ -98,16 +99,28 @@ class SearchFile(Strict):
         """Return the settings with all defaults as YAML text, which ``load`` can read."""
         return write_yaml(self.model_dump(mode="json"))
 
-    def with_first(self, points: Sequence[Mapping[str, Any]]) -> "SearchFile":
+    def with_first(self, taken: Mapping[str, Sequence[Mapping[str, Any]]]) -> "SearchFile":
         """Return the settings with more points to train first, after those of the file.
 
         Args:
-            points: Points of the search space; equal points are kept once.
+            taken: Folder of an earlier sweep -> points of this search space that were taken from
+                it; those that the file has too are left out.
         """
         own = self.search.first
-        first = [*own, *(point for point in points if point not in own)]
-        search = self.search.model_copy(update={"first": tuple(first)})
-        return self.model_copy(update={"search": search})
+        more = [(run, p) for run, points in taken.items() for p in points if p not in own]
+        search = self.search.model_copy(update={"first": (*own, *(point for _, point in more))})
+        file = self.model_copy(update={"search": search})
+        file._taken_from = tuple(run for run, _ in more)
+        return file
+
+    def first_run(self, index: int) -> str | None:
+        """Return the folder of the sweep that a first point was taken from; None if it is the own.
+
+        Args:
+            index: Index of the point in ``search.first``.
+        """
+        own = len(self.search.first) - len(self._taken_from)
+        return None if index < own else self._taken_from[index - own]
 
     def identity(self) -> dict[str, Any]:
         """Return the settings that must not change when a sweep is resumed.

@@ -34,6 +34,10 @@ def _number(value: Any) -> Any:
 Number = Annotated[int | float, BeforeValidator(_number)]
 
 
+class NotWhole(ValueError):
+    """Number that is between the bounds of a range of integers, but written as no integer."""
+
+
 class Range(Strict):
     """Range of the numbers from ``min`` to ``max``, both inclusive.
 
@@ -72,11 +76,14 @@ class Range(Strict):
         """Return the number of this range that equals a value of a search file.
 
         Raises:
+            NotWhole: If the bounds are integers and the value is not.
             ValueError: If the value is outside the range.
         """
         whole = isinstance(self.min, int) and isinstance(self.max, int)
-        if not self.min <= _number(value) <= self.max or (whole and not isinstance(value, int)):
+        if not self.min <= _number(value) <= self.max:
             raise ValueError("must be in the range")
+        if whole and not isinstance(value, int):
+            raise NotWhole("it must be a whole number, without a decimal point")
         return int(value) if whole else float(value)
 
     def representative_values(self) -> list[Any]:

@@ -6,6 +6,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from mtl.errors import shortened
 from mtl.strict import did_you_mean
 
 RULES = {
@@ -50,14 +51,16 @@ def describe_error(error: ValidationError, keys: Mapping[str, Sequence[str]]) ->
 
 
 def _dotted(location: Sequence[int | str]) -> str:
+    if location[:2] == ("search", "first") and len(location) > 2:
+        place = f"search.first, point {int(location[2]) + 1}"
+        return ": ".join(filter(None, [place, _dotted(location[3:])]))
     parts = [str(part) for part in location]
     return ".".join(part for part in parts if not part.startswith("<") and part != "[key]")
 
 
 def short_json(value: Any) -> str:
     """Return a value as JSON text of at most 80 characters; longer text ends with three dots."""
-    text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 80 else f"{text[:77]}..."
+    return shortened(json.dumps(value, ensure_ascii=False))
 
 
 def _hint(location: Sequence[int | str], keys: Mapping[str, Sequence[str]]) -> str:

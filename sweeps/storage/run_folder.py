@@ -1,6 +1,5 @@
 """Run folder ``runs/<name>`` of a sweep: names of its files, and checks when a sweep starts."""
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from itertools import count
@@ -14,12 +13,11 @@ from mtl.whole_files import write_atomically, write_json
 from sweeps.search_file import SearchFile, load
 from sweeps.storage.driver_lock import LOCK
 from sweeps.storage.environment import environment
+from sweeps.storage.recorded_start import ENVIRONMENT, read_start
 from sweeps.storage.trial_folder import PREDICTIONS
 
 SPACE = "space.yaml"
 """File with the complete search file (settings and search space); every start rewrites it."""
-ENVIRONMENT = "environment.json"
-"""File with commit, packages, machine and command of the sweep, and the hash of its dataset."""
 SUBMISSION = "submission.txt"
 """File with the predicted labels of the test frames, in the challenge's format."""
 TRAINING_SECONDS = "training_seconds.json"
@@ -59,8 +57,8 @@ def check_run_folder(folder: Path, file: SearchFile, dataset: Dataset) -> bool:
         True if the folder holds this sweep already, so that the sweep is to be resumed.
 
     Raises:
-        InputError: If the folder holds a sweep with another search space or dataset, or other
-            files.
+        InputError: If the folder holds a sweep with another search space or dataset, or one whose
+            ``environment.json`` is damaged, or other files.
     """
     if not folder.exists():
         return False
@@ -103,9 +101,10 @@ def record_start(
     now = environment()
     first = {"first": dict(earlier_points)} if earlier_points else {}
     if resumed:
-        known = json.loads(run.read_text())
+        known = read_start(folder)
         start = {key: now[key] for key in ("started", "command", "commit", "diff")}
-        write_json(run, {**known, **first, "resumed": [*known.get("resumed", []), start]})
+        kept = known.model_dump(exclude_unset=True)
+        write_json(run, {**kept, **first, "resumed": [*known.resumed, start]})
     else:
         # Before space.yaml: a folder with a space must have all that a later start compares.
         write_json(run, {"dataset": dataset.hash, **first, **now})
@@ -120,29 +119,11 @@ def recorded_points(folder: Path) -> dict[str, list[dict[str, Any]]]:
 
     Args:
         folder: The sweep's run folder.
-    """
-    points: dict[str, list[dict[str, Any]]] = json.loads((folder / ENVIRONMENT).read_text()).get(
-        "first", {}
-    )
-    return points
-
-
-def dataset_hash(folder: Path) -> str:
-    """Return the content hash of the dataset on which a sweep was trained.
-
-    Args:
-        folder: The sweep's run folder.
 
     Raises:
-        InputError: If ``environment.json`` in the run folder cannot be read.
+        InputError: If ``environment.json`` in the run folder is damaged.
     """
-    file = folder / ENVIRONMENT
-    try:
-        return str(json.loads(file.read_text())["dataset"])
-    except (OSError, ValueError, KeyError, TypeError):
-        raise InputError(
-            f"{file} is missing or damaged, so the dataset of {folder} is unknown: restore the file"
-        ) from None
+    return {path: points for path, points in read_start(folder).first.items() if points}
 
 
 def fresh_name(runs: Path, name: str) -> str:
@@ -162,7 +143,7 @@ def holds_sweep(folder: Path) -> bool:
 
 def _check_same(folder: Path, file: SearchFile, dataset: Dataset) -> None:
     """Raise InputError if a run folder holds a sweep with another search space or dataset."""
-    known_hash = json.loads((folder / ENVIRONMENT).read_text())["dataset"]
+    known_hash = read_start(folder).dataset
     known = load(folder / SPACE).identity()
     new = file.identity()
     differ = [key for key in sorted(known.keys() | new.keys()) if known.get(key) != new.get(key)]

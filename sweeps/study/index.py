@@ -8,6 +8,7 @@ from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
+from mtl.errors import InputError
 from sweeps.study.sampler import learn
 
 ORIGIN = "from"
@@ -69,10 +70,16 @@ class Index:
         Args:
             key: Name of the trial's study, and the trial's number.
             trial: The trial.
+
+        Raises:
+            InputError: If the trial retries one that has not failed.
         """
         signature = trial.user_attrs["signature"]
         if "retry_of" in trial.user_attrs:
-            del self.failed[signature]
+            if self.failed.pop(signature, None) is None:
+                raise InputError(
+                    f"trial {key[1]} of study {key[0]} retries a trial that has not failed"
+                )
             self.latest[signature] = key
         else:
             self.sizes[key[0]] += 1

@@ -3,29 +3,78 @@
 A journal has one record per line. A trial is written with all its parameters as one record.
 """
 
+import io
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 import optuna
 from optuna.distributions import BaseDistribution
 from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
+from optuna.storages.journal import BaseJournalBackend, JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from mtl.errors import InputError
+from sweeps.study.line_fields import CREATE_TRIAL, find_fault
 
 JOURNAL = "study.journal"
 OPTUNA_LOCK_SECONDS = 0.5
 """Seconds to wait for a running process, such as `optuna-dashboard`, to release Optuna's lock."""
+REMEDY = "restore the file from a copy or give the sweep another name"
+"""Fix that messages about a damaged journal name."""
 DRAFT = -1
 """Trial id of the draft (trial that is being sampled in memory), which is not in the journal."""
 
 
-def cut_torn_line(path: Path) -> int:
+def checked_records(
+    lines: Iterable[bytes], path: Path, required: Sequence[str] = ()
+) -> Iterator[tuple[dict[str, Any], int]]:
+    """Yield each record of a journal with its length in bytes, after checking its fields.
+
+    A half-written last line, as left by a kill or a full disk, is left out.
+
+    Args:
+        lines: The journal's lines, with their line ends.
+        path: The journal file, for messages.
+        required: Names of user attributes that every trial must have.
+
+    Raises:
+        InputError: If another line is no record that Optuna could write; the message names the
+            file, the line and the fault.
+    """
+    incomplete = trials = 0
+    for number, line in enumerate(lines, start=1):
+        record = _parsed(line)
+        if incomplete:
+            raise _damaged(path, incomplete, "not a record of an Optuna journal")
+        if record is None:
+            incomplete = number
+            continue
+        if fault := find_fault(record, trials, required):
+            raise _damaged(path, number, fault)
+        trials += record["op_code"] == CREATE_TRIAL
+        yield record, len(line)
+
+
+def _parsed(line: bytes) -> dict[str, Any] | None:
+    """Return the record of a complete line, which has an ``op_code``; None if it holds none."""
+    if not line.endswith(b"\n"):
+        return None
+    try:
+        record = json.loads(line.decode())
+    except (ValueError, RecursionError):
+        return None
+    return record if isinstance(record, dict) and "op_code" in record else None
+
+
+def _damaged(path: Path, line: int, fault: str) -> InputError:
+    return InputError(f"{path}, line {line}: {fault}; {REMEDY}")
+
+
+def cut_torn_line(path: Path, required: Sequence[str] = ()) -> int:
     """Cut off a half-written last line of a journal file, as left by a kill or a full disk.
 
     Optuna opens a journal with such a line without an error, and its next append then damages the
@@ -33,40 +82,59 @@ def cut_torn_line(path: Path) -> int:
 
     Args:
         path: The journal file.
+        required: Names of user attributes that every trial must have.
 
     Returns:
         Number of bytes that were cut off.
 
     Raises:
-        InputError: If a line before the last one is damaged; the file is not changed.
+        InputError: If another line is damaged, or the file cannot be read; it is not changed.
     """
-    intact_bytes, damaged_line = 0, 0
-    with path.open("r+b") as file:
-        for number, line in enumerate(file, start=1):
-            if damaged_line:
-                raise InputError(
-                    f"{path}, line {damaged_line}: not a record of an Optuna journal; "
-                    "restore the file from a copy or give the sweep another name."
-                )
-            if _is_record(line):
-                intact_bytes += len(line)
-            else:
-                damaged_line = number
+    with _opened(path, "r+b") as file:
+        intact_bytes = sum(size for _, size in checked_records(file, path, required))
         size = file.seek(0, os.SEEK_END)
-        if damaged_line:
+        if size > intact_bytes:
             file.truncate(intact_bytes)
             os.fsync(file.fileno())
     return size - intact_bytes
 
 
-def _is_record(line: bytes) -> bool:
-    if not line.endswith(b"\n"):
-        return False
+def read_journal(path: Path, required: Sequence[str] = ()) -> JournalStorage:
+    """Return the content of a journal file, to which another process may be appending.
+
+    The file is not changed, and the returned storage neither follows the file nor can be changed.
+    A half-written last line is left out.
+
+    Args:
+        path: The journal file.
+        required: Names of user attributes that every trial must have.
+
+    Raises:
+        InputError: If another line is damaged, or the file cannot be read.
+    """
+    with _opened(path, "rb") as file:
+        lines = io.BytesIO(file.read())  # at once: the last line may be completed meanwhile
+    return JournalStorage(_Records(record for record, _ in checked_records(lines, path, required)))
+
+
+def _opened(path: Path, mode: str) -> BinaryIO:
     try:
-        record = json.loads(line)
-    except ValueError:
-        return False
-    return isinstance(record, dict) and "op_code" in record
+        return cast(BinaryIO, path.open(mode))
+    except OSError as error:
+        raise InputError(f"{path} cannot be read as a journal: {error.strerror}") from None
+
+
+class _Records(BaseJournalBackend):
+    """Records of a journal that are read once, when Optuna opens it."""
+
+    def __init__(self, records: Iterator[dict[str, Any]]) -> None:
+        self._records = records
+
+    def read_logs(self, log_number_from: int) -> Iterator[dict[str, Any]]:
+        return self._records  # from the second call on it is exhausted
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        raise AssertionError("this journal is only read")
 
 
 def remove_optuna_lock(path: Path) -> None:
@@ -109,14 +177,15 @@ class Journal(JournalStorage):
 
     Args:
         path: The journal file; it is made if needed.
+        required: Names of user attributes that every trial in the file must have.
 
     Raises:
-        InputError: If a line before the journal's last one is damaged.
+        InputError: If a line of the journal is damaged, except a half-written last one.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, required: Sequence[str] = ()) -> None:
         if path.exists():
-            cut_torn_line(path)
+            cut_torn_line(path, required)
         remove_optuna_lock(path)
         self._draft = create_trial(state=TrialState.RUNNING)
         super().__init__(JournalFile(str(path)))

@@ -9,9 +9,10 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from mtl.errors import InputError
 from sweeps.storage.driver_lock import DriverLock
 from sweeps.study.index import ORIGIN, Index, Key
-from sweeps.study.journal import JOURNAL, Journal
+from sweeps.study.journal import JOURNAL, REMEDY, Journal
 from sweeps.study.proposal import (
     COLLAPSED,
     COLLAPSED_TASKS,
@@ -23,6 +24,8 @@ from sweeps.study.proposal import (
 from sweeps.study.pruner import PrunerSettings, make_pruner
 from sweeps.study.sampler import RecentStudy
 
+REQUIRED = ("overrides", "signature")
+"""User attributes that every trial of a sweep has."""
 COPIED_TO_RETRY = ("overrides", "signature", "repeat_of", "fold", "fold_of")
 """User attributes that a retry (failed trial that is trained again) copies from that trial."""
 COPIED_WITH_RESULT = ("reason", COLLAPSED_TASKS)
@@ -47,8 +50,8 @@ class StudyRecord:
         index: Lookup of the trials of all studies by signature and state.
 
     Raises:
-        InputError: If another process holds the folder's lock, or a line before the journal's last
-            one is damaged.
+        InputError: If another process holds the folder's lock, or a line of the journal is damaged,
+            except a half-written last one.
     """
 
     index: Index
@@ -325,7 +328,7 @@ class StudyRecord:
         self._index_trial(study, added)
 
     def _open(self, path: Path, names: Sequence[str]) -> None:
-        self._journal = Journal(path)
+        self._journal = Journal(path, REQUIRED)
         known = {study.study_name for study in self._journal.get_all_studies()}
         for study in names:
             # Not load_if_exists: it adds a record to the journal at every start.
@@ -335,7 +338,10 @@ class StudyRecord:
             study: optuna.load_study(study_name=study, storage=self._journal) for study in names
         }
         self.index = Index()
-        self._resume()
+        try:
+            self._resume()
+        except InputError as error:
+            raise InputError(f"{path}: {error}; {REMEDY}") from None
 
     def _resume(self) -> None:
         """Index the journal's trials, and finish what the last driver left undone.

@@ -77,8 +77,8 @@ class SweepStudy:
             folds.
 
     Raises:
-        InputError: If another process holds the folder's lock, or a line before the journal's last
-            one is damaged.
+        InputError: If another process holds the folder's lock, or a line of the journal is damaged,
+            except a half-written last one.
     """
 
     def __init__(
@@ -176,7 +176,7 @@ class SweepStudy:
         for study, repeats in self._repeats.items():
             best = self._best(study)
             trials = self.record.trials_of(repeats, FINISHED)
-            found[study] = [t for t in trials if t.user_attrs["repeat_of"] == best]
+            found[study] = [t for t in trials if t.user_attrs.get("repeat_of") == best]
         return found
 
     @property

@@ -95,6 +95,11 @@ def test_lists_and_renamed_keys_have_their_names_in_the_journal(points):
             "encoder.layers = 5 is not in space.encoder.choice.transformer.encoder.layers (1 .. 4)",
         ),
         ({"encoder": "gru", "encoder.layers": 1.5}, "encoder.layers = 1.5 is not in space.encoder"),
+        (
+            {"encoder": "gru", "encoder.layers": 2.0},
+            "encoder.layers = 2.0 is not in space.encoder.choice.gru.encoder.layers (1 .. 2): it "
+            "must be a whole number, without a decimal point; change it, or train no",
+        ),
         ({"optim.lr": "fast"}, 'optim.lr = "fast" is not in space.optim.lr (1e-05 .. 0.1 log)'),
         ({"optim.lr": True}, "optim.lr = true is not in space.optim.lr"),
         ({"optim.lr": 10**400}, "000... is not in space.optim.lr (1e-05 .. 0.1 log): change it"),
@@ -134,9 +139,9 @@ def test_true_is_not_the_value_1(points, value):
     ("first", "message"),
     [
         ("3", "search.first = 3 is refused: it must be a list"),
-        ("[3]", "search.first.0 = 3 is refused: it must be a mapping"),
-        ("[{}]", "search.first.0 = {} is refused: it must not be empty"),
-        ("[{a b: 3}]", "search.first.0.a b is no dotted path"),
+        ("[3]", "search.first, point 1 = 3 is refused: it must be a mapping"),
+        ("[{encoder: gru}, {}]", "search.first, point 2 = {} is refused: it must not be empty"),
+        ("[{a b: 3}]", "search.first, point 1: a b is no dotted path"),
         (
             "[{framework.truth_share: 0.5, framework.teacher_forcing_ratio: 0.5}]",
             "search.first, point 1: framework.teacher_forcing_ratio is given under two names",
@@ -158,6 +163,12 @@ def test_a_key_fixed_to_the_points_value_is_dropped_and_to_another_leaves_the_po
     assert found.parameters == (({"encoder.layers": 2, "optim.lr": 1e-3},),) * 2
     assert found.left_out == ("encoder = transformer, but it is fixed to gru",)
     assert points(first, "encoder=gru", "search.first=[]").parameters == ((), ())
+
+
+def test_a_long_value_of_a_point_that_is_left_out_is_cut(points):
+    found = points([{"encoder": "gru", "training.epochs": 10**400}], "training.epochs=1")
+    (left_out,) = found.left_out
+    assert left_out == f"training.epochs = 1{'0' * 76}..., but it is fixed to 1"
 
 
 @pytest.mark.parametrize(
@@ -198,7 +209,8 @@ def test_the_plan_counts_the_points_and_says_which_are_left_out(tmp_path):
     text = describe(make_plan(file, dataset), None)
     assert "  first     4 trials start" in text
     assert (
-        "note      search.first: 1 left out, it has encoder = lstm, but it is fixed to gru" in text
+        "note      search.first: 1 left out, it has encoder = lstm, but it is fixed to gru: leave "
+        "that key out of the point, or do not fix it\n" in text
     )
     assert "too few" not in text
     plain = search_file(tmp_path, space=space, compare=COMPARE)

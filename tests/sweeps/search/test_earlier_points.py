@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from optuna.trial import TrialState
 
+from mtl.errors import InputError
 from sweeps import run
 from sweeps.search import dry_run
 from sweeps.search.batch_timer import BatchTime
@@ -217,3 +218,96 @@ def test_a_dry_run_counts_the_trials_that_would_be_taken_over(drive, capsys, mon
         words = ["--space", "space.yaml", "data=new", "name=other", "search.trials=9", "--dry-run"]
         assert run.main([*words, "--from", f"runs/{earlier}"]) == 0
         assert f"predictions of {trials} trials, weights of {trials}, " in capsys.readouterr().out
+
+
+def test_what_was_not_there_at_the_first_start_is_taken_at_a_later_one(drive, capsys):
+    """Nothing is recorded while there is nothing to take, in an older sweep an empty list."""
+    drive("old", steps=0)
+    command, search = ("new", "--from", "runs/old"), {"trials": 4, "seed": 4}
+    drive(*command, steps=0, search=search)
+    environment = Path("runs/new/environment.json")
+    recorded = json.loads(environment.read_text())
+    assert "first" not in recorded
+    printed = capsys.readouterr().out.splitlines()
+    (told,) = [line for line in printed if "runs/old" in line]
+    assert told.endswith(
+        "old was trained on other data: 0 of its best configs come first: none is complete yet; a "
+        "later start with --from looks again"
+    )
+    recorded["first"] = {str(Path("runs/old").resolve()): []}
+    environment.write_text(json.dumps(recorded))
+    old = drive("old", steps=2)
+    new = drive(*command, search=search)
+    assert "old was trained on other data: 2 of its best configs come first" in (
+        capsys.readouterr().out
+    )
+    assert new[:2] == old[:2]
+
+
+def test_configs_of_which_none_is_new_here_are_told_and_not_recorded(drive, capsys):
+    drive("old", "optim.lr=0.01", "encoder=gru", space={"encoder.layers": {"values": [1, 2]}})
+    space = {"encoder.dropout": {"min": 0.6, "max": 0.9}}
+    drive("new", "--from", "runs/old", space=space)
+    assert "0 of its best configs come first: none gives another point of this space; a later" in (
+        capsys.readouterr().out
+    )
+    assert "first" not in json.loads(Path("runs/new/environment.json").read_text())
+
+
+def replace_in_journal(old: str, new: str, count: int = -1) -> None:
+    journal = Path("runs/old/study.journal")
+    assert old in journal.read_text()
+    journal.write_text(journal.read_text().replace(old, new, count))
+
+
+@pytest.mark.parametrize(
+    ("config", "reason"),
+    [
+        ("encoder=mamba", "encoder = 'mamba' is unknown; known are "),
+        ("encoder.gates=3", "encoder.gates is no known key"),
+        ("encoder.hidden=0", "encoder.hidden = 0 is refused"),
+    ],
+)
+def test_a_config_that_this_version_lacks_is_left_out_by_name(drive, capsys, config, reason):
+    """The best of four configs gets another value, as of a version that knew it."""
+    old = drive("old", fixed={"encoder.hidden": 8})
+    replace_in_journal('"encoder.hidden=8"', f'"encoder.hidden=8","{config}"', 1)
+    new = drive("new", "--from", "runs/old", search={"trials": 6, "seed": 4})
+    printed = capsys.readouterr().out
+    (told,) = [line for line in printed.splitlines() if "left out" in line]
+    assert told.startswith(f"runs/old: trial 0 of old is left out: {reason}")
+    assert "runs/old was trained on other data: 3 of its best configs come first" in printed
+    rates = [override.split("optim.lr=")[1] for override in (*old, *new)]
+    assert rates[4:7] == rates[1:4]
+
+
+def test_a_config_of_which_no_model_can_be_built_here_is_left_out(drive, capsys):
+    widths = {"encoder.hidden": {"values": [12, 16, 24]}, "optim.lr": SPACE["optim.lr"]}
+    old = drive("old", "encoder=gru", space=widths, search={"trials": 8, "seed": 3})
+    twelve = sum("encoder.hidden=12" in overrides for overrides in old[:5])
+    assert 0 < twelve < 5
+    space = {**widths, "encoder.hidden": {"values": [*range(8, 3200, 8), 12]}}
+    fixed = {"encoder": "transformer", "encoder.heads": 8}
+    new = drive(
+        "new", "--from", "runs/old", space=space, fixed=fixed, search={"trials": 10, "seed": 5}
+    )
+    printed = capsys.readouterr().out
+    told = [line for line in printed.splitlines() if "left out" in line]
+    assert len(told) == twelve
+    assert all("of old is left out: encoder.hidden = 12 must be even and" in line for line in told)
+    assert f"{5 - twelve} of its best configs come first" in printed
+    assert len(new) == 10
+
+
+def test_a_recorded_point_that_was_changed_is_refused_by_the_name_of_its_run(drive):
+    drive("old")
+    drive("new", "--from", "runs/old", steps=0)
+    environment = Path("runs/new/environment.json")
+    text = environment.read_text()
+    environment.write_text(text.replace('"encoder": "gru"', '"encoder": "gruu"'))
+    assert environment.read_text() != text
+    with pytest.raises(InputError) as refused:
+        run.main(["--space", "space.yaml", "name=new"])
+    place = f'--from {Path("runs/old").resolve()}: encoder = "gruu" is not in space.encoder'
+    assert str(refused.value).startswith(place)
+    assert str(refused.value).endswith(": start anew (--fresh)")

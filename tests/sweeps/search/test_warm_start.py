@@ -12,6 +12,7 @@ from mtl.dataset import Dataset
 from mtl.errors import InputError
 from sweeps.planning.plan import Plan, make_plan
 from sweeps.run import open_study
+from sweeps.search import warm_start
 from sweeps.search.warm_start import read_earlier, take_over
 from sweeps.search_file import load
 from sweeps.storage.driver_lock import DriverLock
@@ -239,3 +240,44 @@ def test_a_torn_last_line_of_a_growing_journal_is_ignored(sweeps):
     study.close()
     assert message.startswith("5 of 5")
     assert journal.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("damage", "fault"),
+    [
+        (lambda lines: [*lines[:3], lines[3][:20] + b"\n", *lines[4:]], "line 4: not a record of"),
+        (lambda _: [b"\xff\xfe\n", b"\0\n"], "line 1: not a record of"),
+        (lambda _: [b'{"a": 1}\n', b"[]\n"], "line 1: not a record of"),
+        (lambda _: [b'{"op_code": 5}\n'], "line 1: worker_id is missing"),
+        (
+            lambda lines: [line.replace(b'"overrides"', b'"other"') for line in lines],
+            "line 2: user_attrs.overrides is missing",
+        ),
+        (
+            lambda lines: [line.replace(b'"signature":"', b'"signature":"../') for line in lines],
+            r"line 2: user_attrs.signature = '\.\./",
+        ),
+    ],
+)
+def test_a_damaged_journal_of_the_earlier_sweep_is_refused_in_one_sentence(sweeps, damage, fault):
+    folder, _, _ = sweeps.finished(sweeps.plan("first"))
+    journal = folder / "study.journal"
+    journal.write_bytes(b"".join(damage(journal.read_bytes().splitlines(keepends=True))))
+    plan, before = sweeps.plan("second"), journal.read_bytes()
+    with pytest.raises(InputError, match=rf"first/study\.journal, {fault}") as refused:
+        read_earlier(folder, plan.file, sweeps.dataset, sweeps.folder / "runs" / "second")
+    assert "\n" not in str(refused.value)
+    assert journal.read_bytes() == before
+
+
+def test_a_trial_whose_config_is_none_here_is_outside_the_space(sweeps, monkeypatch):
+    sweeps.finished(sweeps.plan("first"))
+
+    def refused(overrides: Any) -> Any:
+        raise InputError("encoder.layers = 2 is refused")
+
+    plan = sweeps.plan("second")
+    monkeypatch.setattr(warm_start, "compose", refused)
+    _, message, study = sweeps.run(plan, "first")
+    study.close()
+    assert message.endswith("taken over, 5 are outside this space")

@@ -8,7 +8,12 @@ import pytest
 from mtl.errors import InputError
 from sweeps.search_file import load
 from sweeps.storage.driver_lock import LOCK
-from sweeps.storage.run_folder import check_run_folder, fresh_name, record_start
+from sweeps.storage.run_folder import (
+    check_run_folder,
+    fresh_name,
+    record_start,
+    recorded_points,
+)
 from tests.support.small_data import make_dataset, search_file
 
 VARIED = {"optim.lr": {"min": 1e-3, "max": 1e-1, "log": True}}
@@ -142,3 +147,62 @@ def test_a_start_beside_another_one_is_refused(folder, tmp_path, dataset):
     with pytest.raises(InputError, match="changed by another start"):
         record_start(folder, search_file(tmp_path), dataset, resumed=False)
     assert content(folder) == before
+
+
+HASH = "0" * 64
+DAMAGED = {
+    "cut off": ("{", "it is no JSON"),
+    "empty": ("", "it is no JSON"),
+    "deep": ("[" * 10**5, "it is no JSON"),
+    "not UTF-8": (b"\xff\xfe", "it is no JSON"),
+    "a list": ("[]", "it holds a list and no mapping"),
+    "no dataset": ("{}", "dataset is missing"),
+    "a number as hash": ({"dataset": 1}, "dataset = 1 is refused"),
+    "points in a list": ({"dataset": HASH, "first": []}, "first = [] is refused"),
+    "one point": (
+        {"dataset": HASH, "first": {"runs/old": {"encoder": "gru"}}},
+        "first.runs/old = ",
+    ),
+    "points without keys": (
+        {"dataset": HASH, "first": {"runs/old": [{}]}},
+        "first.runs/old.0 = {}",
+    ),
+    "points of texts": (
+        {"dataset": HASH, "first": {"runs/old": ["gru"]}},
+        "first.runs/old.0 = 'gru",
+    ),
+    "starts in a mapping": ({"dataset": HASH, "resumed": {}}, "resumed = {} is refused"),
+}
+
+
+@pytest.mark.parametrize(("content", "fault"), DAMAGED.values(), ids=DAMAGED)
+def test_a_damaged_environment_is_refused_in_one_sentence(
+    folder, tmp_path, dataset, content, fault
+):
+    content = json.dumps(content) if isinstance(content, dict) else content
+    content = content.encode() if isinstance(content, str) else content
+    (folder / "environment.json").write_bytes(content)
+    before = [file.read_bytes() for file in sorted(folder.iterdir())]
+    file = search_file(tmp_path)
+    for read in (
+        lambda: check_run_folder(folder, file, dataset),
+        lambda: record_start(folder, file, dataset, resumed=True),
+        lambda: recorded_points(folder),
+    ):
+        with pytest.raises(InputError) as refused:
+            read()
+        assert str(refused.value).startswith(f"{folder / 'environment.json'} is missing or damaged")
+        assert fault in str(refused.value)
+        assert "restore the file" in str(refused.value)
+        assert "\n" not in str(refused.value)
+    assert [file.read_bytes() for file in sorted(folder.iterdir())] == before
+
+
+def test_a_later_start_keeps_all_that_the_first_one_recorded(folder, tmp_path, dataset):
+    file = folder / "environment.json"
+    known = {**json.loads(file.read_text()), "command": "run.py data=\udcff", "note": [1, None]}
+    file.write_text(json.dumps(known))
+    start(folder, search_file(tmp_path), dataset)
+    kept = json.loads(file.read_text())
+    assert len(kept.pop("resumed")) == 1
+    assert kept == known

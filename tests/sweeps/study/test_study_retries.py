@@ -10,6 +10,7 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
+from mtl.errors import InputError
 from sweeps.study import Proposal, SweepStudy
 from sweeps.study.journal import JOURNAL
 from tests.support.fake_sweep import COMPARED, Pruner, finish, opened, records, train
@@ -223,3 +224,15 @@ def test_a_failed_trial_in_training_again_has_not_ended(tmp_path):
         study.record.report(again.study, again.number, 1, 0.5)
         study.record.tell(again.study, again.number, TrialState.COMPLETE)
         assert study.record.outcomes() == {failed: False, complete: False}
+
+
+def test_a_retry_of_a_trial_whose_failure_is_lost_is_refused(tmp_path: Path) -> None:
+    with closing(opened(tmp_path, trials=1, **UNPRUNED)) as study:
+        fail(study, ask(study))
+        study.record.retry_failed()
+    path = tmp_path / JOURNAL
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join(line for line in lines if b'"op_code":6' not in line))
+    fault = f"{JOURNAL}: trial 1 of study demo retries a trial that has not failed; restore"
+    with pytest.raises(InputError, match=fault):
+        opened(tmp_path, trials=1, **UNPRUNED)

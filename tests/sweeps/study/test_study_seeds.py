@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from optuna.trial import TrialState
 
+from sweeps.study.journal import JOURNAL
 from tests.support.fake_sweep import (
     COMPARED,
     Killed,
@@ -142,3 +143,14 @@ def test_a_failed_repeat_is_retried_as_a_repeat(tmp_path: Path) -> None:
         assert study.done
         assert [len(trials) for trials in study.repeats().values()] == [1, 1]
     assert records(tmp_path)
+
+
+def test_a_trial_with_new_seeds_that_names_no_repeated_trial_is_left_out(tmp_path: Path) -> None:
+    with closing(opened(tmp_path, **SEEDED)) as study:
+        finish(study)
+        repeats = study.repeats()
+    path = tmp_path / JOURNAL
+    path.write_text(path.read_text().replace('"repeat_of"', '"other"', 1))
+    with closing(opened(tmp_path, **SEEDED)) as study:
+        found = study.repeats()
+    assert sum(map(len, found.values())) == sum(map(len, repeats.values())) - 1
