@@ -148,11 +148,10 @@ class Limits:
         limit = self.need.limit_gb(self.budget.disk_gb)
         if self.kept_weights.gb <= limit:
             return None
+        size = self.kept_weights.gb
+        held = f"{size:.1f}" if size >= 1 else f"{size:.2g}"
         auto = " (auto)" if self.budget.disk_gb == "auto" else ""
-        return (
-            f"{self.folder} holds {self.kept_weights.gb:.2g} GB, more than "
-            f"budget.disk_gb = {limit:.4g}{auto}"
-        )
+        return f"{self.folder} holds {held} GB, more than budget.disk_gb = {limit:.4g}{auto}"
 
     def _lack_of_space(self, growth_bytes: int) -> str | None:
         """Return a reason if less than `FREE_BYTES` and this growth are free, else None."""
