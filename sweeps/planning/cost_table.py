@@ -94,8 +94,10 @@ def _memory(plan: Plan, timed: Sequence[TimedConfig], slots: int, local: bool) -
     features = features_bytes(plan)
     gpu = plan.file.resources.gpus_per_worker > 0
     kind = "of a GPU's memory " if gpu else ""
+    # Of a config that was not timed only the memory of its parameters is known.
+    bound = "at least" if any(each.time is None for each in timed) else "at most"
     lines = [
-        f"  memory    {gigabytes(peak)} {kind}at most for the training of a worker, beside "
+        f"  memory    {gigabytes(peak)} {kind}{bound} for the training of a worker, beside "
         f"{gigabytes(PROCESS_BYTES)} for its process; {gigabytes(features)} of features once on "
         "each node"
     ]

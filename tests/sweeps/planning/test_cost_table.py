@@ -39,7 +39,8 @@ def test_a_row_holds_the_seconds_or_the_reason_why_there_are_none(tmp_path):
     assert other.endswith("  not timed: out of memory")
     assert time.startswith("  time      about ")
     assert time.endswith(" on 2 slots")
-    assert "3 GB at most for the training of a worker, beside 0.4 GB for its process" in memory
+    assert "3 GB at least for the training of a worker, beside 0.4 GB for its process" in memory
+    assert "3 GB at most for the training" in describe_cost(plan, timed[:1], 2, "here")
     assert notes == []
 
 
