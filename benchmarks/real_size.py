@@ -284,7 +284,8 @@ def _prepare(arguments: argparse.Namespace) -> None:
         subprocess.run(command, cwd=ROOT, check=True)
         seconds = time.perf_counter() - started
         gigabytes = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1e6
-        same = open_dataset(str(made)).info["features"] == source.info["features"]
+        if open_dataset(str(made)).info["features"] != source.info["features"]:
+            raise InputError(f"{arguments.data}: the prepared features differ: plant it anew")
     print(f"prepared in {seconds:.1f} s with at most {gigabytes:.2f} GB of memory")
     torch.set_num_threads(1)
     trainer = Trainer(config, _data(arguments.data).for_trial(config))
@@ -292,7 +293,6 @@ def _prepare(arguments: argparse.Namespace) -> None:
     result = {
         "prepare_seconds": round(seconds, 1),
         "prepare_gb": round(gigabytes, 2),
-        "same_features": same,
         "epoch_seconds": round(epoch.seconds, 1),
         "epoch_frames": epoch.frames,
     }

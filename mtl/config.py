@@ -78,6 +78,14 @@ class OptimConfig(Strict):
     warmup_steps: Annotated[int, Field(ge=0)] | None = None
     lr_reference_width: Positive | None = None
 
+    def warmup_in_epochs(self, steps: int) -> float:
+        """Return the length of the warm-up in epochs.
+
+        Args:
+            steps: Training steps of an epoch.
+        """
+        return self.warmup_epochs if self.warmup_steps is None else self.warmup_steps / steps
+
 
 class TrainingConfig(Strict):
     """Settings of the length, the random seed, the device and the precision of a training.

@@ -24,6 +24,7 @@ import yaml
 from mtl.config import TrialConfig
 from mtl.dataset import Dataset, Listing
 from mtl.errors import InputError
+from mtl.optimisation.device import choose_device
 from mtl.sequences.feature_table import FeatureTable, read_table
 from mtl.sequences.folds import cut_folds, fold_parts
 from mtl.tasks import TASKS
@@ -193,8 +194,7 @@ def _check(config: TrialConfig, data: TrialData) -> None:
         raise InputError(
             f"tasks: no frame to select by has a label of {tasks}: change --confirm or --seed"
         )
-    if config.training.device == "cuda" and not torch.cuda.is_available():
-        raise InputError("training.device = 'cuda', but no GPU is visible: leave it at auto")
+    choose_device(config.training.device, "training.device")
     build_without_memory(config, len(data.mean), data.tasks)
 
 

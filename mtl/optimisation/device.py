@@ -5,16 +5,20 @@ import torch
 from mtl.errors import InputError
 
 
-def choose_device(device: str) -> torch.device:
+def choose_device(device: str, key: str = "device") -> torch.device:
     """Return the torch device of a name: ``auto``, ``cpu`` or ``cuda``.
 
     ``auto`` is CUDA if it is available, else the CPU.
+
+    Args:
+        device: The name.
+        key: Setting that holds the name, for the message.
 
     Raises:
         InputError: If the name is ``cuda`` and no GPU is visible.
     """
     if device == "cuda" and not torch.cuda.is_available():
-        raise InputError("device = 'cuda', but no GPU is visible: leave it at auto")
+        raise InputError(f"{key} = 'cuda', but no GPU is visible: leave it at auto")
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     return torch.device(device)

@@ -92,7 +92,7 @@ class TrainerCore(Generic[Result]):
 
     def __init__(self, optim: OptimSettings, training: TrainingSettings, workers: Workers) -> None:
         self.optim, self.training, self.workers = optim, training, workers
-        self.device = choose_device(training.device)
+        self.device = choose_device(training.device, "training.device")
         self.precision = choose_precision(training.precision, self.device)
         self.dtype = parameter_dtype(self.precision)
         self.scaler = torch.amp.GradScaler(

@@ -140,8 +140,7 @@ class Trainer(TrainerCore[EpochResult]):
         return optim.lr * optim.lr_reference_width / hidden
 
     def _warmup_epochs(self, steps: int) -> float:
-        in_steps = self.config.optim.warmup_steps
-        return super()._warmup_epochs(steps) if in_steps is None else in_steps / steps
+        return self.config.optim.warmup_in_epochs(steps)
 
     def _make_loss(self, task: str) -> Loss:
         component: Component = getattr(self.config.loss, task)

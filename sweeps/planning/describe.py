@@ -84,17 +84,17 @@ def _warm_up(plan: Plan) -> list[str]:
     """Return a line if the warm-up of sampled configs is longer than their training; else []."""
     longer = []
     for config, _ in plan.sampled:
-        steps, optim = work_of(plan, config).training_steps, config.optim
-        warm_up = optim.warmup_epochs * steps if optim.warmup_steps is None else optim.warmup_steps
-        if warm_up >= steps * config.training.epochs:
-            longer.append((warm_up, steps * config.training.epochs))
+        steps = work_of(plan, config).training_steps
+        warm_up = config.optim.warmup_in_epochs(steps)
+        if warm_up >= config.training.epochs:
+            longer.append((round(warm_up * steps), steps * config.training.epochs))
     if not longer:
         return []
     warm_up, trained = max(longer)
     key = "epochs" if plan.sampled[0].config.optim.warmup_steps is None else "steps"
     return [
         f"  note      {len(longer)} of {len(plan.sampled)} sampled configs never reach optim.lr: "
-        f"their warm-up has {warm_up:g} steps, their training {trained}: lower optim.warmup_{key}"
+        f"their warm-up has {warm_up} steps, their training {trained}: lower optim.warmup_{key}"
     ]
 
 
